@@ -415,6 +415,11 @@ impl Reason {
         name.parse().unwrap_or_else(|_| Self::Unknown(UnknownName::new(name)))
     }
 
+    /// Whether an admin has withdrawn the event: nobody is sent it any more.
+    pub const fn is_by_admin(self) -> bool {
+        matches!(self, Self::Skipped | Self::Purged)
+    }
+
     /// Whether a gateway reported it (`deployment.ack`, or a negative acknowledgement). If so, the
     /// gateway has handled the event, and a receipt does not contradict the failure. Unknown reasons
     /// count as reported, so that no failure is lost.

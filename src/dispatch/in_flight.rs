@@ -27,9 +27,9 @@ impl InFlight {
         self.events.push_back((sequence, Arc::clone(event), at));
     }
 
-    /// Removes the oldest ones, which were confirmed. Returns when each was sent.
-    pub(super) fn confirmed(&mut self, count: usize) -> impl Iterator<Item = Instant> {
-        let count = count.min(self.events.len());
+    /// Removes those up to `last`, which were confirmed. Returns when each was sent.
+    pub(super) fn confirmed(&mut self, last: Sequence) -> impl ExactSizeIterator<Item = Instant> {
+        let count = self.events.partition_point(|(sequence, ..)| *sequence <= last);
         let named = self.events.range(count.saturating_sub(NAMED_AFTERWARDS)..count);
         self.confirmed.extend(named.map(|(sequence, event, _)| logged(*sequence, event)));
         let surplus = self.confirmed.len().saturating_sub(NAMED_AFTERWARDS);

@@ -21,11 +21,11 @@ use super::permit::Permit;
 use super::recorder::Recorder;
 use super::registry::Registration;
 use super::reports::{Pushed, Reports};
-use super::window::{Patience, Settled, Window};
+use super::window::{Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
-use crate::store::{OutboxRow, Range};
+use crate::store::OutboxRow;
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent};
 
 mod ending;
@@ -322,10 +322,16 @@ impl Lane {
         else {
             return;
         };
-        let Some(settled) = self.window.settle(sequence, Instant::now()) else { return };
-        state.in_flight.remove(sequence);
-        if let Settled::Oldest = settled {
-            self.outcomes.skipped(Range { first: sequence, last: sequence }, Reason::Skipped);
+        if self.window.settle(sequence, Instant::now()) {
+            state.in_flight.remove(sequence);
+            self.pass_settled();
+        }
+    }
+
+    /// Moves the position past skipped events, once everything before them is confirmed.
+    pub(super) fn pass_settled(&mut self) {
+        if let Some(range) = self.window.pass_settled() {
+            self.outcomes.skipped(range, Reason::Skipped);
         }
     }
 

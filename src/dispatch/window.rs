@@ -63,15 +63,6 @@ pub enum Receipt {
     BeyondSent,
 }
 
-/// Which of the unconfirmed events was settled without a receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// The oldest one: the position has moved past it.
-    Oldest,
-    /// A later one: the position passes it with the next receipt.
-    Later,
-}
-
 /// What the end of a connection leaves unconfirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Closing {
@@ -93,8 +84,9 @@ pub struct Window {
     progress_at: Option<Instant>,
     /// An event up to here may have made an earlier connection fail.
     suspect: Sequence,
-    /// Whether the gateway may still be handling an event that was settled without a receipt.
-    may_handle_settled: bool,
+    /// Events that were settled without a receipt, in order, and when each was sent. The gateway may
+    /// still be handling them, and confirm them.
+    settled: VecDeque<(Sequence, Timestamp)>,
 }
 
 impl Window {
@@ -109,7 +101,7 @@ impl Window {
             bytes: 0,
             progress_at: None,
             suspect,
-            may_handle_settled: false,
+            settled: VecDeque::new(),
         }
     }
 
@@ -176,18 +168,43 @@ impl Window {
     }
 
     /// Settles an unconfirmed event without a receipt: an admin has skipped it. The events after it
-    /// get the time for their confirmation anew. `None` if it is not in flight.
-    pub fn settle(&mut self, sequence: Sequence, now: Instant) -> Option<Settled> {
-        let place = self.in_flight.iter().position(|sent| sent.sequence == sequence)?;
-        let sent = self.in_flight.remove(place)?;
+    /// get the time for their confirmation anew. Returns false if it is not in flight.
+    pub fn settle(&mut self, sequence: Sequence, now: Instant) -> bool {
+        let Some(place) = self.in_flight.iter().position(|sent| sent.sequence == sequence) else {
+            return false;
+        };
+        let Some(sent) = self.in_flight.remove(place) else { return false };
         self.bytes -= sent.bytes;
-        self.may_handle_settled = true;
-        if place > 0 {
-            return Some(Settled::Later);
-        }
-        self.position = sequence;
         self.progress_at = Some(now);
-        Some(Settled::Oldest)
+        // A gateway that confirms nothing must not make this list long.
+        if self.settled.len() >= self.limits.events {
+            self.settled.pop_front();
+        }
+        let place = self.settled.partition_point(|(other, _)| *other < sequence);
+        self.settled.insert(place, (sequence, sent.started_at));
+        true
+    }
+
+    /// Moves the position past events that were settled without a receipt, and that nothing before
+    /// them holds back any more. Returns them.
+    pub fn pass_settled(&mut self) -> Option<Range> {
+        let first = self.position.next();
+        for (sequence, _) in &self.settled {
+            if *sequence == self.position.next() {
+                self.position = *sequence;
+            }
+        }
+        (self.position >= first).then_some(Range { first, last: self.position })
+    }
+
+    /// Removes and returns the events up to `sequence` that were settled without a receipt, and when
+    /// each was sent: the gateway has confirmed them, too.
+    pub fn take_settled(
+        &mut self,
+        sequence: Sequence,
+    ) -> impl Iterator<Item = (Sequence, Timestamp)> {
+        let count = self.settled.partition_point(|(settled, _)| *settled <= sequence);
+        self.settled.drain(..count)
     }
 
     /// The peer has handled everything up to `sequence`.
@@ -203,7 +220,6 @@ impl Window {
         self.bytes -= self.in_flight.drain(..count).map(|sent| sent.bytes).sum::<usize>();
         self.position = sequence;
         self.progress_at = Some(now);
-        self.may_handle_settled = false;
         Receipt::Confirmed { range: Range { first, last: sequence }, started_at }
     }
 
@@ -231,7 +247,7 @@ impl Window {
             || shared.is_some_and(|shared| !shared.contains(&oldest.sequence));
         let may_give_up = patience.poison == Policy::DeadLetter
             && is_alone
-            && !self.may_handle_settled
+            && self.settled.is_empty()
             && reason.is_attributed_to_the_event();
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {

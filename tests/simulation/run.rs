@@ -463,7 +463,12 @@ impl Run {
             _ => {
                 let sequence = Sequence(fastrand::i64(head - 4..=head));
                 note!(self.world, "admin", "skips {sequence} of {name}");
-                let _ = node.store.skip_delivery(&actor(), id, sequence, WHY, false).await;
+                let skipped = node.store.skip_delivery(&actor(), id, sequence, WHY, false).await;
+                if skipped.is_ok_and(|skipped| skipped.changed) {
+                    // Whoever confirms it nevertheless makes it delivered.
+                    let known = &mut self.world.state().gateways[nth];
+                    known.given_up.insert(sequence.0, false);
+                }
             }
         }
     }

@@ -185,9 +185,12 @@ impl Watch {
         self.previous.insert(sequence, previous);
         self.in_flight.insert(sequence);
         if self.nacked.is_empty() && self.zero_since.is_none() {
-            let key = self.world.state().gateways[self.id.gateway].key();
-            let given_up = GivenUp::of(&self.world.database, key);
-            let in_flight = self.in_flight.iter().filter(|it| !given_up.is_dead(**it)).count();
+            let state = self.world.state();
+            let known = &state.gateways[self.id.gateway];
+            let given_up = GivenUp::of(&self.world.database, known.key());
+            let is_over = |it: i64| given_up.is_dead(it) || known.was_given_up(it);
+            let in_flight = self.in_flight.iter().filter(|it| !is_over(**it)).count();
+            drop(state);
             if in_flight > self.window as usize {
                 let how = format!("{:?} of a window of {}", self.in_flight, self.window);
                 self.broken("no more events are in flight than the window allows", &how);

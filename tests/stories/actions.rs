@@ -119,7 +119,6 @@ async fn an_event_that_holds_up_a_gateway_is_skipped_and_redriven_later(on: On) 
     let again = admin.post(&format!("/gateways/{id}/skip"), &again).await.success();
     assert_eq!(again["changed"], false);
     assert_eq!(again["eventId"], would["eventId"]);
-    socket.expect(2..=3).await;
     let path = format!("/deliveries?gatewayId={id}&reason=skipped");
     let failed = admin.get(&path).await.success();
     assert_eq!(failed["count"], 1);
@@ -127,7 +126,7 @@ async fn an_event_that_holds_up_a_gateway_is_skipped_and_redriven_later(on: On) 
     let one = json!({"gatewayId": id, "sequence": 1});
     let redriven = admin.post("/deliveries/redrive", &one).await.success();
     assert_eq!(redriven["redriven"][0]["newSequence"], 4);
-    assert_eq!(socket.expect(4..=4).await[0]["eventId"], would["eventId"]);
+    assert_eq!(socket.expect(2..=4).await[2]["eventId"], would["eventId"]);
     let socket = socket.serve();
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 4).await;
     socket.abort();

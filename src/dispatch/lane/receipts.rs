@@ -8,7 +8,7 @@ use super::super::window::{Receipt, Window};
 use super::{Lane, State};
 use crate::clock::Timestamp;
 use crate::event::Sequence;
-use crate::store::DeploymentMatch;
+use crate::store::{DeploymentMatch, Range};
 use crate::transport::InvalidMessage;
 
 /// A report that contains nothing new.
@@ -34,12 +34,10 @@ pub const INVALID_MESSAGES: [&str; 7] = [
 impl Lane {
     pub(super) fn receipt(&mut self, state: &mut State, sequence: Sequence, now: Instant) {
         match handled(&mut self.window, state, sequence, now) {
-            Receipt::Confirmed { range, started_at } => {
-                self.outcomes.confirmed(range, started_at, Timestamp::now());
-            }
-            Receipt::Stale => {}
-            Receipt::BeyondSent => self.invalid(state, NOT_SENT),
+            Receipt::BeyondSent => return self.invalid(state, NOT_SENT),
+            receipt => confirm(&mut self.window, &mut self.outcomes, sequence, receipt),
         }
+        self.pass_settled();
     }
 
     pub(super) fn reported(&mut self, state: &mut State, matched: &Matched) {
@@ -47,6 +45,7 @@ impl Lane {
         if let Err(what) = reported(window, reports, outcomes, state, matched) {
             self.invalid(state, what);
         }
+        self.pass_settled();
     }
 }
 
@@ -54,13 +53,30 @@ impl Lane {
 fn handled(window: &mut Window, state: &mut State, sequence: Sequence, now: Instant) -> Receipt {
     let receipt = window.receipt(sequence, now);
     if let Receipt::Confirmed { range, .. } = receipt {
-        let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(usize::MAX);
-        for sent_at in state.in_flight.confirmed(count) {
+        let confirmed = state.in_flight.confirmed(range.last);
+        state.metrics.receipts.increment(u64::try_from(confirmed.len()).unwrap_or(u64::MAX));
+        for sent_at in confirmed {
             state.metrics.receipt_delay.record(now.duration_since(sent_at));
         }
-        state.metrics.receipts.increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
     receipt
+}
+
+/// Hands what a receipt up to `sequence` confirms to the recorder: also events that an admin has
+/// skipped since they were sent.
+fn confirm(window: &mut Window, outcomes: &mut Outcomes, sequence: Sequence, receipt: Receipt) {
+    let at = Timestamp::now();
+    let first = match receipt {
+        Receipt::Confirmed { range, .. } => range.first,
+        Receipt::Stale | Receipt::BeyondSent => sequence.next(),
+    };
+    // The range contains the later ones.
+    for (skipped, started_at) in window.take_settled(sequence).filter(|(it, _)| *it < first) {
+        outcomes.confirmed(Range { first: skipped, last: skipped }, started_at, at);
+    }
+    if let Receipt::Confirmed { range, started_at } = receipt {
+        outcomes.confirmed(range, started_at, at);
+    }
 }
 
 /// Handles a report. It is also a receipt: the gateway has handled what it was sent before the
@@ -84,9 +100,8 @@ pub(super) fn reported(
         let now = Instant::now();
         let has_failed = result.is_err() && through == found.sequence;
         let delivered = if has_failed { Sequence(through.0 - 1) } else { through };
-        if let Receipt::Confirmed { range, started_at } = handled(window, state, delivered, now) {
-            outcomes.confirmed(range, started_at, Timestamp::now());
-        }
+        let receipt = handled(window, state, delivered, now);
+        confirm(window, outcomes, delivered, receipt);
         if has_failed {
             handled(window, state, through, now);
         }

@@ -69,11 +69,11 @@ impl Lane {
         for one in settled {
             match one {
                 Settled::Confirmed { range, started_at } => {
-                    let count = usize::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-                    for sent_at in state.in_flight.confirmed(count) {
+                    let confirmed = state.in_flight.confirmed(range.last);
+                    state.metrics.receipts.increment(u64::try_from(confirmed.len()).unwrap_or(0));
+                    for sent_at in confirmed {
                         state.metrics.receipt_delay.record(now.duration_since(sent_at));
                     }
-                    state.metrics.receipts.increment(u64::try_from(count).unwrap_or(0));
                     let (level, confirms) = (self.window.confirms(), true);
                     let outcome =
                         InstanceOutcome::Acknowledged { level, confirms, range, started_at };

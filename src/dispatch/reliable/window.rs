@@ -163,8 +163,9 @@ pub(crate) struct Window {
     rejected: BTreeMap<Sequence, Reason>,
     /// An event up to here may have made an earlier connection fail. Each is sent alone.
     suspect: Sequence,
-    /// Whether the peer may still be handling an event that an admin has skipped.
-    may_handle_skipped: bool,
+    /// Events in flight that an admin has skipped, in order, and when each was sent. The peer may still
+    /// be handling them, and confirm them.
+    skipped: VecDeque<(Sequence, Timestamp)>,
     /// Whether the peer waits for an event that was given up. It ignores marks, because they may be
     /// some from before its negative acknowledgement.
     awaits_given_up: bool,
@@ -197,7 +198,7 @@ impl Window {
             repeats: BTreeMap::new(),
             rejected: BTreeMap::new(),
             suspect,
-            may_handle_skipped: false,
+            skipped: VecDeque::new(),
             awaits_given_up: false,
         }
     }
@@ -380,6 +381,7 @@ impl Window {
     pub(crate) fn resync(&mut self, last: Sequence) -> Range {
         self.open.clear();
         self.rejected.clear();
+        self.skipped.clear();
         (self.in_flight, self.bytes) = (0, 0);
         self.retry_at = None;
         self.begin_gap(last.max(self.highest))
@@ -509,11 +511,15 @@ impl Window {
     }
 
     fn confirmed(&mut self, now: Instant) -> Vec<Settled> {
-        let settled = self.settle();
+        let mut settled = self.settle();
         if !settled.is_empty() {
             self.progress_at = Some(now);
-            self.may_handle_skipped = false;
         }
+        let confirmation = self.confirmation();
+        let count = self.skipped.partition_point(|(sequence, _)| *sequence <= confirmation);
+        settled.extend(self.skipped.drain(..count).map(|(sequence, started_at)| {
+            Settled::Confirmed { range: Range { first: sequence, last: sequence }, started_at }
+        }));
         settled
     }
 
@@ -572,13 +578,18 @@ impl Window {
     pub(crate) fn skip_sent(&mut self, sequence: Sequence, now: Instant) -> Vec<Settled> {
         let Some(place) = self.place(sequence) else { return Vec::new() };
         if let Some(open) = self.open.get_mut(place)
-            && let What::Sent { bytes, .. } = open.what
+            && let What::Sent { bytes, started_at, .. } = open.what
         {
             open.what = What::Skipped(Reason::Skipped);
             self.in_flight -= 1;
             self.bytes -= bytes;
             self.progress_at = Some(now);
-            self.may_handle_skipped = true;
+            // A peer that confirms nothing must not make this list long.
+            if self.skipped.len() >= self.most.events {
+                self.skipped.pop_front();
+            }
+            let place = self.skipped.partition_point(|(other, _)| *other < sequence);
+            self.skipped.insert(place, (sequence, started_at));
         }
         self.settle()
     }
@@ -612,6 +623,7 @@ impl Window {
                 return Err(Violation::Confirmed(sequence));
             }
             // It is to be sent again, was rejected before, or was skipped.
+            self.skipped.retain(|(skipped, _)| *skipped != sequence);
             return Ok(Nacked::Stale);
         };
         let Some(Open { what: What::Sent { bytes, started_at, previous, .. }, .. }) =
@@ -641,6 +653,8 @@ impl Window {
                 What::Filtered | What::Skipped(_) | What::Gap => {}
             }
         }
+        // The peer forgets them, and they are not sent again.
+        self.skipped.retain(|(skipped, _)| *skipped < sequence);
         let repeat = self.repeats.entry(sequence).or_default();
         repeat.nacked = repeat.nacked.saturating_add(1);
         self.sent = sequence.previous();
@@ -700,6 +714,7 @@ impl Window {
             }
             _ => true,
         });
+        self.skipped.retain(|(skipped, _)| *skipped < first);
     }
 
     /// The connection has ended. The failure is attributed to the oldest event only if no other one
@@ -719,7 +734,7 @@ impl Window {
         }
         let may_give_up = patience.poison == Policy::DeadLetter
             && self.in_flight == 1
-            && !self.may_handle_skipped
+            && self.skipped.is_empty()
             && reason.is_attributed_to_the_event();
         Closing {
             unconfirmed: Some((range, started_at)),

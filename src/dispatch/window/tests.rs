@@ -20,6 +20,7 @@ enum Step {
     Offer { distance: i64, bytes: usize },
     Receipt { distance: i64 },
     Skip { count: i64 },
+    Settle { distance: i64 },
     Wait { secs: u64 },
 }
 
@@ -29,6 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(distance, bytes)| Step::Offer { distance, bytes }),
         4 => (-6..3_i64).prop_map(|distance| Step::Receipt { distance }),
         1 => (-1..5_i64).prop_map(|count| Step::Skip { count }),
+        1 => (-6..2_i64).prop_map(|distance| Step::Settle { distance }),
         1 => (0..100_u64).prop_map(|secs| Step::Wait { secs }),
     ]
 }
@@ -46,6 +48,8 @@ proptest! {
             Window::new(LIMITS, Sequence(start), Sequence(start));
         let (mut sent, mut settled) = (BTreeSet::new(), BTreeSet::new());
         let mut unconfirmed = BTreeSet::new();
+        // What was settled without a receipt, until the position passes it or a receipt confirms it.
+        let (mut passing, mut late) = (BTreeSet::new(), BTreeSet::new());
         for step in steps {
             let (now, stamp) = at(base, secs);
             let before = window.position();
@@ -64,15 +68,34 @@ proptest! {
                     match window.receipt(sequence, now) {
                         Receipt::Confirmed { range, .. } => {
                             prop_assert_eq!(range.last, sequence);
-                            for number in range.first.0..=range.last.0 {
-                                prop_assert!(unconfirmed.remove(&Sequence(number)), "never sent");
-                                settled.insert(Sequence(number));
+                            for number in (range.first.0..=range.last.0).map(Sequence) {
+                                let was_sent = unconfirmed.remove(&number);
+                                prop_assert!(was_sent || passing.remove(&number), "never sent");
+                                settled.insert(number);
                             }
                         }
                         Receipt::Stale => {
                             prop_assert!(unconfirmed.first().is_none_or(|first| *first > sequence));
                         }
                         Receipt::BeyondSent => prop_assert!(distance > 0),
+                    }
+                    let confirmed: Vec<Sequence> =
+                        window.take_settled(sequence).map(|(settled, _)| settled).collect();
+                    let expected: Vec<Sequence> =
+                        late.iter().copied().filter(|it| *it <= sequence).collect();
+                    // The oldest ones are forgotten when there are too many.
+                    prop_assert!(expected.ends_with(&confirmed));
+                    let all = late.len() <= LIMITS.events;
+                    prop_assert!(!all || confirmed == expected, "{confirmed:?} {expected:?}");
+                    late.retain(|it| *it > sequence);
+                }
+                Step::Settle { distance } => {
+                    let sequence = Sequence(window.sent().0 + distance);
+                    let is_sent = unconfirmed.remove(&sequence);
+                    prop_assert_eq!(window.settle(sequence, now), is_sent);
+                    if is_sent {
+                        passing.insert(sequence);
+                        late.insert(sequence);
                     }
                 }
                 Step::Skip { count } => {
@@ -87,11 +110,22 @@ proptest! {
                 }
                 Step::Wait { secs: more } => secs += more,
             }
+            while let Some(range) = window.pass_settled() {
+                for number in (range.first.0..=range.last.0).map(Sequence) {
+                    prop_assert!(passing.remove(&number), "{number} was not settled");
+                    settled.insert(number);
+                }
+            }
+            // One that was forgotten is passed with what follows it.
+            let held_back = passing.split_off(&window.position().next());
+            settled.append(&mut passing);
+            passing = held_back;
+            prop_assert!(window.settled.len() <= LIMITS.events);
             prop_assert!(window.position() >= before, "the position went back");
             prop_assert!(window.in_flight.len() <= LIMITS.events);
             prop_assert!(window.bytes <= LIMITS.bytes || window.in_flight.len() == 1);
             prop_assert_eq!(window.in_flight.len(), unconfirmed.len());
-            prop_assert_eq!(settled.len() + unconfirmed.len(), sent.len());
+            prop_assert_eq!(settled.len() + passing.len() + unconfirmed.len(), sent.len());
             prop_assert_eq!(
                 window.in_flight.iter().map(|sent| sent.bytes).sum::<usize>(), window.bytes
             );
@@ -101,7 +135,7 @@ proptest! {
         }
         let closing = window.close(reason, Some(&[]), PATIENCE);
         let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
-        let expected = unconfirmed.first().copied().zip(unconfirmed.last().copied());
+        let expected = unconfirmed.first().copied().zip(sent.last().copied());
         prop_assert_eq!(range, expected);
         let may_give_up = reason.is_attributed_to_the_event() && !unconfirmed.is_empty();
         prop_assert!(closing.give_up_after.is_none_or(|most| may_give_up && most == 3));
@@ -195,11 +229,12 @@ fn an_event_that_is_settled_without_a_receipt_makes_room_and_blames_no_other() {
     }
     assert!(!window.has_room(10));
     let (later, _) = at(base, 30);
-    assert_eq!(window.settle(Sequence(3), later), Some(Settled::Later));
-    assert_eq!(window.settle(Sequence(3), later), None, "it is not in flight any more");
-    assert_eq!(window.position(), Sequence(0));
-    assert_eq!(window.settle(Sequence(1), later), Some(Settled::Oldest));
-    assert_eq!(window.position(), Sequence(1));
+    assert!(window.settle(Sequence(3), later));
+    assert!(!window.settle(Sequence(3), later), "it is not in flight any more");
+    assert_eq!(window.pass_settled(), None, "the first two hold it back");
+    assert!(window.settle(Sequence(1), later));
+    let first = Range { first: Sequence(1), last: Sequence(1) };
+    assert_eq!(window.pass_settled(), Some(first));
     assert!(window.has_room(10));
     // The others get the whole time anew.
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
@@ -209,9 +244,22 @@ fn an_event_that_is_settled_without_a_receipt_makes_room_and_blames_no_other() {
     let mut other = Window::new(LIMITS, Sequence(0), Sequence(0));
     other.offer(Sequence(1), 10, now, stamp).unwrap();
     other.offer(Sequence(2), 10, now, stamp).unwrap();
-    other.settle(Sequence(1), later);
+    assert!(other.settle(Sequence(1), later));
     assert_eq!(closing(other), None, "the gateway may still be handling the first one");
+    // The gateway has handled both, and the position passes what was settled after them.
     let confirmed = window.receipt(Sequence(2), later);
     assert!(matches!(confirmed, Receipt::Confirmed { range, .. } if range.first == Sequence(2)));
+    let taken: Vec<Sequence> = window.take_settled(Sequence(2)).map(|(it, _)| it).collect();
+    assert_eq!(taken, [Sequence(1)]);
+    assert_eq!(window.pass_settled(), Some(Range { first: Sequence(3), last: Sequence(3) }));
+    assert_eq!(
+        window.receipt(Sequence(4), later),
+        Receipt::Confirmed {
+            range: Range { first: Sequence(4), last: Sequence(4) },
+            started_at: stamp,
+        }
+    );
+    assert_eq!(window.take_settled(Sequence(4)).count(), 1, "the third one was confirmed, too");
+    window.offer(Sequence(5), 10, now, stamp).unwrap();
     assert_eq!(closing(window), Some(3));
 }

@@ -113,7 +113,8 @@ impl Tables {
 
     /// Removes confirmed events from the dead letters if another connection or node has given them
     /// up. Called before the confirmation raises the positions. If one confirmation is enough, those
-    /// that an instance other than `by` has rejected are removed, too.
+    /// that an instance other than `by` has rejected are removed, too; if all must confirm, those that
+    /// an admin has skipped or purged stay.
     pub(super) fn revive_confirmed(
         &mut self,
         gateway: GatewayKey,
@@ -128,8 +129,12 @@ impl Tables {
             let letter = self.dead_letter_at(key);
             let rejected_by = letter.and_then(|(_, letter)| letter.rejected_by.as_deref());
             let by_another = rejected_by.is_some_and(|it| by.is_some_and(|by| by != it));
-            let is_revived =
-                if is_any && by_another { self.revive(key)? } else { self.revive_given_up(key)? };
+            let stays = !is_any && letter.is_some_and(|(_, letter)| letter.reason.is_by_admin());
+            let is_revived = if is_any && by_another {
+                self.revive(key)?
+            } else {
+                !stays && self.revive_given_up(key)?
+            };
             if is_revived && sequence <= position {
                 self.stream(gateway)?.confirmed_total += 1;
             }

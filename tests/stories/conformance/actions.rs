@@ -5,9 +5,9 @@ use std::time::Duration;
 use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayId, JobId, Reason, Sequence};
 use gateway_events::store::{
-    AuditFilter, AuditRecord, Conflict, DeliveryFilter, DeliveryState, Gateway, GatewayChange,
-    NewEvent, Record, RedriveSelection, ReplaySelection, Store, StoreError, Target, TimedKey,
-    VerdictState,
+    AuditFilter, AuditRecord, Confirmation, Conflict, DeliveryFilter, DeliveryState, Gateway,
+    GatewayChange, Level, NewEvent, Record, RedriveSelection, ReplaySelection, ResumeFrom, Store,
+    StoreError, Target, TimedKey, VerdictState,
 };
 
 use super::{Fixture, confirmed, connection, event, event_with, ids, range};
@@ -210,6 +210,16 @@ pub(crate) async fn a_skipped_event_that_the_gateway_confirms_is_delivered(store
     let after = store.totals(fixture.organisation).await.unwrap();
     assert_eq!(after.confirmed - before.confirmed, 2);
     assert_eq!(before.dead_letters - after.dead_letters, 1);
+
+    // If all instances must confirm, one does not speak for those that are not sent it any more.
+    let gateway = fixture.gateway(&[]).await;
+    fixture.must_all_confirm(&gateway, Confirmation::All).await;
+    fixture.fill(&gateway, 2).await;
+    let east = fixture.open_as(&gateway, "east", Level::Received, ResumeFrom::Server).await;
+    store.skip_delivery(&fixture.actor(), gateway.id, Sequence(1), WHY, false).await.unwrap();
+    fixture.record(vec![east.confirmed(1, 2)]).await;
+    assert_eq!(state(store, &gateway, 1).await, DeliveryState::Failed);
+    assert_eq!(state(store, &gateway, 2).await, DeliveryState::Delivered);
 }
 
 /// An event whose payload contains a secret.

@@ -14,7 +14,7 @@ use gateway_events::store::{
 use super::{Fixture, closed, confirmed, connection, event, ids, keep_all, pass, range};
 
 /// A connection of an instance.
-struct Instance<'a> {
+pub(super) struct Instance<'a> {
     gateway: &'a Gateway,
     name: &'a str,
     confirm: Level,
@@ -39,7 +39,7 @@ impl Fixture<'_> {
         Ok(Instance { gateway, name, confirm, id, opened })
     }
 
-    async fn open_as<'a>(
+    pub(super) async fn open_as<'a>(
         &self,
         gateway: &'a Gateway,
         name: &'a str,
@@ -49,7 +49,7 @@ impl Fixture<'_> {
         self.try_open_as(gateway, name, confirm, resume).await.unwrap()
     }
 
-    async fn must_all_confirm(&self, gateway: &Gateway, confirmation: Confirmation) {
+    pub(super) async fn must_all_confirm(&self, gateway: &Gateway, confirmation: Confirmation) {
         let change = GatewayChange { confirmation: Some(confirmation), ..GatewayChange::default() };
         self.store.update_gateway(&self.actor(), gateway.id, change).await.unwrap();
     }
@@ -96,7 +96,7 @@ impl Instance<'_> {
         })
     }
 
-    fn confirmed(&self, first: i64, last: i64) -> Record {
+    pub(super) fn confirmed(&self, first: i64, last: i64) -> Record {
         self.acknowledged(self.confirm, first, last)
     }
 

@@ -1,6 +1,6 @@
 //! A model test over any order of calls, and single cases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -57,6 +57,8 @@ struct Model {
     received: i64,
     applied: i64,
     position: i64,
+    /// Events in flight that were skipped and are not confirmed.
+    skipped: BTreeSet<i64>,
 }
 
 impl Model {
@@ -71,6 +73,10 @@ impl Model {
                     assert!(range.last.0 <= level, "confirmed without an acknowledgement");
                     for number in range.first.0..=range.last.0 {
                         assert!(self.sent.contains_key(&number), "{number} was never sent");
+                    }
+                    if self.skipped.remove(&range.first.0) {
+                        assert_eq!(range.first, range.last, "one at a time");
+                        continue;
                     }
                     range
                 }
@@ -108,6 +114,7 @@ proptest! {
             received: start,
             applied: start,
             position: start,
+            skipped: BTreeSet::new(),
         };
         let mut most = LIMITS;
         for step in steps {
@@ -182,8 +189,12 @@ proptest! {
                     }
                 }
                 Step::SkipSent { distance } => {
+                    let in_flight = window.in_flight;
                     let settled = window.skip_sent(at(distance), now);
                     model.settle(&settled);
+                    if window.in_flight < in_flight {
+                        model.skipped.insert(sent.0 + distance);
+                    }
                 }
                 Step::Gap { count } => {
                     let is_settled = window.position() == window.sent();
@@ -223,6 +234,7 @@ proptest! {
                 window.open.iter().map(|open| open.range.last.0 - open.range.first.0 + 1).sum();
             prop_assert_eq!(window.position().0 + open, window.sent().0, "nothing is lost");
             prop_assert!(window.open.len() <= 4 * LIMITS.events + LIMITS.events);
+            prop_assert!(window.skipped.len() <= LIMITS.events);
         }
         let in_flight = window.in_flight;
         let closing = window.close(reason, PATIENCE);
@@ -388,6 +400,22 @@ fn progress_with_a_skipped_event_extends_the_deadline_of_the_next_one() {
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
     window.applied(Sequence(3), later).unwrap();
     assert_eq!(window.confirmation_deadline(TIMEOUT), None);
+}
+
+#[test]
+fn a_skipped_event_that_the_peer_confirms_is_confirmed() {
+    let now = Instant::now();
+    let mut window = sent(4, Confirm::Applied);
+    let skipped = |number| Settled::Skipped(range(number, number), Reason::Skipped);
+    assert_eq!(window.skip_sent(Sequence(1), now), [skipped(1)]);
+    assert_eq!(window.skip_sent(Sequence(3), now), []);
+    // It was received only, and applied is what counts.
+    assert_eq!(window.received(Sequence(2), now).unwrap().settled, []);
+    let settled = window.applied(Sequence(2), now).unwrap().settled;
+    assert_eq!(settled, [confirmed(2, 2), skipped(3), confirmed(1, 1)]);
+    // The peer could not apply it, and is not sent it again.
+    window.nack(Sequence(3), Reason::ApplyFailed, Some(now)).unwrap();
+    assert_eq!(window.applied(Sequence(4), now).unwrap().settled, [confirmed(4, 4)]);
 }
 
 #[test]

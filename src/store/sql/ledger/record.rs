@@ -106,7 +106,8 @@ const fn reach(receipts: &Receipts) -> Reach {
 
 /// Removes confirmed events from the dead letters if another connection or node has given them up.
 /// Called before the confirmation raises the positions. If one confirmation is enough, those that
-/// another instance has rejected are removed, too.
+/// another instance has rejected are removed, too. If all must confirm, those that an admin has
+/// skipped or purged stay: the other instances are not sent them any more.
 pub(crate) async fn revive(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -118,7 +119,9 @@ pub(crate) async fn revive(
         let by = letter.rejected_by.as_deref();
         any && by.is_some_and(|by| instances.iter().any(|instance| *instance != by))
     };
-    let is_over = |letter: &DeadLetter| is_given_up(letter) || by_another(letter);
+    let is_open =
+        |letter: &DeadLetter| is_given_up(letter) && (any || !letter.reason.is_by_admin());
+    let is_over = |letter: &DeadLetter| is_open(letter) || by_another(letter);
     let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_over).await?;
     if revived.is_empty() {
         return Ok(());
