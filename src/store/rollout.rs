@@ -321,9 +321,10 @@ impl EventHistory {
             let reason = last.and_then(|it| it.reason).map(Reason::as_str);
             return is(word, since, reason, of(state).count());
         }
-        let (state, word) = match filtered == targets {
-            true => (DeliveryState::Filtered, EventState::Filtered),
-            false => (DeliveryState::Delivered, EventState::Delivered),
+        let (state, word) = if filtered == targets {
+            (DeliveryState::Filtered, EventState::Filtered)
+        } else {
+            (DeliveryState::Delivered, EventState::Delivered)
         };
         let since = of(state).map(|it| it.since).max().unwrap_or(self.appended_at);
         is(word, since, None, of(state).count())

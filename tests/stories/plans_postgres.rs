@@ -53,7 +53,7 @@ const ROWS: [&str; 11] = [
         finished_at)
      select gateway, sequence, sequence + 1, 'filtered', '', gen_random_uuid(), now(), now()
      from outbox where sequence % 4 = 1 and sequence < 9000;
-     update events set correlation_id = 'a release' where event between 90001 and 90100",
+     update events set correlation_id = 'release-7' where event between 90001 and 90100",
     "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
      select gateway, sequence, sequence, 'skipped', now() from outbox where sequence % 10 = 0",
     "insert into cursors (gateway, instance, received, updated_at)
@@ -130,7 +130,7 @@ async fn asked(store: &dyn Store, of: OrganisationKey, id: GatewayId, query: &st
             store.gateway_log(of, id, span).await.unwrap().unwrap().rows.len()
         }
         "a rollout" => {
-            let release = RolloutOf::Correlation("a release".parse().unwrap());
+            let release = RolloutOf::Correlation("release-7".parse().unwrap());
             let targets = store.rollout(of, &release).await.unwrap().targets;
             let filtered = targets.iter().filter(|it| it.state == TargetState::Filtered).count();
             assert!((20..=80).contains(&filtered), "{filtered} are filtered");

@@ -86,9 +86,10 @@ pub(crate) async fn standings(
         .filter(|row| row.filtered && !row.dead && row.sequence <= row.confirmed)
         .map(|row| DeliveryKey::new(row.gateway, row.sequence))
         .collect();
-    let filtered = match filtered.is_empty() {
-        true => BTreeMap::new(),
-        false => Filtered::of(conn.outcomes_at(&filtered).await?),
+    let filtered = if filtered.is_empty() {
+        BTreeMap::new()
+    } else {
+        Filtered::of(conn.outcomes_at(&filtered).await?)
     };
     Ok(rows
         .into_iter()

@@ -33,9 +33,10 @@ pub(crate) async fn rollout(
     deliveries.truncate(MOST_DELIVERIES);
     let filtered: Vec<DeliveryKey> =
         deliveries.iter().filter(|row| row.is_filtered).map(RolloutRow::key).collect();
-    let filtered = match filtered.is_empty() {
-        true => BTreeMap::new(),
-        false => Filtered::of(conn.outcomes_at(&filtered).await?),
+    let filtered = if filtered.is_empty() {
+        BTreeMap::new()
+    } else {
+        Filtered::of(conn.outcomes_at(&filtered).await?)
     };
     let events = rows.into_iter().map(|row| RolloutEvent {
         is_reported: is_reported(
