@@ -103,6 +103,7 @@ pub(crate) struct AttemptRow {
 }
 
 /// The columns that a delivery's state is derived from.
+#[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 pub(crate) struct StandingRow {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,
