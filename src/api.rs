@@ -46,9 +46,9 @@ pub use deliveries::{
     SummaryBy, SummaryQuery,
 };
 pub use diagnosis::{
-    EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, GatewayChangeRecord,
-    GatewayDiagnosis, GatewayThen, KeyRecord, KeyState, LabelDifference, MissedBy, MissedTarget,
-    NextStep, OpenDelivery, PendingRecord,
+    EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
+    GatewayChangeRecord, GatewayDiagnosis, GatewayThen, KeyRecord, KeyState, LabelDifference,
+    MissedBy, MissedTarget, NextStep, OpenDelivery, PendingRecord,
 };
 pub use event_types::{EventTypeDefinition, EventTypeDeletion, EventTypeInfo};
 pub use events::{

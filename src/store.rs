@@ -24,6 +24,7 @@ mod errors;
 mod event_types;
 pub mod expiry_mark;
 mod feed;
+pub mod filtered;
 mod fleet;
 mod gateways;
 mod health;

@@ -59,7 +59,7 @@ pub enum DeliveriesStatus {
     Failed,
     /// Those that are not confirmed, and no dead letters.
     Pending,
-    /// Those that the gateway confirmed.
+    /// Those that the gateway confirmed, without those that its instances filtered.
     Delivered,
 }
 
@@ -71,6 +71,9 @@ pub enum DeliveryState {
     Pending,
     /// Confirmed by the gateway.
     Delivered,
+    /// Not wanted by the gateway's instances: its type is not among those that they asked for, or
+    /// they started after it. None of them has received it.
+    Filtered,
     /// It is a dead letter.
     Failed,
 }
@@ -81,6 +84,7 @@ impl DeliveryState {
         match self {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
+            Self::Filtered => "filtered",
             Self::Failed => "failed",
         }
     }

@@ -271,6 +271,8 @@ pub struct EventDiagnosis {
     pub next: Vec<NextStep>,
     /// The gateways at which it was given up or is pending, failures first.
     pub open: Evidence<OpenDelivery>,
+    /// The gateways whose instances did not want it, and none of them received it, by name.
+    pub filtered: Evidence<FilteredDelivery>,
     /// The gateways that it missed, or the one that was asked for.
     pub gateways: Evidence<GatewayThen>,
     /// Whether some gateways were not compared, because there are more than 5,000 changes of
@@ -302,6 +304,25 @@ pub struct OpenDelivery {
     /// When the last of them failed; `null` if none did.
     #[schema(required = true)]
     pub last_failure_at: Option<Timestamp>,
+}
+
+/// A delivery that the gateway's instances did not want.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FilteredDelivery {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The gateway's name.
+    pub gateway_name: String,
+    /// The sequence in the gateway's log.
+    pub sequence: Sequence,
+    /// When the last of them filtered it; `null` if that is not on record any more.
+    #[schema(required = true)]
+    pub filtered_at: Option<Timestamp>,
+    /// More about it, such as that the instance started at the end of the log; `null` if its type is
+    /// not among those that the instance asked for.
+    #[schema(required = true)]
+    pub detail: Option<String>,
 }
 
 /// What a gateway was when an event was published.

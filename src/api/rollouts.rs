@@ -135,7 +135,7 @@ pub struct RolloutQuery {
 }
 
 /// How far events have come. Each gateway of each event is counted once: `targets` is the sum of
-/// `applied`, `received`, `pending`, `notConnected` and `failed`.
+/// `applied`, `received`, `filtered`, `pending`, `notConnected` and `failed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
@@ -146,6 +146,9 @@ pub struct Rollout {
     /// Those that have confirmed the event, and have not reported that they applied it. Only
     /// deployments are reported.
     pub received: usize,
+    /// Those whose instances did not want it, and none has received it. They are not waited for,
+    /// unless a connected instance has not come to the event yet.
+    pub filtered: usize,
     /// Those that are connected and have not confirmed it.
     pub pending: usize,
     /// Those at which it was given up, for example because they refused it or it expired.
@@ -156,7 +159,8 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reached: Option<bool>,
-    /// How many gateways are enough. Omitted without `wait`.
+    /// How many gateways are enough: of `all` or a percentage, without those that are not waited
+    /// for. Omitted without `wait`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub needed: Option<usize>,
@@ -179,6 +183,8 @@ pub enum WaitEnd {
     Reached,
     /// Not enough gateways can come that far any more.
     Unreachable,
+    /// The instances of all gateways filtered the event, so there is nothing to wait for.
+    Filtered,
     /// The time was up. Repeat the request to wait on.
     Timeout,
     /// The node is shutting down. Repeat the request to wait on, at another node.
@@ -202,6 +208,10 @@ pub struct RolloutGateway {
     /// Why it was given up; `null` unless it was.
     #[schema(required = true)]
     pub reason: Option<Reason>,
+    /// The named instances of the gateway that filtered it, whatever the others made of it. Omitted
+    /// if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filtered_by: Vec<String>,
 }
 
 /// How far an event has come at a gateway.
@@ -212,6 +222,9 @@ pub enum RolloutState {
     Applied,
     /// The gateway has confirmed it.
     Received,
+    /// The gateway's instances did not want it: its type is not among those that they asked for, or
+    /// they started after it. None of them has received it.
+    Filtered,
     /// The gateway is connected and has not confirmed it.
     Pending,
     /// The gateway has not confirmed it and has no live connection.
@@ -226,6 +239,7 @@ impl RolloutState {
         match self {
             Self::Applied => "applied",
             Self::Received => "received",
+            Self::Filtered => "filtered",
             Self::Pending => "pending",
             Self::NotConnected => "notConnected",
             Self::Failed => "failed",
@@ -269,6 +283,8 @@ pub struct EventVerdict {
     pub gateways: usize,
     /// How many gateways the event is for.
     pub targets: usize,
+    /// At how many of them the instances filtered it.
+    pub filtered: usize,
     /// The verdict in a sentence, for people.
     #[schema(
         example = "failed at 1 of 3 gateways since 2026-01-31T02:14:00Z: GATEWAY_PROCESSING_ERROR"
@@ -286,8 +302,10 @@ pub enum EventState {
     Failed,
     /// A gateway has not confirmed it yet.
     Pending,
-    /// All gateways have confirmed it.
+    /// All gateways have confirmed it, except those whose instances filtered it.
     Delivered,
+    /// The instances of all gateways filtered it.
+    Filtered,
 }
 
 impl EventState {
@@ -298,6 +316,7 @@ impl EventState {
             Self::Failed => "failed",
             Self::Pending => "pending",
             Self::Delivered => "delivered",
+            Self::Filtered => "filtered",
         }
     }
 }

@@ -235,6 +235,7 @@ fn beginning(detail: &str) -> String {
 fn state(delivery: &Delivery) -> String {
     let word = |state| match state {
         DeliveryState::Delivered => "delivered",
+        DeliveryState::Filtered => "filtered",
         DeliveryState::Failed => "dead letter",
         DeliveryState::Pending => "pending",
     };
@@ -249,6 +250,7 @@ fn state(delivery: &Delivery) -> String {
     }
     match delivery.state {
         DeliveryState::Failed => "dead letter".to_owned(),
+        DeliveryState::Filtered => "filtered since".to_owned(),
         DeliveryState::Pending | DeliveryState::Delivered => "pending".to_owned(),
     }
 }

@@ -132,7 +132,10 @@ pub(crate) async fn waited(
             Ok(rollout) => {
                 progress.show(&rollout);
                 let ended = rollout.rollout.ended;
-                let is_over = matches!(ended, Some(WaitEnd::Reached | WaitEnd::Unreachable) | None);
+                let is_over = matches!(
+                    ended,
+                    Some(WaitEnd::Reached | WaitEnd::Unreachable | WaitEnd::Filtered) | None
+                );
                 if is_over || Instant::now() >= deadline {
                     progress.clear();
                     return Ok(rollout);
@@ -211,10 +214,21 @@ impl Progress {
 /// A gateway's state in a line.
 fn line(gateway: &RolloutGateway) -> String {
     let mut text = format!("{}  {}", cell(&gateway.gateway_name), state(gateway.state));
-    if let Some(reason) = gateway.reason {
-        _ = write!(text, ": {}", clean(reason.as_str()));
+    if let Some(why) = why(gateway) {
+        _ = write!(text, ": {why}");
     }
     text
+}
+
+/// Why it was given up, or which instances filtered it.
+fn why(gateway: &RolloutGateway) -> Option<String> {
+    let by: Vec<String> = gateway.filtered_by.iter().map(|name| clean(name)).collect();
+    match gateway.reason {
+        Some(reason) => Some(clean(reason.as_str())),
+        None if by.is_empty() => None,
+        None if gateway.state == RolloutState::Filtered => Some(format!("by {}", by.join(", "))),
+        None => Some(format!("filtered by {}", by.join(", "))),
+    }
 }
 
 const fn state(state: RolloutState) -> &'static str {
@@ -229,6 +243,7 @@ fn counts(rollout: &RolloutOfEvents) -> String {
     let parts = [
         (it.applied, "applied"),
         (it.received, "received"),
+        (it.filtered, "filtered"),
         (it.pending, "pending"),
         (it.not_connected, "not connected"),
         (it.failed, "failed"),
@@ -248,7 +263,7 @@ fn missing(
     level: Option<WaitFor>,
 ) -> impl Iterator<Item = &RolloutGateway> {
     rollout.rollout.gateways.iter().filter(move |gateway| match gateway.state {
-        RolloutState::Applied => false,
+        RolloutState::Applied | RolloutState::Filtered => false,
         RolloutState::Received => level == Some(WaitFor::Applied),
         RolloutState::Pending | RolloutState::NotConnected | RolloutState::Failed => true,
     })
@@ -260,12 +275,20 @@ fn outcome(rollout: &RolloutOfEvents, wait: WaitOptions) -> String {
     let there =
         if wait.level() == Some(WaitFor::Applied) { of.applied } else { of.applied + of.received };
     let needed = of.needed.unwrap_or(of.targets);
-    let what = match rollout.events.len() {
+    let mut what = match rollout.events.len() {
         0 | 1 => format!("{level} by {there} of {} gateways, {needed} needed", of.targets),
         _ => format!("{there} of {} deliveries {level}, {needed} needed", of.targets),
     };
+    if of.filtered > 0 {
+        _ = write!(what, ", {} filtered", of.filtered);
+    }
     let verdict = match of.ended {
         Some(WaitEnd::Reached) => return format!("reached: {what}"),
+        Some(WaitEnd::Filtered) => {
+            let rows = of.gateways.iter().map(row);
+            let gateways = table(HEADER, rows, "for no gateway");
+            return format!("not reached: all gateways filtered it\n\n{gateways}");
+        }
         Some(WaitEnd::Unreachable) if of.targets == 0 => {
             "not reached: no gateway matched".to_owned()
         }
@@ -282,7 +305,7 @@ fn row(gateway: &RolloutGateway) -> [String; 5] {
     [
         cell(&gateway.gateway_name),
         state(gateway.state).to_owned(),
-        optional(gateway.reason),
+        optional(why(gateway)),
         cell(gateway.sequence),
         cell(&gateway.event_id),
     ]

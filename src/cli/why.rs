@@ -303,6 +303,11 @@ fn of_event(diagnosis: &EventDiagnosis) -> String {
             detail.unwrap_or_default()
         )
     });
+    text.evidence("filtered (not wanted by the gateway's instances)", &diagnosis.filtered, |it| {
+        let why = it.detail.as_deref().unwrap_or("not among the types that it asked for");
+        let at = time(it.filtered_at);
+        format!("{at}  at {}, sequence {}: {}", cell(&it.gateway_name), it.sequence, clean(why))
+    });
     text.evidence("gateways when it was published", &diagnosis.gateways, |then| {
         clean(&then.summary)
     });

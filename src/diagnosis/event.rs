@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason, Sequence};
 use crate::store::{
     Delivery, DeliveryState, EventEvidence, EventState, Few, GatewayHistory, GatewayState,
-    GatewayThen, Labels, PublishedTarget, reason_in_words, to_the_second,
+    GatewayThen, Labels, Outcome, PublishedTarget, reason_in_words, to_the_second,
 };
 
 /// A gateway that an event was for, or might have been for.
@@ -108,8 +108,23 @@ pub struct Open {
     pub last_failure_at: Option<Timestamp>,
 }
 
-/// The gateways at which the event failed or is pending, failures first.
-pub fn open(evidence: &EventEvidence) -> Few<Open> {
+/// A delivery of the event that the gateway's instances did not want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filtered {
+    /// The gateway.
+    pub gateway_id: GatewayId,
+    /// The gateway's name.
+    pub gateway_name: String,
+    /// The sequence in the gateway's log.
+    pub sequence: Sequence,
+    /// When the last of them filtered it.
+    pub filtered_at: Option<Timestamp>,
+    /// More about it.
+    pub detail: Option<String>,
+}
+
+/// Of each gateway the newest delivery, or one that was delivered.
+fn newest(evidence: &EventEvidence) -> impl Iterator<Item = &Delivery> {
     let mut newest: BTreeMap<GatewayId, &Delivery> = BTreeMap::new();
     for delivery in &evidence.event.deliveries {
         let place = newest.entry(delivery.gateway_id).or_insert(delivery);
@@ -117,7 +132,31 @@ pub fn open(evidence: &EventEvidence) -> Few<Open> {
             *place = delivery;
         }
     }
-    let open = newest.into_values().filter(|it| it.state != DeliveryState::Delivered);
+    newest.into_values()
+}
+
+/// The gateways whose instances did not want the event, by name.
+pub fn filtered(evidence: &EventEvidence) -> Few<Filtered> {
+    let filtered = newest(evidence).filter(|it| it.state == DeliveryState::Filtered);
+    let mut filtered: Vec<Filtered> = filtered
+        .map(|it| {
+            let last = it.attempts.iter().rfind(|attempt| attempt.outcome == Outcome::Filtered);
+            Filtered {
+                gateway_id: it.gateway_id,
+                gateway_name: it.gateway_name.clone(),
+                sequence: it.sequence,
+                filtered_at: last.map(|attempt| attempt.finished_at),
+                detail: last.and_then(|attempt| attempt.detail.clone()),
+            }
+        })
+        .collect();
+    filtered.sort_by(|a, b| a.gateway_name.cmp(&b.gateway_name));
+    Few::of(filtered)
+}
+
+/// The gateways at which the event failed or is pending, failures first.
+pub fn open(evidence: &EventEvidence) -> Few<Open> {
+    let open = newest(evidence).filter(|it| !it.state.is_settled());
     let mut open: Vec<Open> = open
         .map(|it| Open {
             gateway_id: it.gateway_id,
@@ -199,6 +238,15 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
                 "gateway list",
             ));
         }
+    }
+    if event.verdict().state == EventState::Filtered
+        && let Some(one) = filtered(evidence).list.first()
+    {
+        let name = gateway_word(&one.gateway_name, one.gateway_id);
+        steps.push(Step::new(
+            format!("No instance of its gateways wanted it. If one needs events of type {}, let it ask for them when it connects (`types` in its hello), then send it again.", event.event.event_type),
+            format!("event resend {id} --gateway {name}"),
+        ));
     }
     let has_none = |answer: &&Answer| !matches!(answer.then, Then::Matched | Then::Deleted(_));
     for answer in missed.list.iter().filter(has_none) {

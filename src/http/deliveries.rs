@@ -450,6 +450,7 @@ impl From<store::DeliveryState> for api::DeliveryState {
         match state {
             store::DeliveryState::Pending => Self::Pending,
             store::DeliveryState::Delivered => Self::Delivered,
+            store::DeliveryState::Filtered => Self::Filtered,
             store::DeliveryState::Failed => Self::Failed,
         }
     }

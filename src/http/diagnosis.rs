@@ -13,9 +13,9 @@ use super::openapi::{Long, Missing, Problems, Scoped};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
-    self, EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, GatewayChangeRecord,
-    GatewayDiagnosis, KeyRecord, LabelDifference, MissedTarget, NextStep, OpenDelivery,
-    PendingRecord,
+    self, EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
+    GatewayChangeRecord, GatewayDiagnosis, KeyRecord, LabelDifference, MissedTarget, NextStep,
+    OpenDelivery, PendingRecord,
 };
 use crate::clock::Timestamp;
 use crate::diagnosis::{Step, event, gateway, labels};
@@ -107,6 +107,7 @@ pub(super) async fn of_event(
         }
         None => event::missed(&evidence),
     };
+    let filtered = event::filtered(&evidence);
     let next = event::next(&evidence, &open, &gateways);
     let store::EventEvidence { event, more, .. } = evidence;
     let verdict = event.verdict().into();
@@ -121,6 +122,7 @@ pub(super) async fn of_event(
         verdict,
         next: steps(next),
         open: list(open),
+        filtered: list(filtered),
         gateways: list(gateways),
         more,
     }))
@@ -226,6 +228,13 @@ impl From<event::Open> for OpenDelivery {
             failures: open.failures,
             last_failure_at: open.last_failure_at,
         }
+    }
+}
+
+impl From<event::Filtered> for FilteredDelivery {
+    fn from(filtered: event::Filtered) -> Self {
+        let event::Filtered { gateway_id, gateway_name, sequence, filtered_at, detail } = filtered;
+        Self { gateway_id, gateway_name, sequence, filtered_at, detail }
     }
 }
 

@@ -206,7 +206,7 @@ pub(super) async fn of_events(
         }
     }
     let end = end.unwrap_or(WaitEnd::Timeout);
-    let needed = wait.quorum.of(rollout.targets.len());
+    let needed = wait.quorum.of(rollout.awaited());
     Ok(shown(rollout, Some((needed, end))))
 }
 
@@ -242,17 +242,21 @@ fn check(rollout: &store::Rollout, wait: Wait) -> Answer<()> {
     Ok(())
 }
 
-/// Whether the wait has ended.
+/// Whether the wait has ended. A gateway whose instances filtered the event counts neither as one
+/// that came far enough nor as one that has to.
 fn decide(rollout: &store::Rollout, wait: Wait) -> Option<WaitEnd> {
-    let needed = wait.quorum.of(rollout.targets.len());
+    let needed = wait.quorum.of(rollout.awaited());
     let is_applied = wait.level == WaitFor::Applied;
     let mut there = rollout.count(TargetState::Applied);
     if !is_applied {
         there += rollout.count(TargetState::Received);
     }
-    if needed == 0 {
+    if rollout.targets.is_empty() {
         // The events are for no gateway.
         return Some(WaitEnd::Unreachable);
+    }
+    if rollout.awaited() == 0 {
+        return Some(WaitEnd::Filtered);
     }
     if there >= needed {
         return Some(WaitEnd::Reached);
@@ -273,6 +277,7 @@ fn shown(rollout: store::Rollout, waited: Option<(usize, WaitEnd)>) -> RolloutOf
         targets: rollout.targets.len(),
         applied: count(TargetState::Applied),
         received: count(TargetState::Received),
+        filtered: count(TargetState::Filtered),
         pending: count(TargetState::Pending),
         failed: count(TargetState::Failed),
         not_connected: count(TargetState::NotConnected),
@@ -295,11 +300,13 @@ impl From<store::RolloutTarget> for RolloutGateway {
             state: match target.state {
                 TargetState::Applied => RolloutState::Applied,
                 TargetState::Received => RolloutState::Received,
+                TargetState::Filtered => RolloutState::Filtered,
                 TargetState::Pending => RolloutState::Pending,
                 TargetState::NotConnected => RolloutState::NotConnected,
                 TargetState::Failed => RolloutState::Failed,
             },
             reason: target.reason,
+            filtered_by: target.filtered_by,
         }
     }
 }
@@ -312,11 +319,13 @@ impl From<store::EventVerdict> for api::EventVerdict {
                 EventState::Failed => api::EventState::Failed,
                 EventState::Pending => api::EventState::Pending,
                 EventState::Delivered => api::EventState::Delivered,
+                EventState::Filtered => api::EventState::Filtered,
             },
             since: verdict.since,
             reason: verdict.reason.map(str::to_owned),
             gateways: verdict.gateways,
             targets: verdict.targets,
+            filtered: verdict.filtered,
             summary: verdict.to_string(),
         }
     }

@@ -9,12 +9,14 @@
 //! | number | definition |
 //! |---|---|
 //! | *dead* | deliveries that were given up: those in `dead_letters`. A dead delivery is *redriven* once its event was appended again under a new sequence, and *open* before that |
-//! | *confirmed*, *delivered* | deliveries at or below the gateway's position that are not dead |
+//! | *confirmed* | deliveries at or below the gateway's position that are not dead |
+//! | *filtered* | confirmed deliveries that instances of the gateway did not want, and none received: see [`filtered`](super::filtered) |
+//! | *delivered* | confirmed deliveries that are not filtered |
 //! | *pending* | deliveries above the position and above the log's floor that are not dead |
 //! | *failures* | failed attempts, one for each delivery that an attempt covers; those on record or, for `failedDeliveries` in `/stats`, all that ever happened |
 //! | dead letters | open dead deliveries of gateways that are not deleted |
 //! | lag | a gateway's pending deliveries, and the age of the oldest one: since its event was appended or, for a redrive, since the redrive |
-//! | `state` | `failed` if dead, otherwise `delivered` or `pending` |
+//! | `state` | `failed` if dead, otherwise `delivered`, `filtered` or `pending` |
 //! | delivered since | the delivery failed at least once, and its newest redrive (or itself, without one) is delivered |
 //!
 //! Retention trims deliveries from a log and keeps their record as long as their event is kept: at
@@ -22,7 +24,7 @@
 //! gateway's log, and while an open dead letter can be redriven. Such a delivery is returned with
 //! `trimmed: true` and its state.
 //!
-//! Every delivery in a log is exactly one of delivered, pending and failed. Totals in `/stats`
+//! Every delivery in a log is exactly one of delivered, filtered, pending and failed. Totals in `/stats`
 //! never shrink when retention trims the ledger. The `model` tests check these definitions over
 //! random histories on all stores.
 
@@ -32,6 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::filtered::Filtered;
 use super::{Actor, AuditHead, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
@@ -143,25 +146,36 @@ pub struct DeliveryCursor {
     pub sequence: i64,
 }
 
-/// A delivery's state, derived from the gateway's position and its dead letters.
+/// A delivery's state, derived from the gateway's position, its dead letters, and the attempts of
+/// instances that filtered it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeliveryState {
     /// Not confirmed yet.
     Pending,
     /// Confirmed by the gateway.
     Delivered,
+    /// The gateway's position has passed it, but its instances did not want it: see
+    /// [`filtered`](super::filtered).
+    Filtered,
     /// Given up: it is a dead letter.
     Failed,
 }
 
 impl DeliveryState {
-    /// A dead letter is failed regardless of the position. Otherwise the position decides.
-    pub const fn of(is_dead: bool, is_confirmed: bool) -> Self {
+    /// A dead letter is failed regardless of the position. Otherwise the position decides, and what
+    /// became of a delivery that an instance has filtered.
+    pub fn of(is_dead: bool, is_confirmed: bool, filtered: Option<&Filtered>) -> Self {
         match (is_dead, is_confirmed) {
             (true, _) => Self::Failed,
+            (false, true) if filtered.is_some_and(|it| !it.is_received) => Self::Filtered,
             (false, true) => Self::Delivered,
             (false, false) => Self::Pending,
         }
+    }
+
+    /// Whether it is settled without a failure: delivered or filtered.
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Self::Delivered | Self::Filtered)
     }
 }
 
@@ -424,7 +438,7 @@ pub struct Redriven {
     pub redriven: Vec<RedrivenDelivery>,
     /// Skipped: still pending, and therefore going to be delivered.
     pub pending: i64,
-    /// Skipped: delivered since.
+    /// Skipped: delivered or filtered since.
     pub delivered: i64,
     /// Skipped: already redriven.
     pub already_redriven: i64,

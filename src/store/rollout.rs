@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{DeliveryState, EventHistory};
+use super::filtered::Filtered;
+use super::{DeliveryKey, DeliveryState, EventHistory};
 use crate::clock::Timestamp;
-use crate::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
+use crate::event::{CorrelationId, EventId, EventType, GatewayId, GatewayKey, Reason, Sequence};
 
 /// The largest number of events that one rollout sums.
 pub const MOST_EVENTS: usize = 1_000;
@@ -62,6 +63,10 @@ pub struct RolloutTarget {
     pub reason: Option<Reason>,
     /// Whether the gateway acknowledges every event that it applies, not only deployments.
     pub acknowledges: bool,
+    /// The names of the instances that filtered it.
+    pub filtered_by: Vec<String>,
+    /// Whether a live connection has not passed it, and so may still receive it.
+    pub is_behind: bool,
 }
 
 /// How far an event has come at a gateway. Each gateway is in exactly one of these states.
@@ -71,6 +76,8 @@ pub enum TargetState {
     Applied,
     /// The gateway has confirmed the event, and has not reported that it applied it.
     Received,
+    /// The gateway's instances did not want the event, and none of them has received it.
+    Filtered,
     /// It is not confirmed yet, and the gateway is connected.
     Pending,
     /// It is not confirmed yet, and the gateway has no live connection.
@@ -87,6 +94,8 @@ pub struct RolloutRow {
     pub event_id: EventId,
     /// The gateway.
     pub gateway_id: GatewayId,
+    /// Its key.
+    pub gateway: GatewayKey,
     /// The gateway's name.
     pub gateway_name: String,
     /// Its sequence in the gateway's log.
@@ -107,14 +116,38 @@ pub struct RolloutRow {
     pub acknowledges: bool,
     /// Whether the gateway has a live connection.
     pub is_connected: bool,
+    /// Whether a live connection has not passed it.
+    pub is_behind: bool,
+    /// Whether an instance has filtered it.
+    pub is_filtered: bool,
 }
 
 impl RolloutRow {
-    const fn state(&self) -> TargetState {
-        let is_acknowledged = self.sequence.0 <= self.applied_up_to.0 && self.dead.is_none();
-        match DeliveryState::of(self.dead.is_some(), self.is_confirmed) {
-            _ if is_acknowledged || self.is_applied && !self.needs_all => TargetState::Applied,
+    /// The delivery.
+    pub const fn key(&self) -> DeliveryKey {
+        DeliveryKey { gateway: self.gateway, sequence: self.sequence }
+    }
+
+    /// Its state. Acknowledgements are cumulative, and pass over what an instance has filtered. So
+    /// of a delivery that one has filtered, the attempts say what the others made of it.
+    fn state(&self, filtered: Option<&Filtered>) -> TargetState {
+        let is_applied = match filtered {
+            Some(filtered) if self.is_confirmed && self.dead.is_none() => {
+                if self.needs_all {
+                    filtered.all_applied()
+                } else {
+                    filtered.is_applied
+                }
+            }
+            _ => {
+                let is_acknowledged = self.sequence <= self.applied_up_to && self.dead.is_none();
+                is_acknowledged || self.is_applied && !self.needs_all
+            }
+        };
+        match DeliveryState::of(self.dead.is_some(), self.is_confirmed, filtered) {
+            _ if is_applied => TargetState::Applied,
             DeliveryState::Failed => TargetState::Failed,
+            DeliveryState::Filtered => TargetState::Filtered,
             DeliveryState::Delivered => TargetState::Received,
             DeliveryState::Pending if self.is_connected => TargetState::Pending,
             DeliveryState::Pending => TargetState::NotConnected,
@@ -136,12 +169,17 @@ pub fn is_reported(
 }
 
 /// One target for each event and gateway. The rows of a gateway must be in the order of their
-/// sequences.
-pub fn targets(rows: impl IntoIterator<Item = RolloutRow>) -> Vec<RolloutTarget> {
+/// sequences. `filtered` contains the deliveries among them that an instance has filtered.
+pub fn targets(
+    rows: impl IntoIterator<Item = RolloutRow>,
+    filtered: &BTreeMap<DeliveryKey, Filtered>,
+) -> Vec<RolloutTarget> {
     let mut targets: Vec<RolloutTarget> = Vec::new();
     let mut places: BTreeMap<(EventId, GatewayId), usize> = BTreeMap::new();
     for row in rows {
-        let state = row.state();
+        let filtered = filtered.get(&row.key());
+        let state = row.state(filtered);
+        let by = filtered.map(|it| it.by.iter().filter(|name| !name.is_empty()).cloned());
         let target = RolloutTarget {
             event_id: row.event_id,
             gateway_id: row.gateway_id,
@@ -150,6 +188,8 @@ pub fn targets(rows: impl IntoIterator<Item = RolloutRow>) -> Vec<RolloutTarget>
             state,
             reason: row.dead.filter(|_| state == TargetState::Failed),
             acknowledges: row.acknowledges || row.applied_up_to > Sequence::ZERO,
+            filtered_by: by.map(Iterator::collect).unwrap_or_default(),
+            is_behind: row.is_behind,
         };
         let place = (target.event_id.clone(), target.gateway_id);
         match places.get(&place).and_then(|place| targets.get_mut(*place)) {
@@ -169,10 +209,22 @@ pub fn targets(rows: impl IntoIterator<Item = RolloutRow>) -> Vec<RolloutTarget>
     targets
 }
 
+impl RolloutTarget {
+    fn is_awaited(&self) -> bool {
+        self.state != TargetState::Filtered || self.is_behind
+    }
+}
+
 impl Rollout {
     /// The number of targets in a state.
     pub fn count(&self, state: TargetState) -> usize {
         self.targets.iter().filter(|target| target.state == state).count()
+    }
+
+    /// The number of targets that are waited for: without those whose instances filtered the event,
+    /// unless one that is connected has not passed it yet.
+    pub fn awaited(&self) -> usize {
+        self.targets.iter().filter(|target| target.is_awaited()).count()
     }
 
     /// The number of targets that can still come as far as `applied` or, without it, `received`,
@@ -181,6 +233,7 @@ impl Rollout {
         let is_possible = |target: &&RolloutTarget| match target.state {
             TargetState::Applied => true,
             TargetState::Failed => false,
+            _ if !target.is_awaited() => false,
             _ => !applied || target.acknowledges || self.is_reported(&target.event_id),
         };
         self.targets.iter().filter(is_possible).count()
@@ -199,7 +252,8 @@ impl Rollout {
 /// | `unmatched` | it is for no gateway | when it was appended | `no_gateways_matched` |
 /// | `failed` | it was given up at a gateway and not delivered there since | the first of these failures | why the last of them failed |
 /// | `pending` | a gateway has not confirmed it | when the oldest pending delivery was appended | why the last attempt at a pending delivery failed, if one did |
-/// | `delivered` | all gateways have confirmed it | the last confirmation | none |
+/// | `delivered` | all gateways have confirmed it, except those whose instances filtered it | the last confirmation | none |
+/// | `filtered` | the instances of all gateways filtered it | when the last of them did | none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventVerdict {
     /// The state.
@@ -212,6 +266,8 @@ pub struct EventVerdict {
     pub gateways: usize,
     /// How many gateways it is for.
     pub targets: usize,
+    /// At how many of them the instances filtered it.
+    pub filtered: usize,
 }
 
 /// The states of an [`EventVerdict`], by decreasing precedence.
@@ -223,8 +279,10 @@ pub enum EventState {
     Failed,
     /// A gateway has not confirmed it.
     Pending,
-    /// All gateways have confirmed it.
+    /// All gateways have confirmed it, except those whose instances filtered it.
     Delivered,
+    /// The instances of all gateways filtered it.
+    Filtered,
 }
 
 /// What is known about an event at one gateway.
@@ -241,17 +299,19 @@ impl EventHistory {
     pub fn verdict(&self) -> EventVerdict {
         let gateways = self.by_gateway();
         let targets = gateways.len();
+        let of = |state| gateways.values().filter(move |it: &&AtGateway| it.state == state);
+        let filtered = of(DeliveryState::Filtered).count();
         let is = |state, since, reason, gateways| EventVerdict {
             state,
             since,
             reason,
             gateways,
             targets,
+            filtered,
         };
         if targets == 0 {
             return is(EventState::Unmatched, self.appended_at, Some("no_gateways_matched"), 0);
         }
-        let of = |state| gateways.values().filter(move |it: &&AtGateway| it.state == state);
         for (state, word) in [
             (DeliveryState::Failed, EventState::Failed),
             (DeliveryState::Pending, EventState::Pending),
@@ -261,8 +321,13 @@ impl EventHistory {
             let reason = last.and_then(|it| it.reason).map(Reason::as_str);
             return is(word, since, reason, of(state).count());
         }
-        let since = gateways.values().map(|it| it.since).max().unwrap_or(self.appended_at);
-        is(EventState::Delivered, since, None, targets)
+        let (state, word) = if filtered == targets {
+            (DeliveryState::Filtered, EventState::Filtered)
+        } else {
+            (DeliveryState::Delivered, EventState::Delivered)
+        };
+        let since = of(state).map(|it| it.since).max().unwrap_or(self.appended_at);
+        is(word, since, None, of(state).count())
     }
 
     /// The state at each gateway: that of its newest delivery, or delivered if any was.
@@ -274,7 +339,7 @@ impl EventHistory {
             let since = match delivery.state {
                 DeliveryState::Pending => appended_at,
                 DeliveryState::Failed => delivery.last_failure_at.unwrap_or(appended_at),
-                DeliveryState::Delivered => {
+                DeliveryState::Delivered | DeliveryState::Filtered => {
                     delivery.attempts.last().map_or(appended_at, |last| last.finished_at)
                 }
             };
@@ -303,6 +368,7 @@ mod tests {
         RolloutRow {
             event_id: EventId::new("e").unwrap(),
             gateway_id: gateway,
+            gateway: GatewayKey(1),
             gateway_name: "one".to_owned(),
             sequence: Sequence(sequence),
             is_confirmed: false,
@@ -312,7 +378,14 @@ mod tests {
             needs_all: false,
             acknowledges: false,
             is_connected: true,
+            is_behind: false,
+            is_filtered: false,
         }
+    }
+
+    fn states(rows: &[RolloutRow]) -> Vec<(i64, TargetState)> {
+        let targets = targets(rows.to_vec(), &BTreeMap::new()).into_iter();
+        targets.map(|it| (it.sequence.0, it.state)).collect()
     }
 
     #[test]
@@ -321,10 +394,6 @@ mod tests {
         let dead = RolloutRow { dead: Some(Reason::Expired), ..row(one, 1) };
         let applied = RolloutRow { is_applied: true, is_confirmed: true, ..row(one, 2) };
         let received = RolloutRow { is_confirmed: true, ..row(one, 3) };
-        let states = |rows: &[RolloutRow]| {
-            let targets = targets(rows.to_vec()).into_iter();
-            targets.map(|it| (it.sequence.0, it.state)).collect::<Vec<_>>()
-        };
         assert_eq!(states(std::slice::from_ref(&dead)), [(1, TargetState::Failed)]);
         assert_eq!(states(&[dead.clone(), row(one, 4)]), [(4, TargetState::Pending)]);
         assert_eq!(states(&[dead.clone(), applied.clone()]), [(2, TargetState::Applied)]);

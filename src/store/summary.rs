@@ -118,7 +118,17 @@ impl fmt::Display for EventVerdict {
             EventState::Unmatched => write!(f, "unmatched since {at}")?,
             EventState::Failed => write!(f, "failed at {gateways} of {of} since {at}")?,
             EventState::Pending => write!(f, "pending at {gateways} of {of} since {at}")?,
-            EventState::Delivered => return write!(f, "delivered to {of}, the last at {at}"),
+            EventState::Delivered if self.filtered == 0 => {
+                return write!(f, "delivered to {of}, the last at {at}");
+            }
+            EventState::Delivered => {
+                let filtered = self.filtered;
+                return write!(
+                    f,
+                    "delivered to {gateways} of {of}, the last at {at}; filtered by {filtered}"
+                );
+            }
+            EventState::Filtered => return write!(f, "filtered by {of}, the last at {at}"),
         }
         match self.reason {
             Some(reason) => write!(f, ": {}", reason_in_words(reason)),

@@ -97,6 +97,8 @@ macro_rules! conforms {
             one_confirmation_outweighs_the_rejections_of_others
             delivered_means_confirmed_by_any_or_by_all_instances
             what_instances_apply_counts_in_rollouts
+            filtered_is_a_state_unless_an_instance_receives_the_event
+            if_all_must_confirm_those_that_filter_an_event_need_not_apply_it
             a_later_connection_of_an_instance_replaces_the_earlier_one
             a_position_of_its_own_confirms_what_lies_before
             instances_are_limited_forgotten_and_recorded

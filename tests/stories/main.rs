@@ -84,6 +84,7 @@ mod fault_proxy;
 mod faults;
 mod feed;
 mod feed_postgres;
+mod filtered;
 mod health;
 mod hostile;
 mod idempotency;

@@ -10,7 +10,7 @@ use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayId, OrganisationKey, Sequence};
 use gateway_events::store::{
     AuditFilter, BulkJobState, Credentials as _, DeliveryFilter, DeliveryState, EventFilter,
-    GatewayFilter, Health as _, LogSpan, Store,
+    GatewayFilter, Health as _, LogSpan, RolloutOf, Store, TargetState,
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -28,7 +28,7 @@ const MOST: i64 = 20_000;
 
 /// What the tables contain: 200,000 events of the last day, each with a failed attempt, for twenty
 /// gateways in turn. Nine in ten are delivered.
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 11] = [
     "insert into gateways (gateway, id, organisation, name, created_at) overriding system value
      select n, gen_random_uuid(), 1, 'gateway-' || n, now() - interval '2 days'
      from generate_series(1, 20) n",
@@ -48,6 +48,12 @@ const ROWS: [&str; 10] = [
      select o.gateway, o.sequence, o.sequence, 'failed', 'not_connected', '', gen_random_uuid(),
         e.appended_at, e.appended_at
      from events e join outbox o using (event)",
+    // Half of what is delivered was filtered. Each of these ranges may cover the sequences after it.
+    "insert into attempts (gateway, first_sequence, last_sequence, outcome, instance, node, started_at,
+        finished_at)
+     select gateway, sequence, sequence + 1, 'filtered', '', gen_random_uuid(), now(), now()
+     from outbox where sequence % 4 = 1 and sequence < 9000;
+     update events set correlation_id = 'release-7' where event between 90001 and 90100",
     "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
      select gateway, sequence, sequence, 'skipped', now() from outbox where sequence % 10 = 0",
     "insert into cursors (gateway, instance, received, updated_at)
@@ -74,7 +80,7 @@ const ROWS: [&str; 10] = [
 ];
 
 /// The queries.
-const QUERIES: [&str; 14] = [
+const QUERIES: [&str; 15] = [
     "events",
     "events of a gateway",
     "failed deliveries",
@@ -84,6 +90,7 @@ const QUERIES: [&str; 14] = [
     "delivered deliveries",
     "delivered deliveries of a gateway",
     "a gateway's log",
+    "a rollout",
     "audit",
     "connections",
     "gateways",
@@ -121,6 +128,13 @@ async fn asked(store: &dyn Store, of: OrganisationKey, id: GatewayId, query: &st
         "a gateway's log" => {
             let span = LogSpan { after: Sequence(5000), limit: PAGE, max_bytes: usize::MAX };
             store.gateway_log(of, id, span).await.unwrap().unwrap().rows.len()
+        }
+        "a rollout" => {
+            let release = RolloutOf::Correlation("release-7".parse().unwrap());
+            let targets = store.rollout(of, &release).await.unwrap().targets;
+            let filtered = targets.iter().filter(|it| it.state == TargetState::Filtered).count();
+            assert!((20..=80).contains(&filtered), "{filtered} are filtered");
+            targets.len()
         }
         "audit" => {
             let filter = AuditFilter { window, action: None, principal: None, object: None };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{GatewayKey, OrganisationKey, Sequence};
+use gateway_events::store::filtered::{Filtered, InstanceAttempt};
 use gateway_events::store::{
-    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryPage, DeliveryState, Outcome,
-    RedrivenAs, Result, StoreError, SummaryBy, SummaryRow, TimedKey,
+    Attempt, Delivery, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState,
+    Outcome, RedrivenAs, Result, StoreError, SummaryBy, SummaryRow, TimedKey,
 };
 use gateway_events::store::{Attempts, bucket_start};
 
@@ -196,7 +197,7 @@ impl Tables {
             event_type: event.map(|row| row.event.event_type.clone()),
             correlation_id: event.map(|row| row.event.correlation_id.clone()),
             appended_at: event.map(|row| self.again_at(key).unwrap_or(row.appended_at)),
-            state: DeliveryState::of(letter.is_some(), is_confirmed),
+            state: DeliveryState::of(letter.is_some(), is_confirmed, self.filtered(key).as_ref()),
             trimmed: sequence <= row.stream.floor,
             delivered_since: false,
             redriven: letter.is_some_and(|letter| letter.redriven_at.is_some()),
@@ -208,6 +209,24 @@ impl Tables {
             attempt_count: 0,
             attempts: Vec::new(),
         })
+    }
+
+    /// What became of a delivery, if an instance has filtered it.
+    pub(super) fn filtered(&self, key: Key) -> Option<Filtered> {
+        let (gateway, sequence) = key;
+        let covers = |row: &&AttemptRow| {
+            row.gateway == gateway && (row.first..=row.last).contains(&sequence)
+        };
+        let attempts = self.attempts.values().filter(covers).map(|row| InstanceAttempt {
+            key: DeliveryKey { gateway, sequence: Sequence(sequence) },
+            instance: row.instance.clone(),
+            is_current: self
+                .cursors
+                .get(&(gateway, row.instance.clone()))
+                .is_some_and(|cursor| cursor.confirm.is_some()),
+            outcome: row.outcome,
+        });
+        Filtered::of(attempts.collect()).into_values().next()
     }
 
     /// Counts failed attempts per delivery, in buckets that are aligned to the clock. Omits empty

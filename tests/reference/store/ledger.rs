@@ -46,6 +46,8 @@ impl Tables {
             How::Unknown(detail) => (Outcome::Unknown, None, detail),
         };
         let detail = (!detail.is_empty()).then(|| storable(detail).into_owned());
+        let on = ended.connection.and_then(|id| self.connections.get(&id));
+        let instance = on.map_or_else(String::new, |row| row.instance.clone());
         for piece in cut(ended.range) {
             let row = AttemptRow {
                 gateway: ended.gateway,
@@ -55,6 +57,7 @@ impl Tables {
                 reason,
                 detail: detail.clone(),
                 connection: ended.connection,
+                instance: instance.clone(),
                 started_at: ended.started_at,
                 finished_at: ended.finished_at,
             };

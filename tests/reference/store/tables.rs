@@ -211,6 +211,8 @@ pub(super) struct AttemptRow {
     pub(super) reason: Option<Reason>,
     pub(super) detail: Option<String>,
     pub(super) connection: Option<ConnectionId>,
+    /// The instance of the connection.
+    pub(super) instance: String,
     pub(super) started_at: Timestamp,
     pub(super) finished_at: Timestamp,
 }

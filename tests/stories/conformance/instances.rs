@@ -5,10 +5,10 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Epoch, EventId, Reason, Sequence};
 use gateway_events::store::{
-    Confirmation, Conflict, DeliveryState, Gap, GapReason, Gateway, GatewayChange, InstanceInfo,
-    InstanceOutcome, Level, MOST_INSTANCES, NewConnection, OpenInstance, OpenedInstance, Outcome,
-    Record, ResumeFrom, ResyncOutcome, ResyncRequest, RetentionLimits, RolloutOf, Store,
-    StoreError, Target, TargetState, TrimMark, VerdictState,
+    Confirmation, Conflict, DeliveryFilter, DeliveryState, EventState, Gap, GapReason, Gateway,
+    GatewayChange, InstanceInfo, InstanceOutcome, Level, LogSpan, MOST_INSTANCES, NewConnection,
+    OpenInstance, OpenedInstance, Outcome, Record, ResumeFrom, ResyncOutcome, ResyncRequest,
+    RetentionLimits, RolloutOf, Store, StoreError, Target, TargetState, TrimMark, VerdictState,
 };
 
 use super::{Fixture, closed, confirmed, connection, event, ids, keep_all, pass, range};
@@ -77,6 +77,11 @@ impl Fixture<'_> {
 }
 
 impl Instance<'_> {
+    fn filtered(&self, first: i64, last: i64) -> Record {
+        let advance_to = Some(Sequence(last));
+        self.record(InstanceOutcome::Filtered { range: range(first, last), advance_to })
+    }
+
     fn record(&self, outcome: InstanceOutcome) -> Record {
         Record::Instance {
             gateway: self.gateway.key,
@@ -237,7 +242,7 @@ pub(crate) async fn what_an_instance_does_not_want_is_settled_and_does_not_fail(
     fixture.record(vec![filtered(1, 2, Some(2)), filtered(4, 4, None), east.confirmed(3, 3)]).await;
     assert_eq!(fixture.position(&gateway).await, 3);
     fixture.record(vec![east.confirmed(5, 5), east.ended()]).await;
-    let settled = (vec![Outcome::Filtered], DeliveryState::Delivered);
+    let settled = (vec![Outcome::Filtered], DeliveryState::Filtered);
     assert_eq!(fixture.outcomes(&events[0]).await, settled);
     assert_eq!(fixture.outcomes(&events[3]).await, settled);
     assert_eq!(fixture.position(&gateway).await, 5);
@@ -377,6 +382,105 @@ pub(crate) async fn what_instances_apply_counts_in_rollouts(store: &dyn Store) {
     assert_eq!((state(1).await, state(2).await), (TargetState::Received, TargetState::Pending));
     fixture.record(vec![west.acknowledged(Level::Applied, 1, 3), west.confirmed(3, 3)]).await;
     assert_eq!((state(1).await, state(2).await), (TargetState::Applied, TargetState::Applied));
+}
+
+/// The state of an event at its only gateway, which instances filtered it, and whether a wait for it
+/// goes on.
+async fn target(fixture: &Fixture<'_>, event: &EventId) -> (TargetState, Vec<String>, bool) {
+    let of = RolloutOf::Event(event.clone());
+    let rollout = fixture.store.rollout(fixture.organisation, &of).await.unwrap();
+    let is_awaited = rollout.awaited() == 1;
+    let target = rollout.targets.into_iter().next().unwrap();
+    (target.state, target.filtered_by, is_awaited)
+}
+
+pub(crate) async fn filtered_is_a_state_unless_an_instance_receives_the_event(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let events = fixture.events(&gateway, 40).await;
+    let by = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    let west = fixture.open_as(&gateway, "west", Level::Received, ResumeFrom::Server).await;
+    // One range covers all of them, and so moves the position past what the other has not seen.
+    fixture.record(vec![east.filtered(1, 30), east.confirmed(31, 31)]).await;
+    let open = (TargetState::Filtered, by(&["east"]), true);
+    assert_eq!(target(&fixture, &events[0]).await, open, "the other one may receive it");
+    assert_eq!(target(&fixture, &events[29]).await, open);
+    assert_eq!(target(&fixture, &events[30]).await, (TargetState::Applied, Vec::new(), true));
+    let filtered = (vec![Outcome::Filtered], DeliveryState::Filtered);
+    assert_eq!(fixture.outcomes(&events[14]).await, filtered);
+    fixture.record(vec![west.confirmed(1, 9), west.filtered(10, 20), west.confirmed(21, 22)]).await;
+    let received = (TargetState::Received, by(&["east"]), true);
+    assert_eq!(target(&fixture, &events[0]).await, received);
+    assert_eq!(target(&fixture, &events[21]).await, received);
+    let both = (vec![Outcome::Filtered, Outcome::Received], DeliveryState::Delivered);
+    assert_eq!(fixture.outcomes(&events[8]).await, both);
+    // The position had passed it, so the second filter leaves no attempt.
+    let closed = (TargetState::Filtered, by(&["east"]), false);
+    assert_eq!(target(&fixture, &events[9]).await, closed);
+    assert_eq!(fixture.outcomes(&events[19]).await, filtered);
+    fixture.record(vec![west.acknowledged(Level::Applied, 1, 3)]).await;
+    assert_eq!(target(&fixture, &events[2]).await.0, TargetState::Applied);
+    assert_eq!(target(&fixture, &events[3]).await.0, TargetState::Received);
+    // Who is not connected is not waited for.
+    assert!(target(&fixture, &events[28]).await.2);
+    fixture.record(vec![west.ended()]).await;
+    assert_eq!(target(&fixture, &events[28]).await, closed);
+    let verdict = |id| async move {
+        let history = store.event_history(fixture.organisation, id).await.unwrap().unwrap();
+        let verdict = history.verdict();
+        (verdict.state, verdict.gateways, verdict.targets, verdict.filtered)
+    };
+    assert_eq!(verdict(&events[0]).await, (EventState::Delivered, 1, 1, 0));
+    assert_eq!(verdict(&events[28]).await, (EventState::Filtered, 1, 1, 1));
+    assert_eq!(verdict(&events[35]).await, (EventState::Pending, 1, 1, 0));
+    // The lists agree.
+    let all = DeliveryFilter::default();
+    let of = fixture.organisation;
+    for (state, count) in [(DeliveryState::Delivered, 12), (DeliveryState::Pending, 9)] {
+        let rows = store.deliveries_in_state(of, &all, state, None, 100).await.unwrap().rows;
+        assert_eq!(rows.len(), count, "{state:?}");
+        assert!(rows.iter().all(|row| row.state == state));
+    }
+    let span = LogSpan { after: Sequence(9), limit: 30, max_bytes: usize::MAX };
+    let log = store.gateway_log(of, gateway.id, span).await.unwrap().unwrap().rows;
+    let count = log.iter().filter(|row| row.state == DeliveryState::Filtered).count();
+    assert_eq!(count, 19);
+}
+
+pub(crate) async fn if_all_must_confirm_those_that_filter_an_event_need_not_apply_it(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.must_all_confirm(&gateway, Confirmation::All).await;
+    let events = fixture.events(&gateway, 4).await;
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    let west = fixture.open_as(&gateway, "west", Level::Received, ResumeFrom::Server).await;
+    let north = fixture.open_as(&gateway, "north", Level::Received, ResumeFrom::Server).await;
+    let state = async |nth: usize| target(&fixture, &events[nth]).await.0;
+    fixture.record(vec![east.filtered(1, 2), west.confirmed(1, 1)]).await;
+    assert_eq!(state(0).await, TargetState::Pending, "one has not passed it");
+    fixture.record(vec![north.filtered(1, 2)]).await;
+    assert_eq!(state(0).await, TargetState::Received);
+    // Of three instances, two have filtered it, and the third one has applied it.
+    fixture.record(vec![west.acknowledged(Level::Applied, 1, 1)]).await;
+    assert_eq!(state(0).await, TargetState::Applied);
+    assert_eq!(state(1).await, TargetState::Pending);
+    fixture.record(vec![west.filtered(2, 2)]).await;
+    let names: Vec<String> = ["east", "north", "west"].map(str::to_owned).to_vec();
+    assert_eq!(target(&fixture, &events[1]).await, (TargetState::Filtered, names, false));
+    // Two receive the next one, and one of them applies it.
+    fixture.record(vec![east.confirmed(3, 3), west.confirmed(3, 3), north.filtered(3, 3)]).await;
+    assert_eq!(state(2).await, TargetState::Received);
+    fixture.record(vec![west.acknowledged(Level::Applied, 3, 3)]).await;
+    assert_eq!(state(2).await, TargetState::Applied);
+    // Without a filter, nothing has changed.
+    fixture.record(vec![east.confirmed(4, 4), west.confirmed(4, 4), north.confirmed(4, 4)]).await;
+    assert_eq!(state(3).await, TargetState::Received);
+    // An instance that joins later was never for it.
+    fixture.open_as(&gateway, "south", Level::Received, ResumeFrom::Server).await;
+    assert_eq!(state(1).await, TargetState::Filtered);
 }
 
 pub(crate) async fn a_later_connection_of_an_instance_replaces_the_earlier_one(store: &dyn Store) {

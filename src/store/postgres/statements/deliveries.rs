@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
 };
+use crate::store::filtered::InstanceAttempt;
 use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// A page of failed attempts.
@@ -253,7 +254,20 @@ impl DeliveryStatements for Connection {
                 coalesce(d.last_sequence >= w.sequence, false) as "dead!: bool",
                 coalesce(d.last_sequence >= w.sequence and d.redriven_at is not null, false) as "redriven!: bool",
                 case when d.last_sequence >= w.sequence
-                    then d.redriven_first + w.sequence - d.first_sequence end as "redriven_as?: i64"
+                    then d.redriven_first + w.sequence - d.first_sequence end as "redriven_as?: i64",
+                coalesce((
+                    select true from (
+                        select 1 from attempts a
+                        where a.gateway = w.gateway and a.first_sequence = w.sequence
+                            and a.outcome = 'filtered'
+                        union all
+                        select 1 from attempts a
+                        where a.gateway = w.gateway
+                            and a.first_sequence between w.sequence - 999 and w.sequence - 1
+                            and a.last_sequence >= w.sequence and a.last_sequence > a.first_sequence
+                            and a.outcome = 'filtered'
+                    ) f limit 1
+                ), false) as "filtered!: bool"
             from unnest($1::bigint[], $2::bigint[]) with ordinality as w (gateway, sequence, nth)
             join gateways g on g.gateway = w.gateway
             join streams s on s.gateway = w.gateway
@@ -311,6 +325,42 @@ impl DeliveryStatements for Connection {
         )
         .fetch_all(self)
         .await?)
+    }
+
+    async fn outcomes_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<InstanceAttempt>> {
+        let rows = query!(
+            r#"
+            select w.gateway as "gateway!: i64", w.sequence as "sequence!: i64",
+                a.instance as "instance!: String", a.outcome as "outcome!: Outcome",
+                coalesce((
+                    select u.confirm is not null from cursors u
+                    where u.gateway = w.gateway and u.instance = a.instance
+                ), false) as "is_current!: bool"
+            from (select distinct * from unnest($1::bigint[], $2::bigint[]) as k (gateway, sequence)) w
+            cross join lateral (
+                select distinct instance, outcome from (
+                    select instance, outcome from attempts
+                    where gateway = w.gateway and first_sequence = w.sequence
+                    union all
+                    select instance, outcome from attempts
+                    where gateway = w.gateway and first_sequence between w.sequence - 999 and w.sequence - 1
+                        and last_sequence >= w.sequence and last_sequence > first_sequence
+                ) covering
+                where outcome in ('received', 'applied', 'snapshot', 'filtered')
+            ) a
+            "#,
+            &column(keys, |key| key.gateway.0),
+            &column(keys, |key| key.sequence.0)
+        )
+        .fetch_all(self)
+        .await?;
+        let attempts = rows.into_iter().map(|row| InstanceAttempt {
+            key: DeliveryKey::new(row.gateway, row.sequence),
+            instance: row.instance,
+            is_current: row.is_current,
+            outcome: row.outcome,
+        });
+        Ok(attempts.collect())
     }
 
     async fn failures_by_range(

@@ -2,7 +2,7 @@
 
 use super::super::sql::dialect::RolloutStatements;
 use super::{Connection, query_as};
-use crate::event::{EventId, GatewayId, Reason, Sequence};
+use crate::event::{EventId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::Result;
 use crate::store::rollout::RolloutRow;
 
@@ -20,6 +20,7 @@ impl RolloutStatements for Connection {
                 limit $2
             )
             select e.id as "event_id!: EventId", g.id as "gateway_id!: GatewayId",
+                g.gateway as "gateway!: GatewayKey",
                 g.name as "gateway_name!: String", d.sequence as "sequence!: Sequence",
                 d.sequence <= coalesce(
                     (select received from cursors c where c.gateway = d.gateway and c.instance = ''),
@@ -45,7 +46,27 @@ impl RolloutStatements for Connection {
                 ) as "acknowledges!: bool",
                 exists (
                     select 1 from connections n where n.gateway = d.gateway and n.closed_at is null
-                ) as "is_connected!: bool"
+                ) as "is_connected!: bool",
+                exists (
+                    select 1 from connections n
+                    join cursors u on u.gateway = n.gateway
+                        and u.instance = coalesce(nullif(n.instance, ''), cast(n.id as text))
+                    where n.gateway = d.gateway and n.closed_at is null
+                        and case when u.confirm = 'applied' then u.applied_up_to else u.received end < d.sequence
+                ) as "is_behind!: bool",
+                coalesce((
+                    select true from (
+                        select 1 from attempts a
+                        where a.gateway = d.gateway and a.first_sequence = d.sequence
+                            and a.outcome = 'filtered'
+                        union all
+                        select 1 from attempts a
+                        where a.gateway = d.gateway
+                            and a.first_sequence between d.sequence - 999 and d.sequence - 1
+                            and a.last_sequence >= d.sequence and a.last_sequence > a.first_sequence
+                            and a.outcome = 'filtered'
+                    ) f limit 1
+                ), false) as "is_filtered!: bool"
             from deliveries d
             join events e on e.event = d.event
             join gateways g on g.gateway = d.gateway

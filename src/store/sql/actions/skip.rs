@@ -78,7 +78,7 @@ async fn is_skipped(conn: &mut Connection, gateway: &Gateway, sequence: Sequence
     match standing.delivery.state {
         DeliveryState::Pending if sequence > gateway.floor => Ok(false),
         DeliveryState::Pending => Err(MISSING),
-        DeliveryState::Delivered | DeliveryState::Failed => {
+        DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Failed => {
             Err(Conflict::Delivered(sequence).into())
         }
     }

@@ -1,10 +1,11 @@
 //! Deliveries with their states and attempts, for known keys.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::super::dialect::{Connection, DeliveryStatements};
 
 use crate::event::Sequence;
+use crate::store::filtered::Filtered;
 use crate::store::ledger::Attempts;
 use crate::store::{Attempt, Delivery, DeliveryKey, DeliveryState, RedrivenAs, Result};
 
@@ -80,10 +81,22 @@ pub(crate) async fn standings(
     keys: &[DeliveryKey],
 ) -> Result<Vec<Standing>> {
     let rows = conn.standings(keys).await?;
+    let filtered: Vec<DeliveryKey> = rows
+        .iter()
+        .filter(|row| row.filtered && !row.dead && row.sequence <= row.confirmed)
+        .map(|row| DeliveryKey::new(row.gateway, row.sequence))
+        .collect();
+    let filtered = if filtered.is_empty() {
+        BTreeMap::new()
+    } else {
+        Filtered::of(conn.outcomes_at(&filtered).await?)
+    };
     Ok(rows
         .into_iter()
         .map(|row| {
-            let state = DeliveryState::of(row.dead, row.sequence <= row.confirmed);
+            let key = DeliveryKey::new(row.gateway, row.sequence);
+            let is_confirmed = row.sequence <= row.confirmed;
+            let state = DeliveryState::of(row.dead, is_confirmed, filtered.get(&key));
             let delivery = Delivery {
                 gateway_id: row.gateway_id,
                 gateway_name: row.gateway_name,
@@ -104,7 +117,6 @@ pub(crate) async fn standings(
                 attempt_count: 0,
                 attempts: Vec::new(),
             };
-            let key = DeliveryKey::new(row.gateway, row.sequence);
             let is_gateway_deleted = row.gateway_deleted;
             let redriven_as = row.redriven_as.map(Sequence);
             Standing { key, delivery, is_gateway_deleted, redriven_as }

@@ -4,6 +4,7 @@ use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason,
 };
+use crate::store::filtered::InstanceAttempt;
 use crate::store::{DeliveryFilter, DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// Queries of deliveries and of failed attempts.
@@ -52,6 +53,8 @@ pub(crate) trait DeliveryStatements {
     /// The newest hundred attempts at each of these deliveries, oldest first, each with
     /// aggregates over all attempts at its delivery.
     async fn attempts_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<AttemptRow>>;
+    /// The outcomes of each instance at each of these deliveries, without failed and unknown ones.
+    async fn outcomes_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<InstanceAttempt>>;
     /// Failed attempts per bucket and key, in deliveries. By type, all have the key `""`.
     async fn failures_by_range(
         &mut self,
@@ -100,6 +103,7 @@ pub(crate) struct AttemptRow {
 }
 
 /// The columns that a delivery's state is derived from.
+#[expect(clippy::struct_excessive_bools, reason = "columns of a row")]
 pub(crate) struct StandingRow {
     pub(crate) gateway: i64,
     pub(crate) sequence: i64,
@@ -115,6 +119,8 @@ pub(crate) struct StandingRow {
     pub(crate) dead: bool,
     pub(crate) redriven: bool,
     pub(crate) redriven_as: Option<i64>,
+    /// Whether an instance has filtered it.
+    pub(crate) filtered: bool,
 }
 
 /// A delivery at its newest failure that matches.

@@ -1,9 +1,12 @@
 //! Rollouts of events, on one snapshot.
 
-use super::super::dialect::{Connection, RolloutStatements, query_as};
+use std::collections::BTreeMap;
+
+use super::super::dialect::{Connection, DeliveryStatements, RolloutStatements, query_as};
 use crate::event::{EventId, EventType, OrganisationKey};
-use crate::store::rollout::{self, MOST_DELIVERIES, MOST_EVENTS, is_reported};
-use crate::store::{Result, Rollout, RolloutEvent, RolloutOf};
+use crate::store::filtered::Filtered;
+use crate::store::rollout::{self, MOST_DELIVERIES, MOST_EVENTS, RolloutRow, is_reported};
+use crate::store::{DeliveryKey, Result, Rollout, RolloutEvent, RolloutOf};
 
 /// An event of the rollout.
 struct Row {
@@ -28,6 +31,13 @@ pub(crate) async fn rollout(
         if keys.is_empty() { Vec::new() } else { conn.rollout_rows(&keys, limit).await? };
     more |= deliveries.len() > MOST_DELIVERIES;
     deliveries.truncate(MOST_DELIVERIES);
+    let filtered: Vec<DeliveryKey> =
+        deliveries.iter().filter(|row| row.is_filtered).map(RolloutRow::key).collect();
+    let filtered = if filtered.is_empty() {
+        BTreeMap::new()
+    } else {
+        Filtered::of(conn.outcomes_at(&filtered).await?)
+    };
     let events = rows.into_iter().map(|row| RolloutEvent {
         is_reported: is_reported(
             &row.event_type,
@@ -37,7 +47,8 @@ pub(crate) async fn rollout(
         id: row.id,
         event_type: row.event_type,
     });
-    Ok(Rollout { events: events.collect(), targets: rollout::targets(deliveries), more })
+    let targets = rollout::targets(deliveries, &filtered);
+    Ok(Rollout { events: events.collect(), targets, more })
 }
 
 /// The events, one more than a rollout may have.

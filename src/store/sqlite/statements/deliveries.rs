@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
 };
+use crate::store::filtered::InstanceAttempt;
 use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// A page of failed attempts along one index. It has one upper bound: with two, the planner could
@@ -284,7 +285,16 @@ impl DeliveryStatements for Connection {
                 (select case when d.last_sequence >= w.sequence
                         then d.redriven_first + w.sequence - d.first_sequence end from dead_letters d
                  where d.gateway = w.gateway and d.first_sequence <= w.sequence
-                 order by d.first_sequence desc limit 1) as "redriven_as?: i64"
+                 order by d.first_sequence desc limit 1) as "redriven_as?: i64",
+                case when exists (
+                    select 1 from attempts a indexed by attempts_by_sequence
+                    where a.gateway = w.gateway and a.first_sequence = w.sequence and a.outcome = 'filtered'
+                ) or exists (
+                    select 1 from attempts a indexed by attempts_ranges
+                    where a.gateway = w.gateway and a.first_sequence between w.sequence - 999 and w.sequence
+                        and a.last_sequence >= w.sequence and a.last_sequence > a.first_sequence
+                        and a.outcome = 'filtered'
+                ) then true else false end as "filtered!: bool"
             from wanted w
             cross join gateways g on g.gateway = w.gateway
             cross join streams s on s.gateway = w.gateway
@@ -345,6 +355,47 @@ impl DeliveryStatements for Connection {
         )
         .fetch_all(self)
         .await?)
+    }
+
+    async fn outcomes_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<InstanceAttempt>> {
+        let keys = pairs(keys)?;
+        let rows = query!(
+            r#"
+            with wanted as materialized (
+                select distinct value ->> 0 as gateway, value ->> 1 as sequence from json_each($1)
+            ),
+            outcomes as materialized (
+                select distinct w.gateway, w.sequence, a.instance, a.outcome
+                from wanted w
+                cross join attempts a on a.attempt in (
+                    select x.attempt from attempts x indexed by attempts_by_sequence
+                    where x.gateway = w.gateway and x.first_sequence = w.sequence
+                    union
+                    select x.attempt from attempts x indexed by attempts_ranges
+                    where x.gateway = w.gateway and x.first_sequence between w.sequence - 999 and w.sequence
+                      and x.last_sequence >= w.sequence and x.last_sequence > x.first_sequence
+                )
+                where a.outcome in ('received', 'applied', 'snapshot', 'filtered')
+            )
+            select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64",
+                o.instance as "instance!: String", o.outcome as "outcome!: Outcome",
+                exists (
+                    select 1 from cursors u
+                    where u.gateway = o.gateway and u.instance = o.instance and u.confirm is not null
+                ) as "is_current!: bool"
+            from outcomes o
+            "#,
+            keys
+        )
+        .fetch_all(self)
+        .await?;
+        let attempts = rows.into_iter().map(|row| InstanceAttempt {
+            key: DeliveryKey::new(row.gateway, row.sequence),
+            instance: row.instance,
+            is_current: row.is_current,
+            outcome: row.outcome,
+        });
+        Ok(attempts.collect())
     }
 
     async fn failures_by_range(
@@ -459,14 +510,20 @@ mod tests {
         (scratch, conn)
     }
 
-    /// What SQLite's machine does for a page out of the middle of the window.
-    async fn steps(conn: &mut Connection, failures: i64, matching: &Matching) -> usize {
+    /// Counts what SQLite's machine does from here on.
+    async fn counted(conn: &mut Connection) -> Arc<AtomicUsize> {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
         conn.lock_handle().await.unwrap().set_progress_handler(STEP, move || {
             counted.fetch_add(1, Ordering::Relaxed);
             true
         });
+        count
+    }
+
+    /// What SQLite's machine does for a page out of the middle of the window.
+    async fn steps(conn: &mut Connection, failures: i64, matching: &Matching) -> usize {
+        let count = counted(conn).await;
         let before = TimedKey { at: Timestamp::from_micros(failures), key: i64::MAX };
         let page = conn.failed_attempts(matching, i64::MAX, before, 100).await.unwrap();
         assert_eq!(page.len(), 100);
@@ -493,5 +550,38 @@ mod tests {
             let many = steps(&mut long, 30_000, &matching).await;
             assert!(many <= few + few / 4, "{gateway:?}, {reason:?}: {few} grew to {many}");
         }
+    }
+
+    /// What it costs to find out which of the last hundred deliveries of a log were filtered. Its
+    /// attempts cover two sequences each, and every other one is a filter.
+    async fn steps_of_filters(attempts: i64) -> usize {
+        let (_scratch, mut conn) = filled(1).await;
+        sqlx::query(
+            "with recursive n(i) as (select 0 union all select i + 1 from n where i < $1 - 1)
+             insert into attempts (gateway, first_sequence, last_sequence, outcome, instance, node,
+                 started_at, finished_at)
+             select 1, 2 * i + 1, 2 * i + 2, iif(i % 2, 'filtered', 'received'), '', '', i, i from n",
+        )
+        .bind(attempts)
+        .execute(&mut conn)
+        .await
+        .unwrap();
+        let keys: Vec<DeliveryKey> =
+            (2 * attempts - 99..=2 * attempts).map(|it| DeliveryKey::new(1, it)).collect();
+        let count = counted(&mut conn).await;
+        let standings = conn.standings(&keys).await.unwrap();
+        let outcomes = conn.outcomes_at(&keys).await.unwrap();
+        conn.lock_handle().await.unwrap().remove_progress_handler();
+        assert_eq!(standings.iter().filter(|row| row.filtered).count(), 50);
+        let filtered = outcomes.iter().filter(|it| it.outcome == Outcome::Filtered).count();
+        assert_eq!((outcomes.len(), filtered), (100, 50));
+        count.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn what_was_filtered_costs_the_same_however_long_the_log_is() {
+        let few = steps_of_filters(1_000).await;
+        let many = steps_of_filters(30_000).await;
+        assert!(many <= few + few / 4, "{few} grew to {many}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::sql::dialect::RolloutStatements;
 use super::{Connection, json, query_as};
-use crate::event::{EventId, GatewayId, Reason, Sequence};
+use crate::event::{EventId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::Result;
 use crate::store::rollout::RolloutRow;
 
@@ -21,6 +21,7 @@ impl RolloutStatements for Connection {
                 limit $2
             )
             select e.id as "event_id!: EventId", g.id as "gateway_id!: GatewayId",
+                g.gateway as "gateway!: GatewayKey",
                 g.name as "gateway_name!: String", d.sequence as "sequence!: Sequence",
                 d.sequence <= coalesce(
                     (select received from cursors c where c.gateway = d.gateway and c.instance = ''),
@@ -46,7 +47,23 @@ impl RolloutStatements for Connection {
                 ) as "acknowledges!: bool",
                 exists (
                     select 1 from connections n where n.gateway = d.gateway and n.closed_at is null
-                ) as "is_connected!: bool"
+                ) as "is_connected!: bool",
+                exists (
+                    select 1 from connections n
+                    cross join cursors u on u.gateway = n.gateway
+                        and u.instance = coalesce(nullif(n.instance, ''), cast(n.id as text))
+                    where n.gateway = d.gateway and n.closed_at is null
+                        and case when u.confirm = 'applied' then u.applied_up_to else u.received end < d.sequence
+                ) as "is_behind!: bool",
+                case when exists (
+                    select 1 from attempts a indexed by attempts_by_sequence
+                    where a.gateway = d.gateway and a.first_sequence = d.sequence and a.outcome = 'filtered'
+                ) or exists (
+                    select 1 from attempts a indexed by attempts_ranges
+                    where a.gateway = d.gateway and a.first_sequence between d.sequence - 999 and d.sequence
+                        and a.last_sequence >= d.sequence and a.last_sequence > a.first_sequence
+                        and a.outcome = 'filtered'
+                ) then true else false end as "is_filtered!: bool"
             from deliveries d
             cross join events e on e.event = d.event
             cross join gateways g on g.gateway = d.gateway
