@@ -8,6 +8,7 @@
 //! the event is kept here and tried again until the product is back: nothing is counted, and no event
 //! is given up because of a restart.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::client::reliable::{
     DeliveryGap, EventFrame, Handler, NackCode, Notice, Outcome, SnapshotError,
 };
+use crate::event::Sequence;
 
 mod delivery;
 pub mod exec;
@@ -71,8 +73,25 @@ pub struct Agent {
     target: Target,
     on_gap: OnGap,
     retries: Backoff,
+    retried: Mutex<Retried>,
     stop: CancellationToken,
     gap: CancellationToken,
+}
+
+/// The event that was tried last, and how many times in succession it is to be tried again. The
+/// service's count of attempts includes those at which an event before it was to be tried again.
+#[derive(Debug, Default)]
+struct Retried {
+    sequence: Sequence,
+    times: u32,
+}
+
+impl Retried {
+    fn again(&mut self, sequence: Sequence) -> u32 {
+        let times = if self.sequence == sequence { self.times.saturating_add(1) } else { 1 };
+        *self = Self { sequence, times };
+        times
+    }
 }
 
 impl Agent {
@@ -86,7 +105,8 @@ impl Agent {
         stop: CancellationToken,
         gap: CancellationToken,
     ) -> Self {
-        Self { target, on_gap, retries: Backoff::new(retry_delay, LONGEST_PAUSE), stop, gap }
+        let retries = Backoff::new(retry_delay, LONGEST_PAUSE);
+        Self { target, on_gap, retries, retried: Mutex::default(), stop, gap }
     }
 
     /// Hands an event over until the product is available; an error if the agent is stopped first.
@@ -113,10 +133,11 @@ impl Agent {
     }
 
     /// The pause before the next attempt at an event.
-    fn pause(&self, requested: Option<Duration>, attempt: u32) -> Duration {
+    fn pause(&self, requested: Option<Duration>, sequence: Sequence) -> Duration {
+        let times = self.retried.lock().unwrap_or_else(PoisonError::into_inner).again(sequence);
         match requested {
             Some(pause) => pause.min(LONGEST_REQUESTED_PAUSE),
-            None => self.retries.pause(attempt, fastrand::f64()),
+            None => self.retries.pause(times, fastrand::f64()),
         }
     }
 }
@@ -134,7 +155,7 @@ impl Handler for Agent {
             (event.event_id.as_str(), event.event_type.as_str(), event.sequence.0);
         match reply {
             Reply::Retry { after, code, detail } => {
-                let after = self.pause(after, event.attempt);
+                let after = self.pause(after, event.sequence);
                 tracing::warn!(
                     event = id,
                     r#type = kind,

@@ -174,3 +174,9 @@ fn why(delivery: &Value) -> (&str, &str) {
     let last = delivery["attempts"].as_array().and_then(|all| all.last()).expect("an attempt");
     (last["reason"].as_str().unwrap_or_default(), last["detail"].as_str().unwrap_or_default())
 }
+
+/// How many attempts at a delivery have failed for a reason.
+fn attempts(delivery: &Value, reason: &str) -> usize {
+    let all = delivery["attempts"].as_array().expect("a list").iter();
+    all.filter(|attempt| attempt["reason"] == reason).count()
+}

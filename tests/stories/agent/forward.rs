@@ -19,7 +19,7 @@ async fn each_status_has_its_outcome(on: On) {
     let product = Product::start(move |request| {
         let deployment: Value = serde_json::from_str(&request.body).expect("JSON");
         let kind = deployment["deploymentId"].as_str().expect("an id").to_owned();
-        match (kind.as_str(), request.attempt()) {
+        match (kind.as_str(), request.times) {
             ("created", _) => status(201, "", "{}"),
             ("empty", _) => status(204, "", ""),
             ("broken", _) => status(500, "", "{\"error\":\n\"no \u{1b}disk\"}"),
@@ -49,8 +49,7 @@ async fn each_status_has_its_outcome(on: On) {
             ("apply_failed", "status 307: redirects are not followed"),
         ]
     );
-    let received: Vec<_> =
-        product.requests().iter().map(|it| (it.sequence(), it.attempt())).collect();
+    let received: Vec<_> = product.requests().iter().map(|it| (it.sequence(), it.times)).collect();
     let expected = [
         (1, 1),
         (2, 1),

@@ -19,7 +19,7 @@ async fn a_product_that_is_away_is_awaited_without_a_failed_attempt() {
     agent.logged("the product is not available").await;
     let product = Product::start_at(address, |_| status(200, "", "")).await;
     let received = product.requested(2).await;
-    let received: Vec<_> = received.iter().map(|it| (it.sequence(), it.attempt())).collect();
+    let received: Vec<_> = received.iter().map(|it| (it.sequence(), it.times)).collect();
     assert_eq!(received, [(2, 1), (3, 1)]);
     confirmed(&service, &id, 3).await;
     failures(&service, &id, 0).await;
@@ -31,7 +31,7 @@ async fn a_response_that_does_not_come_or_breaks_off_is_retried() {
     let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, &["d-1", "d-2", "d-3", "d-4"]).await;
-    let product = Product::start(|request| match (request.sequence(), request.attempt()) {
+    let product = Product::start(|request| match (request.sequence(), request.times) {
         (1, 1) | (4, _) => Answer::Never,
         (2, 1) => Answer::Close,
         (3, 1) => Answer::Text("HTTP/1.1 banana\r\n\r\n".to_owned()),
@@ -43,8 +43,7 @@ async fn a_response_that_does_not_come_or_breaks_off_is_retried() {
     let failed = failures(&service, &id, 1).await;
     assert_eq!(failed[0]["sequence"], 4);
     assert_eq!(why(&failed[0]), ("timeout", "no response within 2 s"));
-    let received: Vec<_> =
-        product.requests().iter().map(|it| (it.sequence(), it.attempt())).collect();
+    let received: Vec<_> = product.requests().iter().map(|it| (it.sequence(), it.times)).collect();
     assert_eq!(received, [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2), (4, 1), (4, 2), (4, 3)]);
     agent.stop().await;
 }

@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use super::{
-    Agent, confirmed, failures, is_running, program, publish, signal_process, until, why, written,
+    Agent, attempts, confirmed, failures, is_running, program, publish, signal_process, until, why,
+    written,
 };
 use crate::support::Service;
 
@@ -33,7 +34,7 @@ async fn a_program_that_hangs_is_ended_with_its_children() {
     confirmed(&service, &id, 2).await;
     let failed = failures(&service, &id, 1).await;
     assert_eq!(why(&failed[0]), ("timeout", "did not end within 3 s: working"));
-    assert_eq!(failed[0]["attempts"].as_array().map(Vec::len), Some(2));
+    assert_eq!(attempts(&failed[0], "timeout"), 2);
     for list in ["leaders", "children"] {
         let pids = fs::read_to_string(service.directory().join(list)).expect("written");
         assert_eq!(pids.lines().count(), 2, "{list}: {pids}");
@@ -125,5 +126,18 @@ async fn a_program_that_disappears_is_awaited_without_a_failed_attempt() {
     let journal = written(&service.directory().join("journal"), "3").await;
     assert_eq!(journal, "1 1\n2 1\n3 1\n");
     failures(&service, &id, 0).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_may_take_longer_than_the_confirmation_timeout() {
+    let service = Service::start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "17s")]).await;
+    let (id, key) = service.gateway("one").await;
+    let slow = program(&service, "slow", "echo begin >>journal; sleep 19; echo end >>journal");
+    let agent = Agent::start(&service, &key, &["--exec", &slow]);
+    publish(&service, &id, &["d-1"]).await;
+    confirmed(&service, &id, 1).await;
+    let journal = fs::read_to_string(service.directory().join("journal")).expect("written");
+    assert_eq!(journal, "begin\nend\n", "it was given once");
     agent.stop().await;
 }

@@ -19,8 +19,8 @@ const ROUNDS: i64 = 4;
 const PER_ROUND: i64 = 30;
 /// Every tenth event is refused at first, which is no success.
 const RECORD: &str = r#"
-case $GATEWAY_EVENTS_SEQUENCE.$GATEWAY_EVENTS_ATTEMPT in
-*0.1) exit 75 ;;
+case $GATEWAY_EVENTS_SEQUENCE in
+*0) [ -e "$GATEWAY_EVENTS_SEQUENCE.refused" ] || { touch "$GATEWAY_EVENTS_SEQUENCE.refused"; exit 75; } ;;
 esac
 echo "$GATEWAY_EVENTS_SEQUENCE" >>journal"#;
 
@@ -39,13 +39,13 @@ impl Successes for PathBuf {
 impl Successes for Product {
     fn list(&self) -> Vec<i64> {
         let requests = self.requests();
-        let successes = requests.iter().filter(|it| !is_refused(it.sequence(), it.attempt()));
+        let successes = requests.iter().filter(|it| !is_refused(it.sequence(), it.times));
         successes.map(super::product::Request::sequence).collect()
     }
 }
 
-fn is_refused(sequence: i64, attempt: u32) -> bool {
-    sequence % 10 == 0 && attempt == 1
+fn is_refused(sequence: i64, times: usize) -> bool {
+    sequence % 10 == 0 && times == 1
 }
 
 async fn with_a_program(on: On) {
@@ -58,7 +58,7 @@ async fn with_a_program(on: On) {
 async fn with_an_address(on: On) {
     let service = started(&on).await;
     let product = Product::start(|request| {
-        let is_refused = is_refused(request.sequence(), request.attempt());
+        let is_refused = is_refused(request.sequence(), request.times);
         status(if is_refused { 503 } else { 200 }, "", "")
     })
     .await;

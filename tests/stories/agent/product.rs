@@ -15,6 +15,8 @@ pub(super) struct Request {
     pub(super) head: String,
     pub(super) headers: BTreeMap<String, String>,
     pub(super) body: String,
+    /// How many times this event has been posted, this time included.
+    pub(super) times: usize,
 }
 
 impl Request {
@@ -24,10 +26,6 @@ impl Request {
 
     pub(super) fn sequence(&self) -> i64 {
         self.header("ce-sequence").parse().expect("a sequence")
-    }
-
-    pub(super) fn attempt(&self) -> u32 {
-        self.header("ce-attempt").parse().expect("an attempt")
     }
 }
 
@@ -103,9 +101,15 @@ async fn serve(
     seen: &Mutex<Vec<Request>>,
     answer: &(impl Fn(&Request) -> Answer + Sync),
 ) -> Option<()> {
-    let request = read(&mut stream).await?;
-    let answer = answer(&request);
-    seen.lock().expect("no panic").push(request);
+    let mut request = read(&mut stream).await?;
+    let answer = {
+        let mut seen = seen.lock().expect("no panic");
+        let sequence = request.sequence();
+        request.times += seen.iter().filter(|it| it.sequence() == sequence).count();
+        let answer = answer(&request);
+        seen.push(request);
+        answer
+    };
     match answer {
         Answer::Text(text) => stream.write_all(text.as_bytes()).await.ok()?,
         Answer::Endless(code) => {
@@ -149,5 +153,5 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
         }
     }
     let body = String::from_utf8(bytes[end + 4..].to_vec()).expect("text");
-    Some(Request { head: head.to_owned(), headers, body })
+    Some(Request { head: head.to_owned(), headers, body, times: 1 })
 }
