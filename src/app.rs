@@ -105,7 +105,7 @@ pub async fn serve(
     let config = Arc::new(config);
     create_data_dir(&config.data_dir)?;
     files::warn_if_writable(&config.data_dir, "the data directory");
-    let recorder = telemetry::start_metrics()?;
+    let recorder = telemetry::start_metrics(crate::metric::CATALOGUE)?;
     metrics::create();
     let certificates = certificates(&config)?.map(Arc::new);
     let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;

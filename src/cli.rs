@@ -5,6 +5,7 @@
 pub(crate) use gateway_events::command::{access, formats, interrupt, output};
 use gateway_events::command::{colour, confirm, service, table, time};
 
+pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod context;
@@ -28,6 +29,7 @@ pub(crate) mod serve;
 pub(crate) mod stats;
 pub(crate) mod tail;
 pub(crate) mod token;
+mod transport;
 pub(crate) mod verify;
 pub(crate) mod watch;
 pub(crate) mod why;

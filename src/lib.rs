@@ -3,6 +3,7 @@
 //! a crash and a shutdown through them.
 
 pub mod admission;
+pub mod agent;
 pub mod api;
 pub mod app;
 pub mod backoff;

@@ -13,9 +13,9 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, audit, config, context, delivery, demo, doctor, event, event_type,
-    formats::Format, gateway, health, inbox, job, listen, man, migrate, node, openapi, rollout,
-    serve, stats, tail, token, verify, watch, why,
+    access::ClientOptions, agent, audit, config, context, delivery, demo, doctor, event,
+    event_type, formats::Format, gateway, health, inbox, job, listen, man, migrate, node, openapi,
+    rollout, serve, stats, tail, token, verify, watch, why,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -86,6 +86,12 @@ enum Command {
     Tail(tail::Args),
     /// Show a gateway's events as they arrive: watch its log, or connect in its place
     Listen(listen::Args),
+    /// Make a product a gateway without code: run a program for each event, or post it to an address
+    ///
+    /// Connects in reliable mode with the gateway's key, hands over one event at a time, in order, and
+    /// confirms it when the product has applied it: by exit status 0 or a response with status 2xx. Exit
+    /// status 75, or status 429 or 503, asks for a retry. Anything else rejects the event.
+    Agent(agent::Args),
     /// Show events on their way: a service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
     /// Print the OpenAPI document of the HTTP API
@@ -152,6 +158,7 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Health(args) => health::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Listen(args) => listen::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
         Command::Asyncapi => openapi::run_asyncapi(),

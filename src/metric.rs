@@ -157,9 +157,9 @@ catalogue! {
     Gauge GATEWAY_LAG = "gateway_events_gateway_lag_events";
 }
 
-/// Describes all metrics to the recorder, and creates counters without labels.
-pub fn describe() {
-    for metric in CATALOGUE {
+/// Describes metrics to the recorder, and creates counters without labels.
+pub fn describe(catalogue: &[Metric]) {
+    for metric in catalogue {
         let (name, help) = (metric.name, metric.help.trim_start());
         match metric.kind {
             Kind::Counter => {

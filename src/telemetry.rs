@@ -235,13 +235,13 @@ fn json_notice(dropped: u64) -> String {
     format!("{line}\n")
 }
 
-/// Starts collecting metrics, once in a process.
-pub fn start_metrics() -> Result<PrometheusHandle, TelemetryError> {
+/// Starts collecting the metrics of a catalogue, once in a process.
+pub fn start_metrics(catalogue: &[metric::Metric]) -> Result<PrometheusHandle, TelemetryError> {
     let failed = |error: BuildError| TelemetryError(format!("no metrics: {error}"));
     let handle = PrometheusBuilder::new()
         .set_buckets(&BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .map_err(failed)?;
-    metric::describe();
+    metric::describe(catalogue);
     Ok(handle)
 }

@@ -11,7 +11,7 @@ use super::interrupt;
 use super::output::clean;
 use super::reference::GatewayRef;
 
-mod gateway;
+pub(super) mod gateway;
 mod watch;
 
 /// The maximum number of characters of a payload on a line.

@@ -53,6 +53,7 @@ mod reference;
 
 mod access;
 mod actions;
+mod agent;
 mod asyncapi;
 mod audit;
 mod balancer;

@@ -24,7 +24,7 @@ use super::{Line, on_one_line, until_interrupted};
 
 mod reliable;
 
-const KEY_VARIABLE: &str = "GATEWAY_EVENTS_KEY";
+pub(crate) const KEY_VARIABLE: &str = "GATEWAY_EVENTS_KEY";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
@@ -93,7 +93,7 @@ pub(super) async fn run(place: Place, client: &ClientOptions) -> anyhow::Result<
 }
 
 /// The error after a status after which gateways do not reconnect.
-fn refused(status: u16) -> anyhow::Error {
+pub(crate) fn refused(status: u16) -> anyhow::Error {
     match status {
         401 => anyhow::anyhow!(
             "the key is not valid: it is unknown, expired or revoked; create a new one: gateway-events token create --gateway GATEWAY"

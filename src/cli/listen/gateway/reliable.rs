@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use async_trait::async_trait;
 use gateway_events::client::reliable::{
-    Client, ClientError, ConnectError, DeliveryGap, EventFrame, EventStream, FilePosition, Grpc,
-    Handler, LongPoll, MemoryPosition, Notice, Options, Outcome, SnapshotError, Transport,
-    WebSocket,
+    Client, ClientError, DeliveryGap, EventFrame, FilePosition, Handler, MemoryPosition, Notice,
+    Options, Outcome, SnapshotError,
 };
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
 
 use super::super::super::output::{clean, remark, time};
+use super::super::super::transport::Carrier;
 use super::super::{Line, on_one_line};
 use super::{Printer, refused, remark_failed};
 
@@ -30,35 +30,6 @@ pub(super) struct Mode {
     /// How to connect
     #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t, requires = "reliable")]
     transport: Carrier,
-}
-
-/// A transport of reliable mode.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Carrier {
-    /// WebSocket
-    #[default]
-    Websocket,
-    /// Server-sent events; confirmations are requests of their own
-    Sse,
-    /// One request after another
-    LongPoll,
-    /// gRPC
-    Grpc,
-}
-
-impl Carrier {
-    fn transport(
-        self,
-        endpoint: Endpoint,
-        key: SecretString,
-    ) -> Result<Box<dyn Transport>, ConnectError> {
-        Ok(match self {
-            Self::Websocket => Box::new(WebSocket::new(endpoint, key)),
-            Self::Sse => Box::new(EventStream::new(&endpoint, &key)?),
-            Self::LongPoll => Box::new(LongPoll::new(&endpoint, &key)?),
-            Self::Grpc => Box::new(Grpc::new(&endpoint, &key)?),
-        })
-    }
 }
 
 impl Mode {

@@ -1,0 +1,40 @@
+//! The process group of a running program.
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Child;
+
+/// A group. Dropping it kills all of its processes, unless they were [left](Self::leave) alone.
+#[derive(Debug)]
+pub(super) struct Group(Option<Pid>);
+
+impl Group {
+    /// The group of a program that was started as its leader.
+    pub(super) fn led_by(child: &Child) -> Self {
+        let pid = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(pid.and_then(Pid::from_raw))
+    }
+
+    /// Sends all of its processes a signal.
+    pub(super) fn signal(&self, signal: Signal) {
+        let Some(group) = self.0 else { return };
+        match kill_process_group(group, signal) {
+            // All of them have ended. Ids of processes are reused in turn, so not this soon.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => {
+                tracing::warn!(group = group.as_raw_pid(), %error, "failed to signal the program");
+            }
+        }
+    }
+
+    /// Leaves what is still running alone.
+    pub(super) fn leave(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}

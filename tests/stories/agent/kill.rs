@@ -1,0 +1,125 @@
+//! SIGKILL of the service and the agent at random: each event is handed over at least once, in order,
+//! and none is skipped; only what has succeeded is confirmed. `AGENT_KILL_ROUNDS=50` repeats it more
+//! often.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use super::product::{Product, status};
+use super::{Agent, program, publish, until};
+use crate::both_databases::{On, on_both};
+use crate::support::Service;
+
+on_both! {
+    with_a_program
+    with_an_address
+}
+
+const ROUNDS: i64 = 4;
+const PER_ROUND: i64 = 30;
+/// Every tenth event is refused at first, which is no success.
+const RECORD: &str = r#"
+case $GATEWAY_EVENTS_SEQUENCE in
+*0) [ -e "$GATEWAY_EVENTS_SEQUENCE.refused" ] || { touch "$GATEWAY_EVENTS_SEQUENCE.refused"; exit 75; } ;;
+esac
+echo "$GATEWAY_EVENTS_SEQUENCE" >>journal"#;
+
+/// The successes, as the product has recorded them.
+trait Successes {
+    fn list(&self) -> Vec<i64>;
+}
+
+impl Successes for PathBuf {
+    fn list(&self) -> Vec<i64> {
+        let text = std::fs::read_to_string(self).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+}
+
+impl Successes for Product {
+    fn list(&self) -> Vec<i64> {
+        let requests = self.requests();
+        let successes = requests.iter().filter(|it| !is_refused(it.sequence(), it.times));
+        successes.map(super::product::Request::sequence).collect()
+    }
+}
+
+fn is_refused(sequence: i64, times: usize) -> bool {
+    sequence % 10 == 0 && times == 1
+}
+
+async fn with_a_program(on: On) {
+    let service = started(&on).await;
+    let record = program(&service, "record", RECORD);
+    let journal = service.directory().join("journal");
+    killed_at_random(service, &["--exec", &record], &journal).await;
+}
+
+async fn with_an_address(on: On) {
+    let service = started(&on).await;
+    let product = Product::start(|request| {
+        let is_refused = is_refused(request.sequence(), request.times);
+        status(if is_refused { 503 } else { 200 }, "", "")
+    })
+    .await;
+    let url = product.url.clone();
+    killed_at_random(service, &["--forward-to", &url], &product).await;
+}
+
+async fn started(on: &On) -> Service {
+    let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "1000"), ("DELIVERY__MAX_ATTEMPTS", "1000")];
+    on.start_with(&settings).await
+}
+
+async fn killed_at_random(mut service: Service, arguments: &[&str], successes: &impl Successes) {
+    let rounds = std::env::var("AGENT_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let rounds = rounds.unwrap_or(ROUNDS);
+    let (id, key) = service.gateway("one").await;
+    let deployments: Vec<String> = (0..PER_ROUND).map(|number| number.to_string()).collect();
+    let deployments: Vec<&str> = deployments.iter().map(String::as_str).collect();
+    for round in 0..rounds {
+        let agent = Agent::start(&service, &key, arguments);
+        publish(&service, &id, &deployments).await;
+        reached(successes, round * PER_ROUND + fastrand::i64(1..PER_ROUND)).await;
+        match fastrand::u8(..3) {
+            0 => agent.kill().await,
+            1 => {
+                service.kill().await;
+                agent.kill().await;
+                service.restart().await;
+            }
+            _ => {
+                agent.kill().await;
+                service.kill().await;
+                service.restart().await;
+            }
+        }
+        // A program that outlived its agent may still succeed, so this comes first.
+        let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("an answer");
+        let confirmed = gateway["confirmed"].as_i64().expect("a sequence");
+        let succeeded = successes.list().into_iter().max().unwrap_or(0);
+        assert!(confirmed <= succeeded, "{confirmed} is confirmed, and {succeeded} has succeeded");
+    }
+    let total = rounds * PER_ROUND;
+    let agent = Agent::start(&service, &key, arguments);
+    reached(successes, total).await;
+    super::confirmed(&service, &id, total).await;
+    agent.stop().await;
+    let mut last = 0;
+    for sequence in successes.list() {
+        assert!(sequence <= last + 1, "{sequence} came after {last}");
+        last = last.max(sequence);
+    }
+    assert_eq!(last, total);
+    super::failures(&service, &id, 0).await;
+}
+
+async fn reached(successes: &impl Successes, sequence: i64) {
+    let last = AtomicI64::new(0);
+    let enough = || {
+        last.store(successes.list().into_iter().max().unwrap_or(0), Ordering::Relaxed);
+        last.load(Ordering::Relaxed) >= sequence
+    };
+    until(enough, || format!("{sequence} succeeds; at last {}", last.load(Ordering::Relaxed)))
+        .await;
+}
