@@ -50,7 +50,7 @@ impl FromQuery for StreamQuery {
         Ok(Self {
             instance: parameters.text("instance").map(str::to_owned),
             resume: parameters.one_of("resume", &resume)?.unwrap_or_default(),
-            window: parameters.get("window")?,
+            window: parameters.whole("window", 0..=u32::MAX)?,
             types: types.unwrap_or_default(),
             confirm: parameters.one_of("confirm", &confirm)?.unwrap_or_default(),
         })
