@@ -87,7 +87,7 @@ pub(super) async fn follow(
     let address = client_address(peer.address.ip(), &parts.headers, trusted);
     match open(&app, &peer, address, &mut parts).await {
         Ok(opened) => start(&app, opened, &parts.headers),
-        Err(refused) => refused.into_response(&app, address),
+        Err(refused) => refused.into_response(&app, address, sse::NAME),
     }
 }
 

@@ -232,7 +232,9 @@ pub(super) async fn poll(
             let candidate = Candidate { key: auth::gateway_key(&headers), address };
             return match app.admissions.authenticate(candidate).await {
                 Ok(_) => Err(problem),
-                Err(refused) => Ok(Refused::from(refused).into_response(&app, address)),
+                Err(refused) => {
+                    Ok(Refused::from(refused).into_response(&app, address, long_poll::NAME))
+                }
             };
         }
     };
@@ -250,7 +252,7 @@ pub(super) async fn poll(
         app.pollers.slot((credential.gateway_id, asked.instance.clone().unwrap_or_default()));
     Ok(match answer(&app, &in_use.slot, &asked, address, &headers).await {
         Ok(response) => response,
-        Err(refused) => refused.into_response(&app, address),
+        Err(refused) => refused.into_response(&app, address, long_poll::NAME),
     })
 }
 
