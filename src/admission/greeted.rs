@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::{Attempt, KeyCheck, check_key};
 use crate::dispatch::{self, Session};
 use crate::event::Reason;
-use crate::store::{GatewayCredential, Store, StoreError};
+use crate::store::{Conflict, GatewayCredential, Store, StoreError};
 use crate::token::Presented;
 use crate::transport::ReliableGreeting;
-use crate::transport::frames::{ConnectionError, ErrorCode, FrameError, Hello};
+use crate::transport::frames::{ConnectionError, ErrorCode, FrameError, FrameType as _, Hello};
 use crate::transport::reliable::{connection_error, violation};
 
 /// A gateway that was admitted, and whose hello is awaited. Its connection is registered, and can be
@@ -68,6 +68,11 @@ impl Greeted {
                 // It was disabled or deleted since its key was checked.
                 let reason = revoked(store.as_ref(), &key).await;
                 return Err(reason.unwrap_or(Reason::GatewayDeleted).into());
+            }
+            Err(StoreError::Conflict(conflict @ Conflict::InstanceName { .. })) => {
+                let message = format!("{}: instance: {conflict}", Hello::TYPE);
+                let (reason, code) = (Reason::ProtocolError, ErrorCode::InvalidFrame);
+                return Err(NotOpened::because(reason, code, message));
             }
             Err(StoreError::Conflict(conflict)) => {
                 let (reason, code) = (Reason::ProtocolError, ErrorCode::TooManyInstances);

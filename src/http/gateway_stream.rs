@@ -25,7 +25,9 @@ use crate::api::{Code, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
 use crate::event::Reason;
-use crate::transport::frames::{Confirm, ErrorCode, FrameError, GatewayFrame, Hello, Resume};
+use crate::transport::frames::{
+    Confirm, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Resume,
+};
 use crate::transport::sse::{self, Text};
 use crate::transport::{self, ReliableGreeting, push};
 
@@ -157,12 +159,15 @@ pub(super) fn checked(hello: Hello) -> Answer<Hello> {
     match GatewayFrame::Hello(hello).checked() {
         Ok(GatewayFrame::Hello(hello)) => Ok(hello),
         Ok(_) => Err(Problem::internal()),
-        Err(FrameError { message, .. }) => {
-            let mut parts = message.splitn(3, ": ").skip(1);
-            let (field, why) = (parts.next().unwrap_or("query"), parts.next());
-            Err(Problem::invalid(field, why.unwrap_or(&message)))
-        }
+        Err(FrameError { message, .. }) => Err(invalid_hello(&message)),
     }
+}
+
+/// The error about a member of a hello, as one about the parameter.
+fn invalid_hello(message: &str) -> Problem {
+    let mut parts = message.splitn(3, ": ").skip(1);
+    let (field, why) = (parts.next().unwrap_or("query"), parts.next());
+    Problem::invalid(field, why.unwrap_or(message))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Answer<Option<Resume>> {
@@ -189,6 +194,10 @@ pub(super) fn not_opened(NotOpened { reason, error }: NotOpened) -> Refused {
         Reason::ProtocolError => {
             let limit = ErrorCode::TooManyInstances.as_str();
             let is_limit = error.as_ref().is_some_and(|error| error.code == limit);
+            // The name of a new instance.
+            if told().starts_with(&format!("{}: instance: ", Hello::TYPE)) {
+                return invalid_hello(&told()).into();
+            }
             let code = if is_limit { Code::Conflict } else { Code::InvalidFrame };
             Problem::new(code, told())
         }

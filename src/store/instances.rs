@@ -38,14 +38,18 @@
 
 use async_trait::async_trait;
 
-use super::{Actor, NewConnection, Opened, Result, Resync};
+use super::{Actor, Conflict, NewConnection, Opened, Result, Resync};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+    quoted,
 };
+use crate::names;
 
 /// Instances that a gateway can have, at most. A hello with a further name is refused.
 pub const MOST_INSTANCES: i64 = 100;
+/// The longest name of a new instance, in characters.
+const LONGEST_NAME: usize = 64;
 /// Expired instances of a gateway that are listed, at most.
 pub const LISTED_EXPIRED: i64 = 100;
 /// The longest detail of a negative acknowledgement, in bytes. Longer ones are cut.
@@ -59,8 +63,9 @@ pub trait Instances: Send + Sync + 'static {
     async fn peek_log(&self, gateway: GatewayKey) -> Result<LogState>;
     /// Opens a connection in reliable mode: checks the position, stores the instance's cursor, and
     /// marks older live connections of the same instance as replaced, in one transaction. `NotFound`
-    /// if the gateway is deleted or disabled; `Conflict` if it has [`MOST_INSTANCES`] others. Both
-    /// before anything is written.
+    /// if the gateway is deleted or disabled; `Conflict` if it has [`MOST_INSTANCES`] others, or a
+    /// new instance has a name that [can be mistaken](Conflict::InstanceName). All before anything is
+    /// written.
     async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance>;
     /// Live connections of this node that are to end, and why: a later connection of the same
     /// instance has replaced them, on any node, or a resync was requested.
@@ -320,6 +325,14 @@ impl InstanceInfo {
             Level::Applied => self.applied,
         }
     }
+}
+
+/// Checks the name of an instance that does not exist yet.
+pub fn check_new_name(name: &str) -> std::result::Result<(), Conflict> {
+    if names::is_name(name, LONGEST_NAME) {
+        return Ok(());
+    }
+    Err(Conflict::InstanceName { most: LONGEST_NAME, shown: quoted(name) })
 }
 
 /// What a connection in reliable mode may be opened with, checked against the log. A stored position
