@@ -31,6 +31,7 @@
 //! | server | the instance's position; a new one, at the gateway's confirmed position | `retention` if that is below the floor |
 //! | earliest | the floor | never |
 //! | latest | the head. What lies between is settled as `filtered`: the gateway did not want it | never |
+//! | a position that was received, but perhaps not confirmed | the lower one of that and the stored position | `epoch` if the epoch differs, or the position is above the head; `retention` if it is below the floor |
 //! | a position | that position. The gateway has confirmed everything up to it | `epoch` if the epoch or the event's id differs, or the position is above the head; `retention` if it is below the floor |
 //!
 //! If a [resync](super::Resync) of the instance is pending, the gap is `resync` in any case, and reaches
@@ -164,6 +165,14 @@ pub enum ResumeFrom {
     Latest,
     /// At the oldest event that can be read.
     Earliest,
+    /// After a position that the gateway has received, or at the stored one if that is lower. It
+    /// confirms nothing.
+    Received {
+        /// The epoch of the log.
+        epoch: Epoch,
+        /// The last event that the gateway has received; zero for none.
+        sequence: Sequence,
+    },
     /// After a position that the gateway has stored.
     After {
         /// The epoch of the log.
@@ -343,14 +352,25 @@ pub fn start(log: LogState, resume: &ResumeFrom, own: Sequence, is_same: bool) -
         ResumeFrom::Earliest => Start::At(floor),
         ResumeFrom::Latest => Start::At(head),
         ResumeFrom::Server => at(own, floor),
+        ResumeFrom::Received { epoch: theirs, sequence } => {
+            if *theirs != epoch || *sequence > head {
+                return of_another_log(head);
+            }
+            at(own.min(*sequence), floor)
+        }
         ResumeFrom::After { epoch: theirs, sequence, .. } => {
             if *theirs != epoch || *sequence > head || !is_same {
-                let (reason, from) = (GapReason::Epoch, Sequence(1));
-                return Start::Gap(Gap { reason, from, to: head, resume_at: head });
+                return of_another_log(head);
             }
             at(*sequence, floor)
         }
     }
+}
+
+/// The gap for a position that belongs to another log.
+fn of_another_log(head: Sequence) -> Start {
+    let (reason, from) = (GapReason::Epoch, Sequence(1));
+    Start::Gap(Gap { reason, from, to: head, resume_at: head })
 }
 
 fn at(position: Sequence, floor: Sequence) -> Start {

@@ -271,7 +271,9 @@ impl Tables {
                 };
                 (how, Reach::Acknowledged { level: *level, confirms: true })
             }
-            (ResumeFrom::Server | ResumeFrom::Earliest, _) => return Ok(()),
+            (ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. }, _) => {
+                return Ok(());
+            }
         };
         if let Some(open) = open {
             self.settle(&on, open, how)?;

@@ -379,6 +379,6 @@ async fn settle_before(
             };
             cursors::raise(conn, &[past]).await
         }
-        ResumeFrom::Server | ResumeFrom::Earliest => Ok(()),
+        ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. } => Ok(()),
     }
 }
