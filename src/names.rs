@@ -36,7 +36,7 @@ pub fn inert(text: &str) -> String {
 /// without letters that are displayed as nothing or as a blank, and not of dots only, as those are
 /// that stand for directories in paths.
 pub fn is_name(text: &str, longest: usize) -> bool {
-    text.trim_matches('.') != ""
+    !text.trim_matches('.').is_empty()
         && text.trim() == text
         && is_plain(text, longest)
         && !text.chars().any(is_filler)
