@@ -153,11 +153,9 @@ async fn a_refused_connection_is_logged_with_its_transport() {
     let hello = json!({"type": "connection.hello", "resume": "server", "confirm": "applied"});
     let hello = serde_json::from_value(hello).expect("a hello");
     for kind in [Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc] {
-        let mut link = match transport(&service, kind, "gwk_nonsense").connect(&hello).await {
-            Err(_) => continue,
-            // The link of long polling sends its first request later.
-            Ok(link) => link,
-        };
+        // The link of long polling sends its first request later.
+        let transport = transport(&service, kind, "gwk_nonsense");
+        let Ok(mut link) = transport.connect(&hello).await else { continue };
         link.receive().await.expect_err("refused");
     }
     let refused = |line: &Value| line["message"] == "refused a connection";
