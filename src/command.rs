@@ -10,6 +10,7 @@ pub mod confirm;
 pub mod context;
 pub mod formats;
 pub mod interrupt;
+pub mod number;
 pub mod output;
 pub mod service;
 pub mod table;

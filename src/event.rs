@@ -109,9 +109,7 @@ pub struct OrganisationKey(pub i64);
 pub struct GatewayKey(pub i64);
 
 /// A sequence in a gateway's log. The first event has 1; 0 is before the first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Sequence(pub i64);
 
@@ -137,6 +135,32 @@ impl Sequence {
 impl fmt::Display for Sequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Reads any `i64`. An error names the range, which the reader of a frame checks.
+impl<'de> Deserialize<'de> for Sequence {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
+
+        impl Visitor<'_> for Number {
+            type Value = Sequence;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a whole number from 0 to {}", Sequence::MAX)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Sequence, E> {
+                Ok(Sequence(number))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Sequence, E> {
+                let found = serde::de::Unexpected::Unsigned(number);
+                i64::try_from(number).map(Sequence).map_err(|_| E::invalid_value(found, &self))
+            }
+        }
+
+        deserializer.deserialize_i64(Number)
     }
 }
 

@@ -23,6 +23,7 @@ pub mod files;
 pub mod http;
 pub mod ingest;
 pub mod jobs;
+pub mod json_error;
 pub mod lifecycle;
 pub mod log_limit;
 pub mod metric;

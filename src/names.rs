@@ -32,10 +32,24 @@ pub fn inert(text: &str) -> String {
     text.chars().map(inert).collect()
 }
 
-/// Whether a text can be a name: [plain](is_plain), not empty, and without whitespace at either
-/// end.
+/// Whether a text can be a name: [plain](is_plain), not empty, without whitespace at either end,
+/// without letters that are displayed as nothing or as a blank, and not of dots only, as those are
+/// that stand for directories in paths.
 pub fn is_name(text: &str, longest: usize) -> bool {
-    !text.is_empty() && text.trim() == text && is_plain(text, longest)
+    !text.trim_matches('.').is_empty()
+        && text.trim() == text
+        && is_plain(text, longest)
+        && !text.chars().any(is_filler)
+}
+
+/// Whether a character is a letter or a mark by its category, and has no glyph: the fillers and the
+/// default ignorable marks of Unicode that no text needs, and the empty pattern of Braille.
+const fn is_filler(c: char) -> bool {
+    matches!(
+        c,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'
+            ..='\u{180f}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
+    )
 }
 
 /// Whether one text is probably a misspelling of the other: few characters differ or are swapped, and
@@ -75,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_not_empty_and_has_no_blanks_around_it() {
-        for bad in ["", " ", "a ", "\u{a0}a", "abcd"] {
+    fn a_name_can_be_seen_and_has_no_blanks_around_it() {
+        for bad in ["", " ", "a ", "\u{a0}a", "abcd", ".", "..", "...", "\u{3164}", "a\u{34f}"] {
             assert!(!is_name(bad, 3), "{bad:?}");
         }
-        assert!(is_name("a b", 3) && is_plain(" ", 1) && is_plain("", 0));
+        assert!(is_name("a b", 3) && is_name("..a", 3) && is_plain(" ", 1) && is_plain("", 0));
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::{Attempt, KeyCheck, check_key};
 use crate::dispatch::{self, Session};
 use crate::event::Reason;
-use crate::store::{GatewayCredential, Store, StoreError};
+use crate::store::{Conflict, GatewayCredential, ResumeFrom, Store, StoreError};
 use crate::token::Presented;
 use crate::transport::ReliableGreeting;
-use crate::transport::frames::{ConnectionError, ErrorCode, FrameError, Hello};
+use crate::transport::frames::{
+    ConnectionError, ErrorCode, FrameError, FrameType as _, Hello, Position,
+};
 use crate::transport::reliable::{connection_error, violation};
 
 /// A gateway that was admitted, and whose hello is awaited. Its connection is registered, and can be
@@ -61,13 +63,34 @@ impl Greeted {
     /// Opens the connection as its hello asks. The attempt must be dropped when the connection has
     /// ended.
     pub async fn open(self, hello: Hello) -> Result<(Session, Attempt), NotOpened> {
+        self.open_at(hello, None).await
+    }
+
+    /// Likewise. A gateway that names a `received` position in place of that of its hello has received
+    /// everything up to it, and may not have confirmed it.
+    pub async fn open_at(
+        self,
+        hello: Hello,
+        received: Option<Position>,
+    ) -> Result<(Session, Attempt), NotOpened> {
         let Self { connection, key, attempt, store, .. } = self;
-        let session = match connection.open(hello).await {
+        let opened = match received {
+            Some(Position { epoch, sequence, .. }) => {
+                connection.open_at(hello, ResumeFrom::Received { epoch, sequence }).await
+            }
+            None => connection.open(hello).await,
+        };
+        let session = match opened {
             Ok(session) => session,
             Err(StoreError::NotFound(_)) => {
                 // It was disabled or deleted since its key was checked.
                 let reason = revoked(store.as_ref(), &key).await;
                 return Err(reason.unwrap_or(Reason::GatewayDeleted).into());
+            }
+            Err(StoreError::Conflict(conflict @ Conflict::InstanceName { .. })) => {
+                let message = format!("{}: instance: {conflict}", Hello::TYPE);
+                let (reason, code) = (Reason::ProtocolError, ErrorCode::InvalidFrame);
+                return Err(NotOpened::because(reason, code, message));
             }
             Err(StoreError::Conflict(conflict)) => {
                 let (reason, code) = (Reason::ProtocolError, ErrorCode::TooManyInstances);

@@ -13,13 +13,15 @@ use crate::event::{ConnectionId, Epoch, EventType, Sequence};
 #[serde(rename_all = "camelCase")]
 pub struct StreamQuery {
     /// A stable name of this replica of the gateway, which has a durable position of its own: 1 to 64
-    /// characters without control characters. If omitted, the connection shares the position of all
-    /// unnamed ones.
+    /// characters without control characters. That of a new instance also has no format characters or
+    /// fillers and no whitespace at either end, and does not consist of dots only. If omitted, the
+    /// connection shares the position of all unnamed ones.
     #[param(min_length = 1, max_length = 64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// Where delivery begins, unless `Last-Event-ID` says so; `server` by default.
-    #[param(inline, required = false)]
+    /// Where delivery begins, unless `Last-Event-ID` says so: `server`, `latest`, `earliest`, or after
+    /// a position that the gateway has confirmed, `EPOCH.SEQUENCE`; `server` by default.
+    #[param(value_type = String, required = false, example = "server")]
     pub resume: StreamResume,
     /// How many unconfirmed events may be in flight; 0 pauses delivery. The service's limit applies
     /// if it is smaller, and if this is omitted.
@@ -36,8 +38,7 @@ pub struct StreamQuery {
 }
 
 /// Where a stream begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StreamResume {
     /// After the instance's position, which the service stores.
     #[default]
@@ -46,6 +47,24 @@ pub enum StreamResume {
     Latest,
     /// With the oldest event that the service still has.
     Earliest,
+    /// After a position. The gateway has confirmed everything up to it, at the level of `confirm`.
+    After {
+        /// The epoch of the log.
+        epoch: Epoch,
+        /// The last confirmed sequence; 0 if none.
+        sequence: Sequence,
+    },
+}
+
+impl Serialize for StreamResume {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Server => to.serialize_str("server"),
+            Self::Latest => to.serialize_str("latest"),
+            Self::Earliest => to.serialize_str("earliest"),
+            Self::After { epoch, sequence } => to.collect_str(&format_args!("{epoch}.{sequence}")),
+        }
+    }
 }
 
 /// The confirmation by which an event counts as delivered.

@@ -1,5 +1,6 @@
 //! `audit`: list who changed what, when and from where.
 
+use gateway_events::command::number::whole;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ pub(crate) struct List {
     #[arg(long)]
     object: Option<String>,
     /// Maximum number of records to list
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
     limit: u32,
 }
 

@@ -149,7 +149,7 @@ impl Set {
     fn apply(self, contexts: &mut Contexts) -> anyhow::Result<()> {
         anyhow::ensure!(
             names::is_name(&self.name, 64),
-            "a context's name has 1 to 64 characters, none of them a control or format character"
+            "a context's name has 1 to 64 characters, not only dots, none of them a control or format character or a filler"
         );
         if let Some(url) = &self.url {
             gateway_events::client::api::Api::new(

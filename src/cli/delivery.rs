@@ -1,5 +1,6 @@
 //! `delivery`: list deliveries, and redrive failed ones.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -29,7 +30,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         filter: Filter,
         /// Maximum number of deliveries to list
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
         limit: u32,
     },
     /// List pending or delivered deliveries, by gateway and newest first
@@ -76,6 +77,7 @@ pub(crate) struct Redrive {
     #[arg(
         long,
         requires = "gateway",
+        value_parser = whole(0_u64..),
         conflicts_with_all = ["from", "to", "event_type", "reason", "event", "correlation_id"]
     )]
     sequence: Option<u64>,

@@ -1,6 +1,7 @@
 //! `gateway`: register, list, show, update, disable, enable, pause, resume, replay, delete; skip one
 //! of its events; its connections, its instances and its log.
 
+use gateway_events::command::number::whole;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ pub(crate) enum Command {
         labels: Vec<(String, String)>,
         /// How many replicas of it connect at the same time; 1 if omitted. If there are fewer, a
         /// reconnect can repeat up to an hour of confirmed events
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, value_name = "N", value_parser = whole(1_u32..=1000))]
         replicas: Option<u32>,
     },
     /// List all gateways with their confirmed positions
@@ -84,7 +85,7 @@ pub(crate) enum Command {
         /// The gateway's name or id
         gateway: GatewayRef,
         /// The event's sequence in the gateway's log
-        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        #[arg(value_parser = whole(1_i64..))]
         sequence: i64,
         /// Why; recorded with the failed delivery
         #[arg(long)]
@@ -118,7 +119,7 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
         /// Maximum number of connections to list
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
         limit: u32,
     },
     /// List a gateway's named instances with their positions, and those that have expired
@@ -160,7 +161,7 @@ pub(crate) struct Update {
     name: Option<String>,
     /// How many replicas of it connect at the same time. If there are fewer, a reconnect can
     /// repeat up to an hour of confirmed events
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", value_parser = whole(1_u32..=1000))]
     replicas: Option<u32>,
     /// Which of its named instances must have confirmed a delivery before it counts as delivered
     #[arg(long = "confirmation", value_name = "WHICH")]

@@ -1,5 +1,6 @@
 //! `inbox`: list, edit and retry rows that other programs inserted and that could not be published.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -28,12 +29,13 @@ pub(crate) enum Command {
         #[arg(long)]
         retried: bool,
         /// Maximum number of rows to list
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
         limit: u32,
     },
     /// Show a rejected row with its payload
     Show {
         /// The row's id
+        #[arg(value_parser = whole::<i64>(..))]
         id: i64,
     },
     /// Correct a rejected row, and publish it; exits with 1 if it is still rejected
@@ -43,6 +45,7 @@ pub(crate) enum Command {
     /// Delete a rejected row permanently
     Delete {
         /// The row's id
+        #[arg(value_parser = whole::<i64>(..))]
         id: i64,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -68,7 +71,7 @@ pub(crate) struct Filter {
 ))]
 pub(crate) struct Retry {
     /// One row, by its id
-    #[arg(conflicts_with_all = ["all", "reason", "from", "to"])]
+    #[arg(value_parser = whole::<i64>(..), conflicts_with_all = ["all", "reason", "from", "to"])]
     id: Option<i64>,
     /// All rejected rows
     #[arg(long, conflicts_with_all = ["reason", "from", "to"])]

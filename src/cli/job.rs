@@ -1,5 +1,6 @@
 //! `job`: list, show and abort jobs, which are redrives and replays of many deliveries.
 
+use gateway_events::command::number::whole;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub(crate) enum Command {
         #[arg(long, value_enum)]
         state: Option<State>,
         /// Maximum number of jobs to list
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
         limit: u32,
     },
     /// Show a job

@@ -1,6 +1,7 @@
 //! `listen`: shows a gateway's events as they arrive. By default it only reads the log; with
 //! `--as-gateway` it connects in place of the gateway.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use gateway_events::client::CancellationToken;
@@ -28,7 +29,7 @@ pub(crate) struct Args {
         long,
         value_name = "SEQUENCE",
         conflicts_with = "as_gateway",
-        value_parser = clap::value_parser!(i64).range(0..=9_007_199_254_740_991)
+        value_parser = whole(0_i64..=9_007_199_254_740_991)
     )]
     after: Option<i64>,
     #[command(flatten)]

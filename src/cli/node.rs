@@ -1,5 +1,6 @@
 //! `node`: list the nodes that use the database.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -14,7 +15,7 @@ pub(crate) enum Command {
     /// List live nodes, then those that stopped in the last days
     List {
         /// Maximum number of nodes to list
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        #[arg(long, default_value_t = 100, value_parser = whole(1_u32..=1000))]
         limit: u32,
     },
 }

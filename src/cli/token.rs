@@ -91,7 +91,9 @@ fn parse_name(text: &str) -> Result<String, &'static str> {
     if names::is_name(name, 128) {
         return Ok(name.to_owned());
     }
-    Err("must be 1 to 128 characters, none of them a control or format character")
+    Err(
+        "must be 1 to 128 characters, not only dots, none of them a control or format character or a filler",
+    )
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

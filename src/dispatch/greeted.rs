@@ -102,11 +102,17 @@ impl Greeted {
     /// Records the connection and finds where it starts. Completes even if the caller stops waiting,
     /// so that no connection stays recorded as open.
     pub async fn open(self, hello: Hello) -> Result<Session, StoreError> {
-        let opening = tokio::spawn(self.open_now(hello));
+        let resume = resume_from(hello.resume.clone());
+        self.open_at(hello, resume).await
+    }
+
+    /// Likewise, at another place than the hello names.
+    pub async fn open_at(self, hello: Hello, resume: ResumeFrom) -> Result<Session, StoreError> {
+        let opening = tokio::spawn(self.open_now(hello, resume));
         opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
-    async fn open_now(self, hello: Hello) -> Result<Session, StoreError> {
+    async fn open_now(self, hello: Hello, resume: ResumeFrom) -> Result<Session, StoreError> {
         let Self { greeting, parts } = self;
         let Parts { registration, stop, tracked, dispatcher, permit, admission, subscription } =
             parts;
@@ -119,11 +125,8 @@ impl Greeted {
             transport: admission.transport,
             remote_address: admission.remote_address.clone(),
         };
-        let opening = OpenInstance {
-            connection: connection.clone(),
-            confirm: level(hello.confirm),
-            resume: resume_from(hello.resume.clone()),
-        };
+        let opening =
+            OpenInstance { connection: connection.clone(), confirm: level(hello.confirm), resume };
         dispatcher.settle().await?;
         let opened = match dispatcher.store.open_instance(opening).await {
             Err(error @ StoreError::Unknown(_)) => {

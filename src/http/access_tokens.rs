@@ -41,7 +41,7 @@ pub(super) async fn create(
     if !names::is_name(name, 128) {
         return Err(Problem::invalid(
             "name",
-            "must be 1 to 128 characters, none of them a control or format character",
+            "must be 1 to 128 characters, not only dots, none of them a control or format character or a filler",
         ));
     }
     let mut scopes: Vec<store::Scope> = new.scopes.into_iter().map(Into::into).collect();

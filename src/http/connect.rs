@@ -67,6 +67,8 @@ pub(super) async fn connect(
     let (mut parts, _) = request.into_parts();
     upgrade_headers::normalise(&mut parts.headers);
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
+    let upgrade = upgrade.map(|upgrade| upgrade.protocols([PROTOCOL]));
+    let is_reliable = upgrade.as_ref().is_ok_and(|it| it.selected_protocol().is_some());
     let trusted = &app.config.server.trusted_proxies;
     let address = client_address(peer.address.ip(), &parts.headers, trusted);
     match admit(&app, &peer, address, &parts.headers, upgrade).await {
@@ -81,7 +83,10 @@ pub(super) async fn connect(
             let span = observability::connection_span(gateway, id, transport, &parts.headers);
             start_reliable(&app, upgrade, *greeted, span)
         }
-        Err(refused) => refused.into_response(&app, address),
+        Err(refused) => {
+            let transport = if is_reliable { RELIABLE_TRANSPORT } else { TRANSPORT };
+            refused.into_response(&app, address, transport)
+        }
     }
 }
 
@@ -114,11 +119,17 @@ impl Refused {
     }
 
     /// Logs and counts it, records it for the gateway, and renders it.
-    pub(super) fn into_response(self, app: &App, address: IpAddr) -> Response {
+    pub(super) fn into_response(
+        self,
+        app: &App,
+        address: IpAddr,
+        transport: &'static str,
+    ) -> Response {
         if self.is_invalid_key {
             failures::count(Kind::Gateway);
         }
-        app.failures.upgrade(address, &self.problem, self.token.as_deref(), self.gateway.as_ref());
+        let (token, gateway) = (self.token.as_deref(), self.gateway.as_ref());
+        app.failures.connection(address, transport, &self.problem, token, gateway);
         if let Some(gateway) = &self.gateway
             && app.failures.may_note(gateway.gateway)
         {
@@ -168,7 +179,6 @@ async fn admit(
             return Err(authenticated.refuse(cause).into());
         }
     };
-    let upgrade = upgrade.protocols([PROTOCOL]);
     let gateway = if upgrade.selected_protocol().is_some() {
         Gateway::Reliable(Box::new(app.admissions.greet(candidate, RELIABLE_TRANSPORT).await?))
     } else {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{Answer, Problem};
 use crate::api::{Code, Object};
-use crate::ingest::body::json_error;
+use crate::ingest::body::unreadable;
 
 /// A JSON body, which is an object.
 pub(super) struct Json<T>(pub(super) T);
@@ -134,7 +134,7 @@ fn is_media(content_type: &HeaderValue, media: &str) -> bool {
 /// Reads JSON. A text that is not JSON is refused with 400, JSON of another shape with
 /// 422.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
-    serde_json::from_slice(bytes).map_err(|error| json_error(&error).into())
+    serde_json::from_slice(bytes).map_err(|error| unreadable::<T>(bytes, &error).into())
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {

@@ -68,17 +68,20 @@ impl Failures {
         );
     }
 
-    /// Logs a refused upgrade, after which the gateway is not connected.
-    pub(super) fn upgrade(
+    /// Logs a gateway that was refused, over whatever transport, and is not connected.
+    pub(super) fn connection(
         &self,
         address: IpAddr,
+        transport: &'static str,
         problem: &Problem,
         token: Option<&str>,
         gateway: Option<&GatewayCredential>,
     ) {
         let code = problem.code().to_owned();
         metrics::counter!(metric::UPGRADES_REFUSED, "code" => code.clone()).increment(1);
-        let Some(suppressed) = self.admit(Some(address), format!("upgrade {code}").into()) else {
+        let Some(suppressed) =
+            self.admit(Some(address), format!("{transport} connection {code}").into())
+        else {
             return;
         };
         let status = problem.status().as_u16();
@@ -86,13 +89,14 @@ impl Failures {
         let gateway = gateway.map(|gateway| tracing::field::display(gateway.gateway_id));
         tracing::warn!(
             %address,
+            transport,
             status,
             code,
             token,
             gateway,
             gateway_name,
             suppressed,
-            "refused an upgrade"
+            "refused a connection"
         );
     }
 

@@ -24,8 +24,10 @@ use crate::admission::{Attempt, Candidate, Cause, NotOpened};
 use crate::api::{Code, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
-use crate::event::Reason;
-use crate::transport::frames::{Confirm, ErrorCode, FrameError, GatewayFrame, Hello, Resume};
+use crate::event::{Reason, quoted};
+use crate::transport::frames::{
+    Confirm, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Position, Resume,
+};
 use crate::transport::sse::{self, Text};
 use crate::transport::{self, ReliableGreeting, push};
 
@@ -38,22 +40,33 @@ impl FromQuery for StreamQuery {
     }
 
     fn from_query(parameters: &Parameters) -> Answer<Self> {
-        let resume = [
-            ("server", StreamResume::Server),
-            ("latest", StreamResume::Latest),
-            ("earliest", StreamResume::Earliest),
-        ];
         let confirm = [("received", StreamConfirm::Received), ("applied", StreamConfirm::Applied)];
         let types = parameters.parse("types", |text| {
             text.split(',').map(|name| name.trim().parse()).collect::<Result<Vec<_>, _>>()
         })?;
         Ok(Self {
             instance: parameters.text("instance").map(str::to_owned),
-            resume: parameters.one_of("resume", &resume)?.unwrap_or_default(),
-            window: parameters.get("window")?,
+            resume: parameters.parse("resume", resume)?.unwrap_or_default(),
+            window: parameters.whole("window", 0..=u32::MAX)?,
             types: types.unwrap_or_default(),
             confirm: parameters.one_of("confirm", &confirm)?.unwrap_or_default(),
         })
+    }
+}
+
+/// Where a stream begins.
+fn resume(text: &str) -> Result<StreamResume, String> {
+    match text {
+        "server" => Ok(StreamResume::Server),
+        "latest" => Ok(StreamResume::Latest),
+        "earliest" => Ok(StreamResume::Earliest),
+        _ => {
+            let Position { epoch, sequence, .. } = sse::position(text).ok_or_else(|| {
+                let allowed = "server, latest, earliest, or a position, EPOCH.SEQUENCE";
+                format!("must be {allowed}, not {}", quoted(text))
+            })?;
+            Ok(StreamResume::After { epoch, sequence })
+        }
     }
 }
 
@@ -61,15 +74,17 @@ impl FromQuery for StreamQuery {
 ///
 /// The stream has the frames of the protocol `gateway-events.v1`, one in the `data` of each message.
 /// `event` is the frame's type, or `message` for events. `id`, on events and `delivery.mark`, is the
-/// position `EPOCH.SEQUENCE` after them; to continue there after a lost connection, send the last
-/// `id` as `Last-Event-ID`, as `EventSource` does. Confirm events with
+/// position `EPOCH.SEQUENCE` after them; to continue after a lost connection, send the last `id` as
+/// `Last-Event-ID`, as `EventSource` does. With `confirm=received`, delivery continues after it. With
+/// `confirm=applied` it continues after the stored position, or after `Last-Event-ID` if that is
+/// lower, so that what was received and not applied comes again. Confirm events with
 /// `POST /gateways/connections/{connectionId}/frames`, at the node that the stream comes from. A
 /// comment shows at least every `heartbeatMs` that the stream is alive.
 #[utoipa::path(
     get, path = "/gateways/stream", tag = "for gateways", operation_id = "streamEvents",
     params(
         StreamQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last message that was received. It takes precedence over `resume`."),
+        ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last message that was received. It takes precedence over `resume`, and confirms everything up to it only with `confirm=received`."),
     ),
     responses(
         (status = 200, description = "The stream.", content_type = "text/event-stream", body = String),
@@ -87,7 +102,7 @@ pub(super) async fn follow(
     let address = client_address(peer.address.ip(), &parts.headers, trusted);
     match open(&app, &peer, address, &mut parts).await {
         Ok(opened) => start(&app, opened, &parts.headers),
-        Err(refused) => refused.into_response(&app, address),
+        Err(refused) => refused.into_response(&app, address, sse::NAME),
     }
 }
 
@@ -110,8 +125,8 @@ async fn open(
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
-    let hello = match hello(app, parts).await {
-        Ok(hello) => hello,
+    let Asked { hello, received } = match asked(app, parts).await {
+        Ok(asked) => asked,
         Err(problem) => {
             // An invalid key is refused as such, whatever else is wrong.
             let authenticated = app.admissions.authenticate(candidate).await?;
@@ -123,20 +138,30 @@ async fn open(
     peer.place.authenticated();
     peer.keep();
     let greeting = greeted.greeting();
-    let (session, attempt) = greeted.open(hello).await.map_err(not_opened)?;
+    let (session, attempt) = greeted.open_at(hello, received).await.map_err(not_opened)?;
     Ok(Opened { greeting, session, attempt, place: peer.place.stream() })
 }
 
-/// The hello that the request contains.
-async fn hello(app: &Arc<App>, parts: &mut Parts) -> Answer<Hello> {
+/// What a request asks for.
+struct Asked {
+    hello: Hello,
+    /// The position that the gateway has received, if it confirms what it has applied: `EventSource`
+    /// sends it by itself, whatever was applied.
+    received: Option<Position>,
+}
+
+async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
     let Query(asked) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
-    let resume = match last_event_id(&parts.headers)? {
-        Some(resume) => resume,
-        None => match asked.resume {
-            StreamResume::Server => Resume::Server,
-            StreamResume::Latest => Resume::Latest,
-            StreamResume::Earliest => Resume::Earliest,
-        },
+    let last = last_event_id(&parts.headers)?;
+    let (resume, received) = match (last, asked.confirm, asked.resume) {
+        (Some(last), StreamConfirm::Received, _) => (Resume::After(last), None),
+        (Some(last), StreamConfirm::Applied, _) => (Resume::Server, Some(last)),
+        (None, _, StreamResume::Server) => (Resume::Server, None),
+        (None, _, StreamResume::Latest) => (Resume::Latest, None),
+        (None, _, StreamResume::Earliest) => (Resume::Earliest, None),
+        (None, _, StreamResume::After { epoch, sequence }) => {
+            (Resume::After(Position { epoch, sequence, event_id: None }), None)
+        }
     };
     let hello = Hello {
         instance: asked.instance,
@@ -149,7 +174,7 @@ async fn hello(app: &Arc<App>, parts: &mut Parts) -> Answer<Hello> {
             StreamConfirm::Applied => Confirm::Applied,
         },
     };
-    checked(hello)
+    Ok(Asked { hello: checked(hello)?, received })
 }
 
 /// Checks a hello whose members are parameters of a request.
@@ -157,15 +182,18 @@ pub(super) fn checked(hello: Hello) -> Answer<Hello> {
     match GatewayFrame::Hello(hello).checked() {
         Ok(GatewayFrame::Hello(hello)) => Ok(hello),
         Ok(_) => Err(Problem::internal()),
-        Err(FrameError { message, .. }) => {
-            let mut parts = message.splitn(3, ": ").skip(1);
-            let (field, why) = (parts.next().unwrap_or("query"), parts.next());
-            Err(Problem::invalid(field, why.unwrap_or(&message)))
-        }
+        Err(FrameError { message, .. }) => Err(invalid_hello(&message)),
     }
 }
 
-fn last_event_id(headers: &HeaderMap) -> Answer<Option<Resume>> {
+/// The error about a member of a hello, as one about the parameter.
+fn invalid_hello(message: &str) -> Problem {
+    let mut parts = message.splitn(3, ": ").skip(1);
+    let (field, why) = (parts.next().unwrap_or("query"), parts.next());
+    Problem::invalid(field, why.unwrap_or(message))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Answer<Option<Position>> {
     let mut ids = headers.get_all(LAST_EVENT_ID).iter();
     let Some(id) = ids.next() else { return Ok(None) };
     let position = id.to_str().ok().and_then(sse::position).filter(|_| ids.next().is_none());
@@ -174,7 +202,7 @@ fn last_event_id(headers: &HeaderMap) -> Answer<Option<Resume>> {
             "Last-Event-ID must be the id of a message of this stream, EPOCH.SEQUENCE, given once.",
         )
     })?;
-    Ok(Some(Resume::After(position)))
+    Ok(Some(position))
 }
 
 /// The refusal of a gateway that was admitted and got no connection.
@@ -189,6 +217,10 @@ pub(super) fn not_opened(NotOpened { reason, error }: NotOpened) -> Refused {
         Reason::ProtocolError => {
             let limit = ErrorCode::TooManyInstances.as_str();
             let is_limit = error.as_ref().is_some_and(|error| error.code == limit);
+            // The name of a new instance.
+            if told().starts_with(&format!("{}: instance: ", Hello::TYPE)) {
+                return invalid_hello(&told()).into();
+            }
             let code = if is_limit { Code::Conflict } else { Code::InvalidFrame };
             Problem::new(code, told())
         }

@@ -187,7 +187,7 @@ fn check<'a>(
         if !names::is_name(name, LONGEST_NAME) {
             wrong(
                 "name".to_owned(),
-                "must be 1 to 128 characters, none of them a control or format character, and without whitespace at either end",
+                "must be 1 to 128 characters, not only dots, none of them a control or format character or a filler, and without whitespace at either end",
             );
         } else if name.parse::<GatewayId>().is_ok() {
             wrong("name".to_owned(), "must not be a UUID, which would be taken for an id");
@@ -198,7 +198,7 @@ fn check<'a>(
             let shown: String = key.chars().filter(|c| !names::is_invisible(*c)).take(64).collect();
             wrong(
                 format!("labels.{shown}"),
-                "a label's name has 1 to 64 characters, without whitespace at either end, and its value at most 256; none of them is a control or format character",
+                "a label's name has 1 to 64 characters, not only dots, without whitespace at either end, and its value at most 256; none of them is a control or format character",
             );
         }
     }

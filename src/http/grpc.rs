@@ -198,7 +198,7 @@ async fn greet(
 /// The status of a refusal. It is logged, counted and recorded like those of other transports.
 fn refused_status(refused: Refused, app: &App, address: std::net::IpAddr) -> Status {
     let problem = refused.problem.clone();
-    let _ = refused.into_response(app, address);
+    let _ = refused.into_response(app, address, grpc::NAME);
     let document = problem.into_document();
     let after = document.retry_after_secs.map(|secs| Duration::from_secs(secs.into()));
     match document.status {

@@ -118,9 +118,9 @@ pub(super) async fn show(
 
 fn after(text: &str) -> Result<Sequence, String> {
     let after = text.parse().ok().map(Sequence);
-    after
-        .filter(|after| (Sequence::ZERO..=Sequence::MAX).contains(after))
-        .ok_or_else(|| format!("must be 0 to {}, not {}", Sequence::MAX, quoted(text)))
+    after.filter(|after| (Sequence::ZERO..=Sequence::MAX).contains(after)).ok_or_else(|| {
+        format!("must be a whole number from 0 to {}, not {}", Sequence::MAX, quoted(text))
+    })
 }
 
 fn wait(text: &str) -> Answer<Duration> {

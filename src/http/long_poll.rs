@@ -27,7 +27,7 @@ use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::admission::{Candidate, NotOpened};
 use crate::api::{PollQuery, PolledEvents};
-use crate::event::{GatewayId, quoted};
+use crate::event::GatewayId;
 use crate::transport::frames::{Confirm, Hello, Position, Resume};
 use crate::transport::long_poll::{self, Poller, Reply, Request};
 use crate::transport::{self, ReliableGreeting, sse};
@@ -112,14 +112,10 @@ impl FromQuery for PollQuery {
 
     fn from_query(parameters: &Parameters) -> Answer<Self> {
         let text = |name| parameters.text(name).map(str::to_owned);
-        let max = parameters.parse("max", |text| {
-            let max = text.parse().ok().filter(|max| (1..=MOST_EVENTS).contains(max));
-            max.ok_or_else(|| format!("must be 1 to {MOST_EVENTS}, not {}", quoted(text)))
-        })?;
         Ok(Self {
             instance: text("instance"),
             after: text("after"),
-            max,
+            max: parameters.whole("max", 1..=MOST_EVENTS)?,
             wait: text("wait"),
             ack: text("ack"),
         })
@@ -236,7 +232,9 @@ pub(super) async fn poll(
             let candidate = Candidate { key: auth::gateway_key(&headers), address };
             return match app.admissions.authenticate(candidate).await {
                 Ok(_) => Err(problem),
-                Err(refused) => Ok(Refused::from(refused).into_response(&app, address)),
+                Err(refused) => {
+                    Ok(Refused::from(refused).into_response(&app, address, long_poll::NAME))
+                }
             };
         }
     };
@@ -254,7 +252,7 @@ pub(super) async fn poll(
         app.pollers.slot((credential.gateway_id, asked.instance.clone().unwrap_or_default()));
     Ok(match answer(&app, &in_use.slot, &asked, address, &headers).await {
         Ok(response) => response,
-        Err(refused) => refused.into_response(&app, address),
+        Err(refused) => refused.into_response(&app, address, long_poll::NAME),
     })
 }
 

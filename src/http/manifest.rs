@@ -18,7 +18,7 @@ use super::openapi::{Keyed, Manifest, Problems};
 use super::problem::{Answer, Challenge, Problem};
 use crate::api::Code;
 use crate::event::GatewayId;
-use crate::ingest::body::json_error;
+use crate::ingest::body::malformed;
 use crate::store::{StoreError, ValidationError};
 
 /// The maximum size of a manifest. No more of a body is read.
@@ -59,7 +59,7 @@ pub(super) async fn keep(
         _ => problem,
     })?;
     let manifest: Box<RawValue> = serde_json::from_slice(&body).map_err(|error| {
-        Problem::bad_request(match json_error(&error) {
+        Problem::bad_request(match malformed(&error) {
             ValidationError::Malformed(why) => format!("The manifest is not JSON: {why}."),
             _ => format!("The manifest is not JSON: {error}."),
         })

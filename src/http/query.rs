@@ -4,6 +4,7 @@
 //! ([`IntoParams`]) and how they are read ([`FromQuery`]).
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
@@ -104,11 +105,21 @@ impl Parameters {
 
     /// The size of a page.
     pub(super) fn limit(&self) -> Answer<Option<usize>> {
-        self.parse("limit", |text| {
-            let limit = text.parse().ok();
-            limit
-                .filter(|limit| (1..=PageQuery::MAX_LIMIT).contains(limit))
-                .ok_or_else(|| format!("must be 1 to 1000, not {}", quoted(text)))
+        self.whole("limit", 1..=PageQuery::MAX_LIMIT)
+    }
+
+    /// A whole number.
+    pub(super) fn whole<T: FromStr + PartialOrd + Display>(
+        &self,
+        name: &str,
+        allowed: RangeInclusive<T>,
+    ) -> Answer<Option<T>> {
+        self.parse(name, |text| {
+            let number = text.parse().ok().filter(|number| allowed.contains(number));
+            let (least, most) = allowed.into_inner();
+            number.ok_or_else(|| {
+                format!("must be a whole number from {least} to {most}, not {}", quoted(text))
+            })
         })
     }
 }

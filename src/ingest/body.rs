@@ -2,7 +2,7 @@
 //! field. A payload's bytes are kept as they are. A large body costs one pass, and
 //! reading ends at the first member that an event does not have.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use serde::Deserialize;
 use serde::de::{
@@ -10,12 +10,12 @@ use serde::de::{
 };
 use serde_json::error::Category;
 use serde_json::value::RawValue;
-use serde_path_to_error::Segment;
 
 use super::{Draft, ValidationError, occurred_at};
 use crate::api::{MOST_EVENTS, Object};
 use crate::clock::Timestamp;
 use crate::event_types::too_deep;
+use crate::json_error::{WrongValue, without_position};
 use crate::trace_context::TraceParent;
 
 type Result<T> = std::result::Result<T, ValidationError>;
@@ -91,19 +91,6 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// Where in a list the first error is, such as `/gatewayIds/3`; `None` if it is not in a list.
-fn place_in_list<T: DeserializeOwned>(raw: &RawValue) -> Option<String> {
-    let mut json = serde_json::Deserializer::from_str(raw.get());
-    let error = serde_path_to_error::deserialize::<_, T>(&mut json).err()?;
-    let segments: Vec<&Segment> = error.path().iter().collect();
-    let at = segments.iter().rposition(|segment| matches!(segment, Segment::Seq { .. }))?;
-    let shown = |segment: &&Segment| match segment {
-        Segment::Seq { index } => format!("/{index}"),
-        other => format!("/{}", shortened(&other.to_string())),
-    };
-    Some(segments[..=at].iter().map(shown).collect())
-}
-
 fn shortened(name: &str) -> String {
     name.chars().take(64).collect()
 }
@@ -118,11 +105,16 @@ impl<'a> Fields<'a> {
         let Some(raw) = self.raw(name) else {
             return Ok(None);
         };
-        serde_json::from_str(raw.get()).map(Some).map_err(|error| {
-            let text = error.to_string();
-            let why = text.split(" at line ").next().unwrap_or(&text);
-            let place = place_in_list::<T>(raw).unwrap_or_default();
-            ValidationError::invalid(format!("{name}{place}"), too_deep(why).unwrap_or(why))
+        let text = raw.get().as_bytes();
+        serde_json::from_slice(text).map(Some).map_err(|error| {
+            let wrong = WrongValue::find::<T>(text);
+            let WrongValue { path, why } = wrong.unwrap_or_else(|| WrongValue {
+                path: Vec::new(),
+                why: without_position(&error.to_string()).to_owned(),
+            });
+            let field: Vec<&str> =
+                iter::once(name).chain(path.iter().map(String::as_str)).collect();
+            ValidationError::invalid(field.join("/"), too_deep(&why).unwrap_or(&why))
         })
     }
 
@@ -240,34 +232,29 @@ pub fn read(body: &[u8], now: Timestamp, traceparent: Option<TraceParent>) -> Re
 }
 
 fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| json_error(&error))
+    serde_json::from_str(text).map_err(|error| unreadable::<T>(text.as_bytes(), &error))
 }
 
-/// What is wrong with a JSON text: its syntax, or a field.
-pub fn json_error(error: &serde_json::Error) -> ValidationError {
-    let text = error.to_string();
-    match error.classify() {
-        Category::Data => {
-            let (field, why) = misplaced(&text).unwrap_or(("body", &text));
-            ValidationError::invalid(field, why)
-        }
-        Category::Eof if error.line() == 1 && error.column() == 0 => {
-            ValidationError::Malformed("it is empty".to_owned())
-        }
-        Category::Eof => {
-            ValidationError::Malformed(text.replace("EOF while parsing", "it ends within"))
-        }
-        Category::Io | Category::Syntax => ValidationError::Malformed(text),
+/// What is wrong with a JSON text from which a `T` can't be read: its syntax, or a field.
+pub fn unreadable<'de, T: Deserialize<'de>>(
+    text: &'de [u8],
+    error: &serde_json::Error,
+) -> ValidationError {
+    match WrongValue::find::<T>(text) {
+        Some(WrongValue { path, why }) if path.is_empty() => ValidationError::invalid("body", why),
+        Some(WrongValue { path, why }) => ValidationError::invalid(path.join("/"), why),
+        None => malformed(error),
     }
 }
 
-/// The field that is missing, unknown or duplicate, and serde's text about it without
-/// what wrappers have put before it.
-fn misplaced(text: &str) -> Option<(&str, &str)> {
-    let complaints = ["missing field `", "unknown field `", "duplicate field `"];
-    let at = complaints.iter().find_map(|complaint| text.find(complaint))?;
-    let why = &text[at..];
-    Some((why.split('`').nth(1)?, why))
+/// What is wrong with the syntax of a JSON text.
+pub fn malformed(error: &serde_json::Error) -> ValidationError {
+    let text = error.to_string();
+    ValidationError::Malformed(match error.classify() {
+        Category::Eof if error.line() == 1 && error.column() == 0 => "it is empty".to_owned(),
+        Category::Eof => text.replace("EOF while parsing", "it ends within"),
+        Category::Io | Category::Syntax | Category::Data => text,
+    })
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use super::body::json_error;
+use super::body::malformed;
 use super::{Draft, ValidationError};
 use crate::api::{Object, Target};
 use crate::clock::Timestamp;
+use crate::json_error::WrongValue;
 use crate::store::InboxContent;
 
 /// The event that a row describes. It occurred when the row was inserted, or now if
@@ -51,9 +52,13 @@ fn target(text: &str) -> Result<Target, ValidationError> {
 }
 
 fn json<T: DeserializeOwned>(field: &'static str, text: &str) -> Result<T, ValidationError> {
-    serde_json::from_str(text).map_err(|why| match json_error(&why) {
-        ValidationError::Malformed(why) => error(field, format!("is not JSON: {why}")),
-        _ => error(field, format!("is not valid: {why}")),
+    serde_json::from_str(text).map_err(|found| match WrongValue::find::<T>(text.as_bytes()) {
+        Some(WrongValue { path, why }) if path.is_empty() => error(field, why),
+        Some(WrongValue { path, why }) => error(field, format!("{}: {why}", path.join("/"))),
+        None => match malformed(&found) {
+            ValidationError::Malformed(why) => error(field, format!("is not JSON: {why}")),
+            other => other,
+        },
     })
 }
 

@@ -48,6 +48,17 @@ pub enum Conflict {
         /// The maximum.
         most: i64,
     },
+    /// A new instance has a name that could be mistaken for another one. Instances that exist keep
+    /// theirs.
+    #[error(
+        "a new instance must have a name of 1 to {most} characters, not only dots, none of them a control or format character or a filler, and without whitespace at either end, not {shown}"
+    )]
+    InstanceName {
+        /// The maximum length.
+        most: usize,
+        /// The name, escaped and shortened.
+        shown: String,
+    },
     /// The instance has a live connection, so it can't be forgotten.
     #[error("the instance {0:?} is connected; stop it first")]
     InstanceConnected(String),

@@ -31,6 +31,7 @@
 //! | server | the instance's position; a new one, at the gateway's confirmed position | `retention` if that is below the floor |
 //! | earliest | the floor | never |
 //! | latest | the head. What lies between is settled as `filtered`: the gateway did not want it | never |
+//! | a position that was received, but perhaps not confirmed | the lower one of that and the stored position | `epoch` if the epoch differs, or the position is above the head; `retention` if it is below the floor |
 //! | a position | that position. The gateway has confirmed everything up to it | `epoch` if the epoch or the event's id differs, or the position is above the head; `retention` if it is below the floor |
 //!
 //! If a [resync](super::Resync) of the instance is pending, the gap is `resync` in any case, and reaches
@@ -38,14 +39,18 @@
 
 use async_trait::async_trait;
 
-use super::{Actor, NewConnection, Opened, Result, Resync};
+use super::{Actor, Conflict, NewConnection, Opened, Result, Resync};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, EventId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
+    quoted,
 };
+use crate::names;
 
 /// Instances that a gateway can have, at most. A hello with a further name is refused.
 pub const MOST_INSTANCES: i64 = 100;
+/// The longest name of a new instance, in characters.
+const LONGEST_NAME: usize = 64;
 /// Expired instances of a gateway that are listed, at most.
 pub const LISTED_EXPIRED: i64 = 100;
 /// The longest detail of a negative acknowledgement, in bytes. Longer ones are cut.
@@ -59,8 +64,9 @@ pub trait Instances: Send + Sync + 'static {
     async fn peek_log(&self, gateway: GatewayKey) -> Result<LogState>;
     /// Opens a connection in reliable mode: checks the position, stores the instance's cursor, and
     /// marks older live connections of the same instance as replaced, in one transaction. `NotFound`
-    /// if the gateway is deleted or disabled; `Conflict` if it has [`MOST_INSTANCES`] others. Both
-    /// before anything is written.
+    /// if the gateway is deleted or disabled; `Conflict` if it has [`MOST_INSTANCES`] others, or a
+    /// new instance has a name that [can be mistaken](Conflict::InstanceName). All before anything is
+    /// written.
     async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance>;
     /// Live connections of this node that are to end, and why: a later connection of the same
     /// instance has replaced them, on any node, or a resync was requested.
@@ -159,6 +165,14 @@ pub enum ResumeFrom {
     Latest,
     /// At the oldest event that can be read.
     Earliest,
+    /// After a position that the gateway has received, or at the stored one if that is lower. It
+    /// confirms nothing.
+    Received {
+        /// The epoch of the log.
+        epoch: Epoch,
+        /// The last event that the gateway has received; zero for none.
+        sequence: Sequence,
+    },
     /// After a position that the gateway has stored.
     After {
         /// The epoch of the log.
@@ -322,6 +336,14 @@ impl InstanceInfo {
     }
 }
 
+/// Checks the name of an instance that does not exist yet.
+pub fn check_new_name(name: &str) -> std::result::Result<(), Conflict> {
+    if names::is_name(name, LONGEST_NAME) {
+        return Ok(());
+    }
+    Err(Conflict::InstanceName { most: LONGEST_NAME, shown: quoted(name) })
+}
+
 /// What a connection in reliable mode may be opened with, checked against the log. A stored position
 /// (`own`) below the floor is a gap of retention, too.
 pub fn start(log: LogState, resume: &ResumeFrom, own: Sequence, is_same: bool) -> Start {
@@ -330,14 +352,25 @@ pub fn start(log: LogState, resume: &ResumeFrom, own: Sequence, is_same: bool) -
         ResumeFrom::Earliest => Start::At(floor),
         ResumeFrom::Latest => Start::At(head),
         ResumeFrom::Server => at(own, floor),
+        ResumeFrom::Received { epoch: theirs, sequence } => {
+            if *theirs != epoch || *sequence > head {
+                return of_another_log(head);
+            }
+            at(own.min(*sequence), floor)
+        }
         ResumeFrom::After { epoch: theirs, sequence, .. } => {
             if *theirs != epoch || *sequence > head || !is_same {
-                let (reason, from) = (GapReason::Epoch, Sequence(1));
-                return Start::Gap(Gap { reason, from, to: head, resume_at: head });
+                return of_another_log(head);
             }
             at(*sequence, floor)
         }
     }
+}
+
+/// The gap for a position that belongs to another log.
+fn of_another_log(head: Sequence) -> Start {
+    let (reason, from) = (GapReason::Epoch, Sequence(1));
+    Start::Gap(Gap { reason, from, to: head, resume_at: head })
 }
 
 fn at(position: Sequence, floor: Sequence) -> Start {

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::frame;
 use crate::event::Sequence;
+use crate::json_error::WrongValue;
 
 mod error;
 mod gateway;
@@ -263,31 +264,23 @@ fn type_of(text: &[u8]) -> Result<String, FrameError> {
     }
     match serde_json::from_slice::<Head>(text) {
         Ok(head) => Ok(head.frame_type),
-        Err(error) if error.is_data() => {
-            Err(FrameError::malformed(error::without_position(&error.to_string())))
-        }
-        Err(error) => Err(FrameError::malformed(format!("not valid JSON: {error}"))),
+        Err(error) => Err(FrameError::malformed(match WrongValue::find::<Head>(text) {
+            Some(WrongValue { path, why }) => format!("{}: {why}", path.join(".")),
+            None => format!("not valid JSON: {error}"),
+        })),
     }
 }
 
 /// Reads the members of a frame.
 fn read<T: DeserializeOwned>(frame_type: &str, text: &[u8]) -> Result<T, FrameError> {
-    serde_json::from_slice(text).map_err(|error| {
-        // Read again to find the member.
-        let mut json = serde_json::Deserializer::from_slice(text);
-        let path = match serde_path_to_error::deserialize::<_, T>(&mut json) {
-            Err(error) => error.path().to_string(),
-            Ok(_) => String::new(),
-        };
-        let why = error.to_string();
-        let why = error::without_position(&why);
-        // The path of a missing member is its parent's: `.` in most frames.
-        let member = path.trim_matches('.');
-        if member.is_empty() {
+    serde_json::from_slice(text).map_err(|error| match WrongValue::find::<T>(text) {
+        Some(WrongValue { path, why }) if path.is_empty() => {
             FrameError::invalid(format!("{frame_type}: {why}"))
-        } else {
-            FrameError::invalid(format!("{frame_type}: {member}: {why}"))
         }
+        Some(WrongValue { path, why }) => {
+            FrameError::invalid(format!("{frame_type}: {}: {why}", path.join(".")))
+        }
+        None => FrameError::invalid(format!("{frame_type}: {error}")),
     })
 }
 
@@ -297,7 +290,7 @@ fn check_sequence(frame_type: &str, member: &str, sequence: Sequence) -> Result<
         return Ok(());
     }
     Err(FrameError::invalid(format!(
-        "{frame_type}: {member}: {sequence} is not from 0 to {}",
+        "{frame_type}: {member}: must be a whole number from 0 to {}, not {sequence}",
         Sequence::MAX
     )))
 }

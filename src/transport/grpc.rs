@@ -73,9 +73,10 @@ impl Encoder for Messages {
         vec![Ok(server(FromService::ConnectionDrain(drain)))]
     }
 
-    /// HTTP/2 has pings.
+    /// A message without a frame, which clients ignore. Pings of HTTP/2 are not enough: a proxy
+    /// answers them itself.
     fn heartbeat(&mut self) -> Option<Batch> {
-        None
+        Some(vec![Ok(generated::ServerFrame { frame: None })])
     }
 
     fn end(&mut self, reason: Reason, error: Option<ConnectionError>) -> Vec<Batch> {

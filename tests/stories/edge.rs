@@ -6,6 +6,7 @@ mod error_messages;
 mod gateway_limit;
 mod headers;
 pub(crate) mod http2;
+mod invalid_bodies;
 pub(crate) mod log;
 mod names;
 mod objects;

@@ -63,7 +63,7 @@ async fn an_event_targets_named_or_labelled_gateways_or_all() {
     admin.post("/events", &both).await.invalid("target", &["exactly one of"]);
     admin.post("/events", &deployed(&[], "d-1")).await.invalid("target", &["not empty"]);
     let misspelt = admin.post("/events", &to(json!({"everybody": true}))).await;
-    misspelt.invalid("target", &["everybody", "labels"]);
+    misspelt.invalid("target/everybody", &["everybody", "labels"]);
     let deleted = admin.delete(&format!("/gateways/{}", ids[1])).await;
     assert_eq!(deleted.status, 204);
     let answer = admin.post("/events", &to(json!({"all": true}))).await.success();
@@ -155,7 +155,7 @@ async fn a_refusal_names_the_field_and_what_is_allowed() {
         ("payload", json!([1]), "object"),
         ("payload", json!("{}"), "object"),
         ("payload", Value::Null, "required"),
-        ("gatewayIds", json!("all"), "sequence"),
+        ("gatewayIds", json!("all"), "array"),
         ("correlationId", json!("c".repeat(65)), "1 to 64"),
         ("correlationId", json!(""), "1 to 64"),
         ("correlationId", json!("with blank"), "without blanks"),

@@ -3,6 +3,7 @@
 //! measured in the same run as the figures that are compared with them, because the load
 //! on shared machines changes by the hour.
 
+use gateway_events::command::number::whole;
 use serde_json::json;
 
 use crate::figures::{Better, Figure};
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Gateways: logs that the database driver writes, and connections
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     gateways: u16,
 }
 

@@ -1,5 +1,6 @@
 //! Options that all scenarios share.
 
+use gateway_events::command::number::whole;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     pub(crate) payload: usize,
     /// Number of runs; medians are reported
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_parser = whole(1_u32..=1000))]
     pub(crate) runs: u32,
     /// How long each baseline is measured
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_duration)]

@@ -1,5 +1,6 @@
 //! `delivery list`: deliveries that are pending or delivered.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -39,7 +40,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "ID")]
     correlation_id: Option<CorrelationId>,
     /// Maximum number of deliveries to list
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
     limit: u32,
     /// List all of them, however many
     #[arg(long, conflicts_with = "limit")]

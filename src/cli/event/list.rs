@@ -1,5 +1,6 @@
 //! `event list`: the events of a time window.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -44,7 +45,7 @@ pub(crate) struct List {
     #[arg(long, value_name = "TEXT")]
     id_prefix: Option<EventIdPrefix>,
     /// Maximum number of events to list
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
     limit: u32,
     /// List all of them, however many
     #[arg(long, conflicts_with = "limit")]

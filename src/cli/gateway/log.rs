@@ -1,5 +1,6 @@
 //! `gateway log`: a gateway's sequences with the states of their deliveries.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -17,10 +18,10 @@ pub(crate) struct Log {
     /// Its name or id
     gateway: GatewayRef,
     /// Show the entries after this sequence; by default the newest ones
-    #[arg(long, value_name = "SEQUENCE", value_parser = clap::value_parser!(i64).range(0..))]
+    #[arg(long, value_name = "SEQUENCE", value_parser = whole(0_i64..))]
     after: Option<i64>,
     /// Maximum number of entries to list
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
     limit: u32,
     /// Show all of them, however many
     #[arg(long, conflicts_with = "limit")]

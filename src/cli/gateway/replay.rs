@@ -1,5 +1,6 @@
 //! `gateway replay`: append part of a gateway's log again.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
@@ -21,10 +22,10 @@ pub(crate) struct Replay {
     /// Its name or id
     gateway: GatewayRef,
     /// From this sequence on
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole::<i64>(..))]
     from_sequence: Option<i64>,
     /// Up to this sequence; by default the head of the log
-    #[arg(long, value_name = "N", allow_hyphen_values = true, conflicts_with = "from")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole::<i64>(..), conflicts_with = "from")]
     to_sequence: Option<i64>,
     /// Appended from this time on: RFC 3339, or how long ago, like 2h or "15m ago"
     #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]

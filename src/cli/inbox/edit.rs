@@ -1,5 +1,6 @@
 //! `inbox edit`: correct a rejected row, and publish it.
 
+use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -21,9 +22,10 @@ const STILL_REJECTED: u8 = 1;
 #[command(group = clap::ArgGroup::new("target").args(["gateway", "all", "labels"]))]
 pub(crate) struct Edit {
     /// The row's id
+    #[arg(value_parser = whole::<i64>(..))]
     id: i64,
     /// The version that was read; by default the current one
-    #[arg(long, value_name = "VERSION")]
+    #[arg(long, value_name = "VERSION", value_parser = whole::<i64>(..))]
     of_version: Option<i64>,
     /// The event type, such as api.deployed
     #[arg(long = "type", value_name = "TYPE")]

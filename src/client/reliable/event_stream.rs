@@ -28,16 +28,17 @@ impl EventStream {
     }
 
     async fn open(&self, hello: &Hello) -> Result<Response, ConnectError> {
-        let resume = match hello.resume {
-            Resume::Server | Resume::After(_) => "server",
-            Resume::Latest => "latest",
-            Resume::Earliest => "earliest",
+        let resume = match &hello.resume {
+            Resume::Server => "server".to_owned(),
+            Resume::Latest => "latest".to_owned(),
+            Resume::Earliest => "earliest".to_owned(),
+            Resume::After(position) => format!("{}.{}", position.epoch, position.sequence),
         };
         let confirm = match hello.confirm {
             Confirm::Received => "received",
             Confirm::Applied => "applied",
         };
-        let mut query = vec![("resume", resume.to_owned()), ("confirm", confirm.to_owned())];
+        let mut query = vec![("resume", resume), ("confirm", confirm.to_owned())];
         query.extend(hello.instance.clone().map(|instance| ("instance", instance)));
         query.extend(hello.window.map(|window| ("window", window.to_string())));
         if let Some(types) = &hello.types {
@@ -45,12 +46,6 @@ impl EventStream {
             query.push(("types", types.join(",")));
         }
         let request = self.0.get(&["stream"], &query).header(ACCEPT, "text/event-stream");
-        let request = match &hello.resume {
-            Resume::After(position) => {
-                request.header("last-event-id", format!("{}.{}", position.epoch, position.sequence))
-            }
-            _ => request,
-        };
         match request.send().await {
             Ok(response) if response.status().is_success() => Ok(response),
             Ok(response) => Err(not_connected(&response)),

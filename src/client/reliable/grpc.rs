@@ -32,7 +32,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of the end of the stream after the client has ended its side.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The interval of HTTP/2 pings, by which a dead service is detected.
+/// The interval of HTTP/2 pings, by which a dead service is detected before it has sent anything.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of the answer to a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -160,11 +160,7 @@ struct GrpcLink {
 #[async_trait]
 impl Link for GrpcLink {
     async fn receive(&mut self) -> Result<Received, Closed> {
-        // Pings of HTTP/2, which end the stream of a dead service, are not visible here.
-        let Ok(next) = timeout(PING_INTERVAL, self.stream.message()).await else {
-            return Ok(Received::Alive);
-        };
-        match next {
+        match self.stream.message().await {
             Ok(Some(message)) => match server_frame(message) {
                 Ok(Some(frame)) => {
                     self.code = announced(&frame).or(self.code);

@@ -124,7 +124,8 @@ pub(super) fn channels() -> Value {
             "http",
             "Server-sent events. `event` is the frame's `type`, and `message` for events; `data` is \
              the frame; `id` is `<epoch>.<sequence>` on events and marks. `Last-Event-ID` resumes, and \
-             beats `resume`. A comment is sent every `heartbeatMs`.",
+             beats `resume`; with `confirm=applied` it confirms nothing, and delivery continues after \
+             the stored position if that is lower. A comment is sent every `heartbeatMs`.",
             &FROM_SERVICE,
         ),
         "eventStreamFrames": frames,

@@ -24,6 +24,8 @@ proptest! {
                 prop_assert_eq!((gap.to, gap.resume_at), (log.floor, log.floor));
             }
         }
+        let received = ResumeFrom::Received { epoch: log.epoch, sequence: log.head };
+        prop_assert_eq!(start(log, &received, own, true), start(log, &ResumeFrom::Server, own, true));
         prop_assert_eq!(start(log, &ResumeFrom::Latest, own, true), Start::At(log.head));
         prop_assert_eq!(start(log, &ResumeFrom::Earliest, own, true), Start::At(log.floor));
     }
@@ -35,6 +37,11 @@ proptest! {
         let epoch = if is_foreign { Epoch::new() } else { log.epoch };
         let sequence = Sequence(sequence);
         let resume = ResumeFrom::After { epoch, sequence, event_id: None };
+        let received = start(log, &ResumeFrom::Received { epoch, sequence }, own, true);
+        // What was received and not confirmed comes again.
+        let is_ahead = own < sequence && !is_foreign && sequence <= log.head;
+        let from = if is_ahead { &ResumeFrom::Server } else { &resume };
+        prop_assert_eq!(received, start(log, from, own, true));
         let is_of_it = !is_foreign && is_same && sequence <= log.head;
         match start(log, &resume, own, is_same) {
             Start::At(position) => {

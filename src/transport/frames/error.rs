@@ -90,8 +90,3 @@ impl FrameError {
         Self::new(ErrorCode::InvalidFrame, message)
     }
 }
-
-/// The text of serde_json's error without its line and column, which mean nothing in one line.
-pub(super) fn without_position(text: &str) -> &str {
-    text.rsplit_once(" at line ").map_or(text, |(why, _)| why)
-}

@@ -11,6 +11,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::{FrameError, FrameType as _, check_sequence};
 use crate::event::{Epoch, EventId, EventType, Sequence, quoted};
+use crate::json_error::{at_most, word};
 
 /// The maximum length of an instance's name, in characters.
 pub const INSTANCE_CHARACTERS: usize = 64;
@@ -20,6 +21,8 @@ pub const MAX_TYPES: usize = 64;
 pub const MAX_DETAIL_BYTES: usize = 2048;
 /// The maximum `retryAfterMs`: a day.
 pub const MAX_RETRY_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
+/// The maximum `windowBytes`.
+const MAX_WINDOW_BYTES: u64 = Sequence::MAX.0.unsigned_abs();
 
 /// The first frame of a gateway: who it is, where delivery resumes, and what it confirms. Due within
 /// 10 s of `connection.ack`.
@@ -27,8 +30,9 @@ pub const MAX_RETRY_AFTER_MS: u64 = 24 * 60 * 60 * 1000;
 #[serde(tag = "type", rename = "connection.hello", rename_all = "camelCase")]
 pub struct Hello {
     /// A stable name of this replica of the gateway, which has a durable position of its own: 1 to 64
-    /// characters without control characters. If omitted, the connection shares the position of all
-    /// unnamed ones.
+    /// characters without control characters. That of a new instance also has no format characters or
+    /// fillers and no whitespace at either end, and does not consist of dots only. If omitted, the
+    /// connection shares the position of all unnamed ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(
         nullable = false,
@@ -46,8 +50,12 @@ pub struct Hello {
     pub window: Option<u32>,
     /// How many bytes of frames may be in flight; 0 pauses delivery. The service's limit applies if it
     /// is smaller, and if this is omitted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, maximum = 9_007_199_254_740_991_i64)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "at_most::<MAX_WINDOW_BYTES, _>"
+    )]
+    #[schema(required = false, nullable = false, maximum = 9_007_199_254_740_991_i64)]
     pub window_bytes: Option<u64>,
     /// The event types to deliver; all if omitted. The others are skipped and count as confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,13 +66,19 @@ pub struct Hello {
 }
 
 /// The confirmation by which an event counts as delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Confirm {
     /// `received`: the gateway has stored the event, and will apply it.
     Received,
     /// `applied`: the gateway has applied the event.
     Applied,
+}
+
+impl<'de> Deserialize<'de> for Confirm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word(deserializer, &[("received", Self::Received), ("applied", Self::Applied)])
+    }
 }
 
 /// Where delivery resumes: a position, or one that the service knows.
@@ -121,8 +135,12 @@ pub struct Nack {
     /// dead letter.
     pub retryable: bool,
     /// The delay before the retry, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, maximum = 86_400_000)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "at_most::<MAX_RETRY_AFTER_MS, _>"
+    )]
+    #[schema(required = false, nullable = false, maximum = 86_400_000)]
     pub retry_after_ms: Option<u64>,
     /// Details for admins, at most 2 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,7 +149,7 @@ pub struct Nack {
 }
 
 /// Why an event was not applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NackCode {
     /// Applying it failed.
@@ -176,6 +194,21 @@ impl NackCode {
     }
 }
 
+impl<'de> Deserialize<'de> for NackCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const WORDS: [(&str, NackCode); 7] = {
+            let mut words = [("", NackCode::Conflict); 7];
+            let mut nth = 0;
+            while nth < words.len() {
+                words[nth] = (NackCode::ALL[nth].as_str(), NackCode::ALL[nth]);
+                nth += 1;
+            }
+            words
+        };
+        word(deserializer, &WORDS)
+    }
+}
+
 /// An event is still being handled: extends the deadline of its confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename = "delivery.progress", rename_all = "camelCase")]
@@ -194,8 +227,12 @@ pub struct Credit {
     #[schema(nullable = false)]
     pub window: Option<u32>,
     /// How many bytes of frames may be in flight; 0 pauses delivery.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, maximum = 9_007_199_254_740_991_i64)]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "at_most::<MAX_WINDOW_BYTES, _>"
+    )]
+    #[schema(required = false, nullable = false, maximum = 9_007_199_254_740_991_i64)]
     pub window_bytes: Option<u64>,
 }
 
@@ -248,7 +285,7 @@ impl Nack {
         check_sequence(Self::TYPE, "sequence", self.sequence)?;
         if let Some(after) = self.retry_after_ms.filter(|after| *after > MAX_RETRY_AFTER_MS) {
             return Err(invalid(&format!(
-                "retryAfterMs: {after} is not from 0 to {MAX_RETRY_AFTER_MS}"
+                "retryAfterMs: must be a whole number from 0 to {MAX_RETRY_AFTER_MS}, not {after}"
             )));
         }
         match self.detail.as_ref().map(String::len) {
@@ -271,10 +308,9 @@ impl Credit {
 }
 
 fn check_window_bytes(frame_type: &str, bytes: Option<u64>) -> Result<(), FrameError> {
-    let max = Sequence::MAX.0.unsigned_abs();
     match bytes {
-        Some(bytes) if bytes > max => Err(FrameError::invalid(format!(
-            "{frame_type}: windowBytes: {bytes} is not from 0 to {max}"
+        Some(bytes) if bytes > MAX_WINDOW_BYTES => Err(FrameError::invalid(format!(
+            "{frame_type}: windowBytes: must be a whole number from 0 to {MAX_WINDOW_BYTES}, not {bytes}"
         ))),
         _ => Ok(()),
     }

@@ -178,7 +178,7 @@ fn a_missing_member_is_an_error_unless_it_is_optional() {
                     assert!(parse(&changed).is_ok(), "{member} of {frame}");
                 } else {
                     let name = member.rsplit('/').next().expect("a name");
-                    invalid(parse(&changed), &format!("missing field `{name}`"), &frame);
+                    invalid(parse(&changed), &format!("{name}: is required"), &frame);
                 }
             }
         }

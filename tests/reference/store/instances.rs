@@ -9,7 +9,7 @@ use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::audit::entries;
-use gateway_events::store::instances::{Start, start};
+use gateway_events::store::instances::{Start, check_new_name, start};
 use gateway_events::store::limits::{LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::positions::Repeats;
 use gateway_events::store::ranges::above;
@@ -127,6 +127,9 @@ impl Tables {
         let is_lowered = confirm == Level::Received
             && stored.is_some_and(|cursor| cursor.confirm == Some(Level::Applied));
         let count = i64::try_from(self.instances_of(gateway).count()).unwrap_or(i64::MAX);
+        if is_new {
+            check_new_name(&new.instance)?;
+        }
         if is_new && count >= MOST_INSTANCES {
             return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
         }
@@ -268,7 +271,9 @@ impl Tables {
                 };
                 (how, Reach::Acknowledged { level: *level, confirms: true })
             }
-            (ResumeFrom::Server | ResumeFrom::Earliest, _) => return Ok(()),
+            (ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. }, _) => {
+                return Ok(());
+            }
         };
         if let Some(open) = open {
             self.settle(&on, open, how)?;

@@ -71,8 +71,9 @@ async fn a_gateway_that_leaks_connections_keeps_no_other_one_out() {
     service.connected(&other).await;
 
     // The operator learns of it: once per source and kind, a few times a minute.
-    let of =
-        |line: &serde_json::Value| line["message"] == "refused an upgrade" && line["code"] == CODE;
+    let of = |line: &serde_json::Value| {
+        line["message"] == "refused a connection" && line["code"] == CODE
+    };
     let line = lines(&service, 1, of).await.remove(0);
     assert_eq!((&line["gateway"], &line["gateway_name"]), (&json!(id), &json!("leaking")));
     let written = service.log().matches(CODE).count();

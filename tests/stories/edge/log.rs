@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::unauthenticated::manifest;
 use crate::support::{PATIENCE, Service, deployed};
+use crate::transports::{Kind, transport};
 
 /// Waits for this many lines of the JSON log that satisfy a condition.
 pub(crate) async fn lines(
@@ -118,13 +119,13 @@ async fn every_refused_credential_is_logged_and_counted_and_none_is_shown() {
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
     // The one at the upgrade has its own line.
     let refused = |line: &Value| {
-        line["message"] == "refused a credential" || line["message"] == "refused an upgrade"
+        line["message"] == "refused a credential" || line["message"] == "refused a connection"
     };
     let found = lines(&service, 7, refused).await;
     assert!(found.iter().all(|line| line["address"] == "127.0.0.1"), "{found:#?}");
     let of = |kind: &str, token: Option<&str>| {
         let is_kind = |line: &&Value| match line["message"].as_str() {
-            Some("refused an upgrade") => kind == "gateway_key",
+            Some("refused a connection") => kind == "gateway_key",
             _ => line["kind"] == kind,
         };
         found.iter().filter(is_kind).filter(|line| line["token"].as_str() == token).count()
@@ -142,6 +143,26 @@ async fn every_refused_credential_is_logged_and_counted_and_none_is_shown() {
         let series =
             format!("gateway_events_authentication_failures_total{{kind=\"{kind}\"}} {count}");
         assert!(metrics.contains(&series), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_logged_with_its_transport() {
+    let service = Service::start().await;
+    assert_eq!(service.connect("gwk_nonsense").await.err().expect("refused").0, 401);
+    let hello = json!({"type": "connection.hello", "resume": "server", "confirm": "applied"});
+    let hello = serde_json::from_value(hello).expect("a hello");
+    for kind in [Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc] {
+        // The link of long polling sends its first request later.
+        let transport = transport(&service, kind, "gwk_nonsense");
+        let Ok(mut link) = transport.connect(&hello).await else { continue };
+        link.receive().await.expect_err("refused");
+    }
+    let refused = |line: &Value| line["message"] == "refused a connection";
+    let found = lines(&service, 5, refused).await;
+    for transport in ["websocket", "websocket.v1", "sse", "long_poll", "grpc"] {
+        let of = found.iter().filter(|line| line["transport"] == transport).count();
+        assert_eq!(of, 1, "{transport}: {found:#?}");
     }
 }
 

@@ -18,7 +18,8 @@ const INVISIBLE: [&str; 7] = [
     "ber\u{2028}lin",
 ];
 /// Texts that are refused as names because of what they begin or end with.
-const PADDED: [&str; 6] = ["", " ", " berlin", "berlin ", "berlin\u{a0}", "\u{3000}berlin"];
+const PADDED: [&str; 8] =
+    ["", " ", " berlin", "berlin ", "berlin\u{a0}", "\u{3000}berlin", ".", ".."];
 
 #[tokio::test]
 async fn names_that_look_like_others_are_refused() {

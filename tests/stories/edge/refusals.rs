@@ -12,7 +12,7 @@ use crate::support::{Service, deployed, failed_report};
 
 /// The log line of a refused upgrade. Also checks the metrics.
 async fn refused(service: &Service, code: &str) -> Value {
-    let of = |line: &Value| line["message"] == "refused an upgrade" && line["code"] == code;
+    let of = |line: &Value| line["message"] == "refused a connection" && line["code"] == code;
     let line = lines(service, 1, of).await.remove(0);
     assert_eq!(line["address"], "127.0.0.1", "{line:#}");
     let series = format!("gateway_events_upgrades_refused_total{{code=\"{code}\"}} ");

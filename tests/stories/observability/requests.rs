@@ -153,7 +153,7 @@ async fn log_lines_of_a_request_identify_it_with_any_filter() {
     get_with_ids(&stranger, "/ws/gateways/connect", &["refused"])
         .await
         .refusal(401, "unauthorized");
-    let line = lines(&service, 1, |line| line["message"] == "refused an upgrade").await.remove(0);
+    let line = lines(&service, 1, |line| line["message"] == "refused a connection").await.remove(0);
     assert_eq!(line["span"]["request_id"], "refused", "{line:#}");
     assert_eq!(line["span"]["http.route"], "/api/internal/v1/ws/gateways/connect", "{line:#}");
     assert!(!service.log().contains("request completed"), "it is for the access log only");

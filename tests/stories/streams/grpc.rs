@@ -111,8 +111,13 @@ impl Peer {
     }
 
     async fn next(&mut self) -> Result<Option<Got>, Status> {
-        let next = timeout(PATIENCE, self.stream.message()).await.expect("in time")?;
-        Ok(next.map(|frame| frame.frame.expect("a frame")))
+        loop {
+            match timeout(PATIENCE, self.stream.message()).await.expect("in time")? {
+                // A sign of life.
+                Some(ServerFrame { frame: None }) => {}
+                next => return Ok(next.and_then(|next| next.frame)),
+            }
+        }
     }
 
     async fn frame(&mut self) -> Got {
@@ -198,6 +203,31 @@ async fn events_are_streamed_and_confirmed(on: On) {
     peer.send(Sent::DeliveryNack(nack)).await;
     let failed = "/deliveries?status=failed&reason=invalid";
     service.eventually(failed, |shown| shown["count"] == 1).await;
+}
+
+#[tokio::test]
+async fn an_idle_stream_shows_in_each_interval_that_the_service_lives() {
+    let service = Service::start_with(&[
+        ("RELIABLE__HEARTBEAT_INTERVAL", "200ms"),
+        ("DELIVERY__HEARTBEAT_INTERVAL", "300ms"),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "1s"),
+    ])
+    .await;
+    let (id, key) = service.gateway("one").await;
+    let mut peer = Peer::connect(&service, &key).await;
+    assert_eq!(peer.ack.heartbeat_ms, 200);
+    let mut signs = 0;
+    while signs < 10 {
+        let next = timeout(PATIENCE, peer.stream.message()).await.expect("a sign in time");
+        match next.expect("a message").expect("the stream continues").frame {
+            // Clients ignore a message without a frame.
+            None => signs += 1,
+            Some(Got::DeliveryMark(_)) => {}
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+    publish(&service, &id, 1, 1).await;
+    peer.event(1).await;
 }
 
 #[tokio::test]

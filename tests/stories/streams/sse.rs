@@ -10,6 +10,66 @@ use crate::support::{Service, pause};
 on_both! {
     events_are_streamed_in_order_and_confirmed_by_post
     a_client_continues_after_its_last_message
+    what_was_received_and_not_applied_comes_again
+    a_stated_position_counts_as_applied
+}
+
+/// `EventSource` connects again by itself, to the same address and with the id of the last event that it
+/// received.
+async fn what_was_received_and_not_applied_comes_again(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    let gateway = format!("/gateways/{id}");
+    let connections = format!("{gateway}/connections?status=connected");
+    let query = "?instance=a&confirm=applied&resume=earliest";
+    publish(&service, &id, 1, 3).await;
+    let mut peer = Peer::connect(&service, &key, query).await;
+    peer.event(1).await;
+    peer.event(2).await;
+    let last = peer.event(3).await.id.expect("an id");
+    peer.applied(1).await;
+    service.eventually(&gateway, |shown| shown["confirmed"] == 1).await;
+    drop(peer);
+    service.eventually(&connections, |shown| shown["count"] == 0).await;
+    let mut peer = Peer::after(&service, &key, query, &last).await;
+    assert_eq!(peer.resumed().await["from"], 1);
+    for sequence in 2..=3 {
+        peer.event(sequence).await;
+        let shown = service.admin().get(&gateway).await.success();
+        assert_eq!(shown["confirmed"], sequence - 1);
+        peer.applied(sequence).await;
+        service.eventually(&gateway, |shown| shown["confirmed"] == sequence).await;
+    }
+    drop(peer);
+    service.eventually(&connections, |shown| shown["count"] == 0).await;
+    // A position below the stored one is where the gateway is now.
+    let epoch = last.split('.').next().expect("an epoch");
+    let mut peer = Peer::after(&service, &key, query, &format!("{epoch}.1")).await;
+    assert_eq!(peer.resumed().await["from"], 1);
+    peer.event(2).await;
+}
+
+async fn a_stated_position_counts_as_applied(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    let gateway = format!("/gateways/{id}");
+    publish(&service, &id, 1, 3).await;
+    let mut peer = Peer::connect(&service, &key, "?instance=a&confirm=applied").await;
+    let second = {
+        peer.event(1).await;
+        peer.event(2).await.id.expect("an id")
+    };
+    drop(peer);
+    let query = format!("?instance=a&confirm=applied&resume={second}");
+    let mut peer = Peer::greet(&service, &key, &query).await;
+    assert_eq!(peer.resumed().await["from"], 2);
+    service.eventually(&gateway, |shown| shown["confirmed"] == 2).await;
+    let last = peer.event(3).await.id.expect("an id");
+    drop(peer);
+    // The same address, as EventSource uses it.
+    let mut peer = Peer::after(&service, &key, &query, &last).await;
+    assert_eq!(peer.resumed().await["from"], 2);
+    peer.event(3).await;
 }
 
 async fn events_are_streamed_in_order_and_confirmed_by_post(on: On) {

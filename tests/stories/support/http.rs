@@ -147,6 +147,7 @@ impl Reply {
         for inside in ["sqlx", "SQLite", "src/", ".rs:", "panicked", "select ", ".db", "axum"] {
             assert!(!self.body.contains(inside), "{inside} leaks: {self:?}");
         }
+        in_words_of_the_contract(problem["detail"].as_str().unwrap_or_default());
         problem
     }
 
@@ -160,5 +161,29 @@ impl Reply {
         for text in says {
             assert!(message.contains(text), "{text:?} is missing: {message}");
         }
+    }
+}
+
+/// Asserts that an error names no type of the program and has no text of its parsers.
+#[track_caller]
+pub(crate) fn in_words_of_the_contract(text: &str) {
+    for inside in [
+        "i64",
+        "u16",
+        "u32",
+        "u64",
+        "usize",
+        "f64",
+        "struct ",
+        "enum",
+        "unknown variant",
+        "invalid type",
+        "invalid value:",
+        "expected value at",
+        "a sequence",
+        "a map",
+        "found in string",
+    ] {
+        assert!(!text.contains(inside), "{inside:?} is a word of the program: {text}");
     }
 }

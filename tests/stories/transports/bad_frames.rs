@@ -10,6 +10,7 @@ use crate::both_databases::On;
 use crate::reliable::peer::Peer as Socket;
 use crate::streams::long_poll::Peer as Polling;
 use crate::streams::sse_peer::Peer as Stream;
+use crate::support::http::in_words_of_the_contract;
 
 /// A frame that is valid, and values that each of its members must not have.
 struct Shape {
@@ -84,6 +85,10 @@ fn hello_shape() -> Shape {
         position("x", json!(1)),
         json!({"epoch": epoch, "sequence": 1, "eventId": ""}),
         json!({"epoch": epoch, "sequence": 1, "eventId": 1}),
+        json!({"epoch": epoch, "sequence": 1, "eventId": "an id"}),
+        json!({"epoch": epoch, "sequence": 1, "eventId": "id\u{7}"}),
+        json!({"epoch": epoch, "sequence": 1, "eventId": "é"}),
+        json!({"epoch": epoch, "sequence": 1, "eventId": "x".repeat(65)}),
     ];
     resumes.extend(not_sequences().into_iter().map(|sequence| position(epoch, sequence)));
     Shape {
@@ -191,7 +196,7 @@ async fn a_bad_frame_ends_its_socket() {
             peer.text(&text).await;
             let (closed, error) = peer.closed().await;
             assert_eq!((closed, error["code"].as_str()), (4501, Some(code)), "{text}: {error}");
-            assert!(error["message"].as_str().is_some_and(|it| !it.is_empty()), "{error}");
+            in_words_of_the_contract(error["message"].as_str().expect("a message"));
         }
         let mut peer = Socket::connect(service, &bed.key, instance).await;
         peer.message(Message::binary(vec![0; 10])).await;
@@ -212,11 +217,111 @@ async fn a_bad_hello_is_answered_with_an_error() {
             peer.text(&text).await;
             let (closed, error) = peer.closed().await;
             assert_eq!((closed, error["code"].as_str()), (4501, Some(code)), "{text}: {error}");
+            in_words_of_the_contract(error["message"].as_str().expect("a message"));
         }
         let shown = bed.service().api().get(&format!("/gateways/{}/connections", bed.id)).await;
         assert_eq!(shown.expect("connections")["count"], 0, "none of them was recorded");
     })
     .await;
+}
+
+/// Frames, and what is said about them: the member, and what it must be.
+fn told() -> Vec<(Value, &'static str)> {
+    const SEQUENCE: &str = "must be a whole number from 0 to 9007199254740991, not";
+    let nack = |member: &str, value: Value| {
+        let mut nack = shapes().remove(1).valid;
+        nack[member] = value;
+        nack
+    };
+    let ack = |applied: Value| json!({"type": "delivery.ack", "applied": applied});
+    let told = [
+        (ack(json!("x")), format!("delivery.ack: applied: {SEQUENCE} \"x\"")),
+        (ack(json!(-1)), format!("delivery.ack: applied: {SEQUENCE} -1")),
+        (ack(json!(1.5)), format!("delivery.ack: applied: {SEQUENCE} 1.5")),
+        (ack(json!([1])), format!("delivery.ack: applied: {SEQUENCE} an array")),
+        (ack(json!({})), format!("delivery.ack: applied: {SEQUENCE} an object")),
+        (ack(json!(1_u64 << 63)), format!("delivery.ack: applied: {SEQUENCE} 9223372036854775808")),
+        (nack("sequence", Value::Null), format!("delivery.nack: sequence: {SEQUENCE} null")),
+        (
+            nack("code", json!("other")),
+            "delivery.nack: code: must be one of `apply_failed`, `invalid`, `unsupported`, \
+             `dependency_missing`, `timeout`, `overloaded`, `conflict`, not \"other\""
+                .to_owned(),
+        ),
+        (
+            nack("code", json!(1)),
+            "delivery.nack: code: must be one of `apply_failed`, `invalid`, `unsupported`, \
+             `dependency_missing`, `timeout`, `overloaded`, `conflict`, not 1"
+                .to_owned(),
+        ),
+        (
+            nack("retryable", json!("no")),
+            "delivery.nack: retryable: must be true or false, not \"no\"".to_owned(),
+        ),
+        (
+            nack("retryAfterMs", json!("1")),
+            "delivery.nack: retryAfterMs: must be a whole number from 0 to 86400000, not \"1\""
+                .to_owned(),
+        ),
+        (
+            nack("retryAfterMs", json!(86_400_001)),
+            "delivery.nack: retryAfterMs: must be a whole number from 0 to 86400000, not 86400001"
+                .to_owned(),
+        ),
+        (nack("detail", json!(7)), "delivery.nack: detail: must be a string, not 7".to_owned()),
+        (
+            json!({"type": "delivery.progress"}),
+            "delivery.progress: sequence: is required".to_owned(),
+        ),
+        (
+            json!({"type": "delivery.credit", "window": 1_u64 << 32}),
+            "delivery.credit: window: must be a whole number from 0 to 4294967295, not 4294967296"
+                .to_owned(),
+        ),
+        (json!({"type": 1}), "type: must be a string, not 1".to_owned()),
+        (json!({}), "type: is required".to_owned()),
+    ];
+    told.map(|(frame, message)| (frame, &*message.leak())).into()
+}
+
+#[tokio::test]
+async fn an_error_says_what_the_member_must_be() {
+    let world = std::sync::Arc::new(
+        World::served(&On::Embedded, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await,
+    );
+    let socket = Bed::new(world.clone(), Kind::WebSocket, "one").await;
+    let stream = Bed::new(world, Kind::Sse, "two").await;
+    for (frame, message) in told() {
+        let mut peer = Socket::connect(socket.service(), &socket.key, json!({})).await;
+        peer.send(&frame).await;
+        assert_eq!(peer.closed().await.1["message"], message);
+        let mut peer = Stream::connect(stream.service(), &stream.key, "").await;
+        assert_eq!(peer.post(&frame).await.json()["detail"], message);
+        assert_eq!(peer.ended().await["message"], message);
+    }
+    let position = json!({"epoch": "x", "sequence": "1"});
+    for (member, value, message) in [
+        ("confirm", json!(7), "confirm: must be `received` or `applied`, not 7"),
+        (
+            "resume",
+            json!(7),
+            "resume: must be an object, \"server\", \"latest\" or \"earliest\", not 7",
+        ),
+        ("resume", position, "resume.epoch: must be a UUID such as"),
+        ("types", json!("a.b"), "types: must be an array, not \"a.b\""),
+        ("types", json!(["a.b", 1]), "types.1: must be a string, not 1"),
+        (
+            "windowBytes",
+            json!([]),
+            "windowBytes: must be a whole number from 0 to 9007199254740991, not an array",
+        ),
+    ] {
+        let mut peer = Socket::greet(socket.service(), &socket.key).await;
+        peer.hello(json!({member: value})).await;
+        let error = peer.closed().await.1;
+        let said = error["message"].as_str().expect("a message");
+        assert!(said.starts_with(&format!("connection.hello: {message}")), "{said}");
+    }
 }
 
 /// Bodies of requests, with the status and the code of their refusal.

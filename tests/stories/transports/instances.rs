@@ -1,14 +1,87 @@
 //! Named instances of a gateway.
 
+use gateway_events::client::reliable::ConnectError;
 use serde_json::json;
 
-use super::{Bed, GREETED, RELIABLE, over};
+use super::{Bed, GREETED, Kind, Peer, RELIABLE, hello, over};
 use crate::both_databases::{On, on_both};
+use crate::reliable::peer::Peer as Socket;
+use crate::reliable::publish;
 
 on_both! {
     each_instance_has_its_own_position
     a_later_connection_of_an_instance_replaces_the_earlier_one
     delivered_means_confirmed_by_any_or_by_all_instances
+    a_new_instance_has_a_name_that_looks_like_no_other
+    an_instance_whose_name_would_be_refused_now_connects
+}
+
+/// Names that can't be told from another one when they are shown, or change how the text around them
+/// is shown.
+const CONFUSING: [&str; 12] = [
+    "a\u{200b}",
+    "\u{feff}a",
+    "a\u{2060}b",
+    "\u{202e}a",
+    "\u{2066}a\u{2069}",
+    "a\u{ad}b",
+    "\u{3164}",
+    "a\u{115f}",
+    ".",
+    "..",
+    " a",
+    "a\u{a0}",
+];
+
+async fn a_new_instance_has_a_name_that_looks_like_no_other(on: On) {
+    let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
+    over(&on, &settings, RELIABLE, async |bed: Bed| {
+        for name in CONFUSING {
+            match Peer::try_connect(&bed, hello(&json!({"instance": name}))).await {
+                Err(ConnectError::Refused { status, .. }) => assert_eq!(status, 422, "{name:?}"),
+                // The transport in memory has the dispatcher's error.
+                Err(ConnectError::Failed(why)) if bed.kind == Kind::Memory => {
+                    assert!(why.contains("a new instance must have a name"), "{why}");
+                }
+                Err(other) => panic!("{name:?}: {other:?}"),
+                Ok(mut peer) => {
+                    let (code, error) = peer.closed().await;
+                    let by_status = matches!(bed.kind, Kind::LongPoll) && error.is_none();
+                    assert!(
+                        by_status || error.as_deref() == Some("invalid_frame"),
+                        "{name:?} {error:?}"
+                    );
+                    assert!(matches!(code, None | Some(4501)), "{name:?} {code:?}");
+                }
+            }
+        }
+        if bed.kind != Kind::Memory {
+            let shown = bed.service().api().get(&format!("/gateways/{}/instances", bed.id)).await;
+            assert_eq!(shown.expect("instances")["count"], 0);
+        }
+        for name in ["Zürich 2", "東京", "...a", "a.b", "x"] {
+            bed.connect(json!({"instance": name})).await.leave().await;
+        }
+    })
+    .await;
+}
+
+async fn an_instance_whose_name_would_be_refused_now_connects(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    let connect =
+        async |instance: &str| Socket::connect(&service, &key, json!({"instance": instance})).await;
+    publish(&service, &id, 1, 2).await;
+    let mut peer = connect("padded").await;
+    peer.event(1).await;
+    peer.applied(1).await;
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
+    drop(peer);
+    let connections = format!("/gateways/{id}/connections?status=connected");
+    service.eventually(&connections, |shown| shown["count"] == 0).await;
+    on.change(&service, "update cursors set instance = ' padded ' where instance = 'padded'").await;
+    let mut peer = connect(" padded ").await;
+    peer.event(2).await;
 }
 
 async fn each_instance_has_its_own_position(on: On) {

@@ -1,6 +1,7 @@
 //! How many events per second are accepted and synced to disk. No gateway is connected,
 //! so that delivery is not part of the measurement.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use gateway_events::command::time::parse_duration;
@@ -23,13 +24,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     preload: Preload,
     /// Publishers, each with a connection of its own
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     publishers: u16,
     /// Events per request
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_parser = whole(1_u16..=1000))]
     batch: u16,
     /// Gateways that the events are for, in turn
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Duration of the load
     #[arg(long, default_value = "10", value_parser = seconds)]

@@ -2,6 +2,7 @@
 //! receive live events at a fixed rate: how soon their events arrive before it connects and while it
 //! catches up, and how much memory that takes on both sides.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use gateway_events::client::CancellationToken;
@@ -34,13 +35,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) transports: Transports,
     /// Minimum number of events in the backlog
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 200_000, value_parser = whole(1_u32..))]
     events: u32,
     /// Live events per second, each for one of the other gateways
     #[arg(long, value_name = "EVENTS", default_value = "100", value_parser = rate)]
     rate: f64,
     /// Connected gateways besides the one with the backlog, in plain mode
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Duration of the load before the gateway connects
     #[arg(long, default_value = "10", value_parser = seconds)]

@@ -1,6 +1,7 @@
 //! Publish and receive. At a fixed rate: how soon an event arrives. Without one: how many
 //! events per second are delivered and recorded as confirmed.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -30,13 +31,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "EVENTS", value_parser = rate)]
     rate: Option<f64>,
     /// Publishers, each with a connection of its own
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     publishers: u16,
     /// Events per request
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_parser = whole(1_u16..=1000))]
     batch: u16,
     /// Connected gateways; each event is for one of them, in turn
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Duration of the load
     #[arg(long, default_value = "10", value_parser = seconds)]

@@ -1,5 +1,6 @@
 //! One event for all gateways at once: how long until the last one has it.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -22,10 +23,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) transports: Transports,
     /// Connected gateways
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Number of events
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = whole(1_u16..))]
     events: u16,
     /// Events per second
     #[arg(long, default_value_t = 2.0, value_parser = super::deliver::rate)]

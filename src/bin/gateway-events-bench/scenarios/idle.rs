@@ -1,5 +1,6 @@
 //! Idle connections: the memory and processor time that each costs the server.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -26,7 +27,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) transports: Transports,
     /// Open connections
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 1000, value_parser = whole(1_u16..))]
     connections: u16,
     /// Duration of the measurement
     #[arg(long, default_value = "20", value_parser = seconds)]

@@ -2,6 +2,7 @@
 //! random gateways, and diagnoses of random gateways and events. The database is written directly
 //! before the service starts.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -30,13 +31,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Events within the last 24 hours, each with a failed attempt
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100_000, value_parser = whole(1_u32..))]
     rows: u32,
     /// Gateways that the events are for
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Queries of each kind
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 200, value_parser = whole(1_u16..))]
     queries: u16,
 }
 

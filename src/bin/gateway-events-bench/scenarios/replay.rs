@@ -1,6 +1,7 @@
 //! A backlog: gateways connect and receive the events published while they were
 //! disconnected.
 
+use gateway_events::command::number::whole;
 use std::time::Instant;
 
 use serde_json::json;
@@ -27,10 +28,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) transports: Transports,
     /// Gateways with a backlog
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Minimum number of events in the backlog of each
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 20_000, value_parser = whole(1_u32..))]
     events: u32,
 }
 

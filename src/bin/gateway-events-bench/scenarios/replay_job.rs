@@ -1,6 +1,7 @@
 //! A gateway's whole log is replayed by a job while others receive live events at a fixed rate: how
 //! soon their events arrive before the replay and during it.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Deliveries to replay, all to one gateway
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(501..))]
+    #[arg(long, default_value_t = 100_000, value_parser = whole(501_u32..))]
     rows: u32,
     /// The replayed gateway is connected and receives its events again meanwhile
     #[arg(long)]
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "EVENTS", default_value = "100", value_parser = rate)]
     rate: f64,
     /// Connected gateways besides the replayed one
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 16, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Duration of the load before the replay
     #[arg(long, default_value = "10", value_parser = seconds)]

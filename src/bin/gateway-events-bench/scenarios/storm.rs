@@ -1,6 +1,7 @@
 //! All gateways reconnect at the same time with a backlog for each: how long until all are
 //! connected, and until all have caught up.
 
+use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -21,10 +22,10 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Gateways
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u16..))]
     gateways: u16,
     /// Events in the backlog of each
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = whole(1_u16..))]
     events: u16,
 }
 

@@ -10,7 +10,7 @@ use super::super::ledger::record::revive;
 use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::instances::{Start, start};
+use crate::store::instances::{Start, check_new_name, start};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::positions::Repeats;
 use crate::store::{
@@ -202,6 +202,7 @@ async fn named(conn: &mut Connection, new: &NewConnection, confirm: Level) -> Re
         let (received, is_new) = (row.received, false);
         return Ok(Before { received, applied, is_new, is_lowered, is_unsure, repeats });
     }
+    check_new_name(&new.instance)?;
     let count = query_scalar!(
         r#"
         select count(*) as "count!: i64" from cursors
@@ -378,6 +379,6 @@ async fn settle_before(
             };
             cursors::raise(conn, &[past]).await
         }
-        ResumeFrom::Server | ResumeFrom::Earliest => Ok(()),
+        ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. } => Ok(()),
     }
 }
