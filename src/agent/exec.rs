@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use rustix::fs::{Access, access};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
@@ -109,7 +110,9 @@ impl Program {
                 end = self.end(&mut child, group) => end,
                 never = async { pipes.as_mut().await; std::future::pending().await } => never,
             };
-            let _ = timeout(LAST_OUTPUT, pipes).await;
+            if !pipes.is_terminated() {
+                let _ = timeout(LAST_OUTPUT, pipes).await;
+            }
             end
         };
         tracing::debug!(

@@ -128,6 +128,17 @@ async fn every_transport_is_supported() {
 }
 
 #[tokio::test]
+async fn events_follow_each_other_without_pauses() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, &["d"; 200]).await;
+    let agent = Agent::start(&service, &key, &["--exec", "true"]);
+    // A pause of half a second after each would take longer than this waits.
+    confirmed(&service, &id, 200).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn output_is_logged_at_debug_level_and_bounded() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
