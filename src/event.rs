@@ -444,6 +444,15 @@ impl Reason {
         matches!(self, Self::Skipped | Self::Purged)
     }
 
+    /// Whether the service withdrew the event without regard to attempts at it: it may never have been
+    /// sent.
+    pub const fn is_withdrawn(self) -> bool {
+        matches!(
+            self,
+            Self::Skipped | Self::Purged | Self::Expired | Self::Retention | Self::Unreadable
+        )
+    }
+
     /// Whether a gateway reported it (`deployment.ack`, or a negative acknowledgement). If so, the
     /// gateway has handled the event, and a receipt does not contradict the failure. Unknown reasons
     /// count as reported, so that no failure is lost.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::event::{Event, Sequence};
 use crate::store::LoggedEvent;
 
@@ -52,6 +53,11 @@ impl InFlight {
         let on_its_way = self.events.iter().find(|(other, ..)| *other == sequence);
         let confirmed = || self.confirmed.iter().find(|event| event.sequence == sequence).cloned();
         on_its_way.map(|(_, event, _)| logged(sequence, event)).or_else(confirmed)
+    }
+
+    /// When an event in flight expires.
+    pub(super) fn expires_at(&self, sequence: Sequence) -> Option<Timestamp> {
+        self.events.iter().find(|(other, ..)| *other == sequence)?.1.expires_at
     }
 
     /// The first unconfirmed ones.

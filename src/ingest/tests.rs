@@ -58,7 +58,7 @@ fn an_error_names_the_invalid_column() {
         (wrong(|row| row.gateway_id = Some("berlin".to_owned())), "gateway_id: must be a UUID"),
         (wrong(|row| row.gateway_id = None), "target: give exactly one"),
         (wrong(|row| row.target = Some("{\"all\":true}".to_owned())), "target: give exactly one"),
-        (wrong(|row| row.target = Some("{\"label\":{}}".to_owned())), "target: is not valid"),
+        (wrong(|row| row.target = Some("{\"label\":{}}".to_owned())), "target: label: unknown"),
         (wrong(|row| row.event_id = Some("a b".to_owned())), "event_id: "),
         (wrong(|row| row.correlation_id = Some(String::new())), "correlation_id: "),
         (wrong(|row| row.user_id = Some("u".repeat(257))), "user_id: "),

@@ -192,8 +192,11 @@ pub struct EarlierNacks {
     pub sequence: Sequence,
     /// How many times they could not.
     pub count: u32,
-    /// One of the reasons that they stated.
+    /// One of the reasons that they stated, or for which they ended.
     pub reason: Reason,
+    /// Whether it was rejected, or given up after too many attempts: it is not sent again, even to a
+    /// connection that starts before it.
+    pub is_given_up: bool,
 }
 
 /// Where a connection in reliable mode starts.
@@ -379,6 +382,13 @@ fn at(position: Sequence, floor: Sequence) -> Start {
     }
     let (reason, from) = (GapReason::Retention, position.next());
     Start::Gap(Gap { reason, from, to: floor, resume_at: floor })
+}
+
+/// Whether an instance is not sent a dead letter again: it was given up after too many attempts, or
+/// this instance has rejected it. Unnamed connections can't be told apart, so what one has rejected
+/// may be new to another.
+pub fn is_over_for(instance: &str, reason: Reason, rejected_by: Option<&str>) -> bool {
+    reason.ends_connections() || !instance.is_empty() && rejected_by == Some(instance)
 }
 
 /// Where a connection starts.

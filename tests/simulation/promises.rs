@@ -85,7 +85,8 @@ pub(crate) fn missing(known: &Known, replica: usize, given_up: &GivenUp, to: i64
     let log = known.log();
     let none = Progress::default();
     let progress = replica.progress.get(&log.epoch).unwrap_or(&none);
-    let is_over = |it: i64| given_up.has(it) || known.was_given_up(it);
+    let is_over =
+        |it: i64| given_up.has(it) || known.was_given_up(it) || replica.rejected.contains(&it);
     let is_due = |it: i64| log.row(it).is_some_and(|row| replica.wants(row)) && !is_over(it);
     (progress.base + 1..=to).find(|it| !progress.has(*it) && is_due(*it))
 }

@@ -170,6 +170,7 @@ impl Run {
             has_begun: false,
             progress: BTreeMap::new(),
             connection: None,
+            rejected: BTreeSet::new(),
         };
         let replicas = (0..count).map(replica).collect();
         let logs = vec![Log { epoch, rows: Vec::new() }];
@@ -416,6 +417,7 @@ impl Run {
             known.rejections.clear();
             let positions = self.world.database.positions_of(known.gateway.key);
             for replica in &mut known.replicas {
+                replica.rejected.clear();
                 // An instance that the copy does not contain is a new one.
                 replica.has_begun &= replica.name.is_none()
                     || positions.iter().any(|it| replica.name.as_deref() == Some(&it.name));

@@ -218,7 +218,7 @@ impl Watch {
         let log = known.log();
         let missed = (self.told + 1..=sequence).find(|it| {
             log.row(*it).is_some_and(|row| replica.wants(row))
-                && !(given_up.has(*it) || known.was_given_up(*it))
+                && !(given_up.has(*it) || known.was_given_up(*it) || replica.rejected.contains(it))
         });
         let is_current = self.epoch == Some(log.epoch);
         drop(state);
@@ -245,6 +245,9 @@ impl Watch {
                 self.in_flight.remove(&nack.sequence.0);
                 let mut state = self.world.state();
                 let known = &mut state.gateways[self.id.gateway];
+                if self.epoch == Some(known.log().epoch) {
+                    known.replicas[self.id.replica].rejected.insert(nack.sequence.0);
+                }
                 // What another replica has confirmed need not fail.
                 if self.epoch == Some(known.log().epoch) && known.replicas.len() == 1 {
                     let by = known.replicas[self.id.replica].name.clone().unwrap_or_default();

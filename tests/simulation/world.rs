@@ -82,6 +82,9 @@ pub(crate) struct Replica {
     pub(crate) progress: BTreeMap<Epoch, Progress>,
     /// The number of its newest connection, and when delivery began there.
     pub(crate) connection: Option<(u32, Instant)>,
+    /// Events of the current log that it has rejected: they are not sent to it again, even if it has
+    /// forgotten that.
+    pub(crate) rejected: BTreeSet<i64>,
 }
 
 /// A gateway.

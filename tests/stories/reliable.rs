@@ -7,6 +7,7 @@ use crate::both_databases::On;
 use crate::support::{Service, deployed};
 
 mod closing;
+mod given_up;
 mod handshake;
 mod instances;
 mod nacks;

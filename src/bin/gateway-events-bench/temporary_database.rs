@@ -55,6 +55,8 @@ impl TemporaryDatabase {
     async fn run(&self, command: &str, rest: &str) -> anyhow::Result<()> {
         let options = Options { url: self.server_url.clone(), ..Options::default() };
         let mut conn = postgres::connect(&options).await?;
+        // A large database may take longer to drop than the service's limit for a statement.
+        sqlx::query("set statement_timeout = 0").execute(&mut conn).await?;
         // The name was generated above from letters and digits; an identifier can't be
         // a bind parameter.
         let statement = sqlx::AssertSqlSafe(format!("{command} {} {rest}", self.name));

@@ -110,11 +110,13 @@ impl Lane {
         let patience = self.timing.patience;
         let is_poison = patience.poison == Policy::DeadLetter
             && nacks.saturating_add(1) >= patience.max_attempts;
+        let at = Timestamp::now();
         let retry_at = retryable.then(|| {
             let wait = retry_after_ms.map_or_else(|| pause(nacks), Duration::from_millis);
-            now + wait
+            // An event that expires meanwhile holds back those after it no longer.
+            let expires_at = state.in_flight.expires_at(sequence);
+            now + expires_at.map_or(wait, |expires_at| wait.min(expires_at.since(at)))
         });
-        let at = Timestamp::now();
         match self.window.nack(sequence, code, retry_at)? {
             Nacked::Stale => {}
             Nacked::Retry { started_at } => {

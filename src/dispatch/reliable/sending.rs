@@ -96,13 +96,13 @@ impl Lane {
             Item::Event(row, committed_at) => {
                 if !self.wants(&row.event) {
                     Step::Filter(row.sequence)
-                } else if self.window.was_rejected(row.sequence) {
-                    Step::SkipRejected(row.sequence)
                 } else if let Some(reason) = row.withheld {
                     match reason {
                         Reason::Purged => Step::Gap(self.last_purged(), GapReason::Purged),
                         reason => Step::Skip(row.sequence, reason),
                     }
+                } else if self.window.was_rejected(row.sequence) {
+                    Step::SkipRejected(row.sequence)
                 } else if row.event.expires_at.is_some_and(|at| at <= now) {
                     Step::SkipExpired(row.clone())
                 } else {

@@ -166,9 +166,9 @@ pub(crate) struct Window {
     /// Events in flight that an admin has skipped, in order, and when each was sent. The peer may still
     /// be handling them, and confirm them.
     skipped: VecDeque<(Sequence, Timestamp)>,
-    /// Whether the peer waits for an event that was given up. It ignores marks, because they may be
-    /// some from before its negative acknowledgement.
-    awaits_given_up: bool,
+    /// Whether the peer waits for an event to be sent again, or for the one after it. It ignores marks,
+    /// because they may be some from before its negative acknowledgement.
+    awaits_repeat: bool,
 }
 
 impl Window {
@@ -199,15 +199,16 @@ impl Window {
             rejected: BTreeMap::new(),
             suspect,
             skipped: VecDeque::new(),
-            awaits_given_up: false,
+            awaits_repeat: false,
         }
     }
 
     /// Continues the history of events that earlier connections could not apply. Those that were given
     /// up are not sent again, even if the peer starts before them.
     pub(crate) fn nacked_before(&mut self, nacked: &[EarlierNacks], patience: Patience) {
-        for EarlierNacks { sequence, count, reason } in nacked.iter().copied() {
-            if patience.poison == Policy::DeadLetter && count >= patience.max_attempts {
+        for EarlierNacks { sequence, count, reason, is_given_up } in nacked.iter().copied() {
+            let is_poison = patience.poison == Policy::DeadLetter && count >= patience.max_attempts;
+            if is_given_up || is_poison {
                 self.rejected.insert(sequence, reason);
             } else {
                 self.repeats.insert(sequence, Repeat { sent: count, nacked: count });
@@ -297,7 +298,7 @@ impl Window {
         let what = What::Sent { bytes, instant, started_at, previous };
         self.open.push_back(Open { range, what });
         self.told = sequence;
-        self.awaits_given_up = false;
+        self.awaits_repeat = false;
         self.pass(sequence);
         Ok(Offered { previous, attempt })
     }
@@ -310,6 +311,8 @@ impl Window {
 
     /// Passes over sequences up to `last` that will never be sent.
     pub(crate) fn skip(&mut self, last: Sequence, reason: Reason) -> Result<Vec<Settled>, Refusal> {
+        // What comes next is the event that was to be sent again.
+        self.retry_at = None;
         self.pass_over(last, What::Skipped(reason))
     }
 
@@ -318,7 +321,6 @@ impl Window {
     pub(crate) fn give_up(&mut self, sequence: Sequence, reason: Reason) {
         self.rejected.insert(sequence, reason);
         self.retry_at = None;
-        self.awaits_given_up = true;
     }
 
     /// Whether an event was rejected or given up before it is its turn.
@@ -392,7 +394,7 @@ impl Window {
         let range = Range { first: self.position.next(), last };
         self.open.push_back(Open { range, what: What::Gap });
         self.told = last;
-        self.awaits_given_up = false;
+        self.awaits_repeat = false;
         self.pass(last);
         range
     }
@@ -404,7 +406,7 @@ impl Window {
 
     /// Whether the peer understands a mark now.
     pub(crate) fn takes_mark(&self) -> bool {
-        self.retry_at.is_none() && !self.awaits_given_up && !self.has_gap()
+        self.retry_at.is_none() && !self.awaits_repeat && !self.has_gap()
     }
 
     /// Marks everything up to `sent` as complete.
@@ -660,6 +662,7 @@ impl Window {
         self.sent = sequence.previous();
         self.told = previous;
         self.retry_at = Some(retry_at);
+        self.awaits_repeat = true;
         Ok(Nacked::Retry { started_at })
     }
 

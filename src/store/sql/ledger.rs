@@ -293,16 +293,14 @@ pub(crate) struct DeadLetter {
     pub(crate) rejected_by: Option<String>,
 }
 
-/// Removes the deliveries of a range from the dead letters that `may_remove` accepts. Returns the
-/// parts that were dead letters. Keeps those that were redriven, for the record.
-pub(super) async fn remove_dead_letters(
+/// The dead letters that overlap with a range and were not redriven.
+pub(super) async fn dead_letters(
     conn: &mut Connection,
     gateway: GatewayKey,
     range: Range,
-    may_remove: impl Fn(&DeadLetter) -> bool + Send,
-) -> Result<Vec<Range>> {
+) -> Result<Vec<DeadLetter>> {
     let begin = range.first.0 - LONGEST_RANGE;
-    let letters = query_as!(
+    Ok(query_as!(
         DeadLetter,
         r#"
         select first_sequence as "first!: Sequence", last_sequence as "last!: Sequence",
@@ -318,8 +316,19 @@ pub(super) async fn remove_dead_letters(
         range.last.0,
         range.first.0
     )
-    .fetch_all(&mut *conn)
-    .await?;
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Removes the deliveries of a range from the dead letters that `may_remove` accepts. Returns the
+/// parts that were dead letters. Keeps those that were redriven, for the record.
+pub(super) async fn remove_dead_letters(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    range: Range,
+    may_remove: impl Fn(&DeadLetter) -> bool + Send,
+) -> Result<Vec<Range>> {
+    let letters = dead_letters(conn, gateway, range).await?;
     let mut removed = Vec::new();
     for letter in letters.into_iter().filter(may_remove) {
         query!(

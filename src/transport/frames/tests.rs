@@ -331,7 +331,7 @@ fn lists_and_texts_that_are_too_large_are_errors() {
     invalid(gateway(&with(hello, "/types", types(MAX_TYPES + 1))), "types", hello);
     invalid(gateway(&with(hello, "/types", types(0))), "types", hello);
     for name in ["connection.x", "x", &format!("a.{}", "b".repeat(200))] {
-        invalid(gateway(&with(hello, "/types", json!(["api.deployed", name]))), "types[1]", hello);
+        invalid(gateway(&with(hello, "/types", json!(["api.deployed", name]))), "types.1: ", hello);
     }
     let id = json!("e".repeat(65));
     invalid(gateway(&with(hello, "/resume/eventId", id)), "eventId", hello);

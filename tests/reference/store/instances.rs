@@ -9,7 +9,7 @@ use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use gateway_events::store::audit::entries;
-use gateway_events::store::instances::{Start, check_new_name, start};
+use gateway_events::store::instances::{Start, check_new_name, is_over_for, start};
 use gateway_events::store::limits::{LONGEST_RANGE, TRIMMED_STREAMS};
 use gateway_events::store::positions::Repeats;
 use gateway_events::store::ranges::above;
@@ -180,8 +180,18 @@ impl Tables {
     fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<EarlierNacks> {
         let mut nacked: BTreeMap<Sequence, EarlierNacks> = BTreeMap::new();
         for row in self.attempts.values() {
-            let reason = row.reason.filter(|reason| reason.is_reported());
-            let Some(reason) = reason.filter(|_| row.outcome == Outcome::Failed) else { continue };
+            let Some(reason) = row.reason.filter(|_| row.outcome == Outcome::Failed) else {
+                continue;
+            };
+            let letter = self.dead_letter_at((new.gateway, row.first));
+            let is_given_up = letter.is_some_and(|(_, it)| {
+                it.redriven_at.is_some()
+                    || is_over_for(&new.instance, it.reason, it.rejected_by.as_deref())
+            });
+            let is_lost = is_given_up && reason.ends_connections();
+            if !reason.is_reported() && !is_lost {
+                continue;
+            }
             let is_of = row.gateway == new.gateway
                 && row
                     .connection
@@ -193,8 +203,9 @@ impl Tables {
                 && row.first <= position.0 + LONGEST_RANGE
             {
                 let sequence = Sequence(row.first);
-                let first = EarlierNacks { sequence, count: 0, reason };
-                nacked.entry(sequence).or_insert(first).count += 1;
+                let first = EarlierNacks { sequence, count: 0, reason, is_given_up };
+                let all = nacked.entry(sequence).or_insert(first);
+                all.count += u32::from(!is_lost);
             }
         }
         nacked.into_values().collect()
@@ -279,7 +290,13 @@ impl Tables {
             self.settle(&on, open, how)?;
         }
         if reach != Reach::Position {
-            self.revive_confirmed(new.gateway, own.0 + 1, position.0, Some(&instance))?;
+            for sequence in own.0 + 1..=position.0 {
+                // The position passes what was withdrawn before it was sent, too.
+                let letter = self.dead_letter_at((new.gateway, sequence));
+                if letter.is_none_or(|(_, letter)| !letter.reason.is_withdrawn()) {
+                    self.revive_confirmed(new.gateway, sequence, sequence, Some(&instance))?;
+                }
+            }
         }
         self.advance(&on, Some(position), reach)
     }

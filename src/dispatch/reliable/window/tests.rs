@@ -454,15 +454,17 @@ fn what_earlier_connections_could_not_apply_is_counted() {
         sequence: Sequence(number),
         count,
         reason: Reason::Overloaded,
+        is_given_up: number == 4,
     };
-    window.nacked_before(&[earlier(2, 2), earlier(3, 3)], PATIENCE);
+    window.nacked_before(&[earlier(2, 2), earlier(3, 3), earlier(4, 0)], PATIENCE);
     let (now, started_at) = (Instant::now(), Timestamp::now());
     let attempts = [1, 2].map(|number| {
         window.offer(Sequence(number), 1, now, started_at).map(|offered| offered.attempt)
     });
     assert_eq!(attempts, [Ok(1), Ok(3)]);
     assert_eq!((window.nacks(Sequence(1)), window.nacks(Sequence(2))), (0, 2));
-    assert!(window.was_rejected(Sequence(3)), "it was given up");
+    assert!(window.was_rejected(Sequence(3)), "it was refused too often");
+    assert!(window.was_rejected(Sequence(4)), "it was given up");
     let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
     assert_eq!((nacked, window.nacks(Sequence(2))), (Ok(Nacked::Retry { started_at }), 3));
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::super::connections::{cursor, sent_behind};
 use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
-use super::super::ledger::How;
-use super::super::ledger::record::revive;
+use super::super::ledger::record::{By, revive};
+use super::super::ledger::{self, How};
 use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::instances::{Start, check_new_name, start};
+use crate::store::instances::{Start, check_new_name, is_over_for, start};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::positions::Repeats;
 use crate::store::{
@@ -136,16 +136,34 @@ async fn nacked(
         position.0 + LONGEST_RANGE,
         new.instance
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
+    let range = Range { first: first.sequence, last: last.sequence };
+    let open = ledger::not_dead(conn, new.gateway, range).await?;
+    let letters = ledger::dead_letters(conn, new.gateway, range).await?;
     let mut nacked: Vec<EarlierNacks> = Vec::new();
-    for row in rows.into_iter().filter(|row| row.reason.is_reported()) {
-        let count = u32::try_from(row.count).unwrap_or(u32::MAX);
+    for row in rows {
+        let (sequence, reason) = (row.sequence, row.reason);
+        let letter = letters.iter().find(|it| (it.first..=it.last).contains(&sequence));
+        let is_given_up = match letter {
+            Some(letter) => {
+                is_over_for(&new.instance, letter.reason, letter.rejected_by.as_deref())
+            }
+            // It was redriven, unless it is open.
+            None => !open.iter().any(|part| (part.first..=part.last).contains(&sequence)),
+        };
+        let count = match u32::try_from(row.count).unwrap_or(u32::MAX) {
+            count if reason.is_reported() => count,
+            // The connections were lost, which counts for all instances.
+            _ if is_given_up && reason.ends_connections() => 0,
+            _ => continue,
+        };
         match nacked.last_mut() {
-            Some(same) if same.sequence == row.sequence => {
+            Some(same) if same.sequence == sequence => {
                 same.count = same.count.saturating_add(count);
             }
-            _ => nacked.push(EarlierNacks { sequence: row.sequence, count, reason: row.reason }),
+            _ => nacked.push(EarlierNacks { sequence, count, reason, is_given_up }),
         }
     }
     Ok(nacked)
@@ -366,7 +384,7 @@ async fn settle_before(
             }
             let range = Range { first: own.next(), last: position };
             if range.first <= range.last {
-                revive(conn, gateway, range, &[&*instance]).await?;
+                revive(conn, gateway, range, By::Position(&&*instance)).await?;
             }
             let past = Move {
                 gateway,

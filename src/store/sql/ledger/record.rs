@@ -93,7 +93,7 @@ async fn confirm(
             let of = rows.iter().filter(|it| it.gateway == gateway);
             let over = of.filter(|it| it.range.first <= dead.last && dead.first <= it.range.last);
             let instances: Vec<&str> = over.map(|it| &*it.instance).collect();
-            revive(conn, gateway, dead, &instances).await?;
+            revive(conn, gateway, dead, By::Receipts(&instances)).await?;
         }
     }
     cursors::raise(conn, &moves).await
@@ -104,6 +104,16 @@ const fn reach(receipts: &Receipts) -> Reach {
     if is_acknowledged { Reach::Acknowledged { level, confirms } } else { Reach::Position }
 }
 
+/// What confirms events that were given up.
+#[derive(Clone, Copy)]
+pub(crate) enum By<'a> {
+    /// Receipts of events that were sent to these instances.
+    Receipts(&'a [&'a str]),
+    /// The position at which this instance starts. It passes events that were withdrawn before they
+    /// were sent, too, so these stay dead letters.
+    Position(&'a &'a str),
+}
+
 /// Removes confirmed events from the dead letters if another connection or node has given them up.
 /// Called before the confirmation raises the positions. If one confirmation is enough, those that
 /// another instance has rejected are removed, too. If all must confirm, those that an admin has
@@ -112,15 +122,22 @@ pub(crate) async fn revive(
     conn: &mut Connection,
     gateway: GatewayKey,
     confirmed: Range,
-    instances: &[&str],
+    by: By<'_>,
 ) -> Result<()> {
     let any = confirmation(conn, gateway).await? == Confirmation::Any;
+    let (instances, is_position) = match by {
+        By::Receipts(instances) => (instances, false),
+        By::Position(instance) => (std::slice::from_ref(instance), true),
+    };
     let by_another = |letter: &DeadLetter| {
         let by = letter.rejected_by.as_deref();
         any && by.is_some_and(|by| instances.iter().any(|instance| *instance != by))
     };
-    let is_open =
-        |letter: &DeadLetter| is_given_up(letter) && (any || !letter.reason.is_by_admin());
+    let is_open = |letter: &DeadLetter| {
+        is_given_up(letter)
+            && (any || !letter.reason.is_by_admin())
+            && !(is_position && letter.reason.is_withdrawn())
+    };
     let is_over = |letter: &DeadLetter| is_open(letter) || by_another(letter);
     let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_over).await?;
     if revived.is_empty() {
@@ -188,7 +205,7 @@ async fn revive_above(
     if position >= to {
         return Ok(());
     }
-    revive(conn, gateway, Range { first: position.next(), last: to }, &[]).await
+    revive(conn, gateway, Range { first: position.next(), last: to }, By::Receipts(&[])).await
 }
 
 /// The first event that was unconfirmed at the end of the newest ended connection on which

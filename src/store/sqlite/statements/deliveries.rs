@@ -490,7 +490,8 @@ mod tests {
         let (scratch, mut conn) = Scratch::new().await;
         for text in [
             "insert into gateways (gateway, id, organisation, name, created_at)
-             values (1, 'a', 1, 'a', 0), (2, 'b', 1, 'b', 0)",
+             values (1, '01890a5d-ac96-774b-bcce-b302099a8057', 1, 'a', 0),
+                 (2, '01890a5d-ac96-774b-bcce-b302099a8058', 1, 'b', 0)",
             "insert into streams (gateway, epoch, head) values (1, 'a', 1), (2, 'b', 1)",
         ] {
             sqlx::query(text).execute(&mut conn).await.unwrap();
