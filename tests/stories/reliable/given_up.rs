@@ -1,5 +1,8 @@
 //! Events that are given up: what follows them is delivered, and what was never sent is not confirmed.
 
+use std::time::Duration;
+
+use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 
 use super::peer::Peer;
@@ -119,7 +122,7 @@ async fn an_event_that_expires_before_its_retry_holds_back_nothing(on: On) {
     let (id, key) = service.gateway("one").await;
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
     let mut event = deployed(&[&id], "d-1");
-    event["expiresAt"] = json!((chrono::Utc::now() + chrono::TimeDelta::seconds(10)).to_rfc3339());
+    event["expiresAt"] = json!(Timestamp::now().plus(Duration::from_secs(10)).to_string());
     service.api().post("/events", &event).await.expect("accepted");
     peer.event(1).await;
     peer.send(&retry_in_an_hour(1)).await;
