@@ -163,7 +163,7 @@ async fn an_invalid_replay_is_refused(on: On) {
             "from",
             "before",
         ),
-        (json!({"from": "2026-01-02T00:00:00"}), "body", "offset"),
+        (json!({"from": "2026-01-02T00:00:00"}), "from", "offset"),
         (json!({"fromSequence": 1, "dryrun": true}), "dryrun", "dryRun"),
     ] {
         admin.post(&path, &body).await.invalid(field, &[says]);
@@ -348,7 +348,7 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(on: On) {
         (json!({"gatewayIds": [tokyo], "target": {"all": true}}), "target"),
         (json!({"target": {"labels": {}}}), "target"),
         (json!({"target": {}}), "target"),
-        (json!({"gatewayIds": ["tokyo"]}), "body"),
+        (json!({"gatewayIds": ["tokyo"]}), "gatewayIds/0"),
     ] {
         admin.post(&path, &body).await.invalid(field, &[]);
     }

@@ -42,7 +42,7 @@ async fn instances_are_listed_and_forgotten(on: On) {
     assert_eq!(admin.get(&path).await.success()["confirmation"], "any");
     let changed = admin.patch(&path, &json!({"confirmation": "all"})).await.success();
     assert_eq!(changed["confirmation"], "all");
-    admin.patch(&path, &json!({"confirmation": "most"})).await.invalid("body", &["any"]);
+    admin.patch(&path, &json!({"confirmation": "most"})).await.invalid("confirmation", &["any"]);
     let audited = admin.get("/audit?action=gateway.changed").await.success();
     let change = &audited["list"][0];
     assert_eq!(change["before"], json!({"confirmation": "any"}));

@@ -168,8 +168,8 @@ async fn only_dead_letters_are_redriven_and_only_once() {
         (one(0), "sequence", "1 to 9007199254740991"),
         (json!({"filter": {}}), "filter", "at least one condition"),
         (json!({"filter": {}, "dryRun": true}), "filter", "at least one condition"),
-        (json!({"filter": {"reason": "bored"}}), "body", "not_connected"),
-        (json!({"filter": {"limit": 1}}), "limit", "gatewayId"),
+        (json!({"filter": {"reason": "bored"}}), "filter/reason", "not_connected"),
+        (json!({"filter": {"limit": 1}}), "filter/limit", "gatewayId"),
         (json!({"filter": {}, "dryrun": true}), "dryrun", "dryRun"),
     ] {
         redrive(body).await.invalid(field, &[says]);
