@@ -30,7 +30,7 @@ mod outcome;
 use delivery::Delivery;
 use exec::Program;
 use forward::Forwarder;
-use outcome::Reply;
+use outcome::{Answer, Reply};
 
 /// The longest pause before an event is tried again, unless the product asks for a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
@@ -110,13 +110,16 @@ impl Agent {
     }
 
     /// Hands an event over until the product is available; an error if the agent is stopped first.
-    async fn give(&self, delivery: &Delivery<'_>) -> Result<Reply, String> {
+    async fn give(&self, delivery: &Delivery<'_>) -> Result<Answer, String> {
         let mut pauses = self.retries;
         loop {
             let started = Instant::now();
             let reply = self.target.give(delivery).await;
             metrics::handed_over(&reply, started.elapsed());
-            let Reply::Unavailable(why) = reply else { return Ok(reply) };
+            let why = match reply {
+                Reply::Answered(answer) => return Ok(answer),
+                Reply::Unavailable(why) => why,
+            };
             let pause = pauses.next_pause();
             tracing::warn!(
                 event = delivery.id.as_ref(),
@@ -146,15 +149,15 @@ impl Agent {
 impl Handler for Agent {
     async fn handle(&self, event: EventFrame) -> Outcome {
         let delivery = Delivery::of_event(&event);
-        let reply = self.give(&delivery).await.unwrap_or_else(|why| Reply::Retry {
+        let answer = self.give(&delivery).await.unwrap_or_else(|why| Answer::Retry {
             after: None,
             code: NackCode::Overloaded,
             detail: Some(why),
         });
         let (id, kind, sequence) =
             (event.event_id.as_str(), event.event_type.as_str(), event.sequence.0);
-        match reply {
-            Reply::Retry { after, code, detail } => {
+        match answer {
+            Answer::Retry { after, code, detail } => {
                 let after = self.pause(after, event.sequence);
                 tracing::warn!(
                     event = id,
@@ -168,7 +171,7 @@ impl Handler for Agent {
                 );
                 Outcome::RetryAfter { after, code, detail }
             }
-            Reply::Reject { code, detail } => {
+            Answer::Reject { code, detail } => {
                 tracing::warn!(
                     event = id,
                     r#type = kind,
@@ -180,7 +183,7 @@ impl Handler for Agent {
                 );
                 Outcome::Reject { code, detail: Some(detail) }
             }
-            Reply::Applied | Reply::Unavailable(_) => {
+            Answer::Applied => {
                 tracing::debug!(event = id, r#type = kind, sequence, "the event is applied");
                 metrics::applied(event.sequence);
                 Outcome::Applied
@@ -220,9 +223,11 @@ impl Handler for Agent {
                 tracing::warn!(from, to, reason, snapshot_url, "events can't be delivered");
                 let delivery = Delivery::of_gap(gap);
                 match self.target.give(&delivery).await {
-                    Reply::Applied => Ok(()),
-                    Reply::Retry { detail, .. } => Err(SnapshotError(detail.unwrap_or_default())),
-                    Reply::Reject { detail, .. } | Reply::Unavailable(detail) => {
+                    Reply::Answered(Answer::Applied) => Ok(()),
+                    Reply::Answered(Answer::Retry { detail, .. }) => {
+                        Err(SnapshotError(detail.unwrap_or_default()))
+                    }
+                    Reply::Answered(Answer::Reject { detail, .. }) | Reply::Unavailable(detail) => {
                         Err(SnapshotError(detail))
                     }
                 }

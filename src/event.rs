@@ -439,7 +439,7 @@ impl Reason {
         name.parse().unwrap_or_else(|_| Self::Unknown(UnknownName::new(name)))
     }
 
-    /// Whether an admin has withdrawn the event: nobody is sent it any more.
+    /// Whether an admin has withdrawn the event, so that it is no longer sent.
     pub const fn is_by_admin(self) -> bool {
         matches!(self, Self::Skipped | Self::Purged)
     }

@@ -20,7 +20,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{sleep, timeout};
 
 use super::delivery::Delivery;
-use super::outcome::Reply;
+use super::outcome::{Answer, Reply};
 
 mod group;
 mod output;
@@ -122,11 +122,11 @@ impl Program {
             "the program has ended"
         );
         match end {
-            End::Status(Ok(status)) => Reply::of_exit(status, complained.bytes()),
+            End::Status(Ok(status)) => Reply::Answered(Answer::of_exit(status, complained.bytes())),
             End::Status(Err(error)) => {
                 Reply::Unavailable(format!("failed to wait for it: {error}"))
             }
-            End::TimedOut => Reply::of_timeout(self.limit, complained.bytes()),
+            End::TimedOut => Reply::Answered(Answer::of_timeout(self.limit, complained.bytes())),
         }
     }
 

@@ -8,7 +8,7 @@ use reqwest::{Client, Response, Url, redirect};
 use tokio::time::{Instant, timeout_at};
 
 use super::delivery::Delivery;
-use super::outcome::Reply;
+use super::outcome::{Answer, Reply};
 use crate::client::reliable::NackCode;
 use crate::client::tls::{Trust, TrustError, plain};
 use crate::clock::Timestamp;
@@ -95,22 +95,22 @@ impl Forwarder {
                 let is_success = status.is_success();
                 let body =
                     if is_success { Vec::new() } else { beginning(&mut response, deadline).await };
-                Reply::of_response(status.as_u16(), retry_after, &body)
+                Reply::Answered(Answer::of_response(status.as_u16(), retry_after, &body))
             }
             // Nothing was sent.
             Ok(Err(error)) if error.is_connect() => {
                 Reply::Unavailable(format!("{}: {}", shown(&self.url), why(&error)))
             }
-            Ok(Err(error)) => Reply::Retry {
+            Ok(Err(error)) => Reply::Answered(Answer::Retry {
                 after: None,
                 code: NackCode::ApplyFailed,
                 detail: Some(format!("no valid response: {}", why(&error))),
-            },
-            Err(_) => Reply::Retry {
+            }),
+            Err(_) => Reply::Answered(Answer::Retry {
                 after: None,
                 code: NackCode::Timeout,
                 detail: Some(format!("no response within {} s", self.limit.as_secs_f64())),
-            },
+            }),
         }
     }
 

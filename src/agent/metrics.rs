@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::outcome::Reply;
+use super::outcome::{Answer, Reply};
 use crate::event::Sequence;
 use crate::metric::{self, Kind, Metric};
 
@@ -79,7 +79,7 @@ pub fn create() {
 pub(super) fn handed_over(reply: &Reply, took: Duration) {
     metrics::counter!(EVENTS, "outcome" => reply.name()).increment(1);
     metrics::histogram!(DURATION, "outcome" => reply.name()).record(took);
-    if matches!(reply, Reply::Retry { .. } | Reply::Unavailable(_)) {
+    if matches!(reply, Reply::Answered(Answer::Retry { .. }) | Reply::Unavailable(_)) {
         metrics::counter!(RETRIES).increment(1);
     }
 }

@@ -14,9 +14,18 @@ const TEMPORARY_FAILURE: i32 = 75;
 /// The exit status that says that the payload is invalid (EX_DATAERR).
 const INVALID_DATA: i32 = 65;
 
-/// The product's answer.
+/// What became of handing an event over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
+    /// The product has answered.
+    Answered(Answer),
+    /// The product has not got the event, because it is not there.
+    Unavailable(String),
+}
+
+/// The product's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
     /// The event is applied.
     Applied,
     /// The event is to be tried again. The service counts the attempt.
@@ -35,21 +44,21 @@ pub(super) enum Reply {
         /// Why, for admins.
         detail: String,
     },
-    /// The product has not got the event, because it is not there.
-    Unavailable(String),
 }
 
 impl Reply {
     /// Its name in metrics.
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Applied => "applied",
-            Self::Retry { .. } => "retry",
-            Self::Reject { .. } => "rejected",
+            Self::Answered(Answer::Applied) => "applied",
+            Self::Answered(Answer::Retry { .. }) => "retry",
+            Self::Answered(Answer::Reject { .. }) => "rejected",
             Self::Unavailable(_) => "unavailable",
         }
     }
+}
 
+impl Answer {
     /// The answer of a program that has ended by itself, having written this to standard error.
     pub(super) fn of_exit(status: ExitStatus, error_output: &[u8]) -> Self {
         let what = match (status.code(), status.signal()) {
@@ -153,22 +162,27 @@ mod tests {
 
     #[test]
     fn an_exit_status_decides() {
-        assert_eq!(Reply::of_exit(exit(0), b"a warning"), Reply::Applied);
-        let retried = Reply::of_exit(exit(75), b"");
-        assert!(matches!(retried, Reply::Retry { detail: Some(it), .. } if it == "exit status 75"));
-        let Reply::Reject { code, detail } = Reply::of_exit(exit(1), b"one\ntwo\n") else {
+        assert_eq!(Answer::of_exit(exit(0), b"a warning"), Answer::Applied);
+        let retried = Answer::of_exit(exit(75), b"");
+        assert!(
+            matches!(retried, Answer::Retry { detail: Some(it), .. } if it == "exit status 75")
+        );
+        let Answer::Reject { code, detail } = Answer::of_exit(exit(1), b"one\ntwo\n") else {
             panic!("rejected");
         };
         assert_eq!((code, detail.as_str()), (NackCode::ApplyFailed, "exit status 1: one two"));
-        let killed = Reply::of_exit(ExitStatus::from_raw(9), b"");
-        assert!(matches!(killed, Reply::Retry { detail: Some(it), .. } if it.contains("signal 9")));
+        let killed = Answer::of_exit(ExitStatus::from_raw(9), b"");
+        assert!(
+            matches!(killed, Answer::Retry { detail: Some(it), .. } if it.contains("signal 9"))
+        );
     }
 
     #[test]
     fn a_detail_is_bounded_and_inert() {
         let hostile = b"\xff\x1b[31m\xe2\x80\xaered\x00\r\n".repeat(1000);
-        for reply in [Reply::of_exit(exit(1), &hostile), Reply::of_response(500, None, &hostile)] {
-            let Reply::Reject { detail, .. } = reply else { panic!("rejected") };
+        for reply in [Answer::of_exit(exit(1), &hostile), Answer::of_response(500, None, &hostile)]
+        {
+            let Answer::Reject { detail, .. } = reply else { panic!("rejected") };
             assert!(detail.len() <= MAX_DETAIL_BYTES, "{}", detail.len());
             assert!(detail.len() > MAX_DETAIL_BYTES / 2, "{}", detail.len());
             assert!(!detail.chars().any(is_invisible), "{detail:?}");
@@ -187,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_redirect_is_rejected() {
-        let reply = Reply::of_response(302, None, b"");
-        assert!(matches!(reply, Reply::Reject { detail, .. } if detail.contains("not followed")));
+        let reply = Answer::of_response(302, None, b"");
+        assert!(matches!(reply, Answer::Reject { detail, .. } if detail.contains("not followed")));
     }
 }

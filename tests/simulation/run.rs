@@ -467,7 +467,7 @@ impl Run {
                 note!(self.world, "admin", "skips {sequence} of {name}");
                 let skipped = node.store.skip_delivery(&actor(), id, sequence, WHY, false).await;
                 if skipped.is_ok_and(|skipped| skipped.changed) {
-                    // Whoever confirms it nevertheless makes it delivered.
+                    // A later confirmation makes it delivered.
                     let known = &mut self.world.state().gateways[nth];
                     known.given_up.insert(sequence.0, false);
                 }

@@ -80,7 +80,7 @@ async fn killed_at_random(mut service: Service, arguments: &[&str], successes: &
     for round in 0..rounds {
         let agent = Agent::start(&service, &key, arguments);
         publish(&service, &id, &deployments).await;
-        reached(successes, round * PER_ROUND + fastrand::i64(1..PER_ROUND)).await;
+        reached(&agent, successes, round * PER_ROUND + fastrand::i64(1..PER_ROUND)).await;
         match fastrand::u8(..3) {
             0 => agent.kill().await,
             1 => {
@@ -102,7 +102,7 @@ async fn killed_at_random(mut service: Service, arguments: &[&str], successes: &
     }
     let total = rounds * PER_ROUND;
     let agent = Agent::start(&service, &key, arguments);
-    reached(successes, total).await;
+    reached(&agent, successes, total).await;
     super::confirmed(&service, &id, total).await;
     agent.stop().await;
     let mut last = 0;
@@ -114,12 +114,16 @@ async fn killed_at_random(mut service: Service, arguments: &[&str], successes: &
     super::failures(&service, &id, 0).await;
 }
 
-async fn reached(successes: &impl Successes, sequence: i64) {
+async fn reached(agent: &Agent, successes: &impl Successes, sequence: i64) {
     let last = AtomicI64::new(0);
     let enough = || {
         last.store(successes.list().into_iter().max().unwrap_or(0), Ordering::Relaxed);
         last.load(Ordering::Relaxed) >= sequence
     };
-    until(enough, || format!("{sequence} succeeds; at last {}", last.load(Ordering::Relaxed)))
-        .await;
+    let what = || {
+        let (last, log) = (last.load(Ordering::Relaxed), agent.log());
+        let recent = log.floor_char_boundary(log.len().saturating_sub(10_000));
+        format!("{sequence} succeeds; at last {last}; the agent says: {}", &log[recent..])
+    };
+    until(enough, what).await;
 }

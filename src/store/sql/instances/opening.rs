@@ -384,7 +384,7 @@ async fn settle_before(
             }
             let range = Range { first: own.next(), last: position };
             if range.first <= range.last {
-                revive(conn, gateway, range, By::Position(&&*instance)).await?;
+                revive(conn, gateway, range, &[&*instance], By::Position).await?;
             }
             let past = Move {
                 gateway,

@@ -93,7 +93,7 @@ async fn confirm(
             let of = rows.iter().filter(|it| it.gateway == gateway);
             let over = of.filter(|it| it.range.first <= dead.last && dead.first <= it.range.last);
             let instances: Vec<&str> = over.map(|it| &*it.instance).collect();
-            revive(conn, gateway, dead, By::Receipts(&instances)).await?;
+            revive(conn, gateway, dead, &instances, By::Receipts).await?;
         }
     }
     cursors::raise(conn, &moves).await
@@ -105,13 +105,13 @@ const fn reach(receipts: &Receipts) -> Reach {
 }
 
 /// What confirms events that were given up.
-#[derive(Clone, Copy)]
-pub(crate) enum By<'a> {
-    /// Receipts of events that were sent to these instances.
-    Receipts(&'a [&'a str]),
-    /// The position at which this instance starts. It passes events that were withdrawn before they
-    /// were sent, too, so these stay dead letters.
-    Position(&'a &'a str),
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// Receipts of events that were sent.
+    Receipts,
+    /// The position at which an instance starts. It passes events that were withdrawn before they were
+    /// sent, too, so these stay dead letters.
+    Position,
 }
 
 /// Removes confirmed events from the dead letters if another connection or node has given them up.
@@ -122,13 +122,10 @@ pub(crate) async fn revive(
     conn: &mut Connection,
     gateway: GatewayKey,
     confirmed: Range,
-    by: By<'_>,
+    instances: &[&str],
+    by: By,
 ) -> Result<()> {
     let any = confirmation(conn, gateway).await? == Confirmation::Any;
-    let (instances, is_position) = match by {
-        By::Receipts(instances) => (instances, false),
-        By::Position(instance) => (std::slice::from_ref(instance), true),
-    };
     let by_another = |letter: &DeadLetter| {
         let by = letter.rejected_by.as_deref();
         any && by.is_some_and(|by| instances.iter().any(|instance| *instance != by))
@@ -136,7 +133,7 @@ pub(crate) async fn revive(
     let is_open = |letter: &DeadLetter| {
         is_given_up(letter)
             && (any || !letter.reason.is_by_admin())
-            && !(is_position && letter.reason.is_withdrawn())
+            && !(by == By::Position && letter.reason.is_withdrawn())
     };
     let is_over = |letter: &DeadLetter| is_open(letter) || by_another(letter);
     let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_over).await?;
@@ -205,7 +202,7 @@ async fn revive_above(
     if position >= to {
         return Ok(());
     }
-    revive(conn, gateway, Range { first: position.next(), last: to }, By::Receipts(&[])).await
+    revive(conn, gateway, Range { first: position.next(), last: to }, &[], By::Receipts).await
 }
 
 /// The first event that was unconfirmed at the end of the newest ended connection on which
