@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{Extension, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -80,15 +80,13 @@ mod upgrade_headers;
 
 pub use connect::UPGRADE_REFUSALS;
 
+use extract::BodyLimit;
 use listener::Peer;
 use problem::Problem;
 use ttl_cache::TtlCache;
 
 /// The prefix of everything but the operational routes.
 pub const BASE: &str = "/api/internal/v1";
-
-/// The largest body of a request that does not publish events.
-const MAX_BODY_BYTES: usize = 256 * 1024;
 
 /// Renders the metrics.
 pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
@@ -177,10 +175,7 @@ pub fn router(app: Arc<App>) -> Router {
 /// The routes with their documentation. `routes!` accepts no handler without it.
 fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
-    let api = api()
-        .layer(timeout)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .routes(routes!(connect::connect));
+    let api = api().layer(timeout).routes(routes!(connect::connect));
     let probes = OpenApiRouter::new()
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
@@ -198,8 +193,8 @@ fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
 }
 
 fn api() -> OpenApiRouter<Arc<App>> {
-    let manifest = routes!(manifest::keep).layer(DefaultBodyLimit::max(manifest::MAX_BYTES));
-    let edit = routes!(inbox_edit::edit).layer(DefaultBodyLimit::max(inbox_edit::MAX_BYTES));
+    let manifest = routes!(manifest::keep).layer(Extension(BodyLimit(manifest::MAX_BYTES)));
+    let edit = routes!(inbox_edit::edit).layer(Extension(BodyLimit(inbox_edit::MAX_BYTES)));
     OpenApiRouter::new()
         .routes(routes!(browse::events, events::publish))
         .routes(routes!(events::show))

@@ -8,8 +8,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use axum::http::header;
-use futures_util::StreamExt as _;
 
 use super::extract;
 use super::problem::{Answer, Problem};
@@ -48,48 +46,31 @@ impl Memory {
         Arc::new(Self { most, body_limit, taken: Mutex::default() })
     }
 
-    /// Reads a request's body to its end. A refused one is read to its end, too, without
-    /// being kept; otherwise its sender would see a broken connection instead of the
-    /// answer.
+    /// Reads a request's body. The memory of a refused one is free at once.
     pub(super) async fn read(
         self: &Arc<Self>,
         source: Source,
         request: axum::extract::Request,
     ) -> Answer<Body> {
-        let said = request.headers().get(header::CONTENT_LENGTH);
-        let said = said.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        let mut parts = extract::BodyParts::new(request, self.body_limit);
         let mut share = Share { memory: Arc::clone(self), source, bytes: 0 };
-        let mut refusal =
-            said.is_some_and(|length| length > self.body_limit).then(extract::too_large);
-        let mut stream = request.into_body().into_data_stream();
-        let (mut length, mut kept) = (0_usize, Vec::new());
-        while let Some(part) = stream.next().await {
-            let part = part.map_err(|_| Problem::bad_request("The body broke off."))?;
-            length += part.len();
-            if length > 2 * self.body_limit {
-                break;
-            }
-            if refusal.is_some() {
-                continue;
-            }
-            refusal = if length > self.body_limit {
-                Some(extract::too_large())
-            } else if length > FREE_BYTES && !share.grow_to(length) {
-                Some(overloaded())
-            } else {
-                None
-            };
-            if refusal.is_some() {
-                share.give_back();
-                kept = Vec::new();
-            } else {
-                kept.extend_from_slice(&part);
+        let mut kept = Vec::new();
+        while let Some(part) = parts.next().await {
+            let part = part.and_then(|part| {
+                let length = kept.len() + part.len();
+                let has_memory = length <= FREE_BYTES || share.grow_to(length);
+                if has_memory { Ok(part) } else { Err(overloaded()) }
+            });
+            match part {
+                Ok(part) => kept.extend_from_slice(&part),
+                Err(problem) => {
+                    drop((kept, share));
+                    parts.discard().await;
+                    return Err(problem);
+                }
             }
         }
-        match refusal {
-            Some(problem) => Err(problem),
-            None => Ok(Body { bytes: kept.into(), share }),
-        }
+        Ok(Body { bytes: kept.into(), share })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Source, usize>> {

@@ -1,9 +1,11 @@
 //! Extractors that refuse with a [`Problem`] instead of axum's plain text.
 
-use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::body::BodyDataStream;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
+use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Answer, Problem};
@@ -16,8 +18,24 @@ pub(super) struct Json<T>(pub(super) T);
 /// A JSON body, which is an object; the default if there is no body.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
-/// The body's bytes, within the limit.
+/// The body's bytes, within the route's [`BodyLimit`].
 pub(super) struct Bytes(pub(super) axum::body::Bytes);
+
+/// The size in bytes that the bodies of a route may have: an extension of its requests.
+#[derive(Clone, Copy)]
+pub(super) struct BodyLimit(pub(super) usize);
+
+impl Default for BodyLimit {
+    /// The limit of routes that set none.
+    fn default() -> Self {
+        Self(256 * 1024)
+    }
+}
+
+/// How many bytes beyond its limit of a refused body are read, without being kept. Without that,
+/// the sender of a body that is not much too large would see a broken connection instead of the
+/// response.
+const DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 
 /// The same of a body whose `Content-Type` is JSON or missing.
 struct Body(axum::body::Bytes);
@@ -31,16 +49,65 @@ pub(super) struct Path<T>(pub(super) T);
 impl<S: Send + Sync> FromRequest<S> for Bytes {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+    async fn from_request(request: Request, _state: &S) -> Answer<Self> {
         refuse_encoded(request.headers())?;
-        match axum::body::Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(BytesRejection::FailedToBufferBody(error))
-                if error.status() == StatusCode::PAYLOAD_TOO_LARGE =>
-            {
-                Err(too_large())
+        let BodyLimit(limit) = request.extensions().get().copied().unwrap_or_default();
+        let mut parts = BodyParts::new(request, limit);
+        let mut kept = Vec::new();
+        while let Some(part) = parts.next().await {
+            match part {
+                Ok(part) => kept.extend_from_slice(&part),
+                Err(problem) => {
+                    drop(kept);
+                    parts.discard().await;
+                    return Err(problem);
+                }
             }
-            Err(_) => Err(Problem::bad_request("The body broke off.")),
+        }
+        Ok(Self(kept.into()))
+    }
+}
+
+/// The parts of a request's body, as they arrive.
+pub(super) struct BodyParts {
+    stream: BodyDataStream,
+    limit: usize,
+    length: usize,
+    is_declared_too_large: bool,
+}
+
+impl BodyParts {
+    /// A body that may have `limit` bytes.
+    pub(super) fn new(request: Request, limit: usize) -> Self {
+        let declared = request.headers().get(header::CONTENT_LENGTH);
+        let declared = declared.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        Self {
+            stream: request.into_body().into_data_stream(),
+            limit,
+            length: 0,
+            is_declared_too_large: declared.is_some_and(|length| length > limit),
+        }
+    }
+
+    /// The next part; none at the body's end. A body that is too large, or that breaks off, is
+    /// an error.
+    pub(super) async fn next(&mut self) -> Option<Answer<axum::body::Bytes>> {
+        if self.is_declared_too_large {
+            return Some(Err(too_large()));
+        }
+        let Ok(part) = self.stream.next().await? else {
+            return Some(Err(Problem::bad_request("The body broke off.")));
+        };
+        self.length += part.len();
+        Some(if self.length > self.limit { Err(too_large()) } else { Ok(part) })
+    }
+
+    /// Reads the rest of a refused body, up to [`DISCARDED_BYTES`] beyond its limit.
+    pub(super) async fn discard(mut self) {
+        while self.length <= self.limit + DISCARDED_BYTES
+            && let Some(Ok(part)) = self.stream.next().await
+        {
+            self.length += part.len();
         }
     }
 }
@@ -78,7 +145,7 @@ pub(super) fn require_json(headers: &HeaderMap) -> Answer<()> {
     Err(Problem::new(Code::UnsupportedMediaType, "The body must be application/json."))
 }
 
-pub(super) fn too_large() -> Problem {
+fn too_large() -> Problem {
     Problem::new(
         Code::BodyTooLarge,
         "The body is larger than this request may have: server.body_limit for events, 256 KiB otherwise.",

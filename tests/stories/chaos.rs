@@ -34,7 +34,7 @@ use publishers::Published;
 
 /// How long the nodes may take to come to rest. A dead node's connections are closed half a minute
 /// after its last heartbeat.
-const REST: Duration = Duration::from_secs(90);
+const REST: Duration = Duration::from_mins(4);
 
 /// A node's address and directory, which a restart keeps.
 #[derive(Clone)]

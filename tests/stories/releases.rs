@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use gateway_events::clock::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -40,7 +41,8 @@ async fn every_later_release_is_migrated(on: On) {
     let versions = OfflineDatabase::new(on.fresh()).versions();
     let later = versions.into_iter().filter(|version| *version > 1);
     let releases = later.map(|release| follow(OfflineDatabase::new(on.fresh()), release));
-    futures_util::future::join_all(releases).await;
+    // Each starts several processes.
+    futures_util::stream::iter(releases).buffer_unordered(4).collect::<()>().await;
 }
 
 /// Creates the database of a release, migrates it, and uses it.

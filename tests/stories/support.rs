@@ -28,7 +28,7 @@ pub(crate) mod terminal;
 pub(crate) use socket::Socket;
 
 /// The timeout of every wait in a test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Service {
     process: Child,

@@ -80,8 +80,13 @@ async fn a_body_beyond_its_limit_is_refused_cleanly() {
     let mut answer = vec![0; 12];
     stream.read_exact(&mut answer).await.expect("an answer");
     assert_eq!(answer, b"HTTP/1.1 413");
-    let large = json!({"name": "x".repeat(256 * 1024)});
-    service.admin().post("/gateways", &large).await.refusal(413, "body_too_large");
+    let (id, _) = service.gateway("one").await;
+    for length in [256 * 1024, 4 << 20] {
+        let large = json!({"name": "x".repeat(length)});
+        admin.post("/gateways", &large).await.refusal(413, "body_too_large");
+        let path = format!("/gateways/{id}");
+        admin.patch(&path, &large).await.refusal(413, "body_too_large");
+    }
 }
 
 /// An object of 1.1 million members, and a batch of the fifteen largest events.
