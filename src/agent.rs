@@ -73,6 +73,7 @@ pub struct Agent {
     target: Target,
     on_gap: OnGap,
     retries: Backoff,
+    retry_delay: Duration,
     retried: Mutex<Retried>,
     stop: CancellationToken,
     gap: CancellationToken,
@@ -106,7 +107,8 @@ impl Agent {
         gap: CancellationToken,
     ) -> Self {
         let retries = Backoff::new(retry_delay, LONGEST_PAUSE);
-        Self { target, on_gap, retries, retried: Mutex::default(), stop, gap }
+        let retry_delay = retry_delay.min(LONGEST_REQUESTED_PAUSE);
+        Self { target, on_gap, retries, retry_delay, retried: Mutex::default(), stop, gap }
     }
 
     /// Hands an event over until the product is available; an error if the agent is stopped first.
@@ -135,11 +137,12 @@ impl Agent {
         }
     }
 
-    /// The pause before the next attempt at an event.
+    /// The pause before the next attempt at an event. A product that asks for none would use up all
+    /// attempts at once.
     fn pause(&self, requested: Option<Duration>, sequence: Sequence) -> Duration {
         let times = self.retried.lock().unwrap_or_else(PoisonError::into_inner).again(sequence);
         match requested {
-            Some(pause) => pause.min(LONGEST_REQUESTED_PAUSE),
+            Some(pause) => pause.clamp(self.retry_delay, LONGEST_REQUESTED_PAUSE),
             None => self.retries.pause(times, fastrand::f64()),
         }
     }

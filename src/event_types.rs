@@ -69,6 +69,8 @@ pub struct EventTypeInfo {
     /// JSON Schema (2020-12) that payloads must satisfy. A built-in type's payloads must
     /// satisfy the built-in schema as well, whatever this is.
     pub schema: Option<Box<RawValue>>,
+    /// After how many seconds an event of this type expires, unless its publisher says when.
+    pub ttl_secs: Option<u64>,
 }
 
 impl EventTypeInfo {

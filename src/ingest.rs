@@ -33,7 +33,7 @@ mod tests;
 pub use crate::store::ValidationError;
 
 /// Ten years.
-const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
+pub const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
 
 /// How far a publisher's clock may be ahead of the service's.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
@@ -214,7 +214,10 @@ impl Rules {
     ) -> Result<NewEvent, ValidationError> {
         let subject = self.check_payload(&draft, info)?;
         let target = target(draft.gateway_ids, draft.target)?;
-        let expires_at = expiry(draft.expires_at, draft.ttl_secs, now)?;
+        let expires_at = expiry(draft.expires_at, draft.ttl_secs, now)?.or_else(|| {
+            let ttl_secs = info?.ttl_secs?;
+            Some(now.plus(Duration::from_secs(ttl_secs)))
+        });
         let is_invalid = |user: &String| user.len() > 256 || user.chars().any(char::is_control);
         if draft.user_id.as_ref().is_some_and(is_invalid) {
             let allowed = "must be at most 256 bytes, none of them a control character";

@@ -75,7 +75,8 @@ impl Forwarder {
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(0)
             .no_proxy()
-            .connect_timeout(limit)
+            // Before the limit of the whole request, so that it is known that nothing was sent.
+            .connect_timeout(limit / 2)
             // Whatever the system's resolver says.
             .resolve_to_addrs(LOCALHOST, &loopback())
             .build()

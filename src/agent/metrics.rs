@@ -104,9 +104,11 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let accepting = async {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    // Beyond the limit, connections are closed at once. Those that send nothing
+                    // soon make room.
+                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                     let render = Arc::clone(&render);
                     tokio::spawn(async move {
                         connection(stream, render).await;

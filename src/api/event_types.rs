@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 /// `PUT /event-types/{name}`: an event type and the schema of its payloads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EventTypeDefinition {
     /// What the event means to a gateway; at most 1,000 characters.
     #[serde(default)]
@@ -18,6 +18,11 @@ pub struct EventTypeDefinition {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Box<RawValue>>,
+    /// After how many seconds an event of this type expires, counted from its publication, unless it
+    /// has `expiresAt` or `ttlSeconds` itself. Events that were published before keep their expiry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 316_224_000, nullable = false)]
+    pub ttl_seconds: Option<u64>,
 }
 
 /// How to delete an event type.
@@ -47,4 +52,8 @@ pub struct EventTypeInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, nullable = false)]
     pub built_in_schema: Option<Box<RawValue>>,
+    /// After how many seconds an event of this type expires by default. Omitted if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub ttl_seconds: Option<u64>,
 }

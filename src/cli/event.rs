@@ -23,6 +23,7 @@ use super::output::{answer, cell, clean, optional, remark, time};
 use super::reference::{GatewayRef, Names, event_id, resolve_all};
 use super::rollout::{self, WaitOptions};
 use super::table::table;
+use super::time::parse_seconds;
 
 mod list;
 mod resend;
@@ -88,6 +89,10 @@ pub(crate) struct Publish {
     /// The user on whose behalf it is published
     #[arg(long, value_name = "ID")]
     user: Option<String>,
+    /// Time after which it expires, and is not delivered any more, such as 15m or 7d; by default
+    /// that of its type
+    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    ttl: Option<u64>,
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -167,7 +172,7 @@ impl Publish {
             event.target = Some(Target { labels, ..Target::default() });
         }
         let (id, correlation_id, user_id) = (self.id, self.correlation_id, self.user);
-        Ok(NewEvent { id, correlation_id, user_id, ..event })
+        Ok(NewEvent { id, correlation_id, user_id, ttl_seconds: self.ttl, ..event })
     }
 }
 

@@ -14,6 +14,7 @@ use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::output::{answer, cell, clean};
 use super::table::table;
+use super::time::parse_seconds;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -40,6 +41,10 @@ pub(crate) struct Put {
     /// File with the JSON Schema of payloads, `-` for standard input; any object if omitted
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
+    /// Time after which its events expire, such as 15m or 7d, unless the publisher sets another one;
+    /// never if omitted
+    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    ttl: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -58,9 +63,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::List => answer(client.json, &api.event_types().await?, listed),
         Command::Show { name } => answer(client.json, &api.event_type(&name).await?, shown),
-        Command::Put(Put { name, description, schema }) => {
+        Command::Put(Put { name, description, schema, ttl }) => {
             let schema = schema.as_deref().map(read).transpose()?;
-            let definition = EventTypeDefinition { description, schema };
+            let definition = EventTypeDefinition { description, schema, ttl_seconds: ttl };
             answer(client.json, &api.put_event_type(&name, &definition).await?, shown)
         }
         Command::Delete(Delete { name, force, confirmation }) => {
@@ -98,6 +103,9 @@ fn listed(page: &Page<EventTypeInfo>) -> String {
 fn shown(info: &EventTypeInfo) -> String {
     let mut text =
         format!("name         {}\ndescription  {}\n", clean(&info.name), cell(&info.description));
+    if let Some(seconds) = info.ttl_seconds {
+        _ = writeln!(text, "ttl          {seconds} s");
+    }
     for (title, schema) in [("schema", &info.schema), ("built-in schema", &info.built_in_schema)] {
         if let Some(schema) = schema {
             _ = write!(text, "\n{title}:\n{}\n", indented(schema));

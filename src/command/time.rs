@@ -18,6 +18,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write it like 30s, 15m, 1h 30m or 30d"))
 }
 
+/// Parses a duration of whole seconds, such as `90s` or `7d`.
+pub fn parse_seconds(text: &str) -> Result<u64, String> {
+    let duration = parse_duration(text)?;
+    if duration.subsec_nanos() != 0 || duration.is_zero() {
+        return Err("give whole seconds, at least one".to_owned());
+    }
+    Ok(duration.as_secs())
+}
+
 fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     let text = text.trim();
     match text {

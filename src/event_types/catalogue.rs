@@ -237,6 +237,7 @@ fn built(name: &str, description: &str, fields: &'static [Field]) -> BuiltIn {
         name: name.to_owned(),
         description: description.to_owned(),
         schema: Some(schema),
+        ttl_secs: None,
     };
     BuiltIn { info, fields }
 }

@@ -9,7 +9,12 @@ fn raw(value: &Value) -> Box<RawValue> {
 }
 
 fn typed(schema: &Value) -> EventTypeInfo {
-    EventTypeInfo { name: "a.b".to_owned(), description: String::new(), schema: Some(raw(schema)) }
+    EventTypeInfo {
+        name: "a.b".to_owned(),
+        description: String::new(),
+        schema: Some(raw(schema)),
+        ttl_secs: None,
+    }
 }
 
 fn check(info: &EventTypeInfo, payload: &Value) -> Result<Subject, Vec<FieldError>> {

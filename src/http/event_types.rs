@@ -16,7 +16,7 @@ use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::built_in;
-use crate::ingest::SchemaCheckError;
+use crate::ingest::{LONGEST_TTL_SECS, SchemaCheckError};
 use crate::store;
 
 /// List event types.
@@ -86,6 +86,9 @@ pub(super) async fn put(
     if definition.description.chars().count() > 1000 {
         return Err(Problem::invalid("description", "must be at most 1000 characters"));
     }
+    if definition.ttl_seconds.is_some_and(|secs| !(1..=LONGEST_TTL_SECS).contains(&secs)) {
+        return Err(Problem::invalid("ttlSeconds", format!("must be 1 to {LONGEST_TTL_SECS}")));
+    }
     if let Some(schema) = &definition.schema {
         app.rules.check_schema(&auth::source(&headers), schema.clone()).await.map_err(|error| {
             match error {
@@ -98,6 +101,7 @@ pub(super) async fn put(
         name: name.as_str().to_owned(),
         description: definition.description,
         schema: definition.schema,
+        ttl_secs: definition.ttl_seconds,
     };
     let put = app.store.put_event_type(&actor, &info).await;
     // Even if it is unknown whether that was stored.
@@ -187,7 +191,8 @@ fn named(name: &str) -> Answer<EventType> {
 impl From<store::EventTypeInfo> for EventTypeInfo {
     fn from(info: store::EventTypeInfo) -> Self {
         let (name, description) = (info.name.clone(), info.description.clone());
+        let ttl_seconds = info.ttl_secs;
         let (schema, built_in_schema) = info.into_schemas();
-        Self { name, description, schema, built_in_schema }
+        Self { name, description, schema, built_in_schema, ttl_seconds }
     }
 }

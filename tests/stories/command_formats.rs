@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -296,8 +297,18 @@ async fn event_types_are_managed_and_totals_are_shown() {
         service.run("event-type show api.deployed --json").await.json()["description"],
         "Own"
     );
-    service.run("event-type put unused.type").await.well();
-    service.run("event-type delete unused.type --yes").await.well();
+    service.run("event-type put unused.type --ttl 0s").await.failed(2, &["--ttl", "at least one"]);
+    let put = service.run("event-type put unused.type --ttl 15m --json").await.json();
+    assert_eq!(put["ttlSeconds"], 900, "{put:#}");
+    let published = "event publish unused.type {} --label no=match --ttl 2h --id two-hours --json";
+    let published = service.run(published).await;
+    assert_eq!(published.code, Some(3), "{published:?}");
+    let event = service.admin().get("/events/two-hours").await.success();
+    let at =
+        |name: &str| Timestamp::parse(event[name].as_str().expect("a time")).expect("RFC 3339");
+    let hours = at("expiresAt").since(at("appendedAt")).as_secs() / 60;
+    assert!((115..=120).contains(&hours), "{event:#}");
+    service.run("event-type delete unused.type --yes --force").await.well();
     let audit = service.run("audit list --action event_type.deleted --json").await.json();
     assert_eq!(audit["count"], 3, "{audit:#}");
 

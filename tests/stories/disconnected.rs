@@ -10,6 +10,7 @@ use crate::support::{Service, deployed, get, pause};
 
 on_both! {
     an_event_expires_on_time_while_its_gateway_is_not_connected
+    events_expire_after_their_types_time_to_live
     a_gateway_that_reconnects_within_the_grace_period_has_no_failures
     a_deleted_gateways_undelivered_events_are_failed_and_stay_visible
 }
@@ -64,6 +65,49 @@ async fn an_event_expires_on_time_while_its_gateway_is_not_connected(on: On) {
     let attempts = delivery.expect("its delivery")["attempts"].as_array().expect("attempts");
     let expired = attempts.iter().filter(|attempt| attempt["reason"] == "expired").count();
     assert_eq!(expired, 1, "{event:#}");
+}
+
+async fn events_expire_after_their_types_time_to_live(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("away").await;
+    let admin = service.admin();
+    let path = "/event-types/cache.flushed";
+    for ttl in [json!(0), json!(-1), json!(1.5), json!("2s"), json!(316_224_001)] {
+        admin.put(path, &json!({"ttlSeconds": ttl})).await.refusal(422, "invalid");
+    }
+    let info = admin.put(path, &json!({"ttlSeconds": 2})).await.success();
+    assert_eq!(info["ttlSeconds"], 2, "{info:#}");
+    let flushed = |name: &str| json!({"type": "cache.flushed", "id": name, "gatewayIds": [id], "payload": {}});
+    admin.post("/events", &flushed("by-default")).await.success();
+    let mut longer = flushed("longer");
+    longer["ttlSeconds"] = json!(3600);
+    admin.post("/events", &longer).await.success();
+    // An event that is inserted has its type's time to live, too.
+    on.change(
+        &service,
+        &format!(
+            "insert into inbox (event_id, type, gateway_id, payload)
+             values ('inserted', 'cache.flushed', '{id}', '{{}}')"
+        ),
+    )
+    .await;
+    service.eventually("/deliveries?reason=expired", |page| page["count"] == 2).await;
+    // Without a time to live, later events do not expire, and the earlier ones keep their expiry.
+    admin.put(path, &json!({})).await.success();
+    let info = admin.get(path).await.success();
+    assert_eq!(info.get("ttlSeconds"), None, "{info:#}");
+    admin.post("/events", &flushed("kept")).await.success();
+    let kept = admin.get("/events/kept").await.success();
+    assert_eq!(kept["expiresAt"], Value::Null, "{kept:#}");
+    let mut socket = service.connected(&key).await;
+    for name in ["longer", "kept"] {
+        let text = socket.next_text().await.expect("an event");
+        assert!(text.contains(&format!("\"eventId\":\"{name}\"")), "{text}");
+    }
+    let changes = admin.get("/audit?action=event_type.changed").await.success();
+    let change = &changes["list"][0];
+    assert_eq!(change["before"]["ttlSeconds"], 2, "{changes:#}");
+    assert_eq!(change["after"].get("ttlSeconds"), None, "{changes:#}");
 }
 
 async fn a_gateway_that_reconnects_within_the_grace_period_has_no_failures(on: On) {

@@ -329,7 +329,11 @@ impl ClientState {
             }
             (Outcome::RetryAfter { after, code, detail }, Some(connection)) => {
                 connection.go_back(before);
-                self.actions.push_back(nack((code, shortened(detail)), Some(after)));
+                // The next connection begins with the event anyway. A negative acknowledgement would
+                // only count as one more failed attempt.
+                if !self.is_stopping {
+                    self.actions.push_back(nack((code, shortened(detail)), Some(after)));
+                }
                 false
             }
             (Outcome::Reject { .. } | Outcome::RetryAfter { .. }, None) => false,

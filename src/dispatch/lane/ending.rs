@@ -71,6 +71,9 @@ impl Lane {
                 let (window, outcomes) = (&mut self.window, &mut self.outcomes);
                 // Invalid ones among the last are not logged.
                 let _ = reported(window, &mut self.reports, outcomes, &mut state, &matched);
+                if let Some(range) = window.pass_settled() {
+                    outcomes.skipped(range, Reason::Skipped);
+                }
             }
         };
         if timeout(LAST_REPORTS, last_reports).await.is_err() {

@@ -88,14 +88,16 @@ pub fn event_type_put(old: Option<&EventTypeInfo>, new: &EventTypeInfo) -> Optio
     // Compared as a whole, because long texts may only differ where their facts are cut.
     let is_described = old.is_none_or(|old| old.description != new.description);
     let has_schema = old.is_none_or(|old| schema(old) != schema(new));
-    if !is_described && !has_schema {
+    let has_ttl = old.is_none_or(|old| old.ttl_secs != new.ttl_secs);
+    if !is_described && !has_schema && !has_ttl {
         return None;
     }
     let facts = |info: &EventTypeInfo| {
         let description = is_described.then_some(info.description.as_str());
         let schema = schema(info).filter(|_| has_schema);
         let facts = Facts::none().with_some("description", description);
-        facts.with_some("schema", schema.as_deref())
+        let facts = facts.with_some("schema", schema.as_deref());
+        facts.with_some("ttlSeconds", seconds(info.ttl_secs.filter(|_| has_ttl)))
     };
     let action = match old {
         None => AuditAction::EventTypeRegistered,
@@ -105,11 +107,17 @@ pub fn event_type_put(old: Option<&EventTypeInfo>, new: &EventTypeInfo) -> Optio
     Some(entry(action, object, old.map(facts).unwrap_or_default(), facts(new)))
 }
 
+fn seconds(ttl_secs: Option<u64>) -> Option<i64> {
+    ttl_secs.map(|secs| i64::try_from(secs).unwrap_or(i64::MAX))
+}
+
 /// A registered event type was deleted.
 pub fn event_type_deleted(old: &EventTypeInfo) -> AuditEntry {
     let schema = old.schema.as_ref().map(|schema| schema.get());
-    let before =
-        Facts::none().with("description", old.description.as_str()).with_some("schema", schema);
+    let before = Facts::none()
+        .with("description", old.description.as_str())
+        .with_some("schema", schema)
+        .with_some("ttlSeconds", seconds(old.ttl_secs));
     let object = AuditObject::new("event_type", &old.name, &old.name);
     entry(AuditAction::EventTypeDeleted, object, before, Facts::none())
 }
@@ -387,6 +395,7 @@ mod tests {
             name: "a.b".to_owned(),
             description: "d".to_owned(),
             schema: serde_json::value::to_raw_value(&format!("{}{tail}", "x".repeat(1000))).ok(),
+            ttl_secs: None,
         };
         let changed = event_type_put(Some(&info("1")), &info("2")).unwrap();
         assert_eq!(changed.action, AuditAction::EventTypeChanged);

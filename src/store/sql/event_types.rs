@@ -51,7 +51,7 @@ pub(super) async fn event_types(
     let rows = query!(
         r#"
         select name as "name!: String", description as "description!: String",
-            schema as "schema?: String"
+            schema as "schema?: String", ttl_seconds as "ttl_seconds?: i64"
         from event_types where organisation = $1
         "#,
         organisation.0
@@ -61,7 +61,10 @@ pub(super) async fn event_types(
     let mut types: BTreeMap<String, EventTypeInfo> =
         built_ins().map(|info| (info.name.clone(), info.clone())).collect();
     for row in rows {
-        types.insert(row.name.clone(), info(row.name, row.description, row.schema)?);
+        types.insert(
+            row.name.clone(),
+            info(row.name, row.description, row.schema, row.ttl_seconds)?,
+        );
     }
     Ok(types.into_values().collect())
 }
@@ -74,7 +77,8 @@ pub(super) async fn event_type(
     let name = name.as_str();
     let row = query!(
         r#"
-        select description as "description!: String", schema as "schema?: String"
+        select description as "description!: String", schema as "schema?: String",
+            ttl_seconds as "ttl_seconds?: i64"
         from event_types where organisation = $1 and name = $2
         "#,
         organisation.0,
@@ -83,7 +87,7 @@ pub(super) async fn event_type(
     .fetch_optional(conn)
     .await?;
     match row {
-        Some(row) => info(name.to_owned(), row.description, row.schema).map(Some),
+        Some(row) => info(name.to_owned(), row.description, row.schema, row.ttl_seconds).map(Some),
         None => Ok(built_in(name).cloned()),
     }
 }
@@ -96,16 +100,19 @@ pub(super) async fn put_event_type(
 ) -> Result<Audited<bool>> {
     new.description = storable(&new.description).into_owned();
     let schema = new.schema.as_ref().map(|schema| schema.get());
+    let ttl = new.ttl_secs.map(|secs| i64::try_from(secs).unwrap_or(i64::MAX));
     let inserted = query!(
         r#"
-        insert into event_types (organisation, name, schema, description, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $5)
+        insert into event_types
+            (organisation, name, schema, description, ttl_seconds, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $6)
         on conflict (organisation, name) do nothing
         "#,
         organisation.0,
         new.name,
         schema,
         new.description,
+        ttl,
         now as _
     )
     .execute(&mut *conn)
@@ -120,26 +127,28 @@ pub(super) async fn put_event_type(
     let row = query!(
         r#"
         update event_types set updated_at = updated_at where organisation = $1 and name = $2
-        returning description as "description!: String", schema as "schema?: String"
+        returning description as "description!: String", schema as "schema?: String",
+            ttl_seconds as "ttl_seconds?: i64"
         "#,
         organisation.0,
         new.name
     )
     .fetch_one(&mut *conn)
     .await?;
-    let old = info(new.name.clone(), row.description, row.schema)?;
+    let old = info(new.name.clone(), row.description, row.schema, row.ttl_seconds)?;
     let Some(entry) = entries::event_type_put(Some(&old), &new) else {
         return Ok(Audited::new(false, []));
     };
     query!(
         r#"
-        update event_types set schema = $3, description = $4, updated_at = $5
+        update event_types set schema = $3, description = $4, ttl_seconds = $5, updated_at = $6
         where organisation = $1 and name = $2
         "#,
         organisation.0,
         new.name,
         schema,
         new.description,
+        ttl,
         now as _
     )
     .execute(conn)
@@ -156,7 +165,8 @@ async fn delete_event_type(
     let row = query!(
         r#"
         delete from event_types where organisation = $1 and name = $2
-        returning description as "description!: String", schema as "schema?: String"
+        returning description as "description!: String", schema as "schema?: String",
+            ttl_seconds as "ttl_seconds?: i64"
         "#,
         organisation.0,
         text
@@ -165,7 +175,7 @@ async fn delete_event_type(
     .await?;
     match row {
         Some(row) => {
-            let old = info(text.to_owned(), row.description, row.schema)?;
+            let old = info(text.to_owned(), row.description, row.schema, row.ttl_seconds)?;
             Ok(Audited::new((), [entries::event_type_deleted(&old)]))
         }
         None if built_in(text).is_some() => Err(Conflict::BuiltInType(name).into()),
@@ -173,10 +183,16 @@ async fn delete_event_type(
     }
 }
 
-fn info(name: String, description: String, schema: Option<String>) -> Result<EventTypeInfo> {
+fn info(
+    name: String,
+    description: String,
+    schema: Option<String>,
+    ttl_seconds: Option<i64>,
+) -> Result<EventTypeInfo> {
     let schema = schema
         .map(RawValue::from_string)
         .transpose()
         .map_err(|error| StoreError::Corrupt(format!("the schema of {name}: {error}")))?;
-    Ok(EventTypeInfo { name, description, schema })
+    let ttl_secs = ttl_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+    Ok(EventTypeInfo { name, description, schema, ttl_secs })
 }

@@ -88,6 +88,7 @@ pub(crate) async fn every_change_is_recorded_with_what_it_changed(store: &dyn St
         name: name.to_owned(),
         description: description.to_owned(),
         schema: schema.map(|schema| serde_json::value::to_raw_value(&schema).unwrap()),
+        ttl_secs: None,
     };
     assert!(store.put_event_type(&actor, &info("a.b", "first", None)).await.unwrap());
     let schema = json!({"type": "object"});
@@ -188,7 +189,12 @@ pub(crate) async fn a_change_that_changes_nothing_or_fails_leaves_no_record(stor
     store.create_access_token(&actor, "ops", &[Scope::Read], token("access")).await.unwrap();
     store.revoke_gateway_token(&actor, gateway.id, "key").await.unwrap();
     store.revoke_access_token(&actor, "access").await.unwrap();
-    let info = EventTypeInfo { name: "a.b".to_owned(), description: "d".to_owned(), schema: None };
+    let info = EventTypeInfo {
+        name: "a.b".to_owned(),
+        description: "d".to_owned(),
+        schema: None,
+        ttl_secs: None,
+    };
     store.put_event_type(&actor, &info).await.unwrap();
     let before = fixture.audit().await;
 
@@ -320,6 +326,7 @@ pub(crate) async fn records_are_bounded(store: &dyn Store) {
         name: "a.b".to_owned(),
         description: "a\0\u{1b}[2J\u{202e}b".repeat(100),
         schema: serde_json::value::to_raw_value(&schema).ok(),
+        ttl_secs: None,
     };
     store.put_event_type(&fixture.actor(), &info).await.unwrap();
     store.delete_gateway(&fixture.actor(), id).await.unwrap();

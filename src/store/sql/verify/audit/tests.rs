@@ -20,7 +20,10 @@ async fn audited() -> Database {
 async fn change(database: &mut Database, nth: i64) {
     let actor = Principal::local("tester", "localhost").in_organisation(ORGANISATION);
     let (name, description) = (format!("a.b{nth}"), format!("\u{202e}\u{1b}[2J{nth}"));
-    let entry = entries::event_type_put(None, &EventTypeInfo { name, description, schema: None });
+    let entry = entries::event_type_put(
+        None,
+        &EventTypeInfo { name, description, schema: None, ttl_secs: None },
+    );
     record(&mut database.conn, &actor, entry.into_iter().collect()).await.unwrap();
 }
 
