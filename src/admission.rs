@@ -54,7 +54,7 @@ pub struct Authenticated {
     attempt: Attempt,
 }
 
-/// An admitted gateway.
+/// A gateway that passed all checks, with its recorded connection.
 pub struct Admitted {
     /// Its connection, which is recorded and waits for its transport.
     pub session: Session,

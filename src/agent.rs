@@ -37,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// The longest pause that a product may ask for.
 const LONGEST_REQUESTED_PAUSE: Duration = Duration::from_hours(1);
 
-/// Where events go.
+/// How events are handed to the product.
 #[derive(Debug)]
 pub enum Target {
     /// A program is run for each event.

@@ -310,7 +310,7 @@ fn create_data_dir(data_dir: &Path) -> Result<(), ServeError> {
 fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
     let server = &config.server;
     if server.plaintext {
-        tracing::warn!("TLS IS OFF: keys and events travel in the clear on this machine");
+        tracing::warn!("TLS is disabled (server.plaintext): keys and events are sent unencrypted");
         return Ok(None);
     }
     let (certificate, private_key) = match (&server.certificate, &server.private_key) {

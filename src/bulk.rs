@@ -34,7 +34,8 @@ const MOST_INTERRUPTIONS: u32 = 100;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(1);
 
-/// Starts the worker.
+/// Starts the worker of this node as a housekeeping job of the supervisor. `is_shared`: other nodes
+/// use the same database, so new jobs are polled for at a shorter interval.
 pub fn start(store: Arc<dyn Bulk>, wake: Wake, is_shared: bool, jobs: &Supervisor) {
     let interval = if is_shared { SHARED } else { ALONE };
     let worker = Worker { store, wake, failures: HashMap::new() };

@@ -31,7 +31,7 @@ pub use sources::{Flags, Sources};
 
 use origins::Origins;
 
-/// All settings.
+/// All settings of the service, as `config/default.toml` lists them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -52,13 +52,13 @@ pub struct Config {
     pub database: store::Options,
     /// How long and how much is kept.
     pub retention: Retention,
-    /// Shutdown.
+    /// Time limits of a shutdown (`[shutdown]`).
     pub shutdown: Shutdown,
     /// Logs.
     pub log: Log,
     /// The export of spans.
     pub otlp: Otlp,
-    /// What `/metrics` contains.
+    /// Settings of `/metrics` (`[metrics]`).
     pub metrics: Metrics,
     /// The settings in effect, with secrets masked.
     #[serde(skip)]
@@ -124,7 +124,7 @@ pub struct Limits {
     pub attempts_per_minute: std::num::NonZeroU32,
 }
 
-/// What `/metrics` contains.
+/// Settings of `/metrics` (`[metrics]`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
@@ -177,7 +177,7 @@ impl Retention {
     }
 }
 
-/// Shutdown.
+/// Time limits of a shutdown (`[shutdown]`).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {

@@ -177,7 +177,7 @@ macro_rules! text_newtype {
         pub struct $name(String);
 
         impl $name {
-            /// Validates a value.
+            /// Validates a value. The error says what it must be.
             pub fn new(text: impl Into<String>) -> Result<Self, Invalid> {
                 let text = text.into();
                 $check(&text).map_err(Invalid)?;

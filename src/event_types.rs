@@ -285,7 +285,7 @@ fn compile(schema: &RawValue) -> Result<Compiled, String> {
         .with_retriever(Nothing)
         .build(&value)
         .map_err(|error| {
-            format!("is no usable JSON Schema at `{}`: {error}", error.instance_path())
+            format!("is not a usable JSON Schema at `{}`: {error}", error.instance_path())
         })?;
     Ok(Compiled { validator, prices })
 }

@@ -27,11 +27,11 @@ mod position;
 
 pub use position::{Mark, Position, Table};
 
-/// Listeners on this node.
+/// The maximum number of listeners on this node.
 pub const MOST_ON_NODE: usize = 128;
-/// Listeners of one organisation on this node.
+/// The maximum number of listeners of one organisation on this node.
 pub const MOST_OF_ORGANISATION: usize = 64;
-/// Listeners with one access token on this node.
+/// The maximum number of listeners with one access token on this node.
 pub const MOST_OF_TOKEN: usize = 16;
 
 /// Messages that wait for a slow listener before it loses the oldest.
@@ -49,7 +49,7 @@ const SETTLED: Duration = Duration::from_mins(2);
 /// the transactions that run at the same time assign.
 const LOOK_BACK: i64 = 5000;
 
-/// What happened.
+/// The content of a message.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// An event was published.
@@ -70,7 +70,7 @@ pub struct Message {
 }
 
 impl Content {
-    /// Which row it is of which table.
+    /// The table and the key of the row that it was read from.
     pub const fn row(&self) -> (Table, i64) {
         match self {
             Self::Published(it) => (Table::Events, it.key),
@@ -79,7 +79,7 @@ impl Content {
         }
     }
 
-    /// Whose it is.
+    /// The organisation whose listeners may receive it.
     pub const fn organisation(&self) -> OrganisationKey {
         match self {
             Self::Published(it) => it.organisation,
@@ -158,7 +158,7 @@ pub struct Listener {
 }
 
 impl Feed {
-    /// Starts the job.
+    /// Starts the job that reads for all listeners of this node.
     pub fn start(store: Arc<dyn Store>, wake: Wake, jobs: &Supervisor) -> Self {
         let feed = Self(Arc::new(Inner {
             store,

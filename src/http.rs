@@ -88,7 +88,7 @@ use ttl_cache::TtlCache;
 /// The prefix of everything but the operational routes.
 pub const BASE: &str = "/api/internal/v1";
 
-/// Renders the metrics.
+/// Renders all metrics in the text format of Prometheus.
 pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The state that handlers share.
@@ -161,7 +161,7 @@ impl App {
     }
 }
 
-/// All routes.
+/// All routes of the service with their middleware, for requests and upgrades.
 pub fn router(app: Arc<App>) -> Router {
     let request_timeout = app.config.server.request_timeout;
     let (routes, _) = documented_routes(request_timeout).split_for_parts();

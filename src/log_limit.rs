@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// The limits.
+/// Limits on log lines that peers can cause.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Lines per minute and key.

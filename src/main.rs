@@ -26,7 +26,7 @@ struct CommandLine {
     command: Command,
 }
 
-/// The commands of a noun, all of which are clients of the service.
+/// The commands of one kind of object, all of which are clients of the service.
 #[derive(Debug, Args)]
 struct Client<C: Subcommand> {
     #[command(subcommand)]
@@ -57,9 +57,9 @@ enum Command {
     Token(token::Command),
     /// Publish, list and show events
     Event(Client<event::Command>),
-    /// Show how far events have come at their gateways, and wait for them
+    /// Show which gateways have received or applied events, and wait for them
     Rollout(rollout::Rollout),
-    /// Say why a gateway or an event has missing deliveries, and what to do next
+    /// Explain why a gateway or an event has missing deliveries, and what to do next
     Why(why::Why),
     /// List, show, register and delete event types
     EventType(Client<event_type::Command>),
@@ -75,24 +75,24 @@ enum Command {
     Node(Client<node::Command>),
     /// Show totals of connections, nodes and deliveries
     Stats(stats::Args),
-    /// Choose between services: named addresses with their CA and token files
+    /// Manage contexts: named services with their address, CA file and token file
     #[command(subcommand)]
     Context(context::Command),
-    /// Check everything between this command line and a ready service; exits with 1 if a check fails
+    /// Check the connection to the service step by step; exits with 1 if a check fails
     Doctor(doctor::Args),
     /// Check whether the service on this machine is ready, for container health checks
     Health(health::Args),
-    /// Show what happens on all nodes as it happens: events, attempts, connections
+    /// Follow what happens on all nodes: events, delivery attempts, connections
     Tail(tail::Args),
     /// Show a gateway's events as they arrive: watch its log, or connect in its place
     Listen(listen::Args),
-    /// Make a product a gateway without code: run a program for each event, or post it to an address
+    /// Run a gateway without writing code: run a program for each event, or post it to an address
     ///
     /// Connects in reliable mode with the gateway's key, hands over one event at a time, in order, and
-    /// confirms it when the product has applied it: by exit status 0 or a response with status 2xx. Exit
-    /// status 75, or status 429 or 503, asks for a retry. Anything else rejects the event.
+    /// confirms it when the product has applied it: exit status 0, or a response with status 2xx. Exit
+    /// status 75, or a response with 429 or 503, requests a retry. Anything else rejects the event.
     Agent(agent::Args),
-    /// Show events on their way: a service, three gateways and a crash, in a temporary directory
+    /// Demonstrate delivery with a service, three gateways and a crash, in a temporary directory
     Demo(demo::Args),
     /// Print the OpenAPI document of the HTTP API
     Openapi,
@@ -105,7 +105,7 @@ enum Command {
     /// It completes commands, options and fixed values. Names and ids, which only the service knows,
     /// are not completed: any unique beginning of an id can be used instead.
     Completions {
-        /// Which shell
+        /// The shell to complete for
         shell: clap_complete::Shell,
     },
 }

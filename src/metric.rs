@@ -12,7 +12,7 @@ macro_rules! catalogue {
     };
 }
 
-/// A metric.
+/// An entry of the catalogue of metrics.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Its name.

@@ -60,7 +60,7 @@ pub struct Malformed;
 #[error("failed to get random bytes from the operating system: {0}")]
 pub struct NoEntropy(String);
 
-/// Generates a key.
+/// Generates a key or an access token. Its secret is in the result only; store the digest.
 pub fn issue(kind: Kind) -> Result<Issued, NoEntropy> {
     let mut random = [0_u8; 8 + SECRET_BYTES];
     getrandom::fill(&mut random).map_err(|error| NoEntropy(error.to_string()))?;

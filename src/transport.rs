@@ -80,7 +80,7 @@ pub enum Outgoing {
     Gap(Box<DeliveryGap>),
 }
 
-/// An event to send.
+/// An event that a lane hands to a transport.
 #[derive(Clone, Debug)]
 pub struct OutgoingEvent {
     /// Its sequence in the gateway's log.
@@ -110,7 +110,7 @@ pub enum Control {
     Violation(Box<FrameError>),
 }
 
-/// Messages from the peer.
+/// A message from the peer, decoded by the transport.
 #[derive(Debug)]
 pub enum Incoming {
     /// The peer has handled everything up to this sequence. In reliable mode, it has received it.
@@ -158,7 +158,7 @@ impl InvalidMessage {
     }
 }
 
-/// How a connection ended.
+/// The end of a connection, as its transport reports it.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// Why it ended.

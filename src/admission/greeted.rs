@@ -50,7 +50,7 @@ impl Greeted {
         self.connection.greeting()
     }
 
-    /// The gateway.
+    /// The key that the gateway authenticated with, and what is stored of the gateway.
     pub const fn credential(&self) -> &GatewayCredential {
         &self.credential
     }

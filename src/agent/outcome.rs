@@ -14,7 +14,7 @@ const TEMPORARY_FAILURE: i32 = 75;
 /// The exit status that says that the payload is invalid (EX_DATAERR).
 const INVALID_DATA: i32 = 65;
 
-/// What became of handing an event over.
+/// The outcome of handing an event to the product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// The product has answered.

@@ -50,7 +50,7 @@ pub struct DeliveriesQuery {
     pub status: Option<DeliveriesStatus>,
 }
 
-/// Which deliveries, by what became of them.
+/// Selects deliveries by their state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveriesStatus {

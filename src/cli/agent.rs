@@ -41,8 +41,8 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Product")]
 struct Product {
-    /// Run this program for each event, with the event as JSON on standard input; all that follows are
-    /// its arguments, so this option comes last
+    /// Run this program for each event, with the event as JSON on standard input. Everything after it
+    /// is an argument of the program, so this option comes last
     #[arg(
         long,
         value_name = "PROGRAM",
@@ -61,10 +61,11 @@ struct Product {
     /// The CloudEvents attribute `source`; by default the service's address
     #[arg(long, value_name = "URI", requires = "forward_to")]
     source: Option<String>,
-    /// How long the product may take for an event; then a program is ended, and the event is retried
+    /// How long the product may take for an event; after that a program is terminated, and the event is
+    /// retried
     #[arg(long, value_name = "DURATION", value_parser = positive, default_value = "30s")]
     timeout: Duration,
-    /// How long a program may take to end after SIGTERM, before it gets SIGKILL
+    /// How long a program may take to exit after SIGTERM, before it gets SIGKILL
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
     grace: Duration,
     /// The first pause before a retry; it doubles up to a minute
@@ -77,7 +78,7 @@ struct Product {
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Gap {
-    /// Log an error and end with exit code 4, without confirming anything
+    /// Log an error and exit with code 4, without confirming anything
     #[default]
     Exit,
     /// Hand the gap to the product, like an event of the type delivery.gap, until it succeeds
@@ -99,7 +100,7 @@ struct Gateway {
     /// The name of this replica of the gateway; the service stores a position for it
     #[arg(long, value_name = "NAME")]
     instance: Option<String>,
-    /// Receive only events of this type; can be repeated
+    /// Receive only events of this type; may be repeated, and is not available over long polling
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<EventType>,
     /// How to connect
@@ -114,7 +115,7 @@ struct Observed {
     /// The format of log lines: auto (text on a terminal, otherwise JSON), text or json
     #[arg(long, value_name = "FORMAT", value_parser = log_format, default_value = "auto")]
     log_format: LogFormat,
-    /// Which lines are logged, in the syntax of RUST_LOG; `debug` has the output of programs
+    /// Which lines are logged, in the syntax of RUST_LOG; `debug` includes the output of programs
     #[arg(long, value_name = "FILTER", value_parser = log_filter, default_value = "info")]
     log_filter: String,
     /// Serve metrics for Prometheus at http://ADDRESS/metrics, without authentication

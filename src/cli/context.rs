@@ -18,7 +18,7 @@ use super::table::table;
 pub(crate) enum Command {
     /// List contexts
     List(OutputOption),
-    /// Use a context from now on
+    /// Select the current context
     Use {
         /// Its name
         name: String,
@@ -30,7 +30,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputOption,
     },
-    /// Create a context, or change it; the first one is used from now on
+    /// Create or change a context; the first one becomes the current one
     Set(Set),
     /// Delete a context
     Delete {
@@ -74,15 +74,15 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Show { name, output } => return show(&contexts, name.as_deref(), output),
         Command::Use { name } => {
             contexts.named(&name)?;
-            say(format_args!("context {} is used from now on", clean(&name)))?;
+            say(format_args!("context {} is now the current one", clean(&name)))?;
             contexts.current = Some(name);
         }
         Command::Set(set) => {
             let name = set.name.clone();
             set.apply(&mut contexts)?;
             let current = contexts.current.get_or_insert_with(|| name.clone());
-            let used = if *current == name { ", and is used" } else { "" };
-            say(format_args!("context {} is set{used}", clean(&name)))?;
+            let current = if *current == name { ", and is the current one" } else { "" };
+            say(format_args!("context {} is saved{current}", clean(&name)))?;
         }
         Command::Delete { name, confirmation } => {
             contexts.named(&name)?;

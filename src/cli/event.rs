@@ -49,14 +49,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Remove an event's payload for good; the event and its deliveries stay on record
+    /// Remove an event's payload permanently; the event and its deliveries stay on record
     Purge {
         /// The event's id, or the beginning of it
         id: EventId,
         /// Why; recorded with the event
         #[arg(long)]
         reason: String,
-        /// Check the command, and change nothing
+        /// Validate the request without changing anything
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]

@@ -68,7 +68,7 @@ pub(crate) enum Command {
         /// Why; shown with the gateway
         #[arg(long)]
         reason: Option<String>,
-        /// Check the command, and change nothing
+        /// Validate the request without changing anything
         #[arg(long)]
         dry_run: bool,
     },
@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Resume {
         /// Its name or id
         gateway: GatewayRef,
-        /// Check the command, and change nothing
+        /// Validate the request without changing anything
         #[arg(long)]
         dry_run: bool,
     },
@@ -90,7 +90,7 @@ pub(crate) enum Command {
         /// Why; recorded with the failed delivery
         #[arg(long)]
         reason: String,
-        /// Check the command, and change nothing
+        /// Validate the request without changing anything
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -107,7 +107,7 @@ pub(crate) enum Command {
         /// Why; recorded with the request
         #[arg(long)]
         reason: Option<String>,
-        /// Check the command, and change nothing
+        /// Validate the request without changing anything
         #[arg(long)]
         dry_run: bool,
     },
@@ -127,7 +127,7 @@ pub(crate) enum Command {
         /// Its name or id
         gateway: GatewayRef,
     },
-    /// Forget a named instance that is gone for good, and its position
+    /// Remove a named instance that no longer exists, and its position
     ForgetInstance {
         /// The gateway's name or id
         gateway: GatewayRef,

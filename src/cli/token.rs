@@ -205,7 +205,7 @@ async fn create(new: Create) -> anyhow::Result<ExitCode> {
 
 fn shown_once(token: &str, id: &str, expires_at: Option<Timestamp>) -> String {
     format!(
-        "{}\n\nStore it now: it can't be shown again. Its id is {}, it expires: {}.",
+        "{}\n\nStore it now: it can't be shown again. Its id is {}. Expires: {}.",
         clean(token),
         clean(id),
         expires_at.map_or_else(|| "never".to_owned(), time),

@@ -35,7 +35,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest time that a feed stays open: no limit in practice.
 const FEED_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 
-/// Why a call failed.
+/// Why a request to the API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The address is malformed.
@@ -109,7 +109,7 @@ impl Api {
         Ok(Self { client, base, token: token.map(Arc::new) })
     }
 
-    /// The service's address.
+    /// The base URL of the service, without the prefix of the API.
     pub fn base(&self) -> &Url {
         &self.base
     }

@@ -43,7 +43,8 @@ enum End {
     Failed(String),
 }
 
-/// A simulated gateway.
+/// A client that behaves like a deployed gateway in plain mode: it answers pings, handles one event
+/// after another, and drops events that it has already applied.
 pub struct Gateway {
     options: GatewayOptions,
     /// Kept across reconnects, as a gateway's database is. Locked for a lookup or an insert, never

@@ -94,7 +94,7 @@ impl Default for Options {
     }
 }
 
-/// Why a client stopped for good.
+/// Why a client stopped and does not reconnect.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The service refused the connection with this HTTP status: the key is not valid (401), or the

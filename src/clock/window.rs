@@ -30,7 +30,7 @@ impl TimeWindow {
     pub const ALL: Self =
         Self { from: Timestamp::from_micros(i64::MIN), to: Timestamp::from_micros(i64::MAX) };
 
-    /// The window from its start, included, to its end, excluded.
+    /// The window from `from`, included, to `to`, excluded. Fails unless `from` is before `to`.
     pub fn new(from: Timestamp, to: Timestamp) -> Result<Self, EmptyWindow> {
         if from < to { Ok(Self { from, to }) } else { Err(EmptyWindow { from, to }) }
     }

@@ -78,12 +78,13 @@ impl ClientOptions {
         Ok(Api::new(&address, Some(token), &self.credentials.trust_or(service.ca_file))?)
     }
 
-    /// Which certificates to accept.
+    /// The certificates to trust, from `--ca-file`, `--insecure`, the environment or the context.
     pub fn trust(&self) -> anyhow::Result<Trust> {
         Ok(self.credentials.trust_or(self.resolved()?.1.ca_file))
     }
 
-    /// The access token.
+    /// The access token, from `--token-file`, the environment or the context. Fails if none of these
+    /// has one.
     pub fn token(&self) -> anyhow::Result<SecretString> {
         self.credentials.token_or(self.resolved()?.1.token_file.as_deref())
     }

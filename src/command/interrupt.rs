@@ -20,7 +20,7 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Installs the handlers.
+    /// Installs handlers of SIGINT, SIGTERM and SIGHUP; must be called inside a runtime.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             keyboard: signal(SignalKind::interrupt())?,

@@ -61,7 +61,7 @@ impl Then {
 }
 
 impl Answer {
-    /// It in a sentence.
+    /// A sentence for people, which begins with the gateway's name.
     pub fn in_words(&self) -> String {
         let Self { name, then, registered_at, .. } = self;
         match then {

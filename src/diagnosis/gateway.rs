@@ -291,7 +291,7 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
             format!("delivery redrive {filter}"),
         ),
         reason => Step::new(
-            format!("{deliveries} failed for good ({reason}). Append them again."),
+            format!("{deliveries} failed permanently ({reason}). Append them again."),
             format!("delivery redrive {filter}"),
         ),
     })

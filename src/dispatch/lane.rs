@@ -350,7 +350,11 @@ impl Lane {
         let own_receipt = self.window.needs_own_receipt(sequence);
         let sent_at = Instant::now();
         if let Err(refusal) = self.window.offer(sequence, bytes, sent_at, now) {
-            tracing::error!(sequence = sequence.0, ?refusal, "the window refused an event");
+            tracing::error!(
+                sequence = sequence.0,
+                ?refusal,
+                "failed to add an event to the window of unconfirmed events"
+            );
             return Sent::Refused;
         }
         self.registration.note_sent(sequence);

@@ -47,7 +47,7 @@ pub enum Refusal {
     Full,
 }
 
-/// What a receipt means.
+/// The effect of a receipt on the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receipt {
     /// It confirms events.
@@ -72,7 +72,8 @@ pub struct Closing {
     pub give_up_after: Option<u32>,
 }
 
-/// One connection's window.
+/// The events that one connection in plain mode was sent and has not confirmed, and the limits on
+/// them. Decides what may be sent and what a receipt confirms; does no I/O.
 #[derive(Debug)]
 pub struct Window {
     limits: Limits,

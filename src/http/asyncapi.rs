@@ -25,7 +25,7 @@ pub fn json() -> String {
     text
 }
 
-/// The document.
+/// The AsyncAPI document of the streams of gateways and of the feed; `docs/asyncapi.json` is this.
 pub fn document() -> Value {
     let mut schemas = Schemas::default();
     let messages = messages(&mut schemas);

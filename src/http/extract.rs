@@ -96,7 +96,9 @@ impl BodyParts {
             return Some(Err(too_large()));
         }
         let Ok(part) = self.stream.next().await? else {
-            return Some(Err(Problem::bad_request("The body broke off.")));
+            return Some(Err(Problem::bad_request(
+                "The connection was closed before the whole body was received.",
+            )));
         };
         self.length += part.len();
         Some(if self.length > self.limit { Err(too_large()) } else { Ok(part) })
@@ -212,7 +214,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
             .await
             .map(|axum::extract::Path(value)| Self(value))
             .map_err(|_: PathRejection| {
-                Problem::new(Code::NotFound, "No resource has such an identifier.")
+                Problem::new(Code::NotFound, "There is no resource with this identifier.")
             })
     }
 }

@@ -64,7 +64,7 @@ pub struct PeerTimeouts {
     pub write: Duration,
 }
 
-/// A bound port.
+/// A bound port: accepts connections, performs their handshakes, and limits how many are open.
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<TlsAcceptor>,

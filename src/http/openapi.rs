@@ -58,7 +58,7 @@ const GATEWAY_KEY: &str = "gateway_key";
 )]
 pub(super) struct Base;
 
-/// The document.
+/// The OpenAPI document of all routes; `docs/openapi.json` is this.
 pub fn document() -> openapi::OpenApi {
     let mut document = super::documented_routes(Duration::MAX).into_openapi();
     let components = document.components.get_or_insert_default();

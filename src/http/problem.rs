@@ -12,7 +12,7 @@ use crate::clock::EmptyWindow;
 use crate::event::GatewayId;
 use crate::store::{Conflict, Refusal, StoreError, ValidationError};
 
-/// A refusal.
+/// An error response: a problem document (RFC 9457), with the cause for the log.
 #[derive(Clone, Debug)]
 pub struct Problem {
     document: Box<api::Problem>,
@@ -76,7 +76,7 @@ impl Problem {
         Self { challenge: Some(challenge), ..Self::new(Code::Unauthorized, detail) }
     }
 
-    /// 404.
+    /// 404. `what` names the kind of resource, such as `gateway`.
     pub fn not_found(what: &str) -> Self {
         Self::new(Code::NotFound, format!("There is no such {what}."))
     }
@@ -217,7 +217,9 @@ impl From<StoreError> for Problem {
             ),
             StoreError::TooLong(_) => Self::unavailable(
                 Code::AnswerTooLong,
-                format!("This was ended: {error}. Ask for a shorter window, or for less."),
+                format!(
+                    "The query was cancelled: {error}. Request a shorter time window, or a smaller page."
+                ),
             ),
             StoreError::Conflict(why @ Conflict::Purged(_)) => {
                 Self::new(Code::EventPurged, why.to_string())

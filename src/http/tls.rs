@@ -24,7 +24,7 @@ pub use self_signed::{hostname, self_signed};
 
 use validity::Validity;
 
-/// Why TLS is unavailable.
+/// Why the certificate can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can't be read or is not PEM.
@@ -77,7 +77,8 @@ impl ResolvesServerCert for Current {
 }
 
 impl Certificates {
-    /// Reads the files.
+    /// Reads and checks both PEM files. Logs a warning if other users can read the key, or if the
+    /// certificate has expired or expires soon.
     pub fn open(certificate: PathBuf, private_key: PathBuf) -> Result<Self, TlsError> {
         let files = Files::read(&certificate, &private_key)?;
         let key = files.parse(&certificate, &private_key)?;

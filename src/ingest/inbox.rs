@@ -115,12 +115,12 @@ impl Drain {
         self.reject(id, &error).await.map(Moved::Drained)
     }
 
-    /// Rejects a row that the log refuses.
+    /// Rejects a row whose event can't be appended.
     async fn reject(&self, id: i64, error: &StoreError) -> Result<Drained> {
         tracing::error!(%error, inbox_id = id, "failed to append a row of the inbox; rejecting it");
         let rejection = Rejection {
             reason: RejectionReason::Internal,
-            detail: "the log refused it; the service's log has the reason".to_owned(),
+            detail: "the service failed to append the event; its log has the error".to_owned(),
         };
         self.store.drain_inbox(vec![ValidatedRow { id, result: Err(rejection) }]).await
     }

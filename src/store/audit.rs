@@ -101,7 +101,7 @@ impl Principal {
 pub struct AuditEntry {
     /// What was done.
     pub action: AuditAction,
-    /// To which object.
+    /// The object that was changed.
     pub object: AuditObject,
     /// What it was before; only what changed.
     pub before: Facts,
@@ -143,7 +143,7 @@ impl<T> Audited<T> {
     }
 }
 
-/// A stored record.
+/// A stored record of the audit log: one change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
     /// Its sequence in the audit log, which all organisations share. The first record has 1.
@@ -156,7 +156,7 @@ pub struct AuditRecord {
     pub principal: Principal,
     /// What was done: the name of an [`AuditAction`], or one of a newer version.
     pub action: String,
-    /// To which object.
+    /// The object that was changed.
     pub object: AuditObject,
     /// What it was before: a JSON object, as it is stored.
     pub before: String,
@@ -173,9 +173,9 @@ pub struct AuditFilter {
     pub window: TimeWindow,
     /// What was done.
     pub action: Option<AuditAction>,
-    /// By whom: the id or name of a principal.
+    /// The id or name of the principal that made them.
     pub principal: Option<String>,
-    /// To what: the id or name of an object.
+    /// The id or name of the changed object.
     pub object: Option<String>,
 }
 

@@ -69,7 +69,7 @@ pub enum EventCursor {
     Id(String),
 }
 
-/// A page of events.
+/// A page of a list of events, without their payloads.
 #[derive(Clone, Debug)]
 pub struct EventPage {
     /// The events.

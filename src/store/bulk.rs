@@ -124,7 +124,7 @@ pub struct Resent {
     pub present: Vec<AppendedDelivery>,
 }
 
-/// Running jobs.
+/// The running jobs, as the worker of a node sees them.
 #[derive(Clone, Debug, Default)]
 pub struct WorkableJobs {
     /// Those that this node may work on, oldest first.
@@ -169,7 +169,7 @@ pub struct BulkJob {
     pub ended_at: Option<Timestamp>,
 }
 
-/// What a job does.
+/// The task of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BulkTask {
     /// Redrives all dead letters that match.
@@ -329,7 +329,7 @@ impl BulkJob {
         self.principal.clone().in_organisation(self.organisation)
     }
 
-    /// Ends it.
+    /// Moves the job to a final state; `failure` is the reason, for admins.
     pub fn end(&mut self, state: BulkJobState, failure: Option<&str>, now: Timestamp) {
         self.state = state;
         self.failure = failure.map(str::to_owned);

@@ -27,7 +27,7 @@ pub const LABEL_TARGETS: i64 = 1_000;
 /// Changes of all gateways that are compared with an event, at most.
 pub const CHANGES: i64 = 5_000;
 
-/// Operations that collect evidence.
+/// Operations that collect the evidence of diagnoses. Each reads a bounded number of rows.
 #[async_trait]
 pub trait Diagnosis: Send + Sync + 'static {
     /// Evidence about a gateway, which may be deleted. `None` if it never existed.
@@ -46,7 +46,7 @@ pub trait Diagnosis: Send + Sync + 'static {
     ) -> Result<Option<EventEvidence>>;
 }
 
-/// A bounded list.
+/// The beginning of a list, and how many elements it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Few<T> {
     /// The first elements, at most [`LISTED`].

@@ -106,7 +106,7 @@ impl ExpiryMark {
     }
 }
 
-/// How a batch ended.
+/// The result of examining a batch of events for expiry.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchEnd {
     /// The last event examined, by its expiry.

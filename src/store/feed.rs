@@ -40,7 +40,7 @@ pub struct FeedEnds {
     pub connections: i64,
 }
 
-/// Which keys to read.
+/// The ranges of keys to read from each table.
 #[derive(Clone, Debug, Default)]
 pub struct FeedSpans {
     /// Of events: first and last key, ascending.
@@ -62,7 +62,7 @@ pub struct FeedDetails {
     pub types: bool,
 }
 
-/// New rows.
+/// The rows that were read for the feed.
 #[derive(Clone, Debug, Default)]
 pub struct FeedRows {
     /// Events.

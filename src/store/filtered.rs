@@ -29,7 +29,7 @@ pub struct InstanceAttempt {
     pub outcome: Outcome,
 }
 
-/// What became of a delivery that an instance has filtered.
+/// The state of a delivery that an instance has filtered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filtered {
     /// The instances that filtered it, by name; the name of unnamed connections is empty.

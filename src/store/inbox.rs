@@ -284,7 +284,7 @@ pub struct RejectedEdit {
     pub result: std::result::Result<NewEvent, Rejection>,
 }
 
-/// What became of an edited row.
+/// The outcome of editing a rejected row.
 #[derive(Clone, Debug)]
 pub enum EditedRow {
     /// Its event is in the log. In a dry run it would be, and the deliveries are not known.

@@ -42,7 +42,7 @@ use crate::event::{
     Reason, Sequence,
 };
 
-/// Operations on the ledger.
+/// Operations on the ledger: delivery attempts, their outcomes, dead letters and totals.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
     /// Records outcomes, in one group commit with other requests that are waiting.
@@ -82,7 +82,7 @@ pub trait Ledger: Send + Sync + 'static {
         bucket: Duration,
         by: SummaryBy,
     ) -> Result<Vec<SummaryRow>>;
-    /// Totals of an organisation.
+    /// Totals of all deliveries of an organisation.
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals>;
     /// Appends dead letters again: at most 1,000 per call, found by a bounded search that blocks
     /// no writes. A dry run only counts. `Conflict` if a single delivery is selected and its event's
@@ -323,7 +323,7 @@ impl Delivery {
     }
 }
 
-/// A page of deliveries.
+/// A page of a list of deliveries.
 #[derive(Clone, Debug)]
 pub struct DeliveryPage {
     /// The deliveries.

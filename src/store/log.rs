@@ -16,7 +16,7 @@ use crate::event::{
 };
 use crate::wake::Control;
 
-/// Operations on logs.
+/// Operations on the logs of gateways.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
     /// Appends events, in one group commit with other requests that are waiting.
@@ -65,7 +65,7 @@ pub enum Target {
     Labels(Labels),
 }
 
-/// An event to append.
+/// A validated event that is to be appended.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     /// The event as it will be sent.
@@ -84,7 +84,7 @@ pub struct NewEvent {
     pub deployment_id: Option<String>,
 }
 
-/// One request to publish.
+/// The events of one request to publish, which are committed together.
 #[derive(Clone, Debug)]
 pub struct Publish {
     /// The publisher's organisation.
@@ -97,7 +97,7 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// The valid items.
+    /// The items that passed validation, in order.
     pub fn valid(&self) -> impl Iterator<Item = &NewEvent> {
         self.events.iter().flatten()
     }
@@ -180,7 +180,7 @@ pub struct OutboxPage {
     pub unreadable: Option<Sequence>,
 }
 
-/// A connection to open.
+/// A gateway's connection that is to be recorded.
 #[derive(Clone, Debug)]
 pub struct NewConnection {
     /// Its id.
@@ -410,7 +410,7 @@ pub enum InstanceOutcome {
         /// When it was sent.
         started_at: Timestamp,
     },
-    /// The gateway refused an event for good: a failed attempt and a dead letter. If another instance
+    /// The gateway rejected an event permanently: a failed attempt and a dead letter. If another instance
     /// has confirmed it, it stays delivered and the attempt's outcome is unknown.
     Rejected {
         /// Its sequence.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{Expiries, ExpiryMark, Result, RetentionLimits, SweepResult, TrimMark, Trimmed};
 use crate::event::GatewayKey;
 
-/// Operations of background jobs.
+/// Operations of background jobs: the sweep, expiry and retention. Each call is one bounded batch.
 #[async_trait]
 pub trait Maintenance: Send + Sync + 'static {
     /// Records a failed attempt (`not_connected`) for each event that was appended to a gateway

@@ -7,7 +7,7 @@ use super::Result;
 use crate::clock::Timestamp;
 use crate::event::NodeId;
 
-/// Operations on nodes.
+/// Operations on the membership of nodes: registration, heartbeats, and nodes that are declared dead.
 #[async_trait]
 pub trait Nodes: Send + Sync + 'static {
     /// The node id of this process.

@@ -205,7 +205,7 @@ impl Options {
         Ok(())
     }
 
-    /// Opens the database.
+    /// Opens the database, and applies pending migrations.
     pub async fn open(&self, node: NodeId, wake: Wake) -> Result<Open, OpenError> {
         match self.database()? {
             #[cfg(feature = "sqlite")]

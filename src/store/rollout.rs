@@ -123,7 +123,7 @@ pub struct RolloutRow {
 }
 
 impl RolloutRow {
-    /// The delivery.
+    /// The gateway and the sequence that identify the delivery.
     pub const fn key(&self) -> DeliveryKey {
         DeliveryKey { gateway: self.gateway, sequence: self.sequence }
     }

@@ -28,7 +28,7 @@ pub fn reason_in_words(reason: &str) -> String {
 }
 
 impl LastRefusal {
-    /// Why it was refused.
+    /// The reason for the refusal, as words of a sentence.
     pub fn in_words(&self) -> String {
         match self.cause {
             Some(KeyFault::Revoked) => "key revoked".to_owned(),

@@ -121,7 +121,7 @@ impl TrimMark {
     pub fn measure_by(&mut self, now: Timestamp) -> Timestamp {
         let at = Instant::now();
         if let Some(jump) = self.clock.read(now, at) {
-            tracing::warn!(%jump, "the clock was set; for an hour, retention measures ages by the earlier of its old and its new course");
+            tracing::warn!(%jump, "the database's clock was set; for an hour, retention measures ages by the earlier of the old and the new time");
         }
         self.clock.cautious(now, at)
     }

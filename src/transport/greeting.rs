@@ -35,7 +35,7 @@ pub struct ReliableGreeting {
 }
 
 impl ReliableGreeting {
-    /// Its frame.
+    /// The frame `connection.ack`, which every transport sends first.
     pub fn frame(&self, timestamp: Timestamp) -> ConnectionAck {
         let Greeting { gateway_id, connection_id, epoch } = self.greeting;
         ConnectionAck {

@@ -47,7 +47,7 @@ pub type Item = Result<generated::ServerFrame, Status>;
 /// Consecutive items of a stream.
 pub type Batch = Vec<Item>;
 
-/// Encodes a stream.
+/// Encodes frames as messages of gRPC.
 #[derive(Debug)]
 pub struct Messages {
     epoch: Epoch,

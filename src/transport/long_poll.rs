@@ -38,7 +38,7 @@ const READING: Duration = Duration::from_secs(2);
 /// Requests that wait to be read. Gateways send one after another.
 const REQUESTS: usize = 4;
 
-/// A request for events.
+/// The parameters of a request for events.
 #[derive(Debug)]
 pub struct Request {
     /// Confirms everything up to here as applied, first.
@@ -138,7 +138,7 @@ enum Ask {
 }
 
 impl Poller {
-    /// Waits for an answer.
+    /// Passes a request to the connection, and waits for its answer.
     pub async fn ask(&self, request: Request) -> Reply {
         let (reply, answered) = oneshot::channel();
         if self.asks.send(Ask::Events(request, reply)).await.is_err() {

@@ -61,7 +61,7 @@ pub(super) enum Fault {
     Closed,
 }
 
-/// The connection has ended.
+/// The error of an operation on a connection that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection has ended")]
 pub struct Gone;

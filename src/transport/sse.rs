@@ -22,7 +22,7 @@ pub const NAME: &str = "sse";
 /// The shortest and the longest time after which a client connects again.
 const RETRY: std::ops::Range<u64> = 1_000..4_000;
 
-/// Encodes a stream.
+/// Encodes frames as server-sent events.
 #[derive(Debug)]
 pub struct Text {
     epoch: Epoch,

@@ -84,14 +84,14 @@ pub(crate) fn delay() -> Duration {
 }
 
 /// What the service sends.
-enum Down {
+enum FromService {
     Frame(ServerFrame),
     Ping,
     Close(u16, Reason),
 }
 
 /// What a gateway sends.
-enum Up {
+enum FromGateway {
     Frame(GatewayFrame),
     Pong,
     Close,
@@ -165,7 +165,7 @@ impl Transport for SimTransport {
         let line = Arc::new(Line::default());
         world.state().lines.push((id, Arc::clone(&line)));
         let (down, frames) = mpsc::channel(IN_FLIGHT);
-        let _ = down.try_send((Instant::now() + delay(), Down::Frame(ack)));
+        let _ = down.try_send((Instant::now() + delay(), FromService::Frame(ack)));
         let (up, from_gateway) = mpsc::channel(IN_FLIGHT);
         let socket = Socket {
             line: Arc::clone(&line),
@@ -205,8 +205,8 @@ struct SimLink {
     world: Arc<World>,
     id: Id,
     line: Arc<Line>,
-    frames: Receiver<Down>,
-    up: mpsc::Sender<(Instant, Up)>,
+    frames: Receiver<FromService>,
+    up: mpsc::Sender<(Instant, FromGateway)>,
     /// When the last frame arrives: they don't overtake each other.
     last_at: Instant,
 }
@@ -222,16 +222,16 @@ impl Link for SimLink {
         };
         match down {
             None => Err(Closed::lost("the service ended the connection")),
-            Some(Down::Close(code, reason)) => {
+            Some(FromService::Close(code, reason)) => {
                 note!(self.world, self.world.label(self.id), "closed with {code} ({reason})");
                 Err(Closed { code: Some(code), why: reason.to_string() })
             }
-            Some(Down::Ping) => {
+            Some(FromService::Ping) => {
                 let at = self.arrival();
-                let _ = self.up.try_send((at, Up::Pong));
+                let _ = self.up.try_send((at, FromGateway::Pong));
                 Ok(Received::Alive)
             }
-            Some(Down::Frame(frame)) => {
+            Some(FromService::Frame(frame)) => {
                 note!(self.world, self.world.label(self.id), "< {}", frame_text(&frame));
                 Ok(Received::Frame(frame))
             }
@@ -243,7 +243,8 @@ impl Link for SimLink {
             note!(self.world, self.world.label(self.id), "> {}", gateway_text(frame));
             crate::promises::said(&self.world, self.id, frame);
             let at = self.arrival();
-            let sent = timeout(WRITE_TIMEOUT, self.up.send((at, Up::Frame(frame.clone())))).await;
+            let sent =
+                timeout(WRITE_TIMEOUT, self.up.send((at, FromGateway::Frame(frame.clone())))).await;
             match sent {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Closed::lost("reset")),
@@ -256,7 +257,7 @@ impl Link for SimLink {
     async fn close(&mut self) {
         note!(self.world, self.world.label(self.id), "> close");
         let at = self.arrival();
-        let _ = self.up.try_send((at, Up::Close));
+        let _ = self.up.try_send((at, FromGateway::Close));
     }
 }
 
@@ -303,14 +304,14 @@ fn gateway_text(frame: &GatewayFrame) -> String {
 /// The service's side.
 struct Socket {
     line: Arc<Line>,
-    down: mpsc::Sender<(Instant, Down)>,
-    up: Receiver<Up>,
+    down: mpsc::Sender<(Instant, FromService)>,
+    up: Receiver<FromGateway>,
     end: TransportEnd,
     epoch: Epoch,
     node: u32,
     last_at: Instant,
     /// What waits for room on the way, and since when.
-    waiting: Option<(Instant, Down)>,
+    waiting: Option<(Instant, FromService)>,
     watch: Watch,
 }
 
@@ -320,7 +321,7 @@ enum Next {
     Overdue,
     Sent,
     Control(Option<Control>),
-    Frame(Option<Up>),
+    Frame(Option<FromGateway>),
     Outgoing(Option<Box<Outgoing>>),
 }
 
@@ -388,16 +389,16 @@ impl Socket {
         {
             let _ = self.end.incoming.send(Incoming::Applied(gap.resume_at)).await;
         }
-        self.waiting = Some((Instant::now(), Down::Frame(frame)));
+        self.waiting = Some((Instant::now(), FromService::Frame(frame)));
     }
 
     /// Handles a control message; returns the reason if the connection is to be closed.
     fn control(&mut self, control: Option<Control>) -> Option<(Reason, Option<ConnectionError>)> {
         let at = self.last_at.max(Instant::now() + delay());
         match control {
-            Some(Control::Probe) => drop(self.down.try_send((at, Down::Ping))),
+            Some(Control::Probe) => drop(self.down.try_send((at, FromService::Ping))),
             Some(Control::Drain(drain)) => {
-                let _ = self.down.try_send((at, Down::Frame(ServerFrame::Drain(*drain))));
+                let _ = self.down.try_send((at, FromService::Frame(ServerFrame::Drain(*drain))));
             }
             Some(Control::Close(reason)) => return Some((reason, connection_error(reason))),
             Some(Control::Violation(error)) => {
@@ -409,17 +410,17 @@ impl Socket {
         None
     }
 
-    async fn receive(&mut self, frame: Up) -> Option<(Reason, String, bool)> {
+    async fn receive(&mut self, frame: FromGateway) -> Option<(Reason, String, bool)> {
         let frame = match frame {
-            Up::Pong => {
+            FromGateway::Pong => {
                 let _ = self.end.incoming.send(Incoming::Alive).await;
                 return None;
             }
-            Up::Close => {
+            FromGateway::Close => {
                 let why = "the gateway closed the connection".to_owned();
                 return Some((Reason::ClosedByGateway, why, false));
             }
-            Up::Frame(frame) => frame,
+            FromGateway::Frame(frame) => frame,
         };
         let is_ignored = match &frame {
             GatewayFrame::Credit(_) => self.watch.has(Bug::IgnoreCredit),
@@ -443,9 +444,9 @@ impl Socket {
         self.watch.closing(reason, error.as_ref());
         let at = self.last_at.max(Instant::now() + delay());
         if let Some(error) = error {
-            let _ = self.down.try_send((at, Down::Frame(ServerFrame::Error(error))));
+            let _ = self.down.try_send((at, FromService::Frame(ServerFrame::Error(error))));
         }
-        let _ = self.down.try_send((at, Down::Close(close_code(reason), reason)));
+        let _ = self.down.try_send((at, FromService::Close(close_code(reason), reason)));
         // What the peer has sent before it reads this still counts.
         let by = Instant::now() + CLOSE_TIMEOUT;
         loop {

@@ -1,5 +1,5 @@
-//! The first admin token and its recovery: operators are never locked out, and a file of someone
-//! else grants no access.
+//! The first admin token and its recovery: operators are never locked out, and a file of another
+//! user grants no access.
 
 use std::path::Path;
 use std::process::Stdio;

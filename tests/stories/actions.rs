@@ -26,7 +26,7 @@ on_both! {
 
 /// Terminal escapes, a bidirectional control and a line break.
 const HOSTILE: &str = "up\u{1b}[31m\u{202e}date\n2";
-const INERT: &str = "up\u{fffd}[31m\u{fffd}date 2";
+const SANITIZED: &str = "up\u{fffd}[31m\u{fffd}date 2";
 
 async fn publish(service: &Service, id: &str, numbers: std::ops::RangeInclusive<i64>) {
     for number in numbers {
@@ -201,11 +201,11 @@ async fn reasons_are_inert_wherever_they_are_shown(on: On) {
     let event = event.as_str().unwrap().to_owned();
     let why = json!({"reason": HOSTILE});
     let paused = admin.post(&format!("/gateways/{id}/pause"), &why).await.success();
-    assert_eq!(paused["gateway"]["paused"]["reason"], INERT);
+    assert_eq!(paused["gateway"]["paused"]["reason"], SANITIZED);
     let skip = json!({"reason": HOSTILE, "sequence": 1});
     admin.post(&format!("/gateways/{id}/skip"), &skip).await.success();
     let purged = remove(&admin, &format!("/events/{event}/payload"), &why).await.success();
-    assert_eq!(purged["purged"]["reason"], INERT);
+    assert_eq!(purged["purged"]["reason"], SANITIZED);
     let audit = admin.get("/audit?limit=1000").await.success().to_string();
     assert!(audit.contains("date 2") && !audit.contains("\\u001b"), "{audit}");
     for command in [

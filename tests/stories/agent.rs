@@ -1,4 +1,4 @@
-//! `agent`: a product becomes a gateway by a program or a local address, whatever either of them does.
+//! `agent`: events are handed to a program or a local address, whatever either of them does.
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt as _;

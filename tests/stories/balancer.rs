@@ -1,7 +1,7 @@
 //! Two nodes on one Postgres behind a real HAProxy, with the configuration of `config/haproxy.cfg`
 //! and other addresses.
 
-#![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
+#![expect(clippy::print_stdout, reason = "measured durations, shown with --nocapture")]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -189,7 +189,7 @@ async fn gateways_come_through_the_balancer_under_their_own_addresses() {
     }
     let wrong = refusals.iter().filter(|status| **status == 401).count();
     assert!((4..=8).contains(&wrong) && refusals.contains(&429), "{refusals:?}");
-    assert_eq!(attempt("127.0.0.9").await, Some(401), "somebody else has no part in it");
+    assert_eq!(attempt("127.0.0.9").await, Some(401), "other clients are not limited");
     let healthy = ["nodes/one is DOWN", "nodes/two is DOWN"];
     assert!(healthy.iter().all(|text| !balancer.log().contains(text)), "{}", balancer.log());
     socket.abort();

@@ -12,11 +12,11 @@ use crate::support::PATIENCE;
 use crate::support::command::{CommandOutput, bench_command};
 
 /// Short measurements: only the structure of the reports is tested.
-const QUICK: &str = "--baseline-time 20ms --json";
+const SHORT_RUN: &str = "--baseline-time 20ms --json";
 
 /// Runs a scenario. Its temporary directory must be empty afterwards.
 async fn bench(arguments: &str) -> Value {
-    report(&mut bench_command(&format!("{arguments} {QUICK}"))).await
+    report(&mut bench_command(&format!("{arguments} {SHORT_RUN}"))).await
 }
 
 async fn report(command: &mut Command) -> Value {
@@ -99,7 +99,7 @@ async fn temporary_postgres_databases_are_dropped() {
     let names = "select 1 / (1 - least(count(*), 1)) from pg_database
         where datname like 'gateway_events_bench_%'";
     let mut command =
-        bench_command(&format!("deliver --seconds 0.2 --gateways 2 --stored 500 {QUICK}"));
+        bench_command(&format!("deliver --seconds 0.2 --gateways 2 --stored 500 {SHORT_RUN}"));
     command.env("GATEWAY_EVENTS_BENCH_DATABASE_URL", database.url());
     let report = report(&mut command).await;
     assert_figures(&report, &["recordedPerSecond", "baselineAppend1024"]);

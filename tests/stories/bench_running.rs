@@ -11,7 +11,7 @@ use crate::support::command::CommandOutput;
 use crate::support::terminal::run_on_terminal;
 use crate::support::{PATIENCE, Service};
 
-const QUICK: &str = "deliver --seconds 0.1 --gateways 2 --baseline-time 20ms";
+const SHORT_RUN: &str = "deliver --seconds 0.1 --gateways 2 --baseline-time 20ms";
 
 /// A measurement of the service given as `--url` instead of the environment variable.
 fn measuring(service: &Service, arguments: &str) -> Command {
@@ -33,7 +33,7 @@ async fn stored(service: &Service) -> (u64, u64) {
 #[tokio::test]
 async fn an_address_from_the_environment_is_ignored() {
     let service = Service::start().await;
-    let said = ended(&mut service.bench_command(QUICK)).await;
+    let said = ended(&mut service.bench_command(SHORT_RUN)).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("GATEWAY_EVENTS_URL is ignored"), "{said:?}");
     assert!(said.out.contains("sqlite"), "{said:?}");
@@ -44,17 +44,17 @@ async fn an_address_from_the_environment_is_ignored() {
 async fn a_running_service_is_measured_only_when_that_is_confirmed() {
     let service = Service::start().await;
     let address = format!("https://localhost:{}", service.port);
-    let unattended = ended(&mut measuring(&service, QUICK)).await;
+    let unattended = ended(&mut measuring(&service, SHORT_RUN)).await;
     unattended.failed(1, &["--yes", &address, "registers", "deletes"]);
-    let (code, shown) = run_on_terminal(measuring(&service, QUICK), "no\n").await;
+    let (code, shown) = run_on_terminal(measuring(&service, SHORT_RUN), "no\n").await;
     assert_eq!(code, Some(1), "{shown}");
     assert!(shown.contains(&address) && shown.contains("nothing was changed"), "{shown}");
     assert_eq!(stored(&service).await, (0, 0));
 
-    let (code, shown) = run_on_terminal(measuring(&service, QUICK), "y\n").await;
+    let (code, shown) = run_on_terminal(measuring(&service, SHORT_RUN), "y\n").await;
     assert_eq!(code, Some(0), "{shown}");
     assert!(shown.contains("recordedPerSecond"), "{shown}");
-    let said = ended(&mut measuring(&service, &format!("{QUICK} --yes"))).await;
+    let said = ended(&mut measuring(&service, &format!("{SHORT_RUN} --yes"))).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.err.contains("running service"), "{said:?}");
     let (gateways, events) = stored(&service).await;

@@ -259,17 +259,17 @@ async fn an_aborted_replay_stays_where_it_was(on: On) {
 }
 
 async fn two_redrives_of_the_same_window_append_each_delivery_once(on: On) {
-    const LETTERS: i64 = 1500;
+    const DEAD_LETTERS: i64 = 1500;
     let service = on.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     fill(&admin, &id, 1500).await;
-    give_up(&on, &service, &id, LETTERS).await;
+    give_up(&on, &service, &id, DEAD_LETTERS).await;
     verified(&on, &service).await;
     let filter = json!({"gatewayId": id, "reason": "confirmation_timeout"});
     let dry = json!({"filter": filter, "dryRun": true});
     let would = admin.post("/deliveries/redrive", &dry).await.success();
-    assert_eq!((&would["total"], &would["more"]), (&json!(LETTERS), &json!(true)));
+    assert_eq!((&would["total"], &would["more"]), (&json!(DEAD_LETTERS), &json!(true)));
     assert_eq!(would["redriven"].as_array().map(Vec::len), Some(1000));
     let body = json!({"filter": filter});
     let started = join_all([(); 2].map(|()| admin.post("/deliveries/redrive", &body))).await;
@@ -282,24 +282,27 @@ async fn two_redrives_of_the_same_window_append_each_delivery_once(on: On) {
         let done = service.eventually_within(LONG, &path, |job| job["state"] != "running").await;
         assert_eq!(done["state"], "done", "{done:#}");
         let own = done["appended"].as_i64().expect("a count");
-        assert_eq!(own + done["skipped"]["alreadyRedriven"].as_i64().expect("a count"), LETTERS);
+        assert_eq!(
+            own + done["skipped"]["alreadyRedriven"].as_i64().expect("a count"),
+            DEAD_LETTERS
+        );
         appended += own;
     }
-    assert_eq!(appended, LETTERS);
+    assert_eq!(appended, DEAD_LETTERS);
     let gateway = admin.get(&format!("/gateways/{id}")).await.success();
-    assert_eq!(gateway["head"], 2 * LETTERS);
+    assert_eq!(gateway["head"], 2 * DEAD_LETTERS);
     let again = admin.post("/deliveries/redrive", &dry).await.success();
     assert_eq!(again["total"], 0);
     verified(&on, &service).await;
 }
 
 async fn a_job_is_started_shown_and_aborted_on_the_command_line(on: On) {
-    const LETTERS: i64 = 1200;
+    const DEAD_LETTERS: i64 = 1200;
     let service = on.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     fill(&admin, &id, 1200).await;
-    give_up(&on, &service, &id, LETTERS).await;
+    give_up(&on, &service, &id, DEAD_LETTERS).await;
     assert!(service.run("job list").await.well().contains("no jobs"));
     let redrive = "delivery redrive --gateway berlin";
     let asked = service.run(redrive).await;

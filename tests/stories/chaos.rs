@@ -32,9 +32,9 @@ mod takeover;
 use gateways::Fleet;
 use publishers::Published;
 
-/// How long the nodes may take to come to rest. A dead node's connections are closed half a minute
+/// How long to wait until the nodes are idle. A dead node's connections are closed half a minute
 /// after its last heartbeat.
-const REST: Duration = Duration::from_mins(4);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(4);
 
 /// A node's address and directory, which a restart keeps.
 #[derive(Clone)]
@@ -80,30 +80,30 @@ impl Cluster {
 
     /// Waits until everything accepted is confirmed and all nodes list the same live connections:
     /// the fleet's, and this many others. Returns the ids of the fleet's.
-    async fn rests(&self, fleet: &Fleet, others: usize) -> Vec<String> {
+    async fn wait_until_idle(&self, fleet: &Fleet, others: usize) -> Vec<String> {
         let mut last = String::new();
         let mut polls = tokio::time::interval(Duration::from_millis(200));
-        let resting = tokio::time::timeout(REST, async {
+        let idle = tokio::time::timeout(IDLE_TIMEOUT, async {
             loop {
                 polls.tick().await;
-                match self.live(fleet, others).await {
+                match self.idle_connections(fleet, others).await {
                     Ok(live) => return live,
-                    Err(why) => last = why,
+                    Err(in_progress) => last = in_progress,
                 }
             }
         });
-        resting.await.unwrap_or_else(|_| panic!("{last}\n{}", self.logs()))
+        idle.await.unwrap_or_else(|_| panic!("{last}\n{}", self.logs()))
     }
 
-    /// The fleet's connections, or what is still in progress.
-    async fn live(&self, fleet: &Fleet, others: usize) -> Result<Vec<String>, String> {
+    /// The ids of the fleet's connections if nothing is in progress; otherwise what is.
+    async fn idle_connections(&self, fleet: &Fleet, others: usize) -> Result<Vec<String>, String> {
         let mut connection = self.connection().await;
         let inbox: i64 = sqlx::query_scalar("select count(*) from inbox")
             .fetch_one(&mut connection)
             .await
             .unwrap();
         if inbox > 0 {
-            return Err(format!("{inbox} rows wait in the inbox"));
+            return Err(format!("the inbox has {inbox} rows"));
         }
         let behind: Vec<String> = sqlx::query_scalar(
             "select name || ' has ' || coalesce(received, 0) || ' of ' || head
@@ -115,47 +115,48 @@ impl Cluster {
         .await
         .unwrap();
         if !behind.is_empty() {
-            return Err(format!("not all is confirmed: {behind:?}"));
+            return Err(format!("not all events are confirmed: {behind:?}"));
         }
         let live = fleet.live();
-        for (place, node) in self.addresses.iter().enumerate() {
+        for (index, node) in self.addresses.iter().enumerate() {
             let shown = node.api.connections(None, &ConnectionsQuery::default(), usize::MAX).await;
-            let shown = shown.map_err(|it| it.to_string())?.list;
+            let shown = shown.map_err(|error| error.to_string())?.list;
             let shown: BTreeSet<_> =
-                shown.iter().map(|one| one.connection_id.to_string()).collect();
+                shown.iter().map(|connection| connection.connection_id.to_string()).collect();
             if shown.len() != live.len() + others || !live.iter().all(|id| shown.contains(id)) {
-                return Err(format!("node {place} shows {shown:?}, and there are {live:?}"));
+                return Err(format!("node {index} lists {shown:?}, but {live:?} are connected"));
             }
         }
         Ok(live)
     }
 
-    /// Checks the invariants at the end: everything accepted has arrived in order at its targets,
-    /// and nothing else has.
-    async fn settles(mut self, fleet: Fleet, published: &[Published]) {
-        self.rests(&fleet, 0).await;
-        let (members, mut connection) = (fleet.stop().await, self.connection().await);
-        for member in &members {
+    /// Waits until the cluster is idle, stops it, and checks the invariants: every accepted event
+    /// has arrived in order at its targets, nothing else has arrived, and the database is
+    /// consistent.
+    async fn stop_and_verify(mut self, fleet: Fleet, published: &[Published]) {
+        self.wait_until_idle(&fleet, 0).await;
+        let (gateways, mut connection) = (fleet.stop().await, self.connection().await);
+        for gateway in &gateways {
             let head: i64 = sqlx::query_scalar(
                 "select head from streams join gateways using (gateway) where id::text = $1",
             )
-            .bind(&member.id)
+            .bind(&gateway.id)
             .fetch_one(&mut connection)
             .await
             .unwrap();
-            member.check(head, published);
+            gateway.verify(head, published);
         }
-        let aside: Vec<String> = sqlx::query_scalar("select detail from inbox_rejected")
+        let rejected: Vec<String> = sqlx::query_scalar("select detail from inbox_rejected")
             .fetch_all(&mut connection)
             .await
             .unwrap();
-        assert_eq!(aside, Vec::<String>::new());
+        assert_eq!(rejected, Vec::<String>::new());
         for node in &mut self.nodes {
             node.kill().await;
         }
         let report = postgres::verify(&store_postgres::options(self.database())).await.unwrap();
         assert!(report.problems.is_empty(), "{:#?}", report.problems);
-        assert_eq!(report.dead_letters, 0, "no gateway ever refused an event");
+        assert_eq!(report.dead_letters, 0, "no gateway rejected an event");
     }
 
     /// The end of each node's log.
@@ -174,13 +175,13 @@ async fn connect(url: &str) -> sqlx::Result<PgConnection> {
     options.connect().await
 }
 
-fn text(value: &Value, member: &str) -> String {
+fn string(value: &Value, member: &str) -> String {
     value[member].as_str().unwrap_or_else(|| panic!("no {member}: {value}")).to_owned()
 }
 
-/// The seed of a test: random, unless `STORY_SEED` is set.
+/// A generator of random numbers with a random seed, or the one in `STORY_SEED`.
 #[expect(clippy::print_stdout, reason = "the seed is shown when the test fails")]
-fn seed() -> fastrand::Rng {
+fn random_from_seed() -> fastrand::Rng {
     let given = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
     println!("STORY_SEED={seed}");
@@ -189,9 +190,9 @@ fn seed() -> fastrand::Rng {
 
 /// Prints what a test measured, for `--nocapture`.
 #[expect(clippy::print_stdout, reason = "figures are for people")]
-fn say(figures: std::fmt::Arguments<'_>) {
+fn print_figures(figures: std::fmt::Arguments<'_>) {
     println!("{figures}");
 }
 
-/// Sequences by gateway.
-type Numbers = BTreeMap<String, i64>;
+/// The sequence of an event in the log of each gateway, by the gateway's id.
+type Sequences = BTreeMap<String, i64>;

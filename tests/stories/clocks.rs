@@ -136,7 +136,7 @@ async fn a_clock_that_is_briefly_ahead_makes_retention_remove_nothing() {
     let before = passes(&service.log());
     service
         .logged(|log| {
-            log.contains("retention measures ages by the earlier of its old and its new course")
+            log.contains("retention measures ages by the earlier of the old and the new time")
         })
         .await;
     service.logged(|log| passes(log) >= before + 3).await;

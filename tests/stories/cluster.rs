@@ -2,7 +2,7 @@
 //! without them, and through a pooler that forwards none.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
-#![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
+#![expect(clippy::print_stdout, reason = "measured durations, shown with --nocapture")]
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::support::{PATIENCE, Service, deployed, get};
 
 /// How nodes learn of what another node did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Propagation {
     /// By notifications.
     Notified,
     /// By polling.
@@ -40,20 +40,20 @@ struct Nodes {
 }
 
 impl Nodes {
-    async fn start(way: Way) -> Self {
-        Self::start_with(way, &[]).await
+    async fn start(propagation: Propagation) -> Self {
+        Self::start_with(propagation, &[]).await
     }
 
-    async fn start_with(way: Way, settings: &[(&str, &str)]) -> Self {
+    async fn start_with(propagation: Propagation, settings: &[(&str, &str)]) -> Self {
         let database = Database::new();
-        let pooler = (way == Way::Pooled).then(|| Pooler::before(&database));
+        let pooler = (propagation == Propagation::Pooled).then(|| Pooler::before(&database));
         let direct = database.url();
         let url = pooler.as_ref().map_or_else(|| direct.clone(), |pooler| pooler.url(&database));
         let mut all = vec![("DATABASE__URL", url.as_str())];
-        match way {
-            Way::Notified => {}
-            Way::Unnotified => all.push(("DATABASE__NOTIFY", "false")),
-            Way::Pooled => all.push(("DATABASE__LISTENER_URL", &direct)),
+        match propagation {
+            Propagation::Notified => {}
+            Propagation::Unnotified => all.push(("DATABASE__NOTIFY", "false")),
+            Propagation::Pooled => all.push(("DATABASE__LISTENER_URL", &direct)),
         }
         all.extend(settings);
         let one = Service::start_with(&all).await;
@@ -71,19 +71,19 @@ impl Nodes {
     }
 }
 
-/// Makes a test of each function for each way.
+/// Makes a test of each function for each propagation.
 macro_rules! in_each_way {
     ($($story:ident)*) => {
         in_each_way!(@ notified, Notified, $($story)*);
         in_each_way!(@ unnotified, Unnotified, $($story)*);
         in_each_way!(@ pooled, Pooled, $($story)*);
     };
-    (@ $module:ident, $way:ident, $($story:ident)*) => {
+    (@ $module:ident, $propagation:ident, $($story:ident)*) => {
         mod $module {
             $(
                 #[tokio::test]
                 async fn $story() {
-                    super::$story(super::Way::$way).await;
+                    super::$story(super::Propagation::$propagation).await;
                 }
             )*
         }
@@ -97,8 +97,8 @@ in_each_way! {
     only_nodes_with_notifications_listen
 }
 
-async fn an_event_published_at_one_node_reaches_a_socket_of_another(way: Way) {
-    let nodes = Nodes::start(way).await;
+async fn an_event_published_at_one_node_reaches_a_socket_of_another(propagation: Propagation) {
+    let nodes = Nodes::start(propagation).await;
     let Nodes { one, other, .. } = &nodes;
     let (id, key) = one.gateway("far").await;
     let mut socket = other.connected(&key).await;
@@ -117,8 +117,10 @@ async fn an_event_published_at_one_node_reaches_a_socket_of_another(way: Way) {
     nodes.end().await;
 }
 
-async fn an_event_inserted_by_another_program_reaches_a_socket_of_any_node(way: Way) {
-    let nodes = Nodes::start(way).await;
+async fn an_event_inserted_by_another_program_reaches_a_socket_of_any_node(
+    propagation: Propagation,
+) {
+    let nodes = Nodes::start(propagation).await;
     let program = Program::start(&nodes.database).await;
     for (name, node) in [("here", &nodes.one), ("there", &nodes.other)] {
         let (id, key) = nodes.one.gateway(name).await;
@@ -133,9 +135,9 @@ async fn an_event_inserted_by_another_program_reaches_a_socket_of_any_node(way: 
 }
 
 /// Independent of notifications: each node polls twice a second.
-async fn revocation_on_one_node_closes_sockets_on_another(way: Way) {
+async fn revocation_on_one_node_closes_sockets_on_another(propagation: Propagation) {
     const ROUNDS: usize = 4;
-    let nodes = Nodes::start(way).await;
+    let nodes = Nodes::start(propagation).await;
     let Nodes { one, other, .. } = &nodes;
     let mut took = Vec::new();
     let cases = [
@@ -168,7 +170,7 @@ async fn revocation_on_one_node_closes_sockets_on_another(way: Way) {
         }
     }
     let longest =
-        print_durations(&format!("{way:?}: shut out at one node, closed at another"), took);
+        print_durations(&format!("{propagation:?}: revoked at one node, closed at another"), took);
     // Polled every half second. The bound is generous, because the machine may be busy.
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     nodes.end().await;
@@ -186,7 +188,7 @@ fn print_durations(what: &str, mut took: Vec<Duration>) -> Duration {
 #[tokio::test]
 async fn gateways_of_a_killed_node_catch_up_on_another_at_once() {
     const ROUNDS: usize = 10;
-    let mut nodes = Nodes::start(Way::Notified).await;
+    let mut nodes = Nodes::start(Propagation::Notified).await;
     let mut took = Vec::new();
     for round in 0..ROUNDS {
         let Nodes { one, other, .. } = &mut nodes;
@@ -212,10 +214,10 @@ async fn gateways_of_a_killed_node_catch_up_on_another_at_once() {
     nodes.end().await;
 }
 
-async fn only_nodes_with_notifications_listen(way: Way) {
-    let nodes = Nodes::start(way).await;
+async fn only_nodes_with_notifications_listen(propagation: Propagation) {
+    let nodes = Nodes::start(propagation).await;
     // Each node listens to the other nodes and to the inbox.
-    let expected = if way == Way::Unnotified { 0 } else { 4 };
+    let expected = if propagation == Propagation::Unnotified { 0 } else { 4 };
     let program = Program::start(&nodes.database).await;
     let mut polls = tokio::time::interval(Duration::from_millis(20));
     let counting = async {
@@ -237,14 +239,18 @@ async fn only_nodes_with_notifications_listen(way: Way) {
     for node in [&nodes.one, &nodes.other] {
         let log = node.log();
         assert!(!log.contains("LISTEN unavailable"), "{log}");
-        assert_eq!(log.contains("through a connection pooler"), way == Way::Pooled, "{log}");
+        assert_eq!(
+            log.contains("through a connection pooler"),
+            propagation == Propagation::Pooled,
+            "{log}"
+        );
     }
     nodes.end().await;
 }
 
 #[tokio::test]
 async fn every_operation_works_through_a_pooler() {
-    let nodes = Nodes::start(Way::Pooled).await;
+    let nodes = Nodes::start(Propagation::Pooled).await;
     let Nodes { one, other, .. } = &nodes;
     let mut gateways = Vec::new();
     for nth in 0..4 {
@@ -316,11 +322,11 @@ async fn an_unreachable_listener_url_delays_nothing() {
     let on = On::shared();
     let one = on.start().await;
     // A pooler that runs in front of a server that does not.
-    let nobody = [("DATABASE__LISTENER_URL", "postgres://nobody:hunter2@127.0.0.1:1/nothing")];
-    let deaf = one.another_with(&nobody).await;
+    let unreachable = [("DATABASE__LISTENER_URL", "postgres://nobody:hunter2@127.0.0.1:1/nothing")];
+    let polling = one.another_with(&unreachable).await;
     let (id, key) = one.gateway("far").await;
-    let mut socket = deaf.connected(&key).await;
-    deaf.logged(|log| log.contains("failed to connect to 127.0.0.1:1")).await;
+    let mut socket = polling.connected(&key).await;
+    polling.logged(|log| log.contains("failed to connect to 127.0.0.1:1")).await;
     let mut quickest = Duration::MAX;
     for number in 1..=5 {
         let published = Instant::now();
@@ -330,5 +336,5 @@ async fn an_unreachable_listener_url_delays_nothing() {
     }
     // It polls ten times a second, while a connection attempt would take five seconds.
     assert!(quickest < Duration::from_millis(2500), "{quickest:?}");
-    assert!(!deaf.log().contains("hunter2"), "{}", deaf.log());
+    assert!(!polling.log().contains("hunter2"), "{}", polling.log());
 }

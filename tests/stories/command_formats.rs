@@ -166,7 +166,7 @@ async fn contexts_name_services_and_their_token_is_sent_to_no_other() {
         service.certificate().display(),
         token.display()
     );
-    assert!(context(&set).await.well().contains("is used"));
+    assert!(context(&set).await.well().contains("is the current one"));
     context("context set other --url https://localhost:1").await.well();
     context("context set bad").await.failed(1, &["--url"]);
     context("context set bad --url nonsense").await.failed(1, &["nonsense"]);

@@ -9,7 +9,7 @@ use crate::support::{Service, deployed, failed_report};
 
 /// A failed delivery that a test caused.
 #[derive(Debug)]
-struct Made {
+struct CausedFailure {
     gateway: String,
     event_type: &'static str,
     reason: &'static str,
@@ -18,7 +18,7 @@ struct Made {
 }
 
 /// Three events for a gateway that is not connected, and one that another gateway could not apply.
-async fn failures(service: &Service) -> Vec<Made> {
+async fn failures(service: &Service) -> Vec<CausedFailure> {
     let admin = service.admin();
     let (away, _) = service.gateway("away").await;
     let (failing, key) = service.gateway("failing").await;
@@ -43,7 +43,13 @@ async fn failures(service: &Service) -> Vec<Made> {
             socket.send(Message::text(failed_report("d-1"))).await;
             socket.serve();
         }
-        made.push(Made { gateway: gateway.clone(), event_type, reason, event, correlation });
+        made.push(CausedFailure {
+            gateway: gateway.clone(),
+            event_type,
+            reason,
+            event,
+            correlation,
+        });
     }
     service.eventually("/deliveries", |page| page["count"] == 4).await;
     made

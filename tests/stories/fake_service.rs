@@ -58,7 +58,7 @@ impl FakeService {
     /// The next connection, before any request was read.
     async fn accept(&self) -> TlsStream<TcpStream> {
         let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;
-        let (tcp, _) = accepted.expect("somebody in time").expect("a connection");
+        let (tcp, _) = accepted.expect("a connection in time").expect("a connection");
         self.tls.accept(tcp).await.expect("TLS")
     }
 

@@ -18,8 +18,8 @@ pub(crate) enum Fault {
     None,
     /// Everything is received and acknowledged, but nothing is forwarded: the peer's host is alive,
     /// but its process is not.
-    Swallows,
-    /// No segment arrives in either direction, and none is acknowledged: the line is cut.
+    Discard,
+    /// No segment arrives in either direction, and none is acknowledged: the network is cut.
     BlackHole,
     /// Both ends are reset.
     Reset,
@@ -44,12 +44,12 @@ impl FaultProxy {
     }
 
     /// Forwards later connections to another port.
-    pub(crate) fn leads_to(&self, port: u16) {
+    pub(crate) fn forward_to(&self, port: u16) {
         self.to.send_replace(port);
     }
 
     /// Sets the fault for all connections.
-    pub(crate) fn fails(&self, fault: Fault) {
+    pub(crate) fn set_fault(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }
 }
@@ -73,19 +73,23 @@ async fn accept(listener: TcpListener, to: watch::Receiver<u16>, fault: watch::S
         }
         let (near_in, near_out) = near.into_split();
         let (far_in, far_out) = far.into_split();
-        tokio::spawn(carry(near_in, far_out, fault.subscribe()));
-        tokio::spawn(carry(far_in, near_out, fault.subscribe()));
+        tokio::spawn(forward(near_in, far_out, fault.subscribe()));
+        tokio::spawn(forward(far_in, near_out, fault.subscribe()));
     }
 }
 
 /// Forwards one direction.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch::Receiver<Fault>) {
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut fault: watch::Receiver<Fault>,
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
-        let now = *fault.borrow_and_update();
-        match now {
-            Fault::None | Fault::Swallows => {}
-            Fault::BlackHole => deafen(from.as_ref()),
+        let current = *fault.borrow_and_update();
+        match current {
+            Fault::None | Fault::Discard => {}
+            Fault::BlackHole => drop_segments(from.as_ref()),
             Fault::Reset => {
                 let reset = SockRef::from(from.as_ref()).set_linger(Some(Duration::ZERO));
                 reset.expect("a socket that can be reset");
@@ -94,7 +98,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch
                 return;
             }
         }
-        let reads = matches!(now, Fault::None | Fault::Swallows);
+        let reads = matches!(current, Fault::None | Fault::Discard);
         let count = tokio::select! {
             changed = fault.changed() => match changed {
                 Ok(()) => continue,
@@ -113,8 +117,8 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut fault: watch
 }
 
 /// The kernel drops every segment before TCP receives it, so it is not acknowledged either.
-fn deafen(stream: &TcpStream) {
+fn drop_segments(stream: &TcpStream) {
     const RETURN: u16 = 0x06;
-    let nothing_passes = [SockFilter::new(RETURN, 0, 0, 0)];
-    SockRef::from(stream).attach_filter(&nothing_passes).expect("a filter");
+    let drop_all = [SockFilter::new(RETURN, 0, 0, 0)];
+    SockRef::from(stream).attach_filter(&drop_all).expect("a filter");
 }

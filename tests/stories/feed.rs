@@ -315,8 +315,8 @@ impl Tail {
         let out = BufReader::new(process.stdout.take().expect("a pipe")).lines();
         let err = BufReader::new(process.stderr.take().expect("a pipe")).lines();
         let mut tail = Self { process, out, err };
-        let remark = tail.remark().await;
-        assert!(remark.contains("following the feed"), "{remark}");
+        let message = tail.error_line().await;
+        assert!(message.contains("following the feed"), "{message}");
         tail
     }
 
@@ -325,9 +325,9 @@ impl Tail {
         line.expect("text").expect("a line")
     }
 
-    async fn remark(&mut self) -> String {
+    async fn error_line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.err.next_line()).await.expect("in time");
-        line.expect("text").expect("a remark")
+        line.expect("text").expect("a line on standard error")
     }
 }
 
@@ -352,7 +352,7 @@ async fn tail_prints_the_feed_survives_a_restart_and_ends_with_the_interrupt() {
     assert_eq!((&message["kind"], &message["eventId"]), (&json!("published"), &json!("e-1")));
 
     service.kill().await;
-    assert!(json.remark().await.contains("connecting again"));
+    assert!(json.error_line().await.contains("connecting again"));
     service.restart().await;
     publish(&service, &berlin, "e-2").await;
     let again: Value = serde_json::from_str(&json.line().await).expect("JSON");

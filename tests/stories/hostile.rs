@@ -88,8 +88,8 @@ fn registered(reply: &Reply) -> bool {
     true
 }
 
-/// An event that was accepted, or refused as invalid.
-fn judged(reply: &Reply) -> bool {
+/// Whether an event was accepted; otherwise asserts that it was refused as invalid.
+fn is_accepted(reply: &Reply) -> bool {
     if reply.status == 422 {
         reply.refusal(422, "invalid");
         return false;
@@ -284,7 +284,7 @@ async fn hostile_schemas_and_payloads_are_answered_over_http() {
         if registered(&admin.put(&format!("/event-types/{name}"), &json!({"schema": schema})).await)
         {
             let answer = admin.post("/events", &event(&id, &name, &payload)).await;
-            accepted += i64::from(judged(&answer));
+            accepted += i64::from(is_accepted(&answer));
         }
     }
     let good = admin.post("/events", &crate::support::deployed(&[&id], "d-1")).await;

@@ -10,7 +10,7 @@ use crate::server::Database;
 use crate::support::{Service, deployed};
 
 /// More than three intervals of the housekeeping jobs in these tests.
-const LATE: Duration = Duration::from_secs(20);
+const OVERDUE_IN_READINESS: Duration = Duration::from_secs(20);
 /// Three intervals of the job, with a margin.
 const OVERDUE: Duration = Duration::from_mins(1);
 
@@ -77,7 +77,7 @@ async fn a_measurement_that_waits_for_slow_queries_leaves_the_node_ready() {
     let queries = async { tokio::join!(slow(), slow(), slow(), slow()) };
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
     let polls = async {
-        let late = Instant::now() + LATE;
+        let late = Instant::now() + OVERDUE_IN_READINESS;
         while ticks.tick().await < late {
             ready(&service).await.expect("ready");
         }
@@ -99,7 +99,7 @@ async fn retention_that_fails_leaves_the_node_ready() {
     let mut lock = other.begin().await.expect("a transaction");
     let statement = "lock table idempotency_keys in access exclusive mode";
     sqlx::query(statement).execute(&mut *lock).await.expect("the lock");
-    let (late, longest) = (Instant::now() + LATE, Instant::now() + OVERDUE);
+    let (late, longest) = (Instant::now() + OVERDUE_IN_READINESS, Instant::now() + OVERDUE);
     let mut ticks = tokio::time::interval(Duration::from_millis(200));
     let mut failed = false;
     while Instant::now() < late || !failed {

@@ -30,9 +30,9 @@ impl Listening {
         line.expect("text").expect("a line")
     }
 
-    async fn remark(&mut self) -> String {
+    async fn error_line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.err.next_line()).await.expect("in time");
-        line.expect("text").expect("a remark")
+        line.expect("text").expect("a line on standard error")
     }
 }
 
@@ -48,9 +48,9 @@ async fn watching_shows_each_event_and_the_gateway_still_receives_all() {
     let mut watching = Vec::new();
     for arguments in ["listen berlin", "listen berlin --after 0", "listen berlin --json"] {
         let mut one = Listening::start(service.command(arguments));
-        let remark = one.remark().await;
-        assert!(remark.contains("watching gateway berlin"), "{remark}");
-        assert!(remark.contains("nothing is confirmed"), "{remark}");
+        let message = one.error_line().await;
+        assert!(message.contains("watching gateway berlin"), "{message}");
+        assert!(message.contains("nothing is confirmed"), "{message}");
         watching.push(one);
     }
     let first = watching[1].line().await;
@@ -86,11 +86,11 @@ async fn watching_beyond_the_end_of_the_log_says_so() {
     for (after, is_beyond) in [(0, false), (1, false), (3, true)] {
         let command = service.command(&format!("listen berlin --json --after {after}"));
         let mut watching = Listening::start(command);
-        let remark = watching.remark().await;
-        assert!(remark.contains(&format!("after #{after};")), "{remark}");
+        let message = watching.error_line().await;
+        assert!(message.contains(&format!("after #{after};")), "{message}");
         if is_beyond {
-            let remark = watching.remark().await;
-            assert!(remark.contains("ends at #1; waiting for #4"), "{remark}");
+            let message = watching.error_line().await;
+            assert!(message.contains("ends at #1; waiting for #4"), "{message}");
             for deployment in ["d-2", "d-3", "d-4"] {
                 publish(&service, &id, deployment).await;
             }
@@ -109,12 +109,12 @@ async fn watching_continues_after_a_restart_of_the_service_without_a_gap() {
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, "d-1").await;
     let mut watching = Listening::start(service.command("listen berlin --after 0 --json"));
-    watching.remark().await;
+    watching.error_line().await;
     let first: Value = serde_json::from_str(&watching.line().await).expect("JSON");
     assert_eq!(first["sequence"], 1);
     service.kill().await;
-    let remark = watching.remark().await;
-    assert!(remark.contains("retrying"), "{remark}");
+    let message = watching.error_line().await;
+    assert!(message.contains("retrying"), "{message}");
     service.restart().await;
     publish(&service, &id, "d-2").await;
     publish(&service, &id, "d-3").await;
@@ -146,7 +146,7 @@ async fn connecting_as_a_gateway_requires_confirmation() {
     assert_eq!(service.api().get(&path).await.expect("an answer")["count"], 0);
 
     let mut listening = Listening::start(as_gateway("--yes"));
-    assert!(listening.remark().await.starts_with("connected as gateway "));
+    assert!(listening.error_line().await.starts_with("connected as gateway "));
     publish(&service, &id, "d-1").await;
     assert!(listening.line().await.contains("d-1"));
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;

@@ -25,7 +25,7 @@ async fn dropped(service: &Service) -> u64 {
 }
 
 /// A service whose standard error is the other end of this pipe.
-async fn with_pipe() -> (Service, PipeReader) {
+async fn start_logging_to_pipe() -> (Service, PipeReader) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let log = File::from(writer.as_fd().try_clone_to_owned().expect("a descriptor"));
     let settings = [ALL, ("SHUTDOWN__DRAIN", "1s")];
@@ -34,7 +34,7 @@ async fn with_pipe() -> (Service, PipeReader) {
 
 /// Sends requests over one connection. At the log level of these tests each request is logged.
 /// Refused requests would not cause enough lines, because these are rate-limited.
-async fn knock(service: &Service) {
+async fn cause_log_lines(service: &Service) {
     let api = service.api();
     for _ in 0..REQUESTS {
         let answered = tokio::time::timeout(PATIENCE, api.get("/gateways")).await;
@@ -43,7 +43,7 @@ async fn knock(service: &Service) {
 }
 
 /// Checks that everything works: publishing, the sweep, the inbox's drain, a socket.
-async fn works(service: &Service, name: &str) {
+async fn assert_operational(service: &Service, name: &str) {
     let (id, key) = service.gateway(name).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     let path = format!("/deliveries?gatewayId={id}&reason=not_connected");
@@ -57,36 +57,36 @@ async fn works(service: &Service, name: &str) {
 
 #[tokio::test]
 async fn a_log_reader_that_stalls_delays_nothing_not_even_the_shutdown() {
-    let (mut service, _reader) = with_pipe().await;
+    let (mut service, _reader) = start_logging_to_pipe().await;
     while dropped(&service).await == 0 {
-        knock(&service).await;
+        cause_log_lines(&service).await;
     }
-    works(&service, "one").await;
+    assert_operational(&service, "one").await;
     assert_eq!(service.terminate().await, Some(0));
 }
 
 #[tokio::test]
 async fn a_log_reader_that_goes_away_affects_nothing() {
-    let (mut service, reader) = with_pipe().await;
+    let (mut service, reader) = start_logging_to_pipe().await;
     drop(reader);
-    knock(&service).await;
+    cause_log_lines(&service).await;
     assert!(dropped(&service).await > 0);
-    works(&service, "one").await;
+    assert_operational(&service, "one").await;
     assert_eq!(service.terminate().await, Some(0));
 }
 
 #[tokio::test]
 async fn lines_that_a_stalled_reader_missed_are_counted_in_the_log() {
-    let (mut service, mut reader) = with_pipe().await;
+    let (mut service, mut reader) = start_logging_to_pipe().await;
     while dropped(&service).await == 0 {
-        knock(&service).await;
+        cause_log_lines(&service).await;
     }
     let reading = tokio::task::spawn_blocking(move || {
         let mut log = String::new();
         reader.read_to_string(&mut log).expect("text");
         log
     });
-    knock(&service).await;
+    cause_log_lines(&service).await;
     let dropped = dropped(&service).await;
     assert_eq!(service.terminate().await, Some(0));
     let log = tokio::time::timeout(PATIENCE, reading).await.expect("it ends").expect("read");
@@ -109,11 +109,11 @@ async fn on_a_small_disk_the_log_continues_when_there_is_space_again() {
     let mut service = Service::start_logging_to(log, &[ALL]).await;
     crate::disk::fill(&small_disk().join("filler"));
     while dropped(&service).await == 0 {
-        knock(&service).await;
+        cause_log_lines(&service).await;
     }
-    works(&service, "one").await;
+    assert_operational(&service, "one").await;
     std::fs::remove_file(small_disk().join("filler")).expect("removed");
-    knock(&service).await;
+    cause_log_lines(&service).await;
     let says_so = |line: &Value| line["dropped"].as_u64().is_some_and(|dropped| dropped > 0);
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let found = tokio::time::timeout(PATIENCE, async {
@@ -122,7 +122,7 @@ async fn on_a_small_disk_the_log_continues_when_there_is_space_again() {
         }
     });
     found.await.expect("the log says what it lost");
-    works(&service, "two").await;
+    assert_operational(&service, "two").await;
     assert_eq!(service.terminate().await, Some(0));
 }
 
@@ -138,8 +138,8 @@ fn lines(log: &Path) -> Vec<Value> {
 async fn a_log_that_never_accepts_a_line_affects_nothing() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let mut service = Service::start_logging_to(full, &[ALL]).await;
-    knock(&service).await;
-    works(&service, "one").await;
+    cause_log_lines(&service).await;
+    assert_operational(&service, "one").await;
     service.signal(Signal::HUP);
     assert_eq!(service.terminate().await, Some(0));
 }

@@ -2,7 +2,7 @@
 //! recovers.
 
 #![expect(clippy::unwrap_used, reason = "a story that finds no answer has failed")]
-#![expect(clippy::print_stdout, reason = "what took how long, for who asks with --nocapture")]
+#![expect(clippy::print_stdout, reason = "measured durations, shown with --nocapture")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::support::{PATIENCE, Service, deployed, get};
 
 /// The minimum, and time for the heartbeats and searches around it.
 const NODE_TIMEOUT: &str = "10s";
-const UNTIL_TAKEN_FOR_DEAD: Duration = Duration::from_mins(1);
+const DECLARED_DEAD_WITHIN: Duration = Duration::from_mins(1);
 
 /// Makes the tests' server reachable by TCP: it only listens on a Unix socket.
 struct Bridge {
@@ -33,14 +33,14 @@ impl Bridge {
         let accepting = tokio::spawn(async move {
             loop {
                 let (near, _) = listener.accept().await.unwrap();
-                tokio::spawn(carry(near, socket.clone()));
+                tokio::spawn(forward(near, socket.clone()));
             }
         });
         Self { port, accepting }
     }
 }
 
-async fn carry(mut near: TcpStream, socket: PathBuf) {
+async fn forward(mut near: TcpStream, socket: PathBuf) {
     let mut far = UnixStream::connect(socket).await.expect("the server listens");
     // When one direction ends, both end.
     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
@@ -72,15 +72,15 @@ async fn failures(node: &Service, gateway: &str) -> Vec<(i64, String)> {
 async fn a_node_that_was_cut_off_recovers(fault: Fault) {
     let database = Database::new();
     let bridge = Bridge::to(database.socket_directory().join(".s.PGSQL.5432")).await;
-    let line = FaultProxy::to(bridge.port).await;
+    let proxy = FaultProxy::to(bridge.port).await;
     let mut other = Service::start_with(&[
         ("DATABASE__URL", &database.url()),
         ("DATABASE__NODE_TIMEOUT", NODE_TIMEOUT),
     ])
     .await;
-    let by_line =
-        format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", line.port, database.name());
-    let mut cut = other.another_with(&[("DATABASE__URL", &by_line)]).await;
+    let proxied_url =
+        format!("postgres://postgres@127.0.0.1:{}/{}?sslmode=disable", proxy.port, database.name());
+    let mut cut = other.another_with(&[("DATABASE__URL", &proxied_url)]).await;
     let (id, key) = other.gateway("served").await;
     let (busy, busy_key) = other.gateway("busy").await;
     let api = other.api();
@@ -88,18 +88,18 @@ async fn a_node_that_was_cut_off_recovers(fault: Fault) {
 
     // One gateway confirms what it receives; the other one is still handling it.
     let mut socket = cut.connected(&key).await;
-    let mut at_work = cut.connected(&busy_key).await;
+    let mut busy_socket = cut.connected(&busy_key).await;
     api.post("/events", &deployed(&[&id], "d-1")).await.unwrap();
-    let on_its_way = api.post("/events", &deployed(&[&busy], "d-1")).await.unwrap();
+    let in_flight = api.post("/events", &deployed(&[&busy], "d-1")).await.unwrap();
     socket.expect(1..=1).await;
-    at_work.expect(1..=1).await;
+    busy_socket.expect(1..=1).await;
     let mut socket = socket.serve();
     other.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
 
-    line.fails(fault);
+    proxy.set_fault(fault);
     let path = format!("/gateways/{id}/connections");
     let lost = other
-        .eventually_within(UNTIL_TAKEN_FOR_DEAD, &path, |page| {
+        .eventually_within(DECLARED_DEAD_WITHIN, &path, |page| {
             page["count"] == 1 && page["list"][0]["status"] == "closed"
         })
         .await;
@@ -114,7 +114,7 @@ async fn a_node_that_was_cut_off_recovers(fault: Fault) {
     // An unreachable database does not end a gateway's connection.
     assert!(!socket.is_finished());
 
-    line.fails(Fault::None);
+    proxy.set_fault(Fault::None);
     let back = Instant::now();
     let closed = tokio::time::timeout(PATIENCE, &mut socket).await;
     let seen = closed.expect("closed in time").unwrap();
@@ -136,7 +136,7 @@ async fn a_node_that_was_cut_off_recovers(fault: Fault) {
     let missed = || "not_connected".to_owned();
     assert_eq!(failures(&other, &id).await, [(2, missed()), (3, missed())]);
     // The outcome of the event that was in flight is recorded correctly.
-    let event = format!("/events/{}", on_its_way["id"].as_str().unwrap());
+    let event = format!("/events/{}", in_flight["id"].as_str().unwrap());
     let is_unknown = |event: &serde_json::Value| {
         let attempts = event["deliveries"][0]["attempts"].as_array().unwrap().iter();
         attempts.filter(|attempt| attempt["outcome"] == "unknown").count() == 1
@@ -146,7 +146,7 @@ async fn a_node_that_was_cut_off_recovers(fault: Fault) {
     assert!(metrics.contains("gateway_events_delivery_unknown_total 1"), "{metrics}");
     assert!(metrics.contains("gateway_events_delivery_failures_total{reason=\"node_lost\"} 0"));
     socket.abort();
-    drop(at_work);
+    drop(busy_socket);
     for node in [&mut cut, &mut other] {
         assert_eq!(node.terminate().await, Some(0), "{}", node.log());
     }
@@ -155,11 +155,11 @@ async fn a_node_that_was_cut_off_recovers(fault: Fault) {
 }
 
 #[tokio::test]
-async fn a_node_behind_a_cut_line_notices_that_it_was_declared_dead() {
+async fn a_node_cut_off_from_its_database_notices_that_it_was_declared_dead() {
     Box::pin(a_node_that_was_cut_off_recovers(Fault::BlackHole)).await;
 }
 
 #[tokio::test]
 async fn a_node_with_a_hanging_database_notices_that_it_was_declared_dead() {
-    Box::pin(a_node_that_was_cut_off_recovers(Fault::Swallows)).await;
+    Box::pin(a_node_that_was_cut_off_recovers(Fault::Discard)).await;
 }

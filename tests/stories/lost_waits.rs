@@ -1,4 +1,4 @@
-//! A command waits at a node that is lost, and goes on at another one behind the same address.
+//! A command whose node is lost while it waits continues at another node behind the same address.
 
 use std::time::Duration;
 
@@ -60,13 +60,13 @@ async fn a_command_goes_on_waiting_at_another_node_when_its_own_is_killed() {
     let mut cluster = Cluster::start(&database).await;
     let (id, key) = cluster.first.gateway("one").await;
     let mut command = cluster.publish("one");
-    let loses = async {
+    let lose_node = async {
         cluster.published(&id).await;
-        cluster.address.leads_to(cluster.other.port);
+        cluster.address.forward_to(cluster.other.port);
         cluster.first.kill().await;
         cluster.other.connected(&key).await.serve().abort_handle()
     };
-    let (output, socket) = futures_util::join!(run(&mut command), loses);
+    let (output, socket) = futures_util::join!(run(&mut command), lose_node);
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.out.starts_with("reached: received by 1 of 1 gateways"), "{output:?}");
     socket.abort();
@@ -79,20 +79,20 @@ async fn a_command_goes_on_waiting_at_another_node_when_the_network_to_its_own_i
     let cluster = Cluster::start(&database).await;
     let (id, key) = cluster.first.gateway("one").await;
     let mut command = cluster.publish("one");
-    let loses = async {
+    let lose_node = async {
         cluster.published(&id).await;
-        cluster.address.fails(Fault::BlackHole);
-        cluster.address.leads_to(cluster.other.port);
+        cluster.address.set_fault(Fault::BlackHole);
+        cluster.address.forward_to(cluster.other.port);
         // Connections that exist stay cut.
         let settled =
             tokio::time::timeout(Duration::from_millis(200), std::future::pending::<()>());
         assert!(settled.await.is_err());
-        cluster.address.fails(Fault::None);
+        cluster.address.set_fault(Fault::None);
         let socket = cluster.other.connected(&key).await.serve().abort_handle();
         cluster.other.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 1).await;
         socket
     };
-    let both = async { futures_util::join!(run(&mut command), loses) };
+    let both = async { futures_util::join!(run(&mut command), lose_node) };
     let both = Box::pin(tokio::time::timeout(2 * PATIENCE, both)).await;
     let (output, socket) = both.expect("it ends in time");
     assert_eq!(output.code, Some(0), "{output:?}");

@@ -40,7 +40,7 @@
 //! | what happens is shown as it happens, and nothing is missed | `feed`, `feed_postgres` |
 //! | lists of a large database read few rows | `plans_postgres` |
 //! | corrective action | `redrive::only_dead_letters_are_redriven_and_only_once` |
-//! | why a gateway did not get its deployments, and what to do about it | `night` |
+//! | why a gateway did not get its deployments, and what to do about it | `diagnosis` |
 //! | waiting until gateways have received or applied an event, on any node | `rollouts` |
 //! | corrective action | `command_line::a_dead_letter_is_redriven_by_hand` |
 //! | corrective action over many deliveries, which survives the loss of its node | `bulk_jobs` |
@@ -74,6 +74,7 @@ mod conformance;
 mod crash;
 mod delivery;
 mod delivery_queries;
+mod diagnosis;
 mod disconnected;
 mod disk;
 mod edge;
@@ -107,7 +108,6 @@ mod merge_patch;
 mod migrations;
 mod model;
 mod newer_version;
-mod night;
 mod node_list;
 mod nodes;
 mod observability;

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{Service, deployed};
 
 /// Texts that would change if they were parsed and serialized again.
-const STUBBORN: [&str; 12] = [
+const NOT_CANONICAL: [&str; 12] = [
     r#"{"apiId":"a","deploymentId":"d","n":1.0}"#,
     r#"{"n":[1.10,1E5,1e-7,-0,-0.0,100000000000000000000000000001,0.1000000000000000055511151231257827]}"#,
     r#"{"z":1,"a":2,"m":{"z":1,"a":2}}"#,
@@ -34,17 +34,17 @@ async fn a_payload_arrives_byte_for_byte_live_and_from_the_log() {
         (service.gateway("one").await, service.gateway("later").await);
     admin.put("/event-types/any.thing", &json!({})).await.success();
     let mut live = service.connected(&key).await;
-    for payload in STUBBORN {
+    for payload in NOT_CANONICAL {
         let event = format!(
             r#"{{"type":"any.thing","gatewayIds":["{one}","{later}"],"payload":{payload}}}"#
         );
         admin.publish(event).await.success();
     }
-    for expected in STUBBORN {
+    for expected in NOT_CANONICAL {
         assert_eq!(payload(&live.next_text().await.expect("an event")), expected);
     }
     let mut replayed = service.connected(&later_key).await;
-    for expected in STUBBORN {
+    for expected in NOT_CANONICAL {
         let frame = replayed.next_text().await.expect("an event");
         assert_eq!(payload(&frame), expected);
         let event: serde_json::Value = serde_json::from_str(&frame).expect("JSON");

@@ -24,7 +24,7 @@ const LARGE: &str =
 const PAGE: usize = 100;
 /// Rows that a page may read on average; a scan of a table reads at least as many. The list of
 /// gateways examines what is pending and given up after the position of each.
-const MOST: i64 = 20_000;
+const MAX_ROWS_PER_PAGE: i64 = 20_000;
 
 /// What the tables contain: 200,000 events of the last day, each with a failed attempt, for twenty
 /// gateways in turn. Nine in ten are delivered.
@@ -207,7 +207,7 @@ async fn first_pages_read_few_rows_along_indexes() {
         let after = read(&mut conn).await;
         let (along, scanned) = ((after.0 - before.0) / 8, (after.1 - before.1) / 8);
         assert!(
-            along < MOST && scanned < MOST,
+            along < MAX_ROWS_PER_PAGE && scanned < MAX_ROWS_PER_PAGE,
             "{query}: {along} rows along indexes, {scanned} by scans"
         );
     }

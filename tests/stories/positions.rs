@@ -22,7 +22,7 @@ use crate::server::Database;
 use crate::{store_postgres, store_sqlite};
 
 /// How long a replica may be disconnected.
-const KEPT: Duration = Duration::from_hours(1);
+const POSITION_MAX_AGE: Duration = Duration::from_hours(1);
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -114,11 +114,11 @@ impl World<'_> {
             live.seen_at = now;
         }
         if let Some(first) = self.all_alive() {
-            self.proven_until = self.proven_until.max(Some(first.plus(KEPT)));
+            self.proven_until = self.proven_until.max(Some(first.plus(POSITION_MAX_AGE)));
         }
     }
 
-    async fn take(&mut self, step: &Step) -> Result<(), TestCaseError> {
+    async fn apply(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match *step {
             Step::Publish => {
                 self.fixture.fill(&self.gateway, 1).await;
@@ -151,7 +151,7 @@ impl World<'_> {
                 self.close(live.id, live.position, Reason::ClosedByGateway, true).await?;
                 let now = (self.now)();
                 // Without activity for an hour, the position may have been deleted.
-                let is_kept = now.since(live.seen_at) < KEPT;
+                let is_kept = now.since(live.seen_at) < POSITION_MAX_AGE;
                 self.replicas[nth].left_at = Some(if is_kept { now } else { live.seen_at });
                 if comes_back {
                     self.connect(nth, is_settled).await?;
@@ -162,7 +162,8 @@ impl World<'_> {
                 self.close(id, position, reason, false).await?;
             }
             Step::Trims => {
-                let limits = RetentionLimits { orphaned_cursor_max_age: KEPT, ..keep_all() };
+                let limits =
+                    RetentionLimits { orphaned_cursor_max_age: POSITION_MAX_AGE, ..keep_all() };
                 let mut mark = TrimMark::default();
                 while self.fixture.store.trim(&limits, &mut mark).await.unwrap().more {}
             }
@@ -177,7 +178,7 @@ impl World<'_> {
         let now = (self.now)();
         let (start, replica) = (start.0, &self.replicas[nth]);
         // A replica that was never connected has missed nothing.
-        let returns = replica.left_at.is_some_and(|left_at| now.since(left_at) < KEPT);
+        let returns = replica.left_at.is_some_and(|left_at| now.since(left_at) < POSITION_MAX_AGE);
         let holds = self.number_holds(now) && returns;
         if holds {
             prop_assert!(start <= replica.confirmed, "{start} is beyond {}", replica.confirmed);
@@ -259,7 +260,7 @@ async fn run_steps(
         if let Step::Waits(duration) = step {
             wait(*duration);
         }
-        world.take(step).await?;
+        world.apply(step).await?;
     }
     Ok(())
 }

@@ -36,9 +36,9 @@ fn counts(answer: &Value) -> Value {
 
 /// Each of several calls at the same time accounts for every delivery that matches.
 async fn concurrent_redrives_count_what_another_one_took(on: On) {
-    const LETTERS: i64 = 30;
+    const DEAD_LETTERS: i64 = 30;
     let service = on.start().await;
-    let id = with_dead_letters(&service, "one", LETTERS).await;
+    let id = with_dead_letters(&service, "one", DEAD_LETTERS).await;
     let admin = service.admin();
     let filter = json!({"filter": {"gatewayId": id, "reason": "gateway_processing_error"}});
     let calls = (0..10).map(|_| admin.post("/deliveries/redrive", &filter));
@@ -49,11 +49,11 @@ async fn concurrent_redrives_count_what_another_one_took(on: On) {
         let here = here.expect("few");
         redriven += here;
         let others = answer["alreadyRedriven"].as_i64().expect("a count");
-        assert_eq!(here + others, LETTERS, "{answer:#}");
+        assert_eq!(here + others, DEAD_LETTERS, "{answer:#}");
     }
-    assert_eq!(redriven, LETTERS, "each was redriven once");
+    assert_eq!(redriven, DEAD_LETTERS, "each was redriven once");
     let gateway = admin.get(&format!("/gateways/{id}")).await.success();
-    assert_eq!(gateway["head"], 2 * LETTERS);
+    assert_eq!(gateway["head"], 2 * DEAD_LETTERS);
 }
 
 /// Dead letters of a deleted gateway are counted, not silently skipped.

@@ -23,10 +23,10 @@ use crate::support::{PATIENCE, Service, deployed};
 const LONG: Duration = Duration::from_hours(1);
 
 /// Forwards a gateway's notices.
-struct Told(mpsc::UnboundedSender<Notice>);
+struct NoticeForwarder(mpsc::UnboundedSender<Notice>);
 
 #[async_trait]
-impl Handler for Told {
+impl Handler for NoticeForwarder {
     async fn handle(&self, _: ReceivedEvent) {}
 
     async fn notice(&self, notice: Notice) {
@@ -46,7 +46,7 @@ impl Simulated {
     /// Starts a gateway whose timeouts are long, except those that are set.
     fn start(fake: &FakeService, set: impl FnOnce(&mut GatewayOptions)) -> Self {
         let (told, notices) = mpsc::unbounded_channel();
-        let mut options = options(fake, Arc::new(Told(told)));
+        let mut options = options(fake, Arc::new(NoticeForwarder(told)));
         options.announces = false;
         options.ping_timeout = LONG;
         options.ack_timeout = LONG;
@@ -78,7 +78,7 @@ fn options(fake: &FakeService, handler: Arc<dyn Handler>) -> GatewayOptions {
 async fn its_defaults_are_those_of_deployed_gateways() {
     let fake = FakeService::start().await;
     let (told, _) = mpsc::unbounded_channel();
-    let options = options(&fake, Arc::new(Told(told)));
+    let options = options(&fake, Arc::new(NoticeForwarder(told)));
     assert_eq!(options.ping_timeout, Duration::from_secs(35));
     assert_eq!(options.ack_timeout, Duration::from_secs(5));
     assert!(options.announces);

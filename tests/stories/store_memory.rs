@@ -31,13 +31,13 @@ async fn fresh() -> (Arc<MemoryStore>, MemoryDatabase) {
 }
 
 conformance::conforms!(fresh);
-conformance::conforms_beside_another_program!(fresh, beside);
+conformance::conforms_beside_another_program!(fresh, inbox_program);
 
 /// Another program that inserts into the inbox.
 pub(crate) struct Program(pub(crate) MemoryDatabase);
 
 #[expect(clippy::unused_async, reason = "the databases are waited for")]
-async fn beside(database: &MemoryDatabase) -> Program {
+async fn inbox_program(database: &MemoryDatabase) -> Program {
     Program(database.clone())
 }
 

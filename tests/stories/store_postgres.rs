@@ -343,7 +343,7 @@ async fn a_log_that_grows_from_empty_is_never_read_completely() {
 #[tokio::test]
 async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
     const FAILURES: i64 = 20_000;
-    const QUESTIONS: i64 = 10;
+    const QUERIES: i64 = 10;
     const PAGE: i64 = 100;
     let database = Database::new();
     let store = open(&database).await.unwrap();
@@ -368,7 +368,7 @@ async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
     }
     let all = DeliveryFilter::default();
     let one = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
-    for _ in 0..QUESTIONS / 2 {
+    for _ in 0..QUERIES / 2 {
         for filter in [&all, &one] {
             let page = store.failed_deliveries(fixture.organisation, filter, None, 100).await;
             assert_eq!(page.unwrap().rows.len(), 100);
@@ -396,6 +396,6 @@ async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
         }
     });
     let read = counted.await.expect("the store's sessions end");
-    assert!(read >= QUESTIONS * PAGE, "{read} rows: nothing was counted");
-    assert!(read < 20 * QUESTIONS * PAGE, "{read} rows were read for {QUESTIONS} pages");
+    assert!(read >= QUERIES * PAGE, "{read} rows: nothing was counted");
+    assert!(read < 20 * QUERIES * PAGE, "{read} rows were read for {QUERIES} pages");
 }

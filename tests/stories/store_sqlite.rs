@@ -41,9 +41,9 @@ async fn fresh() -> (Arc<SqliteStore>, TempDir) {
 }
 
 conformance::conforms!(fresh);
-conformance::conforms_beside_another_program!(fresh, beside);
+conformance::conforms_beside_another_program!(fresh, inbox_program);
 
-async fn beside(directory: &TempDir) -> Program {
+async fn inbox_program(directory: &TempDir) -> Program {
     Program::start(&directory.path().join("gateway-events.db")).await
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Edit {
     /// Remove the expiry
     #[arg(long, conflicts_with = "expires_at")]
     no_expiry: bool,
-    /// Validate the row, and change nothing
+    /// Validate the row without changing anything
     #[arg(long)]
     dry_run: bool,
 }

@@ -46,7 +46,7 @@ pub(crate) struct Place {
         conflicts_with_all = ["gateway", "reliable"]
     )]
     fail: Option<String>,
-    /// Take this long to handle each event
+    /// Wait this long before confirming each event
     #[arg(
         long,
         value_name = "DURATION",

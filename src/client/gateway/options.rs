@@ -103,7 +103,7 @@ pub enum Notice {
     },
 }
 
-/// Why a gateway stopped for good.
+/// Why a gateway stopped and does not reconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It was cancelled.

@@ -270,7 +270,7 @@ impl<'a> Driver<'a> {
             let limit = self.state.limits().map_or(0, |limits| limits.window);
             let limit = usize::try_from(limit.saturating_add(SLACK)).unwrap_or(usize::MAX);
             let has_room = self.state.waiting() < limit;
-            // If nothing is read, nothing is heard.
+            // While nothing is read, silence does not mean that the service is gone.
             let silent = times.received + times.heartbeat * MISSED_HEARTBEATS;
             tokio::select! {
                 // The service may send continuously, so frames come after what is due meanwhile. That

@@ -22,13 +22,13 @@ impl<T: Transport + ?Sized> Transport for Box<T> {
     }
 }
 
-/// An open connection.
+/// An open connection to the service, over any transport.
 #[async_trait]
 pub trait Link: Send {
     /// Waits for what the service sends next. Cancel-safe. After an error, nothing more comes.
     async fn receive(&mut self) -> Result<Received, Closed>;
 
-    /// Sends frames, in order.
+    /// Sends frames, in order. After an error the connection is closed.
     async fn send(&mut self, frames: &[GatewayFrame]) -> Result<(), Closed>;
 
     /// Closes the connection. What was sent before arrives first.
@@ -71,7 +71,7 @@ impl ConnectError {
     }
 }
 
-/// How a connection ended.
+/// The end of a connection: its close code, if there was one, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
     /// The close code, if the service sent one.

@@ -191,7 +191,7 @@ impl ClientState {
         self.proceed();
     }
 
-    /// A frame has arrived.
+    /// Processes a frame from the service. Ignored while the connection is closing.
     pub fn receive(&mut self, frame: ServerFrame) {
         let Some(connection) = self.connection.as_mut().filter(|it| !it.is_closing) else {
             return;
@@ -251,7 +251,8 @@ impl ClientState {
                 || !connection.has_position
                 || self.handled.as_ref().is_none_or(|handled| handled.epoch == epoch));
         if !is_continued {
-            return self.broken(format!("event {sequence} is of another log, and no gap came"));
+            return self
+                .broken(format!("event {sequence} belongs to another log, but no gap was sent"));
         }
         if connection.is_retrying {
             if previous > seen || sequence <= seen {

@@ -238,7 +238,11 @@ impl Lane {
         let offered = match self.window.offer(sequence, bytes, sent_at, now) {
             Ok(offered) => offered,
             Err(refusal) => {
-                tracing::error!(sequence = sequence.0, ?refusal, "the window refused an event");
+                tracing::error!(
+                    sequence = sequence.0,
+                    ?refusal,
+                    "failed to add an event to the window of unconfirmed events"
+                );
                 return Sent::Refused;
             }
         };

@@ -41,7 +41,7 @@ pub(in super::super) struct Place {
 
 /// The connection was evicted before its request began.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection was closed to free its place")]
+#[error("the connection was closed to make room for another one")]
 pub(super) struct Evicted;
 
 impl Places {

@@ -28,7 +28,7 @@ pub fn self_signed(data_dir: &Path) -> Result<(PathBuf, PathBuf), TlsError> {
     }
     tracing::warn!(
         certificate = %certificate.display(),
-        "NO CERTIFICATE IS CONFIGURED: using a self-signed one, which clients must be configured to trust; set server.certificate and server.private_key"
+        "no certificate is configured; using a self-signed one, which clients must be configured to trust; set server.certificate and server.private_key"
     );
     Ok((certificate, private_key))
 }

@@ -231,7 +231,10 @@ pub(super) async fn trim(conn: &mut Connection, before: Timestamp, batch: i64) -
             break;
         }
         if let Err(why) = position.advance(&record) {
-            tracing::warn!(why, "the audit log is damaged; retention keeps the rest of it");
+            tracing::warn!(
+                why,
+                "the chain of the audit log is broken; retention removes no records from there on"
+            );
             break;
         }
         removed += 1;

@@ -176,7 +176,9 @@ impl Writer {
     pub(crate) fn run_detached(&self, work: impl Work<()>) {
         let (answer, _) = oneshot::channel();
         if self.commands.try_send(Command::Run(job(work, |()| (), answer))).is_err() {
-            tracing::debug!("a note was skipped: the queue is full or the writer has stopped");
+            tracing::debug!(
+                "skipped a detached write: the queue is full, or the writer has stopped"
+            );
         }
     }
 

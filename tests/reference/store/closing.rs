@@ -26,11 +26,11 @@ impl Tables {
     /// Closes a connection. One that is closed already stays unchanged, but if its node was
     /// declared dead, the outcome of its deliveries is recorded now.
     pub(super) fn close(&mut self, now: Timestamp, end: &End<'_>) -> Result<()> {
-        let is_owed = self.is_owed(end);
+        let lacks_outcome = self.lacks_outcome(end);
         let own = self.own(end.connection).map(|(position, _)| position);
         let Some(row) = self.connections.get_mut(&end.connection) else { return Ok(()) };
         let was_open = row.closed.is_none();
-        if !was_open && !is_owed {
+        if !was_open && !lacks_outcome {
             return Ok(());
         }
         if was_open {
@@ -47,7 +47,9 @@ impl Tables {
         if let Some((range, started_at)) = end.unconfirmed {
             self.unconfirmed(end, range, started_at)?;
             let most = end.give_up_after.filter(|_| was_open);
-            if most.is_some_and(|most| self.blamed(end.gateway, range.first.0) >= most) {
+            if most.is_some_and(|most| {
+                self.count_attributed_attempts(end.gateway, range.first.0) >= most
+            }) {
                 self.give_up(end, range.first)?;
             }
         }
@@ -105,7 +107,7 @@ impl Tables {
     }
 
     /// Counts the attempts at an event that ended for a reason that the event may have caused.
-    fn blamed(&self, gateway: GatewayKey, sequence: i64) -> u32 {
+    fn count_attributed_attempts(&self, gateway: GatewayKey, sequence: i64) -> u32 {
         let is_attributed = |attempt: &&AttemptRow| {
             let unknown = attempt.detail.as_deref().filter(|_| attempt.outcome == Outcome::Unknown);
             let reason = attempt.reason.or_else(|| unknown?.parse().ok());
@@ -117,7 +119,7 @@ impl Tables {
     }
 
     /// Whether a connection that was lost with its node has deliveries without a recorded outcome.
-    fn is_owed(&self, end: &End<'_>) -> bool {
+    fn lacks_outcome(&self, end: &End<'_>) -> bool {
         let Some((range, _)) = end.unconfirmed else { return false };
         let closed = self.connections.get(&end.connection).and_then(|row| row.closed);
         closed.is_some_and(|(_, reason)| reason == Reason::NodeLost)

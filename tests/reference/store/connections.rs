@@ -17,7 +17,7 @@ use super::feed::ConnectionChange;
 use super::tables::{ConnectionRow, Cursor, Tables, next};
 
 /// How many sequences after a position are searched for what was sent.
-const STRETCH: i64 = 1000;
+const SEARCHED_SEQUENCES: i64 = 1000;
 
 impl Tables {
     pub(super) fn open_connection(
@@ -168,7 +168,7 @@ impl Tables {
 
     /// The last sequence sent after a position, and the last one that is suspect.
     pub(super) fn sent_behind(&self, gateway: GatewayKey, position: i64) -> (i64, i64) {
-        let near = position + 1..=position + STRETCH;
+        let near = position + 1..=position + SEARCHED_SEQUENCES;
         let attempts = self.attempts.values().filter(|attempt| {
             attempt.gateway == gateway
                 && near.contains(&attempt.first)

@@ -10,7 +10,7 @@ use super::closing::End;
 use super::tables::{NodeRow, Tables};
 
 /// A node whose last heartbeat is older than this is dead.
-const SILENCE: Duration = Duration::from_secs(30);
+const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The smallest difference between two timestamps.
 const INSTANT: Duration = Duration::from_micros(1);
 
@@ -55,7 +55,7 @@ impl Tables {
                 id: *id,
                 status: match row.stopped_at {
                     Some(_) => NodeStatus::Stopped,
-                    None if *id == own || row.is_heard(now) => NodeStatus::Live,
+                    None if *id == own || row.has_recent_heartbeat(now) => NodeStatus::Live,
                     None => NodeStatus::Lost,
                 },
                 host: about.and_then(|about| about.host.clone()),
@@ -86,7 +86,7 @@ impl Tables {
     ) -> Result<(Reaping, Vec<GatewayKey>)> {
         let is_alive = |of: &NodeId| {
             let row = self.nodes.get(of).filter(|row| row.stopped_at.is_none());
-            row.is_some_and(|row| row.is_heard(now))
+            row.is_some_and(|row| row.has_recent_heartbeat(now))
         };
         let left: Vec<_> = self
             .connections
@@ -98,10 +98,11 @@ impl Tables {
         for (id, row) in self.nodes.iter_mut().filter(|(id, _)| **id != node) {
             let is_known = row.lost_at.is_some_and(|at| at >= row.heartbeat_at);
             let is_owner = left.iter().any(|(_, _, owner)| owner == id);
-            if row.stopped_at.is_none() && !row.is_heard(now) && (!is_known || is_owner) {
+            if row.stopped_at.is_none() && !row.has_recent_heartbeat(now) && (!is_known || is_owner)
+            {
                 row.lost_at = Some(now);
-                if row.heartbeat_at > now.plus(SILENCE) {
-                    row.heartbeat_at = now.minus(SILENCE + INSTANT);
+                if row.heartbeat_at > now.plus(NODE_TIMEOUT) {
+                    row.heartbeat_at = now.minus(NODE_TIMEOUT + INSTANT);
                 }
                 reaping.nodes.push(*id);
             }
@@ -134,8 +135,8 @@ impl Tables {
 }
 
 impl NodeRow {
-    fn is_heard(&self, now: Timestamp) -> bool {
+    fn has_recent_heartbeat(&self, now: Timestamp) -> bool {
         // A heartbeat in the future was stored before the clock was set back.
-        (now.minus(SILENCE)..=now.plus(SILENCE)).contains(&self.heartbeat_at)
+        (now.minus(NODE_TIMEOUT)..=now.plus(NODE_TIMEOUT)).contains(&self.heartbeat_at)
     }
 }

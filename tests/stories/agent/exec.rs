@@ -11,8 +11,8 @@ on_both! {
     each_exit_status_has_its_outcome
 }
 
-/// Writes what it gets, and ends as the deployment's id says.
-const JUDGE: &str = r#"
+/// Records each event's sequence, and exits as the prefix of its correlation id says.
+const EXIT_BY_CORRELATION_ID: &str = r#"
 cat >/dev/null
 echo "$GATEWAY_EVENTS_SEQUENCE" >>journal
 times=$(grep -c "^$GATEWAY_EVENTS_SEQUENCE\$" journal)
@@ -42,8 +42,8 @@ async fn each_exit_status_has_its_outcome(on: On) {
     correlated(&service, &id, &["applied-1", "rejected", "later", "invalid", "killed", "never"])
         .await;
     correlated(&service, &id, &["applied-2"]).await;
-    let judge = program(&service, "judge", JUDGE);
-    let agent = Agent::start(&service, &key, &["--exec", &judge]);
+    let program_file = program(&service, "program_file", EXIT_BY_CORRELATION_ID);
+    let agent = Agent::start(&service, &key, &["--exec", &program_file]);
     confirmed(&service, &id, 7).await;
     let failed = failures(&service, &id, 3).await;
     let sequences: Vec<_> = failed.iter().map(|row| row["sequence"].as_i64()).collect();
@@ -176,8 +176,8 @@ async fn metrics_show_the_outcomes() {
     let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
     let (id, key) = service.gateway("one").await;
     correlated(&service, &id, &["applied-1", "rejected", "later"]).await;
-    let judge = program(&service, "judge", JUDGE);
-    let arguments = ["--metrics-listen", "127.0.0.1:0", "--exec", &judge];
+    let program_file = program(&service, "program_file", EXIT_BY_CORRELATION_ID);
+    let arguments = ["--metrics-listen", "127.0.0.1:0", "--exec", &program_file];
     let agent = Agent::start(&service, &key, &arguments);
     confirmed(&service, &id, 3).await;
     agent.logged("serving metrics").await;

@@ -10,16 +10,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::gateways::Fleet;
-use super::publishers::{Caller, Published};
-use super::{Cluster, say};
+use super::publishers::{Published, RetryingClient};
+use super::{Cluster, print_figures};
 use crate::server::Database;
 use crate::support::{PATIENCE, deployed};
 
 const HEARTBEAT: (&str, &str) = ("DELIVERY__HEARTBEAT_INTERVAL", "500ms");
 /// Longer than the half minute after which a node without heartbeats is dead.
-const PINGS_MEANWHILE: usize = 70;
+const PINGS_DURING_OUTAGE: usize = 70;
 /// The interval at which each publisher retries.
-const TRIES_EVERY: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const GATEWAYS: usize = 20;
 const PUBLISHERS: usize = 8;
 /// The default timeout of API requests.
@@ -31,42 +31,42 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
     let fleet = Fleet::start(&cluster, GATEWAYS, 0).await;
     let (node, api) = (&cluster.nodes[0], cluster.nodes[0].api());
     let mut watched = node.connected(&node.gateway("watched").await.1).await;
-    let sockets = cluster.rests(&fleet, 1).await;
+    let sockets = cluster.wait_until_idle(&fleet, 1).await;
 
     tokio::task::block_in_place(|| cluster.database().control("stop -m immediate"));
     let stopped = Instant::now();
     let mut publishing: JoinSet<_> =
         (0..PUBLISHERS).map(|number| publish(&cluster, &fleet, number)).collect();
     assert_eq!(readiness(&api).await, (503, true));
-    for _ in 0..PINGS_MEANWHILE {
+    for _ in 0..PINGS_DURING_OUTAGE {
         watched.pinged().await;
     }
-    let away = stopped.elapsed();
+    let outage = stopped.elapsed();
     assert!(publishing.try_join_next().is_none(), "no request can be answered with 202");
     assert_eq!(readiness(&api).await, (503, true));
 
     tokio::task::block_in_place(|| cluster.database().control("start"));
-    let back = Instant::now();
+    let restarted = Instant::now();
     let mut polls = tokio::time::interval(Duration::from_millis(10));
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while readiness(&api).await.0 != 200 {
         polls.tick().await;
     }
-    let ready = back.elapsed();
+    let ready = restarted.elapsed();
     let published = publishing.join_all().await;
-    let accepted = back.elapsed();
+    let accepted = restarted.elapsed();
     let delivered = tokio::time::timeout(PATIENCE, async {
         while fleet.frames() < PUBLISHERS {
             polls.tick().await;
         }
-        back.elapsed()
+        restarted.elapsed()
     });
     let delivered = delivered.await.expect("all are delivered");
-    all_have_looked_round(&cluster).await;
-    assert_eq!(cluster.rests(&fleet, 1).await, sockets, "each is the one from before");
+    wait_for_two_heartbeats(&cluster).await;
+    assert_eq!(cluster.wait_until_idle(&fleet, 1).await, sockets, "no connection was replaced");
     let stats = Published::stats(&published);
-    say(format_args!(
-        "away for {away:.1?}: {} requests answered 503, the slowest after {:.1?}; then ready after \
+    print_figures(format_args!(
+        "down for {outage:.1?}: {} requests answered with 503, the slowest after {:.1?}; then ready after \
          {ready:.1?}, all accepted after {accepted:.1?} and delivered after {delivered:.1?}",
         stats.refused, stats.slowest,
     ));
@@ -78,7 +78,7 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
         "{ready:?}, {accepted:?}"
     );
     drop(watched);
-    cluster.settles(fleet, &published).await;
+    cluster.stop_and_verify(fleet, &published).await;
 }
 
 /// Retries until the event is accepted.
@@ -87,20 +87,20 @@ fn publish(
     fleet: &Fleet,
     number: usize,
 ) -> impl Future<Output = Published> + Send + use<> {
-    let mut caller = Caller::new(&cluster.addresses, number);
-    let mut event = deployed(&[&fleet.members[number].id], "d-1");
-    event["id"] = json!(format!("away-{number}"));
+    let mut client = RetryingClient::new(&cluster.addresses, number);
+    let mut event = deployed(&[&fleet.gateways[number].id], "d-1");
+    event["id"] = json!(format!("during-outage-{number}"));
     async move {
         let mut published = Published::default();
-        let mut pace = tokio::time::interval(TRIES_EVERY);
-        published.add(&[caller.publish(&event, None, &mut pace).await]);
-        published.stats = caller.stats;
+        let mut pace = tokio::time::interval(RETRY_INTERVAL);
+        published.add(&[client.publish(&event, None, &mut pace).await]);
+        published.stats = client.stats;
         published
     }
 }
 
-/// Waits until each node has stored two heartbeats: in between it has looked for dead nodes.
-async fn all_have_looked_round(cluster: &Cluster) {
+/// Waits until each node has stored two heartbeats: between them it has looked for dead nodes.
+async fn wait_for_two_heartbeats(cluster: &Cluster) {
     let mut connection = cluster.connection().await;
     let mut polls = tokio::time::interval(Duration::from_millis(100));
     for _ in 0..2 {
@@ -108,8 +108,8 @@ async fn all_have_looked_round(cluster: &Cluster) {
             .fetch_one(&mut connection)
             .await
             .unwrap();
-        let silent = "select count(*) from nodes where heartbeat_at < $1::timestamptz";
-        while sqlx::query_scalar::<_, i64>(silent)
+        let without_heartbeat = "select count(*) from nodes where heartbeat_at < $1::timestamptz";
+        while sqlx::query_scalar::<_, i64>(without_heartbeat)
             .bind(&since)
             .fetch_one(&mut connection)
             .await

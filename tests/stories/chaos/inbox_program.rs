@@ -11,12 +11,12 @@ use crate::support::deployed;
 pub(super) type Row = (String, Vec<String>);
 
 /// An inbox program, whose connection may be lost at any time.
-pub(super) struct Program {
+pub(super) struct InboxProgram {
     url: String,
     connection: Option<PgConnection>,
 }
 
-impl Program {
+impl InboxProgram {
     pub(super) fn new(cluster: &Cluster) -> Self {
         Self { url: cluster.database().url(), connection: None }
     }
@@ -26,7 +26,7 @@ impl Program {
         Self { url: self.url.clone(), connection: None }
     }
 
-    /// Inserts and commits, after holding the transaction open for this many ticks. A commit that
+    /// Inserts and commits, after holding the transaction open for this many ticks of `pace`. A commit that
     /// failed may have succeeded, so it is retried with the same ids.
     pub(super) async fn commit(&mut self, rows: &[Row], held_ticks: u32, pace: &mut Interval) {
         while self.try_commit(rows, held_ticks, pace).await.is_err() {
@@ -41,7 +41,7 @@ impl Program {
         held_ticks: u32,
         pace: &mut Interval,
     ) -> sqlx::Result<()> {
-        let mut transaction = self.connected().await?.begin().await?;
+        let mut transaction = self.connection().await?.begin().await?;
         insert(&mut transaction, rows).await?;
         for _ in 0..held_ticks {
             pace.tick().await;
@@ -51,17 +51,17 @@ impl Program {
 
     /// Inserts and rolls back. Losing the connection has the same effect.
     pub(super) async fn roll_back(&mut self, rows: &[Row]) {
-        let undone = async {
-            let mut transaction = self.connected().await?.begin().await?;
+        let rolled_back = async {
+            let mut transaction = self.connection().await?.begin().await?;
             insert(&mut transaction, rows).await?;
             transaction.rollback().await
         };
-        if undone.await.is_err() {
+        if rolled_back.await.is_err() {
             self.connection = None;
         }
     }
 
-    async fn connected(&mut self) -> sqlx::Result<&mut PgConnection> {
+    async fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
         if self.connection.is_none() {
             self.connection = Some(connect(&self.url).await?);
         }

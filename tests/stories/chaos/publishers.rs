@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::inbox_program::{Program, Row};
-use super::{Address, Cluster, Numbers, text};
+use super::inbox_program::{InboxProgram, Row};
+use super::{Address, Cluster, Sequences, string};
 use crate::support::{JsonApi, deployed};
 
 /// What one publisher published, in order.
@@ -26,27 +26,27 @@ pub(super) struct Published {
 impl Published {
     /// The number of events that all of them published.
     pub(super) fn count(all: &[Self]) -> usize {
-        all.iter().map(|one| one.accepted.len()).sum()
+        all.iter().map(|publisher| publisher.accepted.len()).sum()
     }
 
     /// The answers that all of them received.
     pub(super) fn stats(all: &[Self]) -> RequestStats {
         let mut stats = RequestStats::default();
-        for one in all {
-            stats.and(&one.stats);
+        for publisher in all {
+            stats.add(&publisher.stats);
         }
         stats
     }
 
     /// What an inbox program committed.
     pub(super) fn committed(rows: Vec<Row>) -> Self {
-        let accepted = rows.into_iter().map(committed).collect();
+        let accepted = rows.into_iter().map(accepted_row).collect();
         Self { accepted, stats: RequestStats::default() }
     }
 
     /// Adds the results in a 202.
     pub(super) fn add(&mut self, results: &[Value]) {
-        self.accepted.extend(results.iter().map(accepted));
+        self.accepted.extend(results.iter().map(accepted_result));
     }
 }
 
@@ -55,18 +55,18 @@ pub(super) struct Accepted {
     pub(super) id: String,
     gateways: BTreeSet<String>,
     /// Its sequences, if the publisher knows them.
-    pub(super) numbers: Option<Numbers>,
+    pub(super) sequences: Option<Sequences>,
 }
 
 impl Accepted {
-    pub(super) fn is_for(&self, gateway: &str) -> bool {
+    pub(super) fn targets(&self, gateway: &str) -> bool {
         self.gateways.contains(gateway)
     }
 }
 
 /// All publishers of a test.
 pub(super) struct Publishers {
-    until: CancellationToken,
+    stop: CancellationToken,
     running: JoinSet<Vec<Published>>,
 }
 
@@ -75,14 +75,14 @@ struct Publisher {
     name: String,
     gateways: Arc<[String]>,
     random: fastrand::Rng,
-    /// The interval of its load. No test waits by it.
+    /// The interval of its requests. It generates load; no test waits for time to pass.
     pace: Interval,
-    until: CancellationToken,
+    stop: CancellationToken,
 }
 
 impl Publishers {
     pub(super) fn none() -> Self {
-        Self { until: CancellationToken::new(), running: JoinSet::new() }
+        Self { stop: CancellationToken::new(), running: JoinSet::new() }
     }
 
     fn publisher(
@@ -95,7 +95,7 @@ impl Publishers {
         let mut pace = tokio::time::interval(pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (gateways, random) = (Arc::clone(gateways), random.fork());
-        Publisher { name, gateways, random, pace, until: self.until.clone() }
+        Publisher { name, gateways, random, pace, stop: self.stop.clone() }
     }
 
     /// Publishers by HTTP.
@@ -109,8 +109,8 @@ impl Publishers {
     ) {
         for number in 0..count {
             let publisher = self.publisher(format!("http-{number}"), gateways, random, pace);
-            let caller = Caller::new(&cluster.addresses, number);
-            self.running.spawn(publisher.by_http(caller));
+            let client = RetryingClient::new(&cluster.addresses, number);
+            self.running.spawn(publisher.by_http(client));
         }
     }
 
@@ -125,13 +125,13 @@ impl Publishers {
     ) {
         for number in 0..count {
             let publisher = self.publisher(format!("inbox-{number}"), gateways, random, pace);
-            self.running.spawn(publisher.by_inbox(Program::new(cluster)));
+            self.running.spawn(publisher.by_inbox(InboxProgram::new(cluster)));
         }
     }
 
-    /// Lets each publisher finish its current event.
+    /// Stops all publishers after their current event, and returns what they published.
     pub(super) async fn finish(mut self) -> Vec<Published> {
-        self.until.cancel();
+        self.stop.cancel();
         let mut all = Vec::new();
         while let Some(published) = self.running.join_next().await {
             all.extend(published.expect("no publisher panicked"));
@@ -140,10 +140,10 @@ impl Publishers {
     }
 }
 
-/// Tries one node after another until one answers with 202.
-pub(super) struct Caller {
+/// Sends a request to one node after another until one answers with 202.
+pub(super) struct RetryingClient {
     addresses: Arc<[Address]>,
-    place: usize,
+    node: usize,
     pub(super) stats: RequestStats,
 }
 
@@ -161,7 +161,7 @@ pub(super) struct RequestStats {
 }
 
 impl RequestStats {
-    fn and(&mut self, other: &Self) {
+    fn add(&mut self, other: &Self) {
         self.refused += other.refused;
         self.unanswered += other.unanswered;
         self.stored += other.stored;
@@ -169,13 +169,13 @@ impl RequestStats {
     }
 }
 
-impl Caller {
-    pub(super) fn new(addresses: &Arc<[Address]>, place: usize) -> Self {
-        Self { addresses: Arc::clone(addresses), place, stats: RequestStats::default() }
+impl RetryingClient {
+    pub(super) fn new(addresses: &Arc<[Address]>, node: usize) -> Self {
+        Self { addresses: Arc::clone(addresses), node, stats: RequestStats::default() }
     }
 
     fn api(&self) -> &JsonApi {
-        &self.addresses[self.place % self.addresses.len()].api
+        &self.addresses[self.node % self.addresses.len()].api
     }
 
     /// Publishes a request that can safely be repeated: its events have ids, or it has an
@@ -194,10 +194,10 @@ impl Caller {
             let started = Instant::now();
             let answer = self.api().send(request).await;
             self.stats.slowest = self.stats.slowest.max(started.elapsed());
-            self.place += 1;
+            self.node += 1;
             match answer {
                 Ok(answer) => {
-                    self.place -= 1;
+                    self.node -= 1;
                     return answer;
                 }
                 Err(ApiError::Refused(problem)) => {
@@ -226,8 +226,8 @@ impl Caller {
 }
 
 impl Publisher {
-    /// Some gateways; sometimes all.
-    fn some(&mut self) -> Vec<String> {
+    /// Chooses one gateway, sometimes several, and rarely all.
+    fn choose_gateways(&mut self) -> Vec<String> {
         let count = match self.random.u8(0..60) {
             0 => self.gateways.len(),
             1..20 => self.random.usize(2..4),
@@ -236,11 +236,11 @@ impl Publisher {
         self.random.choose_multiple(self.gateways.iter(), count).into_iter().cloned().collect()
     }
 
-    async fn by_http(mut self, mut caller: Caller) -> Vec<Published> {
+    async fn by_http(mut self, mut client: RetryingClient) -> Vec<Published> {
         let mut published = Published::default();
         for number in 0.. {
             self.pace.tick().await;
-            if self.until.is_cancelled() {
+            if self.stop.is_cancelled() {
                 break;
             }
             let is_batch = self.random.bool();
@@ -253,20 +253,20 @@ impl Publisher {
             } else {
                 (batch[0].clone(), None)
             };
-            let answer = caller.publish(&body, key, &mut self.pace).await;
+            let answer = client.publish(&body, key, &mut self.pace).await;
             let single = [answer.clone()];
             let results =
                 if is_batch { answer["results"].as_array().expect("results") } else { &single[..] };
             assert_eq!(results.len(), batch.len(), "{answer}");
             published.add(results);
         }
-        published.stats = caller.stats;
+        published.stats = client.stats;
         vec![published]
     }
 
     /// An event with an id, or in a batch that has an idempotency key, or with both.
     fn event(&mut self, number: usize, part: usize, is_batch: bool) -> Value {
-        let to = self.some();
+        let to = self.choose_gateways();
         let to: Vec<_> = to.iter().map(String::as_str).collect();
         let mut event = deployed(&to, &format!("{}-{number}-{part}", self.name));
         if to.len() == self.gateways.len() {
@@ -279,52 +279,54 @@ impl Publisher {
         event
     }
 
-    async fn by_inbox(mut self, mut program: Program) -> Vec<Published> {
+    async fn by_inbox(mut self, mut program: InboxProgram) -> Vec<Published> {
         let mut published = Published::default();
-        let mut held = JoinSet::new();
+        let mut long_transactions = JoinSet::new();
         for number in 0.. {
             self.pace.tick().await;
-            if self.until.is_cancelled() {
+            if self.stop.is_cancelled() {
                 break;
             }
             let rows: Vec<_> = (0..self.random.usize(1..6))
-                .map(|part| (format!("{}-{number}-{part}", self.name), self.some()))
+                .map(|part| (format!("{}-{number}-{part}", self.name), self.choose_gateways()))
                 .collect();
             match self.random.u8(0..10) {
                 0 => program.roll_back(&rows).await,
                 1 => {
-                    // In parallel with the others, for some seconds.
+                    // Held open in parallel with later transactions, for some seconds.
                     let mut other = program.another();
                     let ticks = self.random.u32(5..25);
                     let mut pace = tokio::time::interval(self.pace.period());
-                    held.spawn(async move {
+                    long_transactions.spawn(async move {
                         other.commit(&rows, ticks, &mut pace).await;
                         Published::committed(rows)
                     });
                 }
                 _ => {
                     program.commit(&rows, 0, &mut self.pace).await;
-                    published.accepted.extend(rows.into_iter().map(committed));
+                    published.accepted.extend(rows.into_iter().map(accepted_row));
                 }
             }
         }
-        let mut all = held.join_all().await;
+        let mut all = long_transactions.join_all().await;
         all.push(published);
         all
     }
 }
 
 /// One event of an answer with 202.
-fn accepted(result: &Value) -> Accepted {
+fn accepted_result(result: &Value) -> Accepted {
     let deliveries = result["deliveries"].as_array().expect("deliveries");
-    let numbers: Numbers = deliveries
+    let sequences: Sequences = deliveries
         .iter()
-        .map(|one| (text(one, "gatewayId"), one["sequence"].as_i64().expect("a number")))
+        .map(|delivery| {
+            (string(delivery, "gatewayId"), delivery["sequence"].as_i64().expect("a number"))
+        })
         .collect();
-    let gateways = numbers.keys().cloned().collect();
-    Accepted { id: text(result, "id"), gateways, numbers: Some(numbers) }
+    let gateways = sequences.keys().cloned().collect();
+    Accepted { id: string(result, "id"), gateways, sequences: Some(sequences) }
 }
 
-fn committed((id, gateways): (String, Vec<String>)) -> Accepted {
-    Accepted { id, gateways: gateways.into_iter().collect(), numbers: None }
+fn accepted_row((id, gateways): (String, Vec<String>)) -> Accepted {
+    Accepted { id, gateways: gateways.into_iter().collect(), sequences: None }
 }

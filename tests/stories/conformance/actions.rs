@@ -12,7 +12,7 @@ use gateway_events::store::{
 
 use super::{Fixture, confirmed, connection, event, event_with, ids, range};
 
-const WHY: &str = "the story wants it";
+const REASON: &str = "the story wants it";
 
 /// Why the rows of a log are not sent.
 async fn withheld(store: &dyn Store, gateway: &Gateway) -> Vec<(i64, Option<Reason>)> {
@@ -48,12 +48,12 @@ pub(crate) async fn a_paused_gateway_is_known_until_it_is_resumed(store: &dyn St
     let opened = store.open_connection(connection(&gateway)).await.unwrap();
     assert_eq!((opened.control.revision, opened.control.is_paused), (0, false));
 
-    let dry = store.pause_gateway(&actor, gateway.id, Some(WHY), true).await.unwrap();
+    let dry = store.pause_gateway(&actor, gateway.id, Some(REASON), true).await.unwrap();
     assert!(dry.changed && dry.control.is_none() && dry.gateway.paused.is_none());
-    let done = store.pause_gateway(&actor, gateway.id, Some(WHY), false).await.unwrap();
+    let done = store.pause_gateway(&actor, gateway.id, Some(REASON), false).await.unwrap();
     assert!(done.changed && done.control.unwrap().is_paused);
     let pause = done.gateway.paused.clone().unwrap();
-    assert_eq!((pause.by.as_str(), pause.reason.as_deref()), ("tests", Some(WHY)));
+    assert_eq!((pause.by.as_str(), pause.reason.as_deref()), ("tests", Some(REASON)));
     let verdict = done.gateway.verdict();
     assert_eq!(verdict.state, VerdictState::Paused);
     assert_eq!(verdict.reason.as_deref(), Some("paused by tests: the story wants it"));
@@ -127,7 +127,7 @@ pub(crate) async fn only_a_pending_delivery_is_skipped_and_only_once(store: &dyn
     let (on, ..) = fixture.open(&gateway).await;
     fixture.record(vec![confirmed(&gateway, on, 1, 1)]).await;
     let skip = async |sequence, dry_run| {
-        store.skip_delivery(&actor, gateway.id, Sequence(sequence), WHY, dry_run).await
+        store.skip_delivery(&actor, gateway.id, Sequence(sequence), REASON, dry_run).await
     };
     for missing in [-1, 0, 6, i64::MAX] {
         let refused = skip(missing, false).await;
@@ -136,7 +136,7 @@ pub(crate) async fn only_a_pending_delivery_is_skipped_and_only_once(store: &dyn
     let refused = skip(1, false).await;
     let expected = StoreError::Conflict(Conflict::Delivered(Sequence(1)));
     assert_eq!(refused.unwrap_err().to_string(), expected.to_string());
-    let unknown = store.skip_delivery(&actor, GatewayId::new(), Sequence(2), WHY, false).await;
+    let unknown = store.skip_delivery(&actor, GatewayId::new(), Sequence(2), REASON, false).await;
     assert!(matches!(unknown, Err(StoreError::NotFound("gateway"))), "{unknown:?}");
 
     let dry = skip(2, true).await.unwrap();
@@ -202,7 +202,7 @@ pub(crate) async fn a_skipped_event_that_the_gateway_confirms_is_delivered(store
     let gateway = fixture.gateway(&[]).await;
     fixture.fill(&gateway, 2).await;
     let (on, ..) = fixture.open(&gateway).await;
-    store.skip_delivery(&fixture.actor(), gateway.id, Sequence(1), WHY, false).await.unwrap();
+    store.skip_delivery(&fixture.actor(), gateway.id, Sequence(1), REASON, false).await.unwrap();
     let before = store.totals(fixture.organisation).await.unwrap();
     // It had been sent on this connection before it was skipped.
     fixture.record(vec![confirmed(&gateway, on, 1, 2)]).await;
@@ -216,7 +216,7 @@ pub(crate) async fn a_skipped_event_that_the_gateway_confirms_is_delivered(store
     fixture.must_all_confirm(&gateway, Confirmation::All).await;
     fixture.fill(&gateway, 2).await;
     let east = fixture.open_as(&gateway, "east", Level::Received, ResumeFrom::Server).await;
-    store.skip_delivery(&fixture.actor(), gateway.id, Sequence(1), WHY, false).await.unwrap();
+    store.skip_delivery(&fixture.actor(), gateway.id, Sequence(1), REASON, false).await.unwrap();
     fixture.record(vec![east.confirmed(1, 2)]).await;
     assert_eq!(state(store, &gateway, 1).await, DeliveryState::Failed);
     assert_eq!(state(store, &gateway, 2).await, DeliveryState::Delivered);
@@ -240,17 +240,17 @@ pub(crate) async fn a_purged_payload_is_gone_and_its_event_stays(store: &dyn Sto
     let first = fixture.publish(vec![event.clone()]).await;
     let (on, ..) = fixture.open(&done).await;
     fixture.record(vec![confirmed(&done, on, 1, 1)]).await;
-    store.skip_delivery(&actor, lost.id, Sequence(1), WHY, false).await.unwrap();
+    store.skip_delivery(&actor, lost.id, Sequence(1), REASON, false).await.unwrap();
 
     let unknown = "no-such-event".parse().unwrap();
-    let missing = store.purge_event(&actor, &unknown, WHY, false).await;
+    let missing = store.purge_event(&actor, &unknown, REASON, false).await;
     assert!(matches!(missing, Err(StoreError::NotFound("event"))), "{missing:?}");
-    let dry = store.purge_event(&actor, &id, WHY, true).await.unwrap();
+    let dry = store.purge_event(&actor, &id, REASON, true).await.unwrap();
     assert_eq!((dry.changed, dry.given_up.len(), dry.controls.len()), (true, 1, 0));
     let history = async || store.event_history(fixture.organisation, &id).await.unwrap().unwrap();
     assert!(history().await.event.payload.get().contains("s3cret"));
 
-    let purged = store.purge_event(&actor, &id, WHY, false).await.unwrap();
+    let purged = store.purge_event(&actor, &id, REASON, false).await.unwrap();
     assert!(purged.changed);
     assert_eq!(purged.given_up.len(), 1);
     assert_eq!(purged.given_up[0].gateway_id, open.id);
@@ -261,7 +261,7 @@ pub(crate) async fn a_purged_payload_is_gone_and_its_event_stays(store: &dyn Sto
     let after = history().await;
     assert_eq!(after.event.payload.get(), "{}");
     assert_eq!(after.purged, Some(purged.purge.clone()));
-    assert_eq!((purged.purge.by.as_str(), purged.purge.reason.as_str()), ("tests", WHY));
+    assert_eq!((purged.purge.by.as_str(), purged.purge.reason.as_str()), ("tests", REASON));
     for (gateway, expected) in [
         (&done, DeliveryState::Delivered),
         (&open, DeliveryState::Failed),
@@ -308,7 +308,7 @@ pub(crate) async fn an_event_without_deliveries_is_purged(store: &dyn Store) {
     event.is_named = true;
     let id = event.event.id.clone();
     fixture.publish(vec![event]).await;
-    let purged = store.purge_event(&fixture.actor(), &id, WHY, false).await.unwrap();
+    let purged = store.purge_event(&fixture.actor(), &id, REASON, false).await.unwrap();
     assert!(purged.changed && purged.given_up.is_empty() && purged.controls.is_empty());
-    assert!(!store.purge_event(&fixture.actor(), &id, WHY, false).await.unwrap().changed);
+    assert!(!store.purge_event(&fixture.actor(), &id, REASON, false).await.unwrap().changed);
 }

@@ -14,11 +14,11 @@ use gateway_events::store::{
 use super::{Fixture, Gateway, confirmed, event, event_with};
 
 /// Events that are published, at most.
-const MOST: usize = 150;
+const MAX_EVENTS: usize = 150;
 const TYPES: [&str; 2] = ["api.deployed", "api.deleted"];
 
 /// An event that the test published.
-struct Made {
+struct PublishedEvent {
     new: NewEvent,
     target: PublishedTarget,
     /// Its first sequence in each log.
@@ -29,7 +29,7 @@ struct Made {
 struct History<'a> {
     fixture: Fixture<'a>,
     gateways: Vec<Gateway>,
-    made: Vec<Made>,
+    made: Vec<PublishedEvent>,
     random: fastrand::Rng,
 }
 
@@ -53,7 +53,7 @@ impl<'a> History<'a> {
         for ((new, target), appended) in batch.into_iter().zip(answers) {
             let deliveries = appended.unwrap().deliveries.into_iter();
             let sequences = deliveries.map(|it| (it.gateway_id, it.sequence)).collect();
-            self.made.push(Made { new, target, sequences });
+            self.made.push(PublishedEvent { new, target, sequences });
         }
     }
 
@@ -102,8 +102,8 @@ impl<'a> History<'a> {
         }
     }
 
-    fn matching(&self, filter: &EventFilter) -> Vec<&Made> {
-        let has = |it: &&Made| {
+    fn matching(&self, filter: &EventFilter) -> Vec<&PublishedEvent> {
+        let has = |it: &&PublishedEvent| {
             let event = &it.new.event;
             let same =
                 |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
@@ -137,7 +137,7 @@ impl<'a> History<'a> {
             if cursor.is_none() {
                 return rows;
             }
-            if self.made.len() < MOST {
+            if self.made.len() < MAX_EVENTS {
                 self.publish().await;
             }
         }
@@ -159,7 +159,7 @@ pub(crate) async fn events_are_listed_by_every_filter_while_others_are_appended(
         let distinct: BTreeSet<EventId> = found.iter().cloned().collect();
         assert_eq!(found.len(), distinct.len(), "an event is listed twice: {filter:?}");
         assert!(expected.is_subset(&distinct), "an event is missing: {filter:?}");
-        let all: Vec<&Made> = history.matching(&filter);
+        let all: Vec<&PublishedEvent> = history.matching(&filter);
         for row in &rows {
             let made = all.iter().find(|it| it.new.event.id == row.id).expect("it matches");
             let event = &made.new.event;

@@ -45,7 +45,7 @@ impl Fixture<'_> {
     }
 
     /// Works on a job until it has ended; returns it, and the number of chunks.
-    async fn work_off(&self, id: JobId) -> (BulkJob, usize) {
+    async fn run_to_end(&self, id: JobId) -> (BulkJob, usize) {
         let mut chunks = 0;
         loop {
             let job = self.job(id).await;
@@ -320,7 +320,7 @@ pub(crate) async fn a_large_replay_is_a_job_that_appends_everything_once(store: 
     assert_eq!(store.work_on_bulk_job(&job).await.unwrap(), None);
     // What is published meanwhile is not replayed.
     fixture.fill(&gateway, 1).await;
-    let (done, chunks) = fixture.work_off(job.id).await;
+    let (done, chunks) = fixture.run_to_end(job.id).await;
     assert_eq!((done.state, done.done, chunks), (BulkJobState::Done, 1300, 2));
     assert_eq!(done.counts, counts(1300));
     assert_eq!(fixture.again(&gateway).await.head, Sequence(2601));
@@ -359,7 +359,7 @@ pub(crate) async fn a_redrive_as_a_job_counts_and_appends_like_its_requests(stor
     store.redrive(&fixture.actor(), one, false).await.unwrap();
     let job = fixture.redrive_job(&gateway).await;
     assert_eq!((job.done, job.total), (0, None));
-    let (done, chunks) = fixture.work_off(job.id).await;
+    let (done, chunks) = fixture.run_to_end(job.id).await;
     assert_eq!((done.state, done.done, done.total), (BulkJobState::Done, 239, Some(239)));
     assert!(chunks >= 4, "{chunks} chunks");
     let expected = BulkCounts { already_redriven: 1, ..counts(239) };
@@ -372,20 +372,25 @@ pub(crate) async fn a_redrive_as_a_job_counts_and_appends_like_its_requests(stor
 }
 
 pub(crate) async fn jobs_over_the_same_deliveries_append_each_of_them_once(store: &dyn Store) {
-    const LETTERS: i64 = 450;
+    const DEAD_LETTERS: i64 = 450;
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;
     fixture.fill(&gateway, 450).await;
-    fixture.give_up(&gateway, 1, LETTERS).await;
+    fixture.give_up(&gateway, 1, DEAD_LETTERS).await;
     let (one, other) = (fixture.redrive_job(&gateway).await, fixture.redrive_job(&gateway).await);
     // Several workers at each of them.
-    let done = join_all([one.id, other.id, one.id, other.id].map(|id| fixture.work_off(id))).await;
+    let done =
+        join_all([one.id, other.id, one.id, other.id].map(|id| fixture.run_to_end(id))).await;
     let (one, other) = (&done[0].0, &done[1].0);
-    assert_eq!(one.counts.appended + other.counts.appended, LETTERS, "{one:?} {other:?}");
-    assert_eq!(fixture.again(&gateway).await.head, Sequence(2 * LETTERS));
+    assert_eq!(one.counts.appended + other.counts.appended, DEAD_LETTERS, "{one:?} {other:?}");
+    assert_eq!(fixture.again(&gateway).await.head, Sequence(2 * DEAD_LETTERS));
     for job in [one, other] {
         let BulkCounts { appended, already_redriven, .. } = job.counts;
-        assert_eq!(appended + already_redriven, LETTERS, "every one is accounted for: {job:?}");
+        assert_eq!(
+            appended + already_redriven,
+            DEAD_LETTERS,
+            "every one is accounted for: {job:?}"
+        );
     }
 }
 
@@ -416,7 +421,7 @@ pub(crate) async fn a_job_whose_gateway_is_deleted_fails(store: &dyn Store) {
     fixture.fill(&gateway, 600).await;
     let job = fixture.replay(&gateway, 1, None, false).await.job.unwrap();
     store.delete_gateway(&fixture.actor(), gateway.id).await.unwrap();
-    let (failed, _) = fixture.work_off(job.id).await;
+    let (failed, _) = fixture.run_to_end(job.id).await;
     assert_eq!(failed.state, BulkJobState::Failed);
     assert_eq!(failed.failure.as_deref(), Some("the gateway was deleted"));
     assert_eq!(failed.counts, counts(0));

@@ -4,12 +4,12 @@ use gateway_events::store::Actions as _;
 
 use super::*;
 
-const WHY: &str = "the test wants it";
+const REASON: &str = "the test wants it";
 
 impl Node {
     async fn pause(&self) {
         let actor = actor(self.organisation);
-        let done = self.store.pause_gateway(&actor, self.id, Some(WHY), false).await.unwrap();
+        let done = self.store.pause_gateway(&actor, self.id, Some(REASON), false).await.unwrap();
         assert!(done.changed);
     }
 
@@ -21,13 +21,13 @@ impl Node {
 
     async fn skip(&self, sequence: i64) {
         let (actor, sequence) = (actor(self.organisation), Sequence(sequence));
-        let done = self.store.skip_delivery(&actor, self.id, sequence, WHY, false).await;
+        let done = self.store.skip_delivery(&actor, self.id, sequence, REASON, false).await;
         assert!(done.unwrap().changed);
     }
 
     async fn purge(&self, event_id: &str) {
         let (actor, id) = (actor(self.organisation), EventId::new(event_id).unwrap());
-        assert!(self.store.purge_event(&actor, &id, WHY, false).await.unwrap().changed);
+        assert!(self.store.purge_event(&actor, &id, REASON, false).await.unwrap().changed);
     }
 
     async fn confirmed(&self, sequence: i64) {

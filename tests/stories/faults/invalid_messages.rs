@@ -6,7 +6,7 @@ use crate::raw_gateway::{BINARY, CLOSE, CONTINUATION, PING, PONG, RawGateway, TE
 use crate::support::{Service, deployed};
 
 /// A service, and a gateway that has received three events and confirmed none.
-async fn owing(service: &Service) -> (RawGateway, String) {
+async fn with_unconfirmed_events(service: &Service) -> (RawGateway, String) {
     let (id, key) = service.gateway("one").await;
     let mut gateway = RawGateway::connect(service, service.port, &key).await;
     let batch: Vec<Value> =
@@ -28,9 +28,9 @@ async fn confirmed(service: &Service, id: &str) -> Value {
 
 #[tokio::test]
 async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
-    const BEYOND: &str = "receipt for an event that was not sent";
+    const LOGGED: &str = "receipt for an event that was not sent";
     let service = Service::start().await;
-    let (mut gateway, id) = owing(&service).await;
+    let (mut gateway, id) = with_unconfirmed_events(&service).await;
     let nothing = [
         "",
         "0",
@@ -58,7 +58,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     gateway.pong("2").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 2).await;
     // Messages are processed in order, so this covers what was sent before the 2.
-    assert_eq!(service.invalid_messages(BEYOND).await, 2, "4 and the largest number there is");
+    assert_eq!(service.invalid_messages(LOGGED).await, 2, "4 and the largest number there is");
     for payload in ["1", "2", "4"] {
         gateway.pong(payload).await;
     }
@@ -66,7 +66,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
     assert_eq!(confirmed(&service, &id).await, 2);
     gateway.pong("3").await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
-    assert_eq!(service.invalid_messages(BEYOND).await, 3);
+    assert_eq!(service.invalid_messages(LOGGED).await, 3);
     // It is still the same connection.
     let path = format!("/gateways/{id}/connections");
     let past = service.api().get(&path).await.expect("connections");
@@ -76,7 +76,7 @@ async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
 #[tokio::test]
 async fn invalid_messages_do_not_end_the_connection() {
     let service = Service::start().await;
-    let (mut gateway, id) = owing(&service).await;
+    let (mut gateway, id) = with_unconfirmed_events(&service).await;
     gateway.send(true, BINARY, &[0, 159, 146, 150]).await;
     gateway.send(true, TEXT, b"").await;
     gateway.text("{ no JSON").await;
@@ -96,7 +96,7 @@ async fn invalid_messages_do_not_end_the_connection() {
 #[tokio::test]
 async fn a_fragmented_message_is_one_message() {
     let service = Service::start().await;
-    let (mut gateway, id) = owing(&service).await;
+    let (mut gateway, id) = with_unconfirmed_events(&service).await;
     let report = json!({"type": "deployment.ack", "payload": {
         "deploymentId": "d-3", "artifactId": "a-1", "resourceType": "api", "action": "deploy",
         "status": "failed", "performedAt": "2026-01-31T09:30:00.001Z",

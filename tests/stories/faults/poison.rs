@@ -8,14 +8,14 @@ use crate::support::{Service, deployed, get};
 const ATTEMPTS: usize = 3;
 
 /// Publishes three events, the first of which is a poison event.
-async fn three(service: &Service, id: &str) {
+async fn publish_three(service: &Service, id: &str) {
     let batch: Vec<Value> =
         ["d-1", "d-2", "d-3"].iter().map(|deployment| deployed(&[id], deployment)).collect();
     service.api().post("/events", &json!(batch)).await.expect("accepted");
 }
 
 /// The gateway receives the first event and disconnects, this many times.
-async fn dies(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value> {
+async fn lose_connections(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value> {
     let mut seen = Vec::new();
     for _ in 0..times {
         let mut gateway = RawGateway::connect(service, service.port, key).await;
@@ -32,7 +32,7 @@ async fn dies(service: &Service, id: &str, key: &str, times: usize) -> Vec<Value
 }
 
 /// Confirms events in order, up to this one.
-async fn works(
+async fn confirm_in_order(
     service: &Service,
     id: &str,
     key: &str,
@@ -51,13 +51,13 @@ async fn works(
 async fn a_poison_event_becomes_a_dead_letter_and_can_be_redriven() {
     let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", &ATTEMPTS.to_string())]).await;
     let (id, key) = service.gateway("one").await;
-    three(&service, &id).await;
-    let tries = dies(&service, &id, &key, ATTEMPTS).await;
+    publish_three(&service, &id).await;
+    let tries = lose_connections(&service, &id, &key, ATTEMPTS).await;
     for event in &tries {
         assert_eq!(event["sequence"], 1);
         assert_eq!(event, &tries[0], "a repeat is the same, byte for byte");
     }
-    let rest = works(&service, &id, &key, 2..=3).await;
+    let rest = confirm_in_order(&service, &id, &key, 2..=3).await;
     assert_eq!(rest[1]["payload"]["deploymentId"], "d-3");
     let event = tries[0]["eventId"].as_str().expect("an id");
     let path = format!("/deliveries?gatewayId={id}&eventId={event}");
@@ -65,8 +65,9 @@ async fn a_poison_event_becomes_a_dead_letter_and_can_be_redriven() {
     let dead = &page["list"][0];
     assert_eq!((&dead["state"], &dead["sequence"]), (&json!("failed"), &json!(1)), "{page:#}");
     let attempts = dead["attempts"].as_array().expect("attempts");
-    let blamed = attempts.iter().filter(|attempt| attempt["reason"] == "connection_lost").count();
-    assert_eq!(blamed, ATTEMPTS, "{page:#}");
+    let attributed =
+        attempts.iter().filter(|attempt| attempt["reason"] == "connection_lost").count();
+    assert_eq!(attributed, ATTEMPTS, "{page:#}");
     assert_eq!(dead["reason"], "connection_lost");
     // The events sent after it failed with it, and were delivered since.
     let path = format!("/deliveries?gatewayId={id}&reason=connection_lost");
@@ -79,7 +80,7 @@ async fn a_poison_event_becomes_a_dead_letter_and_can_be_redriven() {
     let redrive = json!({"gatewayId": id, "sequence": 1});
     let redriven = service.api().post("/deliveries/redrive", &redrive).await.expect("redriven");
     assert_eq!(redriven["redriven"][0]["newSequence"], 4, "{redriven:#}");
-    let again = works(&service, &id, &key, 4..=4).await.remove(0);
+    let again = confirm_in_order(&service, &id, &key, 4..=4).await.remove(0);
     assert_eq!(again["eventId"], tries[0]["eventId"]);
     assert_eq!(again["correlationId"], tries[0]["correlationId"]);
     assert_eq!(again["payload"], tries[0]["payload"]);
@@ -100,13 +101,13 @@ async fn a_blocking_poison_event_holds_back_later_events_until_it_is_handled() {
         Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "2"), ("DELIVERY__POISON", "block")])
             .await;
     let (id, key) = service.gateway("one").await;
-    three(&service, &id).await;
-    for event in dies(&service, &id, &key, 2 * ATTEMPTS).await {
+    publish_three(&service, &id).await;
+    for event in lose_connections(&service, &id, &key, 2 * ATTEMPTS).await {
         assert_eq!(event["sequence"], 1);
     }
     let shown = service.api().get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(shown["confirmed"], 0);
-    works(&service, &id, &key, 1..=3).await;
+    confirm_in_order(&service, &id, &key, 1..=3).await;
 }
 
 #[tokio::test]
@@ -127,7 +128,7 @@ async fn an_unconfirmed_event_ends_the_connection_and_is_sent_again_unchanged() 
     let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
     assert_eq!(page["list"][0]["reason"], "confirmation_timeout", "{page:#}");
     assert_eq!(page["list"][0]["state"], "pending");
-    let again = works(&service, &id, &key, 1..=1).await.remove(0);
+    let again = confirm_in_order(&service, &id, &key, 1..=1).await.remove(0);
     for member in ["eventId", "correlationId", "sequence", "epoch", "payload"] {
         assert_eq!(again[member], first[member]);
     }

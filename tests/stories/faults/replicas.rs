@@ -42,17 +42,17 @@ async fn stand(service: &Service, id: &str, status: &str, confirmed: &[i64]) {
 #[tokio::test]
 async fn each_replica_gets_every_event_also_after_a_disconnection() {
     let service = Service::start().await;
-    let line = FaultProxy::to(service.port).await;
+    let proxy = FaultProxy::to(service.port).await;
     let (id, key) = service.gateway("cluster").await;
     let mut first = RawGateway::connect(&service, service.port, &key).await;
     let mut second = RawGateway::connect(&service, service.port, &key).await;
-    let mut third = RawGateway::connect(&service, line.port, &key).await;
+    let mut third = RawGateway::connect(&service, proxy.port, &key).await;
     publish(&service, &id, 1..=3).await;
     for replica in [&mut first, &mut second, &mut third] {
         handles(replica, 1..=3).await;
     }
     stand(&service, &id, "connected", &[3, 3, 3]).await;
-    line.fails(Fault::Reset);
+    proxy.set_fault(Fault::Reset);
     while third.next().await.is_some() {}
     stand(&service, &id, "connected", &[3, 3]).await;
     publish(&service, &id, 4..=6).await;
@@ -123,14 +123,14 @@ async fn frames_per_event(dead: usize) -> f64 {
     let (path, connections) = (format!("/gateways/{id}"), format!("/gateways/{id}/connections"));
     let (mut last, mut half_open) = (0, Vec::new());
     for _ in 0..dead {
-        let line = FaultProxy::to(service.port).await;
-        let mut gateway = RawGateway::connect(&service, line.port, &key).await;
+        let proxy = FaultProxy::to(service.port).await;
+        let mut gateway = RawGateway::connect(&service, proxy.port, &key).await;
         publish(&service, &id, last + 1..=last + EVENTS).await;
         last += EVENTS;
         counts(&mut gateway, last).await;
         service.eventually(&path, |shown| shown["confirmed"] == last).await;
-        line.fails(Fault::BlackHole);
-        half_open.push((line, gateway));
+        proxy.set_fault(Fault::BlackHole);
+        half_open.push((proxy, gateway));
     }
     let mut frames = 0;
     for nth in 0..RECONNECTS {
@@ -206,9 +206,9 @@ async fn as_many_positions_are_kept_as_replicas_were_declared() {
 #[tokio::test]
 async fn a_late_end_of_a_dead_connection_does_not_count_as_a_second_replica() {
     let service = Service::start().await;
-    let line = FaultProxy::to(service.port).await;
+    let proxy = FaultProxy::to(service.port).await;
     let (id, key) = service.gateway("one").await;
-    let mut dead = RawGateway::connect(&service, line.port, &key).await;
+    let mut dead = RawGateway::connect(&service, proxy.port, &key).await;
     publish(&service, &id, 1..=3).await;
     handles(&mut dead, 1..=3).await;
     stand(&service, &id, "connected", &[3]).await;
@@ -216,7 +216,7 @@ async fn a_late_end_of_a_dead_connection_does_not_count_as_a_second_replica() {
     let mut again = RawGateway::connect(&service, service.port, &key).await;
     publish(&service, &id, 4..=5).await;
     handles(&mut again, 4..=5).await;
-    line.fails(Fault::Reset);
+    proxy.set_fault(Fault::Reset);
     stand(&service, &id, "connected", &[5]).await;
     for number in 6..=8 {
         drop(again);

@@ -82,7 +82,7 @@ async fn a_failed_deployment_is_a_failed_delivery_for_the_reason_given() {
 
 #[tokio::test]
 async fn a_report_without_a_matching_event_is_ignored_and_counted() {
-    const WHAT: &str = "report on an unknown deployment";
+    const LOGGED: &str = "report on an unknown deployment";
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
@@ -103,7 +103,7 @@ async fn a_report_without_a_matching_event_is_ignored_and_counted() {
     let path = format!("/events/{event}");
     // Reports are matched in order, so the others have been processed.
     service.eventually(&path, |event| outcomes(event).contains(&"applied")).await;
-    assert_eq!(service.invalid_messages(WHAT).await, unknown.len() as u64);
+    assert_eq!(service.invalid_messages(LOGGED).await, unknown.len() as u64);
     let page = get(&service.api(), &format!("/deliveries?gatewayId={id}")).await.expect("a page");
     assert_eq!(page["count"], 0, "{page:#}");
 }
@@ -261,7 +261,7 @@ async fn a_repeated_report_is_logged_once() {
 
 /// What a gateway reports about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Reported {
     Applied,
     Failed,
     Unreported,
@@ -287,15 +287,15 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
         let action = if nth % 2 == 0 { "deploy" } else { "undeploy" };
         let performed_at = format!("2026-01-31T09:30:00.{nth:03}Z");
         events.push(performed(&service, &id, action, &performed_at).await);
-        let fate = [Fate::Applied, Fate::Failed, Fate::Unreported][chance.usize(..3)];
-        let status = if fate == Fate::Applied { "success" } else { "failed" };
+        let fate = [Reported::Applied, Reported::Failed, Reported::Unreported][chance.usize(..3)];
+        let status = if fate == Reported::Applied { "success" } else { "failed" };
         let more = json!({"action": action, "performedAt": performed_at});
         let text = report("d-1", status, &more);
         // Each replica may report it, repeatedly.
-        let copies = if fate == Fate::Unreported { 0 } else { chance.usize(1..4) };
+        let copies = if fate == Reported::Unreported { 0 } else { chance.usize(1..4) };
         reports.extend(std::iter::repeat_n((nth, fate, text), copies));
     }
-    let mut fates = [Fate::Unreported; EVENTS];
+    let mut fates = [Reported::Unreported; EVENTS];
     for (nth, fate, _) in &reports {
         fates[*nth] = *fate;
     }
@@ -309,8 +309,8 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
     for (_, _, text) in &reports[..early] {
         replicas[chance.usize(..2)].text(text).await;
     }
-    let is_reported = |fate: Fate| {
-        let outcome = if fate == Fate::Applied { "applied" } else { "failed" };
+    let is_reported = |fate: Reported| {
+        let outcome = if fate == Reported::Applied { "applied" } else { "failed" };
         move |event: &Value| outcomes(event).contains(&outcome)
     };
     for (nth, fate, _) in &reports[..early] {
@@ -328,23 +328,28 @@ async fn reports_in_any_order_leave_each_event_as_it_was_reported() {
     for (_, _, text) in &reports[early..] {
         replicas[chance.usize(..2)].text(text).await;
     }
-    let confirmed = fates.iter().rposition(|fate| *fate != Fate::Unreported).map_or(0, |it| it + 1);
+    let confirmed =
+        fates.iter().rposition(|fate| *fate != Reported::Unreported).map_or(0, |it| it + 1);
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == confirmed).await;
     for (nth, fate) in fates.into_iter().enumerate() {
         let path = format!("/events/{}", events[nth]);
-        if fate != Fate::Unreported {
+        if fate != Reported::Unreported {
             service.eventually(&path, is_reported(fate)).await;
         }
         let shown = service.api().get(&path).await.expect("the event");
         let state = &shown["deliveries"][0]["state"];
         let expected = match fate {
-            Fate::Failed => "failed",
+            Reported::Failed => "failed",
             _ if nth < confirmed => "delivered",
             _ => "pending",
         };
         assert_eq!(state, expected, "{fate:?}, seed {seed}: {shown:#}");
         let reported = failures(&service, &events[nth]).await;
-        assert_eq!(reported.contains(&json!("apply_failed")), fate == Fate::Failed, "{shown:#}");
+        assert_eq!(
+            reported.contains(&json!("apply_failed")),
+            fate == Reported::Failed,
+            "{shown:#}"
+        );
     }
 }
 

@@ -82,18 +82,22 @@ async fn a_disabled_gateway_loses_its_sockets_and_is_refused_until_it_is_enabled
 
 #[tokio::test]
 async fn a_key_that_expires_ends_its_connection_then() {
-    const LIFE: Duration = Duration::from_secs(2);
+    const KEY_LIFETIME: Duration = Duration::from_secs(2);
     let service = Service::start().await;
     let (id, lasting_key) = service.gateway("one").await;
     let mut lasting = RawGateway::connect(&service, service.port, &lasting_key).await;
     let before = Instant::now();
-    let body = json!({"expiresInSeconds": LIFE.as_secs()});
+    let body = json!({"expiresInSeconds": KEY_LIFETIME.as_secs()});
     let (_, key) = another_key(&service, &id, body).await;
     let after = Instant::now();
     let mut socket = RawGateway::connect(&service, service.port, &key).await;
     assert_eq!(socket.next_of(CLOSE).await.expect("a close frame").code(), 1008);
-    assert!(before.elapsed() >= LIFE, "closed after only {:?}", before.elapsed());
-    assert!(after.elapsed() < LIFE + Duration::from_secs(1), "closed after {:?}", after.elapsed());
+    assert!(before.elapsed() >= KEY_LIFETIME, "closed after only {:?}", before.elapsed());
+    assert!(
+        after.elapsed() < KEY_LIFETIME + Duration::from_secs(1),
+        "closed after {:?}",
+        after.elapsed()
+    );
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 401);
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     assert_eq!(lasting.event().await["sequence"], 1);

@@ -9,16 +9,16 @@ use crate::raw_gateway::{PING, RawGateway};
 use crate::support::{Service, deployed};
 
 /// A dead peer is detected within this time after its last activity.
-const NOTICED: Duration = Duration::from_secs(30);
+const DETECTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A connection that has just confirmed an event.
 async fn confirmed(
     service: &Service,
-    line: &FaultProxy,
+    proxy: &FaultProxy,
     name: &str,
 ) -> (RawGateway, String, Instant) {
     let (id, key) = service.gateway(name).await;
-    let mut gateway = RawGateway::connect(service, line.port, &key).await;
+    let mut gateway = RawGateway::connect(service, proxy.port, &key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
     gateway.receipt_asked(1).await;
     gateway.pong("1").await;
@@ -28,13 +28,13 @@ async fn confirmed(
 }
 
 /// Waits until the service has closed a connection; asserts that it did so in time.
-async fn gone(service: &Service, gateway: &str, last_activity: Instant) -> Value {
-    let left = NOTICED.saturating_sub(last_activity.elapsed()) + Duration::from_secs(1);
+async fn closed_in_time(service: &Service, gateway: &str, last_activity: Instant) -> Value {
+    let left = DETECTED_WITHIN.saturating_sub(last_activity.elapsed()) + Duration::from_secs(1);
     let path = format!("/gateways/{gateway}/connections");
     let page =
         service.eventually_within(left, &path, |page| page["list"][0]["status"] == "closed").await;
     let after = last_activity.elapsed();
-    assert!(after <= NOTICED, "noticed only after {after:?}");
+    assert!(after <= DETECTED_WITHIN, "detected only after {after:?}");
     let live = service.api().get("/connections").await.expect("connections");
     let is_live = |live: &Value| live["gatewayId"] == *gateway;
     assert!(!live["list"].as_array().expect("a list").iter().any(is_live), "{live:#}");
@@ -47,7 +47,7 @@ async fn gone(service: &Service, gateway: &str, last_activity: Instant) -> Value
 #[tokio::test]
 async fn a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity() {
     const PEERS: usize = 20;
-    const FEW: usize = 3;
+    const PEERS_PER_CASE: usize = 3;
     let service = Service::start().await;
     let (hung, cut) = (FaultProxy::to(service.port).await, FaultProxy::to(service.port).await);
     let mut silent = Vec::new();
@@ -55,7 +55,7 @@ async fn a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity(
         silent.push(confirmed(&service, &hung, &format!("hung-{number}")).await);
     }
     let (mut idle, mut unreached, mut at_work) = (Vec::new(), Vec::new(), Vec::new());
-    for number in 0..FEW {
+    for number in 0..PEERS_PER_CASE {
         idle.push(confirmed(&service, &cut, &format!("cut-{number}")).await);
         unreached.push(confirmed(&service, &cut, &format!("unreached-{number}")).await);
         let (mut gateway, id, _) = confirmed(&service, &cut, &format!("at-work-{number}")).await;
@@ -64,23 +64,23 @@ async fn a_dead_peer_is_disconnected_within_thirty_seconds_of_its_last_activity(
         // The acknowledgement of the segment was the host's last activity.
         at_work.push((gateway, id, Instant::now()));
     }
-    hung.fails(Fault::Swallows);
-    cut.fails(Fault::BlackHole);
+    hung.set_fault(Fault::Discard);
+    cut.set_fault(Fault::BlackHole);
     for (_, id, _) in &unreached {
         service.api().post("/events", &deployed(&[id], "d-2")).await.expect("accepted");
     }
     for (_, id, last_activity) in &silent {
-        let connection = gone(&service, id, *last_activity).await;
+        let connection = closed_in_time(&service, id, *last_activity).await;
         assert_eq!(connection["closeReason"], "heartbeat_timeout", "{connection:#}");
     }
     for (_, id, last_activity) in &idle {
-        let connection = gone(&service, id, *last_activity).await;
+        let connection = closed_in_time(&service, id, *last_activity).await;
         // The kernel may be the one that notices.
         let reason = &connection["closeReason"];
         assert!(reason == "heartbeat_timeout" || reason == "connection_lost", "{connection:#}");
     }
     for (_, id, last_activity) in unreached.iter().chain(&at_work) {
-        let connection = gone(&service, id, *last_activity).await;
+        let connection = closed_in_time(&service, id, *last_activity).await;
         assert_eq!(connection["closeReason"], "connection_lost", "{connection:#}");
         let path = format!("/deliveries?gatewayId={id}");
         let failed = crate::support::get(&service.api(), &path).await.expect("a page");

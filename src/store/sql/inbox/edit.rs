@@ -15,7 +15,7 @@ use crate::store::{
     Rejection, Result,
 };
 
-/// What became of the row, and the streams that grew.
+/// The outcome for the row, and the streams that grew.
 type Edited = (EditedRow, Vec<Grown>);
 
 pub(super) async fn edit(

@@ -207,7 +207,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// What became of an event with this id, in this batch or an earlier one.
+    /// The outcome of an earlier event with this id, in this batch or an earlier one.
     fn repeated(
         &self,
         identity: &Identity,

@@ -46,7 +46,7 @@ pub(crate) async fn commit(
         batch.fail(&error);
         return if Session::FAILED_COMMIT_IS_FATAL { fatal } else { Ok(()) };
     }
-    tracing::warn!(%error, "a group commit was undone; trying each command separately");
+    tracing::warn!(%error, "a group commit was rolled back; executing each command in its own transaction");
     one_by_one(session, node, wake, batch.into_single()).await
 }
 

@@ -9,7 +9,7 @@ use gateway_events::store::{
 use super::{GATEWAYS, Known, Run};
 use crate::conformance::{Fixture, keep_all};
 
-const WHY: &str = "a run";
+const REASON: &str = "a run";
 
 impl Known {
     /// From now on, a sequence must not be sent.
@@ -44,7 +44,7 @@ impl Run {
         let known = &mut self.gateways[nth];
         let id = known.gateway.id;
         let done = if pause {
-            store.pause_gateway(&actor, id, Some(WHY), false).await
+            store.pause_gateway(&actor, id, Some(REASON), false).await
         } else {
             store.resume_gateway(&actor, id, false).await
         };
@@ -64,7 +64,7 @@ impl Run {
         let id = self.gateways[nth].gateway.id;
         let head = i64::try_from(self.gateways[nth].log.len()).unwrap();
         let sequence = self.rng.i64(0..=head + 1);
-        match store.skip_delivery(&actor, id, Sequence(sequence), WHY, false).await {
+        match store.skip_delivery(&actor, id, Sequence(sequence), REASON, false).await {
             Ok(skipped) => {
                 assert!((1..=head).contains(&sequence));
                 self.drain(nth).await;
@@ -86,7 +86,7 @@ impl Run {
         let node = self.node();
         let store = self.store(node);
         let fixture = Fixture::of(store.as_ref()).await;
-        match store.purge_event(&fixture.actor(), &id, WHY, false).await {
+        match store.purge_event(&fixture.actor(), &id, REASON, false).await {
             Ok(purged) => assert_eq!(purged.changed, !self.events[&id].is_purged),
             // Retention has removed it.
             Err(StoreError::NotFound("event")) => return,

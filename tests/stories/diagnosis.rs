@@ -1,5 +1,5 @@
 //! "Gateway berlin did not get last night's deployments": six causes, each found with `why` or the
-//! diagnosis, and mended with at most two more commands, by the command line and by the API.
+//! diagnosis, and fixed with at most two more commands, by the command line and by the API.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -115,7 +115,7 @@ async fn a_gateway_that_is_away_is_found(on: On) {
     let of_event = service.admin().get(&format!("/events/{event}/diagnosis")).await.success();
     assert_eq!(of_event["verdict"]["state"], "pending");
     assert_eq!(command(&of_event, "why"), "why berlin");
-    // Mended: the gateway is started.
+    // Fixed: the gateway is started.
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 1).await;
     assert_eq!(summary(&diagnosis(&service, &id).await), "ok");
@@ -179,7 +179,7 @@ async fn a_label_that_was_removed_or_mistyped_is_found(on: On) {
     assert_eq!(history.len(), 3, "registered, labelled, and the label removed");
     assert_eq!(history[0]["labels"], json!({"env": "prod"}));
 
-    // From the event: whom it missed, and why.
+    // From the event: which gateway it missed, and why.
     let of_event = admin.get(&format!("/events/{mistyped}/diagnosis")).await.success();
     assert_eq!(of_event["verdict"]["state"], "unmatched");
     let then = &of_event["gateways"]["list"][0];
@@ -203,7 +203,7 @@ async fn a_label_that_was_removed_or_mistyped_is_found(on: On) {
     let asked = service.run(&format!("why {removed} --gateway osaka")).await;
     assert!(asked.well().contains("after the event was published"), "{asked:?}");
 
-    // Mended: the label is set, and the event is sent to it.
+    // Fixed: the label is set, and the event is sent to it.
     let relabel = command(&found, "gateway update berlin --label region=eu-west");
     service.run(&relabel).await.well();
     let resend = command(&found, &format!("event resend {mistyped}"));
@@ -292,9 +292,9 @@ async fn what_others_wrote_is_shown_without_effect(on: On) {
     let service = on.start().await;
     let (id, key) = service.gateway("berlin").await;
     // Names and labels with such characters are refused; an earlier version accepted them.
-    let odd = "update gateways set name = 'be\u{1b}[31mrlin\u{202e}', \
+    let hostile_name = "update gateways set name = 'be\u{1b}[31mrlin\u{202e}', \
         labels = '{\"re\u{202e}gion\":\"\\u001b]0;x\\u0007eu-west\"}'";
-    on.change(&service, odd).await;
+    on.change(&service, hostile_name).await;
     let mut socket = service.connected(&key).await;
     service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
     socket.expect(1..=1).await;
