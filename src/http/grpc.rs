@@ -245,7 +245,7 @@ impl Connection {
         let (session, attempt) = match opened {
             Ok(opened) => opened,
             Err(None) => return,
-            Err(Some(NotOpened { reason, error })) => {
+            Err(Some(NotOpened { reason, error, .. })) => {
                 for item in encoder.end(reason, error) {
                     let _ = self.items.try_send(item);
                 }
@@ -265,7 +265,7 @@ impl Connection {
 }
 
 fn violation(error: &FrameError) -> NotOpened {
-    NotOpened { reason: Reason::ProtocolError, error: Some(reliable::violation(error)) }
+    NotOpened::new(Reason::ProtocolError, Some(reliable::violation(error)))
 }
 
 /// The hello. The error is `None` if the stream has ended.

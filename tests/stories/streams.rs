@@ -3,6 +3,7 @@
 mod grpc;
 pub(crate) mod long_poll;
 mod polling;
+mod repeated_polls;
 mod sse;
 mod sse_edge;
 pub(crate) mod sse_peer;
