@@ -1,6 +1,7 @@
 //! Gateways that don't use WebSocket.
 
 mod grpc;
+mod grpc_requests;
 pub(crate) mod long_poll;
 mod polling;
 mod repeated_polls;
