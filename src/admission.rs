@@ -22,7 +22,7 @@ mod key;
 pub(crate) mod rates;
 mod reconnects;
 
-pub use greeted::{Greeted, NotOpened};
+pub use greeted::{Greeted, NotOpened, Stated};
 pub(crate) use key::{KeyCheck, check_key};
 use rates::{Buckets, Source};
 pub use reconnects::Attempt;

@@ -186,7 +186,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["agent/metrics.rs", "client/reliable/grpc.rs", "http/", BENCH]),
     ("hyper_util", &["agent/metrics.rs", "client/reliable/grpc.rs", "http/", BENCH]),
     ("http_body_util", &[BENCH]),
-    ("tonic", &["client/reliable/grpc.rs", "http/grpc.rs", "transport/grpc/"]),
+    ("tonic", &["client/reliable/grpc.rs", "http/grpc/", "transport/grpc/"]),
     ("tonic_prost", &["transport/grpc/"]),
     ("tonic_types", &["transport/grpc/"]),
     ("tonic_health", &["http/grpc.rs"]),

@@ -30,18 +30,44 @@ pub struct NotOpened {
     pub reason: Reason,
     /// What the gateway is told.
     pub error: Option<ConnectionError>,
+    /// What stored data the hello conflicts with, if that is why.
+    pub conflict: Option<Conflict>,
 }
 
 impl From<Reason> for NotOpened {
     fn from(reason: Reason) -> Self {
-        Self { reason, error: connection_error(reason) }
+        Self::new(reason, connection_error(reason))
+    }
+}
+
+impl From<Conflict> for NotOpened {
+    fn from(conflict: Conflict) -> Self {
+        let error = match conflict {
+            Conflict::InstanceName { .. } => {
+                let message = format!("{}: instance: {conflict}", Hello::TYPE);
+                FrameError::new(ErrorCode::InvalidFrame, message)
+            }
+            _ => FrameError::new(ErrorCode::TooManyInstances, conflict.to_string()),
+        };
+        let error = Some(violation(&error));
+        Self { conflict: Some(conflict), ..Self::new(Reason::ProtocolError, error) }
     }
 }
 
 impl NotOpened {
-    fn because(reason: Reason, code: ErrorCode, message: impl AsRef<str>) -> Self {
-        Self { reason, error: Some(violation(&FrameError::new(code, message))) }
+    /// Without a conflict.
+    pub const fn new(reason: Reason, error: Option<ConnectionError>) -> Self {
+        Self { reason, error, conflict: None }
     }
+}
+
+/// A position that a gateway states in place of that of its hello.
+#[derive(Clone, Debug)]
+pub enum Stated {
+    /// It has received everything up to here, and may not have confirmed it.
+    Received(Position),
+    /// It has confirmed everything up to here, and may have confirmed more since.
+    Confirmed(Position),
 }
 
 impl Greeted {
@@ -66,17 +92,19 @@ impl Greeted {
         self.open_at(hello, None).await
     }
 
-    /// Likewise. A gateway that names a `received` position in place of that of its hello has received
-    /// everything up to it, and may not have confirmed it.
+    /// Likewise, at the position that the gateway has `stated`, if any.
     pub async fn open_at(
         self,
         hello: Hello,
-        received: Option<Position>,
+        stated: Option<Stated>,
     ) -> Result<(Session, Attempt), NotOpened> {
         let Self { connection, key, attempt, store, .. } = self;
-        let opened = match received {
-            Some(Position { epoch, sequence, .. }) => {
+        let opened = match stated {
+            Some(Stated::Received(Position { epoch, sequence, .. })) => {
                 connection.open_at(hello, ResumeFrom::Received { epoch, sequence }).await
+            }
+            Some(Stated::Confirmed(Position { epoch, sequence, .. })) => {
+                connection.open_at(hello, ResumeFrom::Confirmed { epoch, sequence }).await
             }
             None => connection.open(hello).await,
         };
@@ -87,19 +115,12 @@ impl Greeted {
                 let reason = revoked(store.as_ref(), &key).await;
                 return Err(reason.unwrap_or(Reason::GatewayDeleted).into());
             }
-            Err(StoreError::Conflict(conflict @ Conflict::InstanceName { .. })) => {
-                let message = format!("{}: instance: {conflict}", Hello::TYPE);
-                let (reason, code) = (Reason::ProtocolError, ErrorCode::InvalidFrame);
-                return Err(NotOpened::because(reason, code, message));
-            }
-            Err(StoreError::Conflict(conflict)) => {
-                let (reason, code) = (Reason::ProtocolError, ErrorCode::TooManyInstances);
-                return Err(NotOpened::because(reason, code, conflict.to_string()));
-            }
+            Err(StoreError::Conflict(conflict)) => return Err(conflict.into()),
             Err(error) => {
                 tracing::warn!(%error, "failed to open a connection after its hello");
                 let message = "The service is not available; connect again.";
-                return Err(NotOpened::because(Reason::NodeLost, ErrorCode::Unavailable, message));
+                let error = violation(&FrameError::new(ErrorCode::Unavailable, message));
+                return Err(NotOpened::new(Reason::NodeLost, Some(error)));
             }
         };
         // A key that was revoked on another node before the connection was recorded did not close

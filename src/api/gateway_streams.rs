@@ -107,6 +107,12 @@ pub struct PollQuery {
     #[param(example = "01890a5d-ac96-774b-bcce-b302099a8057.41")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack: Option<String>,
+    /// The `connectionId` of an answer with a `gap`: the gateway has read the snapshot up to `resumeAt`,
+    /// which it states in `ack`. Required if the request that was answered with the gap stated a position
+    /// at or above `resumeAt`, or the gap is an empty one of a resync: `ack` alone may be a repeat then.
+    #[param(example = "01890a5d-ac96-774b-bcce-b302099a8058")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 /// Events for a gateway, and what is known about its log.

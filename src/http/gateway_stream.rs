@@ -20,14 +20,13 @@ use super::observability;
 use super::openapi::{Problems, Streaming};
 use super::problem::{Answer, Challenge, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
-use crate::admission::{Attempt, Candidate, Cause, NotOpened};
+use crate::admission::{Attempt, Candidate, Cause, NotOpened, Stated};
 use crate::api::{Code, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
 use crate::event::{Reason, quoted};
-use crate::transport::frames::{
-    Confirm, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Position, Resume,
-};
+use crate::store::Conflict;
+use crate::transport::frames::{Confirm, FrameError, GatewayFrame, Hello, Position, Resume};
 use crate::transport::sse::{self, Text};
 use crate::transport::{self, ReliableGreeting, push};
 
@@ -125,7 +124,7 @@ async fn open(
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
-    let Asked { hello, received } = match asked(app, parts).await {
+    let Asked { hello, stated } = match asked(app, parts).await {
         Ok(asked) => asked,
         Err(problem) => {
             // An invalid key is refused as such, whatever else is wrong.
@@ -138,7 +137,7 @@ async fn open(
     peer.place.authenticated();
     peer.keep();
     let greeting = greeted.greeting();
-    let (session, attempt) = greeted.open_at(hello, received).await.map_err(not_opened)?;
+    let (session, attempt) = greeted.open_at(hello, stated).await.map_err(not_opened)?;
     Ok(Opened { greeting, session, attempt, place: peer.place.stream() })
 }
 
@@ -147,15 +146,15 @@ struct Asked {
     hello: Hello,
     /// The position that the gateway has received, if it confirms what it has applied: `EventSource`
     /// sends it by itself, whatever was applied.
-    received: Option<Position>,
+    stated: Option<Stated>,
 }
 
 async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
     let Query(asked) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
     let last = last_event_id(&parts.headers)?;
-    let (resume, received) = match (last, asked.confirm, asked.resume) {
+    let (resume, stated) = match (last, asked.confirm, asked.resume) {
         (Some(last), StreamConfirm::Received, _) => (Resume::After(last), None),
-        (Some(last), StreamConfirm::Applied, _) => (Resume::Server, Some(last)),
+        (Some(last), StreamConfirm::Applied, _) => (Resume::Server, Some(Stated::Received(last))),
         (None, _, StreamResume::Server) => (Resume::Server, None),
         (None, _, StreamResume::Latest) => (Resume::Latest, None),
         (None, _, StreamResume::Earliest) => (Resume::Earliest, None),
@@ -174,7 +173,7 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
             StreamConfirm::Applied => Confirm::Applied,
         },
     };
-    Ok(Asked { hello: checked(hello)?, received })
+    Ok(Asked { hello: checked(hello)?, stated })
 }
 
 /// Checks a hello whose members are parameters of a request.
@@ -206,24 +205,21 @@ fn last_event_id(headers: &HeaderMap) -> Answer<Option<Position>> {
 }
 
 /// The refusal of a gateway that was admitted and got no connection.
-pub(super) fn not_opened(NotOpened { reason, error }: NotOpened) -> Refused {
-    let told = || error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+pub(super) fn not_opened(NotOpened { reason, error, conflict }: NotOpened) -> Refused {
+    let told = || error.map(|error| error.message).unwrap_or_default();
     let problem = match reason {
         Reason::TokenRevoked | Reason::GatewayDeleted => Problem::unauthorized(Challenge::ApiKey),
         Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, told()),
         Reason::Shutdown => {
             Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
         }
-        Reason::ProtocolError => {
-            let limit = ErrorCode::TooManyInstances.as_str();
-            let is_limit = error.as_ref().is_some_and(|error| error.code == limit);
-            // The name of a new instance.
-            if told().starts_with(&format!("{}: instance: ", Hello::TYPE)) {
-                return invalid_hello(&told()).into();
+        Reason::ProtocolError => match conflict {
+            Some(conflict @ Conflict::InstanceName { .. }) => {
+                Problem::invalid("instance", conflict.to_string())
             }
-            let code = if is_limit { Code::Conflict } else { Code::InvalidFrame };
-            Problem::new(code, told())
-        }
+            Some(_) => Problem::new(Code::Conflict, told()),
+            None => Problem::new(Code::InvalidFrame, told()),
+        },
         _ => Problem::unavailable(
             Code::Unavailable,
             "The connection could not be opened; connect again.",

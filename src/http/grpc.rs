@@ -1,15 +1,16 @@
 //! The gRPC services: `gateway_events.v1.Gateways`, `grpc.health.v1.Health` and server reflection, on
 //! the port of the HTTP API. They need HTTP/2.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::middleware;
 use axum::response::Response;
 use futures_util::stream::{iter, unfold};
 use futures_util::{Stream, StreamExt as _};
@@ -43,6 +44,10 @@ use crate::transport::grpc::{self, Batch, Item, Messages};
 use crate::transport::push::{self, Encoder as _, Inbound, Items};
 use crate::transport::{self, reliable};
 
+mod requests;
+
+use requests::Deadline;
+
 /// The size of an event's message in excess of its frame in JSON, in bytes.
 const MARGIN: usize = 64 * 1024;
 
@@ -54,47 +59,30 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     let health = HealthServer::new(Probe(Arc::clone(app))).max_decoding_message_size(1024);
     let limit = app.config.server.request_timeout;
     let mut public = Router::new().route_service("/grpc.health.v1.Health/{*method}", health);
-    // The descriptor is part of the program, so that this does not fail.
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(grpc::DESCRIPTOR)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    if let Ok(reflection) = reflection {
-        let reflection = tower::ServiceExt::<axum::extract::Request>::map_response(
-            reflection,
-            move |response| limited(response.map(Body::new), limit),
-        );
-        public = public.route_service("/grpc.reflection.v1.ServerReflection/{*method}", reflection);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(grpc::DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // The descriptors are part of the program, so that this does not fail.
+    if let Ok(service) = reflection().build_v1() {
+        public = public.route_service("/grpc.reflection.v1.ServerReflection/{*method}", service);
     }
-    // They need no credentials.
-    let public = public.layer((HandleErrorLayer::new(timed_out), TimeoutLayer::new(limit)));
-    Router::new().route_service("/gateway_events.v1.Gateways/{*method}", gateways).merge(public)
-}
-
-/// Ends a response after a time, because its request needs no credentials.
-fn limited(response: Response, limit: Duration) -> Response {
-    let deadline = Instant::now() + limit;
-    response.map(|body| Body::new(Limited { body, ended: Box::pin(sleep_until(deadline)) }))
-}
-
-struct Limited {
-    body: Body,
-    ended: Pin<Box<tokio::time::Sleep>>,
-}
-
-impl axum::body::HttpBody for Limited {
-    type Data = axum::body::Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<axum::body::Bytes>, axum::Error>>> {
-        if self.ended.as_mut().poll(context).is_ready() {
-            return std::task::Poll::Ready(None);
-        }
-        Pin::new(&mut self.body).poll_frame(context)
+    // The name that older clients know.
+    if let Ok(service) = reflection().build_v1alpha() {
+        let path = "/grpc.reflection.v1alpha.ServerReflection/{*method}";
+        public = public.route_service(path, service);
     }
+    // They need no credentials, so that no response may last.
+    let public = public
+        .layer(middleware::map_response(move |response: Response| async move {
+            requests::ended_at(response, Instant::now() + limit, None)
+        }))
+        .layer((HandleErrorLayer::new(timed_out), TimeoutLayer::new(limit)));
+    Router::new()
+        .route_service("/gateway_events.v1.Gateways/{*method}", gateways)
+        .merge(public)
+        .layer(middleware::from_fn(requests::checked))
 }
 
 /// Whether the node is ready, as at `/readyz`.
@@ -152,7 +140,8 @@ impl Gateways for Service {
     ) -> Result<tonic::Response<Self::ConnectStream>, Status> {
         let app = &self.0;
         let peer = peer(&request).cloned().ok_or_else(|| Status::internal("no peer"))?;
-        let (metadata, _, messages) = request.into_parts();
+        let (metadata, extensions, messages) = request.into_parts();
+        let deadline = extensions.get().map(|Deadline(at)| *at);
         let headers = metadata.into_headers();
         let trusted = &app.config.server.trusted_proxies;
         let address = client_address(peer.address.ip(), &headers, trusted);
@@ -168,8 +157,13 @@ impl Gateways for Service {
             grpc::NAME,
             &headers,
         );
-        let connection =
-            Connection { app: Arc::clone(app), messages, items, _place: peer.place.stream() };
+        let connection = Connection {
+            app: Arc::clone(app),
+            messages,
+            deadline,
+            items,
+            _place: peer.place.stream(),
+        };
         tokio::spawn(connection.run(greeted).instrument(span));
         Ok(tonic::Response::new(Box::pin(stream(taken))))
     }
@@ -215,6 +209,8 @@ fn refused_status(refused: Refused, app: &App, address: std::net::IpAddr) -> Sta
 struct Connection {
     app: Arc<App>,
     messages: Streaming<Message>,
+    /// When the gateway wants its stream to end.
+    deadline: Option<Instant>,
     items: mpsc::Sender<Batch>,
     _place: StreamPlace,
 }
@@ -229,6 +225,7 @@ impl Connection {
         let hello = tokio::select! {
             biased;
             reason = greeted.stopped() => Err(Some(NotOpened::from(reason))),
+            () = reached(self.deadline) => Err(None),
             hello = timeout_at(deadline, first_frame(&mut self.messages)) => match hello {
                 Ok(Ok(hello)) => Ok(hello),
                 Ok(Err(error)) => Err(error.map(|error| violation(&error))),
@@ -245,7 +242,7 @@ impl Connection {
         let (session, attempt) = match opened {
             Ok(opened) => opened,
             Err(None) => return,
-            Err(Some(NotOpened { reason, error })) => {
+            Err(Some(NotOpened { reason, error, .. })) => {
                 for item in encoder.end(reason, error) {
                     let _ = self.items.try_send(item);
                 }
@@ -253,11 +250,11 @@ impl Connection {
             }
         };
         let (lane_end, transport_end) = transport::link();
-        let Self { app, messages, items, _place } = self;
+        let Self { app, messages, deadline, items, _place } = self;
         let timeout = app.config.delivery.write_timeout;
         let (connection, inbound) = push::over(encoder, transport_end, items, timeout);
         session.start(lane_end);
-        let reading = tokio::spawn(read(messages, inbound).in_current_span());
+        let reading = tokio::spawn(read(messages, inbound, deadline).in_current_span());
         connection.run(Vec::new()).await;
         reading.abort();
         drop(attempt);
@@ -265,7 +262,7 @@ impl Connection {
 }
 
 fn violation(error: &FrameError) -> NotOpened {
-    NotOpened { reason: Reason::ProtocolError, error: Some(reliable::violation(error)) }
+    NotOpened::new(Reason::ProtocolError, Some(reliable::violation(error)))
 }
 
 /// The hello. The error is `None` if the stream has ended.
@@ -287,10 +284,26 @@ async fn first_frame(messages: &mut Streaming<Message>) -> Result<Hello, Option<
     }
 }
 
-/// Passes the frames of a gateway on, until one of them or the gateway ends the connection.
-async fn read(mut messages: Streaming<Message>, inbound: Inbound) {
+/// Waits for a deadline; for ever if there is none.
+async fn reached(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+/// Passes the frames of a gateway on, until one of them or the gateway ends the connection, as it does
+/// by a deadline.
+async fn read(mut messages: Streaming<Message>, inbound: Inbound, deadline: Option<Instant>) {
+    let over = reached(deadline);
+    tokio::pin!(over);
     loop {
-        let accepted = match messages.message().await {
+        let message = tokio::select! {
+            biased;
+            () = &mut over => Ok(None),
+            message = messages.message() => message,
+        };
+        let accepted = match message {
             Ok(Some(message)) => match grpc::frame(message) {
                 Ok(frame) => inbound.accept([frame]).await.is_ok(),
                 Err(error) => {

@@ -25,9 +25,9 @@ use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
-use crate::admission::{Candidate, NotOpened};
+use crate::admission::{Candidate, NotOpened, Stated};
 use crate::api::{PollQuery, PolledEvents};
-use crate::event::GatewayId;
+use crate::event::{ConnectionId, GatewayId};
 use crate::transport::frames::{Confirm, Hello, Position, Resume};
 use crate::transport::long_poll::{self, Poller, Reply, Request};
 use crate::transport::{self, ReliableGreeting, sse};
@@ -118,6 +118,7 @@ impl FromQuery for PollQuery {
             max: parameters.whole("max", 1..=MOST_EVENTS)?,
             wait: text("wait"),
             ack: text("ack"),
+            snapshot: text("snapshot"),
         })
     }
 }
@@ -127,13 +128,14 @@ struct Asked {
     instance: Option<String>,
     after: Option<Position>,
     ack: Option<Position>,
+    snapshot: Option<ConnectionId>,
     max: usize,
     wait: Duration,
 }
 
 impl Asked {
     fn new(query: PollQuery, longest: Duration) -> Answer<Self> {
-        let PollQuery { instance, after, max, wait, ack } = query;
+        let PollQuery { instance, after, max, wait, ack, snapshot } = query;
         let position = |name: &str, text: Option<String>| {
             text.map(|text| {
                 let allowed = "a position, EPOCH.SEQUENCE";
@@ -148,6 +150,16 @@ impl Asked {
         {
             return Err(Problem::invalid("ack", "must not be above `after`"));
         }
+        let snapshot = snapshot
+            .map(|text| {
+                let allowed = "the `connectionId` of the answer with the gap";
+                text.parse().map_err(|_| not_allowed("snapshot", &text, allowed))
+            })
+            .transpose()?;
+        if snapshot.is_some() && ack.is_none() {
+            return Err(Problem::invalid("snapshot", "needs `ack`, the `resumeAt` of the gap"));
+        }
+        let max = max.unwrap_or(MOST_EVENTS);
         let wait = match wait {
             None => DEFAULT_WAIT,
             Some(text) => humantime_serde::re::humantime::parse_duration(&text)
@@ -157,8 +169,8 @@ impl Asked {
                     not_allowed("wait", &text, "a duration of at most 1m, such as 25s")
                 })?,
         };
-        let asked =
-            Self { instance, after, ack, max: max.unwrap_or(MOST_EVENTS), wait: wait.min(longest) };
+        let wait = wait.min(longest);
+        let asked = Self { instance, after, ack, snapshot, max, wait };
         checked(asked.hello(Resume::Server))?;
         Ok(asked)
     }
@@ -166,15 +178,21 @@ impl Asked {
     /// Where a connection starts that is opened for this request. A position to resume after counts as
     /// confirmed, which only `ack` is. A connection that `rewinds` starts at a position that was
     /// confirmed before.
-    fn resume(&self, log: &ReliableGreeting, rewinds: bool) -> Resume {
+    fn resume(&self, log: &ReliableGreeting, rewinds: bool) -> (Resume, Option<Stated>) {
         let is_of_log = |position: &Position| {
             position.epoch == log.greeting.epoch && position.sequence <= log.head
         };
         // A position of another log is answered with a gap.
         let elsewhere = self.after.iter().chain(&self.ack).find(|position| !is_of_log(position));
-        let confirmed = if rewinds { &self.after } else { &self.ack };
-        let position = elsewhere.or(confirmed.as_ref()).cloned();
-        position.map_or(Resume::Server, Resume::After)
+        let exact = if rewinds { &self.after } else { &self.ack };
+        match (elsewhere.or(exact.as_ref()), &self.ack) {
+            (None, _) => (Resume::Server, None),
+            // The gateway may have confirmed more since, which must not hold back what follows.
+            (Some(_), Some(ack)) if elsewhere.is_none() && !rewinds && self.after != self.ack => {
+                (Resume::Server, Some(Stated::Confirmed(ack.clone())))
+            }
+            (Some(position), _) => (Resume::After(position.clone()), None),
+        }
     }
 
     /// The hello of a connection that is opened for this request.
@@ -191,7 +209,7 @@ impl Asked {
 
     fn request(&self) -> Request {
         let (after, ack) = (self.after.clone(), self.ack.clone());
-        Request { ack, after, max: self.max, wait: self.wait }
+        Request { ack, after, snapshot: self.snapshot, max: self.max, wait: self.wait }
     }
 }
 
@@ -201,7 +219,7 @@ impl Asked {
 /// `ack` confirms everything up to a position as applied, before the request reads; `after` confirms
 /// nothing. A request without `after` continues at the position that the service stores for the
 /// instance. `gap` says that events can't be delivered: read the snapshot, and confirm `resumeAt` with
-/// `ack`. An instance counts as connected for twice the `wait` of its last request. Its requests
+/// `ack`, and the answer's `connectionId` with `snapshot`. An instance counts as connected for twice the `wait` of its last request. Its requests
 /// should reach the same node; another node opens a new connection. If another request or connection
 /// of the instance takes the place of a request, that is answered with 204 after a second.
 #[utoipa::path(
@@ -299,12 +317,12 @@ async fn answer(
                 poller.closed().await;
             }
             Reply::Closed(reason, error) if long_poll::is_final(reason) => {
-                return Err(not_opened(NotOpened { reason, error }));
+                return Err(not_opened(NotOpened::new(reason, error)));
             }
             Reply::Closed(..) => {}
         }
     }
-    Err(not_opened(NotOpened { reason: crate::event::Reason::ConnectionLost, error: None }))
+    Err(not_opened(NotOpened::new(crate::event::Reason::ConnectionLost, None)))
 }
 
 /// Opens a connection for a request.
@@ -318,9 +336,10 @@ async fn open(
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
     let log = greeted.greeting();
-    let hello = asked.hello(asked.resume(&log, rewinds));
+    let (resume, stated) = asked.resume(&log, rewinds);
+    let hello = asked.hello(resume);
     let greeting = log.greeting;
-    let (session, attempt) = greeted.open(hello).await.map_err(not_opened)?;
+    let (session, attempt) = greeted.open_at(hello, stated).await.map_err(not_opened)?;
     let span =
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();

@@ -32,6 +32,7 @@
 //! | earliest | the floor | never |
 //! | latest | the head. What lies between is settled as `filtered`: the gateway did not want it | never |
 //! | a position that was received, but perhaps not confirmed | the lower one of that and the stored position | `epoch` if the epoch differs, or the position is above the head; `retention` if it is below the floor |
+//! | a position that was confirmed | the higher one of that and the stored position | likewise |
 //! | a position | that position. The gateway has confirmed everything up to it | `epoch` if the epoch or the event's id differs, or the position is above the head; `retention` if it is below the floor |
 //!
 //! If a [resync](super::Resync) of the instance is pending, the gap is `resync` in any case, and reaches
@@ -171,6 +172,14 @@ pub enum ResumeFrom {
         /// The epoch of the log.
         epoch: Epoch,
         /// The last event that the gateway has received; zero for none.
+        sequence: Sequence,
+    },
+    /// After a position up to which the gateway has confirmed everything, or at the stored one if that
+    /// is higher: the gateway may have confirmed more since.
+    Confirmed {
+        /// The epoch of the log.
+        epoch: Epoch,
+        /// The last event that the gateway has confirmed; zero for none.
         sequence: Sequence,
     },
     /// After a position that the gateway has stored.
@@ -360,6 +369,12 @@ pub fn start(log: LogState, resume: &ResumeFrom, own: Sequence, is_same: bool) -
                 return of_another_log(head);
             }
             at(own.min(*sequence), floor)
+        }
+        ResumeFrom::Confirmed { epoch: theirs, sequence } => {
+            if *theirs != epoch || *sequence > head {
+                return of_another_log(head);
+            }
+            at(own.max(*sequence), floor)
         }
         ResumeFrom::After { epoch: theirs, sequence, .. } => {
             if *theirs != epoch || *sequence > head || !is_same {

@@ -6,6 +6,8 @@
 //! known type with a member that is missing, of a wrong type or out of range. Unknown members and
 //! unknown types are ignored in both directions, so that the protocol can grow.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -289,10 +291,15 @@ fn check_sequence(frame_type: &str, member: &str, sequence: Sequence) -> Result<
     if (Sequence::ZERO..=Sequence::MAX).contains(&sequence) {
         return Ok(());
     }
-    Err(FrameError::invalid(format!(
-        "{frame_type}: {member}: must be a whole number from 0 to {}, not {sequence}",
+    Err(no_sequence(frame_type, member, sequence))
+}
+
+/// The error about a number that is no sequence, as the gateway sent it.
+pub(super) fn no_sequence(frame_type: &str, member: &str, shown: impl fmt::Display) -> FrameError {
+    FrameError::invalid(format!(
+        "{frame_type}: {member}: must be a whole number from 0 to {}, not {shown}",
         Sequence::MAX
-    )))
+    ))
 }
 
 #[cfg(test)]

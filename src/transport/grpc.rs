@@ -8,8 +8,8 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::frames::{
     Ack, Confirm, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit,
-    DeliveryGap, ErrorCode, FrameError, GatewayFrame, Hello, Nack, NackCode, Position, Progress,
-    Resume, ResumeMode,
+    DeliveryGap, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Nack, NackCode,
+    Position, Progress, Resume, ResumeMode, no_sequence,
 };
 use super::push::Encoder;
 use super::{Outgoing, OutgoingEvent};
@@ -182,12 +182,13 @@ pub fn frame(message: generated::GatewayFrame) -> Result<Option<GatewayFrame>, F
     let frame = match frame {
         FromGateway::ConnectionHello(it) => GatewayFrame::Hello(hello(it)?),
         FromGateway::DeliveryAck(it) => GatewayFrame::Ack(Ack {
-            received: it.received.map(sequence),
-            applied: it.applied.map(sequence),
+            received: it.received.map(|it| stated(Ack::TYPE, "received", it)).transpose()?,
+            applied: it.applied.map(|it| stated(Ack::TYPE, "applied", it)).transpose()?,
         }),
         FromGateway::DeliveryNack(it) => GatewayFrame::Nack(nack(it)?),
         FromGateway::DeliveryProgress(it) => {
-            GatewayFrame::Progress(Progress { sequence: sequence(it.sequence) })
+            let sequence = stated(Progress::TYPE, "sequence", it.sequence)?;
+            GatewayFrame::Progress(Progress { sequence })
         }
         FromGateway::DeliveryCredit(it) => {
             GatewayFrame::Credit(Credit { window: it.window, window_bytes: it.window_bytes })
@@ -209,7 +210,7 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
         },
         Some(Asked::Position(position)) => Resume::After(Position {
             epoch: Epoch(position.epoch.parse().map_err(|_| invalid("resume.epoch: not a UUID"))?),
-            sequence: sequence(position.sequence),
+            sequence: stated(Hello::TYPE, "resume.sequence", position.sequence)?,
             event_id: position
                 .event_id
                 .as_deref()
@@ -250,7 +251,7 @@ fn nack(nack: generated::DeliveryNack) -> Result<Nack, FrameError> {
         }
     };
     Ok(Nack {
-        sequence: sequence(nack.sequence),
+        sequence: stated(Nack::TYPE, "sequence", nack.sequence)?,
         code,
         retryable: nack.retryable,
         retry_after_ms: nack.retry_after_ms,
@@ -305,7 +306,14 @@ fn invalid(message: &str) -> FrameError {
     FrameError::new(ErrorCode::InvalidFrame, message)
 }
 
-/// A sequence, which [`GatewayFrame::checked`] checks.
+/// The sequence in a frame of a gateway, as far as it is one: [`GatewayFrame::checked`] checks that it is
+/// not too high.
+fn stated(frame_type: &str, member: &str, number: u64) -> Result<Sequence, FrameError> {
+    let sequence = i64::try_from(number).map(Sequence);
+    sequence.map_err(|_| no_sequence(frame_type, member, number))
+}
+
+/// The sequence in a frame of the service.
 fn sequence(number: u64) -> Sequence {
     Sequence(i64::try_from(number).unwrap_or(i64::MAX))
 }

@@ -7,6 +7,10 @@
 //! ends and a new one delivers what is not confirmed ([`Reply::Reopen`]), except for what the gateway
 //! has.
 //!
+//! A request may be a repeat, because its answer was lost. So what it confirms may be what it confirmed
+//! before it was answered with a gap, which is answered again then: only what the gateway can't have
+//! said before confirms that it has read the snapshot.
+//!
 //! The gateway counts as alive for twice the time that its last request was willing to wait. The lane
 //! passes events while no request waits, too. Those that were not answered when the connection ends
 //! count as not sent ([`Incoming::Unsent`]).
@@ -45,6 +49,8 @@ pub struct Request {
     pub ack: Option<Position>,
     /// The position of the gateway; `None` for the position that the service stores.
     pub after: Option<Position>,
+    /// The connection whose answer had the gap that `ack` confirms.
+    pub snapshot: Option<ConnectionId>,
     /// The maximum number of events, at least one.
     pub max: usize,
     /// How long to wait for one.
@@ -200,6 +206,8 @@ struct Waiting {
     max: usize,
     since: Instant,
     until: Instant,
+    /// When it is answered with the gap that an earlier one was answered with.
+    gap_at: Option<Instant>,
     reply: oneshot::Sender<Reply>,
 }
 
@@ -305,6 +313,11 @@ impl Connection {
                             self.answer(waiting).await?;
                             continue;
                         }
+                        Begin::Gap => {
+                            let gap_at = Some(Instant::now() + self.answers.repeat_gap());
+                            *waiting = Some(Waiting { gap_at, ..Self::wait(&request, reply) });
+                            continue;
+                        }
                         Begin::Reopen => Reply::Reopen,
                         Begin::Rewind => Reply::Rewind,
                     };
@@ -322,7 +335,8 @@ impl Connection {
                         let detail = "no request came in time";
                         return Err(End { reason: Reason::HeartbeatTimeout, detail, error: None });
                     };
-                    let _ = waiting.reply.send(Reply::Nothing);
+                    let again = waiting.gap_at.and_then(|_| self.answers.gap_again(self.greeting));
+                    let _ = waiting.reply.send(again.map_or(Reply::Nothing, Reply::Events));
                     self.live_on();
                 }
             }
@@ -333,6 +347,7 @@ impl Connection {
     fn wakes_at(&self, waiting: Option<&Waiting>) -> Instant {
         match waiting {
             None => self.expires,
+            Some(Waiting { gap_at: Some(at), .. }) if self.answers.has_gap() => *at,
             Some(waiting) if self.answers.is_behind() => waiting.until.max(waiting.since + READING),
             Some(waiting) => waiting.until,
         }
@@ -348,6 +363,8 @@ impl Connection {
 enum Begin {
     /// It waits for events.
     Wait,
+    /// It is answered with the gap that an earlier one was answered with.
+    Gap,
     /// It needs another connection.
     Reopen,
     /// It needs one that starts at an earlier position.
@@ -377,11 +394,17 @@ impl Connection {
         {
             return Ok(Begin::Rewind);
         }
-        if let Some(ack) = request.ack.as_ref().map(|ack| ack.sequence) {
-            if ack > self.answers.position {
-                return Ok(or_first);
-            }
+        let ack = request.ack.as_ref().map(|ack| ack.sequence);
+        self.answers.stated(after.max(ack));
+        if ack.is_some_and(|ack| ack > self.answers.position) {
+            return Ok(or_first);
+        }
+        let is_of_this = request.snapshot.map(|it| it == self.greeting.connection_id);
+        if let Some(ack) = ack.filter(|_| self.answers.may_confirm(is_of_this)) {
             self.applied(ack).await?;
+        }
+        if self.answers.may_repeat_gap(after, is_of_this) {
+            return Ok(Begin::Gap);
         }
         let is_there = after.unwrap_or(self.answers.acked) == self.answers.position;
         Ok(if is_there { Begin::Wait } else { or_first })
@@ -389,7 +412,8 @@ impl Connection {
 
     fn wait(request: &Request, reply: oneshot::Sender<Reply>) -> Waiting {
         let since = Instant::now();
-        Waiting { max: request.max.max(1), since, until: since + request.wait, reply }
+        let (max, until) = (request.max.max(1), since + request.wait);
+        Waiting { max, since, until, gap_at: None, reply }
     }
 
     /// Answers with what the lane has passed, or waits if that is nothing for the gateway.

@@ -1,8 +1,10 @@
 //! Gateways that don't use WebSocket.
 
 mod grpc;
+mod grpc_requests;
 pub(crate) mod long_poll;
 mod polling;
+mod repeated_polls;
 mod sse;
 mod sse_edge;
 pub(crate) mod sse_peer;

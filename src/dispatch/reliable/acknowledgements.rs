@@ -16,6 +16,11 @@ use crate::transport::frames::{Nack, NackCode};
 /// Doubled with each further time, up to the longest.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
+/// The time before an event is sent again at least, from its second retry on, whatever the peer states.
+/// Doubled with each further time, up to the longest: each retry reads the log again, so that a peer
+/// that rejects continuously must not set the pace.
+const SHORTEST_PACE: Duration = Duration::from_millis(100);
+const LONGEST_PACE: Duration = Duration::from_secs(1);
 /// How often a negative acknowledgement of an event is recorded that was rejected
 /// `delivery.max_attempts` times before, and is retried for ever.
 const RECORDED_EVERY: Duration = Duration::from_mins(1);
@@ -112,7 +117,10 @@ impl Lane {
             && nacks.saturating_add(1) >= patience.max_attempts;
         let at = Timestamp::now();
         let retry_at = retryable.then(|| {
-            let wait = retry_after_ms.map_or_else(|| pause(nacks), Duration::from_millis);
+            let wait = retry_after_ms.map_or_else(
+                || doubled(SHORTEST_RETRY, nacks, LONGEST_RETRY),
+                |stated| Duration::from_millis(stated).max(pace(nacks)),
+            );
             // An event that expires meanwhile holds back those after it no longer.
             let expires_at = state.in_flight.expires_at(sequence);
             now + expires_at.map_or(wait, |expires_at| wait.min(expires_at.since(at)))
@@ -170,8 +178,14 @@ impl Lane {
     }
 }
 
-fn pause(nacks: u32) -> Duration {
-    SHORTEST_RETRY.saturating_mul(1_u32.checked_shl(nacks).unwrap_or(u32::MAX)).min(LONGEST_RETRY)
+/// The shortest time before an event is sent again that was rejected so many times before.
+fn pace(nacks: u32) -> Duration {
+    let further = nacks.checked_sub(1);
+    further.map_or(Duration::ZERO, |further| doubled(SHORTEST_PACE, further, LONGEST_PACE))
+}
+
+fn doubled(shortest: Duration, times: u32, longest: Duration) -> Duration {
+    shortest.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(longest)
 }
 
 const fn reason(code: NackCode) -> Reason {

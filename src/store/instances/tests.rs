@@ -42,6 +42,11 @@ proptest! {
         let is_ahead = own < sequence && !is_foreign && sequence <= log.head;
         let from = if is_ahead { &ResumeFrom::Server } else { &resume };
         prop_assert_eq!(received, start(log, from, own, true));
+        // What was confirmed before does not come again.
+        let confirmed = start(log, &ResumeFrom::Confirmed { epoch, sequence }, own, true);
+        let is_behind = own > sequence && !is_foreign;
+        let from = if is_behind { &ResumeFrom::Server } else { &resume };
+        prop_assert_eq!(confirmed, start(log, from, own, true));
         let is_of_it = !is_foreign && is_same && sequence <= log.head;
         match start(log, &resume, own, is_same) {
             Start::At(position) => {

@@ -1,11 +1,19 @@
 //! What a connection of long polling has answered, and what it answers next. Does no I/O.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::Events;
 use crate::event::Sequence;
+use crate::transport::frames::{DeliveryGap, GapReason};
 use crate::transport::{Greeting, Outgoing, reliable};
 
 /// The most bytes of events in an answer, unless one event is larger.
 const ANSWER_BYTES: usize = 1024 * 1024;
+/// The time before a gap is answered again, from the second time on. Doubled with each further time, up
+/// to the longest: a gateway that does not read the answers must not cause load.
+const SHORTEST_REPEAT: Duration = Duration::from_millis(100);
+const LONGEST_REPEAT: Duration = Duration::from_secs(1);
 
 /// What was answered, and what the next answer will be.
 #[derive(Debug, Default)]
@@ -26,20 +34,37 @@ pub(super) struct Answers {
     pub(super) acked: Sequence,
     /// What of that the lane knows.
     confirmed: Sequence,
-    /// The end of a gap that was answered and is not confirmed.
-    gap: Option<Sequence>,
+    /// A gap that was answered and is not confirmed.
+    gap: Option<OpenGap>,
+    /// The highest position that a request stated before the gap was answered.
+    stated: Option<Sequence>,
     /// The first event that the lane has passed.
     first: Option<Sequence>,
     /// Whether any event was answered.
     has_answered: bool,
     /// Events and gaps that were taken from the lane, and are not answered.
     kept: Vec<Outgoing>,
+    /// Where the lane has marked the log as complete, and up to where the gateway was told of it: answers
+    /// have no marks. The first event after a mark says so, even if it is sent again.
+    marks: BTreeMap<Sequence, Sequence>,
+    /// The last of them, if no event has followed it.
+    last_mark: Option<Sequence>,
+}
+
+/// A gap that was answered and is not confirmed.
+#[derive(Debug)]
+struct OpenGap {
+    gap: Box<DeliveryGap>,
+    /// Whether the gateway may state its end without having read the snapshot.
+    is_ambiguous: bool,
+    /// How many times it was answered again.
+    repeats: u32,
 }
 
 impl Answers {
     /// Keeps what a gateway is to be told, and notes the rest.
-    pub(super) fn keep(&mut self, message: Outgoing) {
-        match &message {
+    pub(super) fn keep(&mut self, mut message: Outgoing) {
+        match &mut message {
             Outgoing::Resumed(resumed) => {
                 self.is_resumed = true;
                 self.head = self.head.max(resumed.head);
@@ -51,9 +76,18 @@ impl Answers {
             Outgoing::Mark(mark) => {
                 self.head = self.head.max(mark.head);
                 self.passed = self.passed.max(mark.sequence);
+                if let Some(unused) = self.last_mark.replace(mark.sequence) {
+                    self.marks.remove(&unused);
+                }
+                let told = self.told().min(mark.sequence);
+                self.marks.insert(mark.sequence, told);
             }
             Outgoing::Event(event) => {
                 let sequence = event.sequence;
+                if let Some(told) = self.marks.get(&event.previous) {
+                    event.previous = *told;
+                }
+                self.last_mark = None;
                 if sequence <= self.passed {
                     // It is sent again because the gateway has rejected it, and with it what follows.
                     self.acked = self.acked.min(sequence.previous());
@@ -75,6 +109,16 @@ impl Answers {
                 self.kept.push(message);
             }
         }
+    }
+
+    /// The last sequence that the gateway was told of, with the kept messages.
+    fn told(&self) -> Sequence {
+        let last = self.kept.last().and_then(|message| match message {
+            Outgoing::Event(event) => Some(event.sequence),
+            Outgoing::Gap(gap) => Some(gap.resume_at),
+            Outgoing::Resumed(_) | Outgoing::Mark(_) => None,
+        });
+        last.unwrap_or(self.position)
     }
 
     /// How many messages are kept.
@@ -113,7 +157,7 @@ impl Answers {
 
     /// Continues after the position of the first request. False if delivery begins after it.
     pub(super) fn continue_after(&mut self, after: Sequence) -> bool {
-        if self.kept.iter().any(|message| matches!(message, Outgoing::Gap(_))) {
+        if self.keeps_gap() {
             return true;
         }
         if after < self.position {
@@ -124,11 +168,65 @@ impl Answers {
         true
     }
 
+    /// Whether a gap waits to be answered.
+    fn keeps_gap(&self) -> bool {
+        self.kept.iter().any(|message| matches!(message, Outgoing::Gap(_)))
+    }
+
+    /// Whether a gap was answered and is not confirmed.
+    pub(super) fn has_gap(&self) -> bool {
+        self.gap.is_some()
+    }
+
+    /// A request states this position.
+    pub(super) fn stated(&mut self, position: Option<Sequence>) {
+        if self.gap.is_none() {
+            self.stated = self.stated.max(position);
+        }
+    }
+
+    /// Whether the acknowledgement of a request counts. It may be one from before the gap that was
+    /// answered, unless the request says that the snapshot was read (`is_of_this`: that of this
+    /// connection).
+    pub(super) fn may_confirm(&self, is_of_this: Option<bool>) -> bool {
+        self.gap.as_ref().is_none_or(|open| is_of_this.unwrap_or(!open.is_ambiguous))
+    }
+
+    /// Whether a request that resumes at `after` may be a repeat of one that was answered with the gap.
+    pub(super) fn may_repeat_gap(&self, after: Option<Sequence>, is_of_this: Option<bool>) -> bool {
+        self.gap.as_ref().is_some_and(|open| {
+            let is_told = after.is_some() && is_of_this.is_none() && !open.is_ambiguous;
+            !is_told && after.is_none_or(|after| after == self.position)
+        })
+    }
+
+    /// After what time the gap is answered again.
+    pub(super) fn repeat_gap(&mut self) -> Duration {
+        let Some(open) = &mut self.gap else { return Duration::ZERO };
+        let earlier = open.repeats;
+        open.repeats = earlier.saturating_add(1);
+        match earlier.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(nth) => {
+                let factor = 1_u32.checked_shl(nth).unwrap_or(u32::MAX);
+                SHORTEST_REPEAT.saturating_mul(factor).min(LONGEST_REPEAT)
+            }
+        }
+    }
+
+    /// The answer with the gap, again.
+    pub(super) fn gap_again(&self, greeting: Greeting) -> Option<Box<Events>> {
+        let Greeting { epoch, connection_id: connection, .. } = greeting;
+        let gap = self.gap.as_ref()?.gap.clone();
+        let (head, events, gap) = (self.head.max(self.position), Vec::new(), Some(gap));
+        Some(Box::new(Events { epoch, head, connection, events, gap }))
+    }
+
     /// The gateway has applied everything up to `ack`, which is at most its position. Returns what the
     /// lane is to be told.
     pub(super) fn acked(&mut self, ack: Sequence) -> Option<Sequence> {
         self.acked = self.acked.max(ack);
-        if self.gap.is_some_and(|resume_at| ack >= resume_at) {
+        if self.gap.as_ref().is_some_and(|open| ack >= open.gap.resume_at) {
             self.gap = None;
             // Even if everything up to the end of the gap was confirmed before.
             self.confirmed = self.acked.min(self.passed);
@@ -139,9 +237,14 @@ impl Answers {
 
     /// What the lane can be told now of what the gateway has confirmed.
     pub(super) fn confirmable(&mut self) -> Option<Sequence> {
+        // Its end must be confirmed after it was answered.
+        if self.gap.is_some() || self.keeps_gap() {
+            return None;
+        }
         let to = self.acked.min(self.passed);
         (to > self.confirmed).then(|| {
             self.confirmed = to;
+            self.marks = self.marks.split_off(&to);
             to
         })
     }
@@ -175,18 +278,26 @@ impl Answers {
             return None;
         }
         let head = self.head.max(position);
-        let resume_at = gap.as_ref().map(|gap| gap.resume_at);
-        let events = Box::new(Events { epoch, head, connection, events, gap });
-        Some(Next { events, count, position, gap: resume_at })
+        let events = Box::new(Events { epoch, head, connection, events, gap: gap.clone() });
+        Some(Next { events, count, position, gap })
     }
 
     /// Notes that the next answer was taken.
-    pub(super) fn answered(&mut self, count: usize, position: Sequence, gap: Option<Sequence>) {
+    pub(super) fn answered(
+        &mut self,
+        count: usize,
+        position: Sequence,
+        gap: Option<Box<DeliveryGap>>,
+    ) {
         self.has_answered |= count > usize::from(gap.is_some());
         self.kept.drain(..count);
         self.position = position;
         self.head = self.head.max(position);
-        self.gap = gap.or(self.gap);
+        if let Some(gap) = gap {
+            let is_empty = gap.to < gap.from && gap.reason == GapReason::Resync;
+            let is_ambiguous = is_empty || self.stated >= Some(gap.resume_at);
+            self.gap = Some(OpenGap { gap, is_ambiguous, repeats: 0 });
+        }
     }
 }
 
@@ -197,6 +308,6 @@ pub(super) struct Next {
     pub(super) count: usize,
     /// The position of the gateway after it.
     pub(super) position: Sequence,
-    /// The end of its gap.
-    pub(super) gap: Option<Sequence>,
+    /// Its gap.
+    pub(super) gap: Option<Box<DeliveryGap>>,
 }

@@ -274,7 +274,7 @@ impl Tables {
             (ResumeFrom::Latest, _) => {
                 (How::Filtered("started at the end of the log"), Reach::Position)
             }
-            (ResumeFrom::After { .. }, level) => {
+            (ResumeFrom::After { .. } | ResumeFrom::Confirmed { .. }, level) => {
                 let detail = "resumed after it";
                 let how = match level {
                     Level::Received => How::Received(detail),

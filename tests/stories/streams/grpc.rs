@@ -32,10 +32,10 @@ use crate::support::{PATIENCE, Service};
 
 /// An HTTP/2 connection.
 #[derive(Clone)]
-struct Channel(SendRequest<tonic::body::Body>);
+pub(super) struct Channel(SendRequest<tonic::body::Body>);
 
 impl Channel {
-    async fn connect(service: &Service) -> Self {
+    pub(super) async fn connect(service: &Service) -> Self {
         let stream = TokioIo::new(offering(service, &["h2"]).await);
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -62,11 +62,11 @@ impl tower::Service<Request<tonic::body::Body>> for Channel {
     }
 }
 
-fn origin(service: &Service) -> hyper::Uri {
+pub(super) fn origin(service: &Service) -> hyper::Uri {
     format!("https://localhost:{}", service.port).parse().expect("a URI")
 }
 
-struct Peer {
+pub(super) struct Peer {
     frames: mpsc::Sender<GatewayFrame>,
     stream: Streaming<ServerFrame>,
     ack: ConnectionAck,
@@ -75,6 +75,15 @@ struct Peer {
 impl Peer {
     /// Connects, and reads the first frame.
     async fn greet(service: &Service, key: Option<&str>) -> Result<Self, Status> {
+        Self::greet_within(service, key, None).await
+    }
+
+    /// Likewise, with a deadline.
+    pub(super) async fn greet_within(
+        service: &Service,
+        key: Option<&str>,
+        within: Option<&str>,
+    ) -> Result<Self, Status> {
         let channel = Channel::connect(service).await;
         let mut client = GatewaysClient::with_origin(channel, origin(service))
             .max_decoding_message_size(8 * 1024 * 1024);
@@ -86,6 +95,9 @@ impl Peer {
         if let Some(key) = key {
             request.metadata_mut().insert("api-key", key.parse().expect("metadata"));
         }
+        if let Some(within) = within {
+            request.metadata_mut().insert("grpc-timeout", within.parse().expect("metadata"));
+        }
         let mut stream = client.connect(request).await?.into_inner();
         let first = timeout(PATIENCE, stream.message()).await.expect("in time")?;
         let Some(Got::ConnectionAck(ack)) = first.and_then(|first| first.frame) else {
@@ -95,14 +107,14 @@ impl Peer {
     }
 
     /// Connects, says hello, and reads where delivery starts.
-    async fn connect(service: &Service, key: &str) -> Self {
+    pub(super) async fn connect(service: &Service, key: &str) -> Self {
         let mut peer = Self::greet(service, Some(key)).await.expect("admitted");
         peer.send(Sent::ConnectionHello(hello())).await;
         assert!(matches!(peer.frame().await, Got::ConnectionResumed(_)));
         peer
     }
 
-    async fn send(&self, frame: Sent) {
+    pub(super) async fn send(&self, frame: Sent) {
         self.frames.send(GatewayFrame { frame: Some(frame) }).await.expect("it is open");
     }
 
@@ -125,7 +137,7 @@ impl Peer {
     }
 
     /// The next event, which must have this sequence.
-    async fn event(&mut self, sequence: u64) -> Event {
+    pub(super) async fn event(&mut self, sequence: u64) -> Event {
         loop {
             match self.frame().await {
                 Got::DeliveryMark(_) => {}
@@ -139,7 +151,7 @@ impl Peer {
     }
 
     /// Reads to the end; returns the code of the last `ConnectionError` and the status.
-    async fn ended(&mut self) -> (String, Option<Status>) {
+    pub(super) async fn ended(&mut self) -> (String, Option<Status>) {
         let mut code = String::new();
         loop {
             match self.next().await {
@@ -152,7 +164,7 @@ impl Peer {
     }
 }
 
-fn hello() -> ConnectionHello {
+pub(super) fn hello() -> ConnectionHello {
     ConnectionHello {
         instance: Some("a".to_owned()),
         resume: Some(connection_hello::Resume::Named(Named::Server.into())),
@@ -390,31 +402,38 @@ async fn health_says_whether_the_node_is_ready() {
     assert_eq!(client.check(other).await.expect_err("none").code(), Code::NotFound);
 }
 
+/// The names of the services, by a version of the reflection service.
+macro_rules! reflected {
+    ($version:ident, $service:expr) => {{
+        use tonic_reflection::pb::$version::ServerReflectionRequest;
+        use tonic_reflection::pb::$version::server_reflection_client::ServerReflectionClient;
+        use tonic_reflection::pb::$version::server_reflection_request::MessageRequest;
+        use tonic_reflection::pb::$version::server_reflection_response::MessageResponse;
+
+        let channel = Channel::connect($service).await;
+        let mut client = ServerReflectionClient::with_origin(channel, origin($service));
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let requests = futures_util::stream::iter([request]);
+        let answers = client.server_reflection_info(requests).await.expect("a stream");
+        let answer = timeout(PATIENCE, answers.into_inner().message()).await.expect("in time");
+        let answer = answer.expect("an answer").and_then(|answer| answer.message_response);
+        let Some(MessageResponse::ListServicesResponse(list)) = answer else {
+            panic!("another answer");
+        };
+        list.service.into_iter().map(|service| service.name).collect::<Vec<String>>()
+    }};
+}
+
 #[tokio::test]
 async fn reflection_lists_the_services() {
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
-    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-
     let service = Service::start().await;
-    let channel = Channel::connect(&service).await;
-    let mut client = ServerReflectionClient::with_origin(channel, origin(&service));
-    let request = ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
-    };
-    let requests = futures_util::stream::iter([request]);
-    let mut answers = client.server_reflection_info(requests).await.expect("a stream").into_inner();
-    let answer = timeout(PATIENCE, answers.message()).await.expect("in time").expect("an answer");
-    let Some(MessageResponse::ListServicesResponse(list)) =
-        answer.and_then(|answer| answer.message_response)
-    else {
-        panic!("another answer");
-    };
-    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for name in ["gateway_events.v1.Gateways", "grpc.health.v1.Health"] {
-        assert!(names.contains(&name), "{names:?}");
+    for names in [reflected!(v1, &service), reflected!(v1alpha, &service)] {
+        for name in ["gateway_events.v1.Gateways", "grpc.health.v1.Health"] {
+            assert!(names.iter().any(|known| known == name), "{names:?}");
+        }
     }
 }
 

@@ -64,6 +64,13 @@ impl Peer {
         self.post_text(instance, frames.to_string()).await
     }
 
+    /// Sends frames to a connection.
+    pub(crate) async fn post_to(&self, connection: &str, frames: &Value) -> Reply {
+        let base = self.base.trim_end_matches("events");
+        let request = self.client.post(format!("{base}connections/{connection}/frames"));
+        reply(request.header("api-key", &self.key).body(frames.to_string())).await
+    }
+
     pub(crate) async fn post_text(&self, instance: &str, body: String) -> Reply {
         let request = self.client.post(format!("{}/instances/{instance}/frames", self.base));
         reply(request.header("api-key", &self.key).body(body)).await

@@ -373,7 +373,7 @@ async fn settle_before(
             }
             outcomes::advance(conn, &on, Some(position)).await
         }
-        ResumeFrom::After { .. } => {
+        ResumeFrom::After { .. } | ResumeFrom::Confirmed { .. } => {
             const DETAIL: &str = "resumed after it";
             let how = match confirm {
                 Level::Received => How::Received(DETAIL),

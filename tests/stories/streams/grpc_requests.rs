@@ -1,0 +1,108 @@
+//! What gRPC requires of requests: their method, their content type and their deadline.
+
+use std::time::Duration;
+
+use gateway_events::transport::grpc::generated::gateway_frame::Frame as Sent;
+use gateway_events::transport::grpc::generated::{DeliveryAck, DeliveryNack, NackCode};
+use hyper::Request;
+use hyper::header::CONTENT_TYPE;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+use tower::Service as _;
+
+use super::closed;
+use super::grpc::{Channel, Peer, hello, origin};
+use crate::reliable::publish;
+use crate::support::Service;
+
+const CONNECT: &str = "/gateway_events.v1.Gateways/Connect";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+#[tokio::test]
+async fn requests_that_are_not_of_grpc_are_refused() {
+    let service = Service::start().await;
+    let (_, key) = service.gateway("one").await;
+    let mut channel = Channel::connect(&service).await;
+    for path in [CONNECT, CHECK, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+        for (method, content_type, status, allow) in [
+            ("GET", "application/grpc", 405, Some("POST")),
+            ("PUT", "application/grpc", 405, Some("POST")),
+            ("POST", "application/json", 415, None),
+            ("POST", "application/grpc+json", 415, None),
+            ("POST", "", 415, None),
+        ] {
+            let uri = format!("https://localhost:{}{path}", service.port);
+            let request = Request::builder().method(method).uri(uri).header("api-key", &key);
+            let request = request.header(CONTENT_TYPE, content_type);
+            let request = request.body(tonic::body::Body::empty()).expect("a request");
+            let answer = channel.call(request).await.expect("an answer");
+            assert_eq!(answer.status(), status, "{method} {path} {content_type}");
+            let allows = answer.headers().get("allow").map(|it| it.to_str().expect("text"));
+            assert_eq!(allows, allow);
+        }
+    }
+    let shown = service.api().get("/connections?status=all").await.expect("connections");
+    assert_eq!(shown["count"], 0);
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_the_deadline_of_its_gateway() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let mut peer = Peer::greet_within(&service, Some(&key), Some("1500m")).await.expect("admitted");
+    peer.send(Sent::ConnectionHello(hello())).await;
+    publish(&service, &id, 1, 1).await;
+    let (_, ended) = peer.ended().await;
+    assert_eq!(ended.map(|ended| ended.code()), Some(Code::DeadlineExceeded));
+    let past = format!("/gateways/{id}/connections?status=all");
+    let shown = service.eventually(&past, |shown| closed(shown).is_some()).await;
+    assert_eq!(closed(&shown).expect("it has ended")["closeReason"], "closed_by_gateway");
+    // Before its hello.
+    let mut peer = Peer::greet_within(&service, Some(&key), Some("500m")).await.expect("admitted");
+    let (_, ended) = peer.ended().await;
+    assert_eq!(ended.map(|ended| ended.code()), Some(Code::DeadlineExceeded));
+    let refused = Peer::greet_within(&service, Some(&key), Some("1 second")).await;
+    let refused = refused.err().expect("refused");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("grpc-timeout"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_call_ends_at_its_deadline() {
+    let service = Service::start().await;
+    let channel = Channel::connect(&service).await;
+    let mut client = HealthClient::with_origin(channel, origin(&service));
+    for (within, code) in
+        [(Duration::ZERO, Some(Code::DeadlineExceeded)), (Duration::from_mins(1), None)]
+    {
+        let mut request = tonic::Request::new(HealthCheckRequest { service: String::new() });
+        request.set_timeout(within);
+        assert_eq!(client.check(request).await.err().map(|status| status.code()), code);
+    }
+}
+
+#[tokio::test]
+async fn errors_name_sequences_as_they_were_sent() {
+    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 1).await;
+    let nack = |sequence| DeliveryNack {
+        sequence,
+        code: NackCode::Invalid.into(),
+        ..DeliveryNack::default()
+    };
+    let ack = |applied| DeliveryAck { applied: Some(applied), received: None };
+    for sequence in [u64::MAX, 1 << 63, (1 << 63) - 1, 1 << 53] {
+        for frame in [Sent::DeliveryAck(ack(sequence)), Sent::DeliveryNack(nack(sequence))] {
+            let mut peer = Peer::connect(&service, &key).await;
+            peer.event(1).await;
+            peer.send(frame).await;
+            let (code, ended) = peer.ended().await;
+            let ended = ended.expect("a status");
+            assert_eq!((code.as_str(), ended.code()), ("invalid_frame", Code::InvalidArgument));
+            let shown = format!("not {sequence}");
+            assert!(ended.message().ends_with(&shown), "{ended:?}");
+        }
+    }
+}
