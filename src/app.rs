@@ -23,21 +23,26 @@ use crate::ingest::{self, Rules};
 use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{AboutNode, NewToken, Open, OpenError, Options, Store, StoreError};
+use crate::store::{
+    AboutNode, NewToken, Open, OpenError, Options, Restore, Restored, Store, StoreError,
+};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 mod check;
 mod first_token;
+mod high_water;
 mod local;
 mod membership;
 mod metrics;
 
+use high_water::{HighWaterFile, WatchHighWater};
 use membership::Membership;
 use metrics::Lag;
 
 pub use check::check;
+pub use high_water::WentBackwards;
 
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -63,6 +68,9 @@ pub enum ServeError {
     /// The database was opened, but an operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database lacks sequences that were handed out before.
+    #[error(transparent)]
+    WentBackwards(#[from] WentBackwards),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -118,7 +126,10 @@ pub async fn serve(
     if !database.is_shared() {
         files::warn_if_writable(&database.path, "the database file");
     }
-    let joined = join(store.as_ref(), &config, tls, database.is_shared(), print_token, out).await;
+    let high_water = HighWaterFile::of(&config.data_dir);
+    let joined =
+        join(store.as_ref(), &config, &high_water, tls, database.is_shared(), print_token, out)
+            .await;
     let (listener, address) = match joined {
         Ok(joined) => joined,
         Err(error) => {
@@ -147,6 +158,7 @@ pub async fn serve(
         vec![jobs.clone(), store_jobs],
     );
     let service = Service {
+        high_water,
         config,
         store,
         dispatcher,
@@ -192,6 +204,7 @@ pub async fn serve(
 async fn join(
     store: &dyn Store,
     config: &Config,
+    high_water: &HighWaterFile,
     tls: Option<rustls::ServerConfig>,
     is_shared: bool,
     print_token: bool,
@@ -205,14 +218,28 @@ async fn join(
     };
     let listener = Listener::bind(&config.server, tls, timeouts).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
+    check_high_water(store, high_water).await?;
     membership::begin(store, is_shared).await?;
     first_token::ensure(store, config, print_token, out).await?;
     store.introduce_node(about(config, address)).await?;
     Ok((listener, address))
 }
 
+/// Refuses a database that went backwards.
+async fn check_high_water(store: &dyn Store, file: &HighWaterFile) -> Result<(), ServeError> {
+    match file.update(store).await {
+        Ok(checked) => {
+            checked?;
+        }
+        // A full disk must not keep the service from starting: receipts can be stored.
+        Err(error) => tracing::warn!(%error, "failed to compare the database with its last state"),
+    }
+    Ok(())
+}
+
 /// What runs, and what ends it.
 struct Service {
+    high_water: HighWaterFile,
     config: Arc<Config>,
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
@@ -241,6 +268,9 @@ impl Service {
         let (store, dispatcher) = (Arc::clone(&self.store), Arc::clone(&self.dispatcher));
         let membership = Membership::new(store, dispatcher, is_shared, failed.clone());
         jobs.start("heartbeat", membership::HEARTBEAT, membership);
+        let (file, store) = (self.high_water.clone(), Arc::clone(&self.store));
+        let watch = WatchHighWater::new(file, store, failed.clone());
+        jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
         failed
     }
 
@@ -277,6 +307,19 @@ impl Service {
             tracing::warn!("requests are still in flight and are cut off");
         }
         self.jobs.stop().await;
+        if !has_failed {
+            let updating = self.high_water.update(self.store.as_ref());
+            match tokio::time::timeout(shutdown.grace, updating).await {
+                Ok(Ok(Ok(_))) => {}
+                Ok(Ok(Err(backwards))) => tracing::error!("{backwards}"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "failed to store how far the logs have come")
+                }
+                Err(_) => {
+                    tracing::warn!("the database did not say in time how far the logs have come")
+                }
+            }
+        }
         // A transaction that does not end must not keep the process alive: what was
         // acknowledged is on disk, and the rest is rolled back at the next start.
         if tokio::time::timeout(shutdown.grace, self.store.close()).await.is_err() {
@@ -318,6 +361,23 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
         _ => tls::self_signed(&config.data_dir)?,
     };
     Certificates::open(certificate, private_key).map(Some)
+}
+
+/// Puts a backup in the place of the embedded database, with new epochs. The service must not be
+/// running.
+pub async fn restore(
+    config: &Config,
+    from: PathBuf,
+    replace: bool,
+    accept_problems: bool,
+) -> Result<Restored, OpenError> {
+    let principal = local::principal();
+    database(config).restore(Restore { from, replace, accept_problems, principal }).await
+}
+
+/// Gives every log a new epoch. Returns the number of logs. The service must not be running.
+pub async fn renew_epochs(config: &Config) -> Result<u64, OpenError> {
+    database(config).renew_epochs(local::principal()).await
 }
 
 /// Generates an access token for `admin_token_file`. It is not stored.
