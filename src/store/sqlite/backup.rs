@@ -126,7 +126,7 @@ fn refuse_taken(live: &Path, to: &Path) -> Result<(), BackupError> {
         _ => false,
     };
     let parts = ["", "-wal", "-shm", "-journal", ".lock", ".ballast"].map(|end| beside(live, end));
-    let directory = |path: &Path| fs::canonicalize(path.parent()?).ok();
+    let directory = |path: &Path| fs::canonicalize(directory_of(path)).ok();
     let is_part = |part: &PathBuf| {
         is_same(part) || part.file_name() == to.file_name() && directory(part) == directory(to)
     };
@@ -137,6 +137,11 @@ fn refuse_taken(live: &Path, to: &Path) -> Result<(), BackupError> {
         Some(_) => Err(BackupError::Exists(to.to_owned())),
         None => Ok(()),
     }
+}
+
+/// The directory that contains a path.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A path with `end` appended.
@@ -159,7 +164,7 @@ async fn check_space(
         .fetch_one(conn)
         .await
         .map_err(|error| BackupError::Open(OpenError::from(error).at(&options.path)))?;
-    let directory = to.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(to);
     let found = fs::metadata(directory).map_err(BackupError::io(to))?;
     let shares = fs::metadata(&options.path).is_ok_and(|live| live.dev() == found.dev());
     let reserve = if shares { options.min_free_bytes } else { 0 };
