@@ -126,10 +126,7 @@ pub async fn serve(
     if !database.is_shared() {
         files::warn_if_writable(&database.path, "the database file");
     }
-    let high_water = HighWaterFile::of(&config.data_dir);
-    let joined =
-        join(store.as_ref(), &config, &high_water, tls, database.is_shared(), print_token, out)
-            .await;
+    let joined = join(store.as_ref(), &config, tls, database.is_shared(), print_token, out).await;
     let (listener, address) = match joined {
         Ok(joined) => joined,
         Err(error) => {
@@ -158,7 +155,6 @@ pub async fn serve(
         vec![jobs.clone(), store_jobs],
     );
     let service = Service {
-        high_water,
         config,
         store,
         dispatcher,
@@ -204,7 +200,6 @@ pub async fn serve(
 async fn join(
     store: &dyn Store,
     config: &Config,
-    high_water: &HighWaterFile,
     tls: Option<rustls::ServerConfig>,
     is_shared: bool,
     print_token: bool,
@@ -218,7 +213,7 @@ async fn join(
     };
     let listener = Listener::bind(&config.server, tls, timeouts).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-    check_high_water(store, high_water).await?;
+    check_high_water(store, config).await?;
     membership::begin(store, is_shared).await?;
     first_token::ensure(store, config, print_token, out).await?;
     store.introduce_node(about(config, address)).await?;
@@ -226,8 +221,8 @@ async fn join(
 }
 
 /// Refuses a database that went backwards.
-async fn check_high_water(store: &dyn Store, file: &HighWaterFile) -> Result<(), ServeError> {
-    match file.update(store).await {
+async fn check_high_water(store: &dyn Store, config: &Config) -> Result<(), ServeError> {
+    match HighWaterFile::of(&config.data_dir).update(store).await {
         Ok(checked) => {
             checked?;
         }
@@ -239,7 +234,6 @@ async fn check_high_water(store: &dyn Store, file: &HighWaterFile) -> Result<(),
 
 /// What runs, and what ends it.
 struct Service {
-    high_water: HighWaterFile,
     config: Arc<Config>,
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
@@ -268,7 +262,7 @@ impl Service {
         let (store, dispatcher) = (Arc::clone(&self.store), Arc::clone(&self.dispatcher));
         let membership = Membership::new(store, dispatcher, is_shared, failed.clone());
         jobs.start("heartbeat", membership::HEARTBEAT, membership);
-        let (file, store) = (self.high_water.clone(), Arc::clone(&self.store));
+        let (file, store) = (HighWaterFile::of(&self.config.data_dir), Arc::clone(&self.store));
         let watch = WatchHighWater::new(file, store, failed.clone());
         jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
         failed
@@ -308,22 +302,28 @@ impl Service {
         }
         self.jobs.stop().await;
         if !has_failed {
-            let updating = self.high_water.update(self.store.as_ref());
-            match tokio::time::timeout(shutdown.grace, updating).await {
-                Ok(Ok(Ok(_))) => {}
-                Ok(Ok(Err(backwards))) => tracing::error!("{backwards}"),
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "failed to store how far the logs have come")
-                }
-                Err(_) => {
-                    tracing::warn!("the database did not say in time how far the logs have come")
-                }
-            }
+            self.note_high_water().await;
         }
         // A transaction that does not end must not keep the process alive: what was
         // acknowledged is on disk, and the rest is rolled back at the next start.
         if tokio::time::timeout(shutdown.grace, self.store.close()).await.is_err() {
             tracing::warn!("the database did not close in time");
+        }
+    }
+
+    /// Stores how far the logs have come, for the next start.
+    async fn note_high_water(&self) {
+        let file = HighWaterFile::of(&self.config.data_dir);
+        let updating = file.update(self.store.as_ref());
+        match tokio::time::timeout(self.config.shutdown.grace, updating).await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(backwards))) => tracing::error!("{backwards}"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "failed to store how far the logs have come");
+            }
+            Err(_) => {
+                tracing::warn!("the database did not answer in time how far the logs have come");
+            }
         }
     }
 }
