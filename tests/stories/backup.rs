@@ -172,7 +172,7 @@ async fn a_backup_under_load_is_restored_and_no_sequence_is_silently_reused() {
 
     // The plain gateway gets everything that the copy holds after its confirmed position.
     let head = shown(&fleet.service, &plain.0).await["head"].as_i64().expect("a head");
-    let held = fleet.log().await;
+    let log = fleet.log().await;
     assert!(head >= 5 && head < old_head.as_i64().expect("a head"), "{head} {old_head}");
     let from = shown(&fleet.service, &plain.0).await["confirmed"].as_i64().expect("a position");
     let mut socket = fleet.service.connected(&plain.1).await;
@@ -180,16 +180,30 @@ async fn a_backup_under_load_is_restored_and_no_sequence_is_silently_reused() {
     for event in &got {
         assert_ne!(event["epoch"], plain_epoch);
         let is_same = |it: &&Value| it["sequence"] == event["sequence"];
-        let stored = held.iter().find(is_same).expect("it is in the log");
+        let stored = log.iter().find(is_same).expect("it is in the log");
         assert_eq!(stored["eventId"], event["eventId"]);
     }
     let socket = socket.serve();
     confirmed(&fleet.service, &plain.0, &json!(head)).await;
 
-    // The reliable gateway learns that its position belongs to another log, and reads a snapshot.
-    let mut peer = Peer::greet(&fleet.service, &reliable.1).await;
+    a_reliable_gateway_gets_a_gap(&fleet.service, &reliable, &old_epoch, &last).await;
+    let record = renewal(&fleet.service).await;
+    assert_eq!(record["after"]["reason"], "restored", "{record}");
+    assert_eq!(record["principal"]["id"], "local");
+    socket.abort();
+    assert_eq!(On::Embedded.verify(&fleet.service).await.problems, Vec::<String>::new());
+}
+
+/// The reliable gateway learns that its position belongs to another log, and reads a snapshot.
+async fn a_reliable_gateway_gets_a_gap(
+    service: &Service,
+    (id, key): &(String, String),
+    old_epoch: &Value,
+    last: &Value,
+) {
+    let mut peer = Peer::greet(service, key).await;
     let new_epoch = peer.ack["epoch"].clone();
-    assert_ne!(new_epoch, old_epoch);
+    assert_ne!(new_epoch, *old_epoch);
     let position = json!({"epoch": old_epoch, "sequence": 10, "eventId": last["eventId"]});
     peer.hello(json!({"instance": "a", "resume": position})).await;
     let gap = peer.frame_of("delivery.gap").await;
@@ -200,19 +214,14 @@ async fn a_backup_under_load_is_restored_and_no_sequence_is_silently_reused() {
     assert_eq!((&resumed["from"], &resumed["epoch"]), (&json!(5), &new_epoch), "{resumed}");
     // The same sequence as before, for another event, in another epoch.
     for sequence in 6..=10 {
-        let id =
-            publish(&fleet.service, &[&reliable.0], &format!("new-{sequence}")).await["id"].clone();
+        let event_id =
+            publish(service, &[id.as_str()], &format!("new-{sequence}")).await["id"].clone();
         let event = peer.event(sequence).await;
-        assert_eq!((&event["eventId"], &event["epoch"]), (&id, &new_epoch), "{event}");
+        assert_eq!((&event["eventId"], &event["epoch"]), (&event_id, &new_epoch), "{event}");
         assert_ne!(event["eventId"], last["eventId"]);
         peer.applied(sequence).await;
     }
-    confirmed(&fleet.service, &reliable.0, &json!(10)).await;
-    let record = renewal(&fleet.service).await;
-    assert_eq!(record["after"]["reason"], "restored", "{record}");
-    assert_eq!(record["principal"]["id"], "local");
-    socket.abort();
-    assert_eq!(On::Embedded.verify(&fleet.service).await.problems, Vec::<String>::new());
+    confirmed(service, id, &json!(10)).await;
 }
 
 #[tokio::test]
