@@ -23,21 +23,26 @@ use crate::ingest::{self, Rules};
 use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
-use crate::store::{AboutNode, NewToken, Open, OpenError, Options, Store, StoreError};
+use crate::store::{
+    AboutNode, NewToken, Open, OpenError, Options, Restore, Restored, Store, StoreError,
+};
 use crate::telemetry;
 use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 mod check;
 mod first_token;
+mod high_water;
 mod local;
 mod membership;
 mod metrics;
 
+use high_water::{HighWaterFile, WatchHighWater};
 use membership::Membership;
 use metrics::Lag;
 
 pub use check::check;
+pub use high_water::WentBackwards;
 
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -63,6 +68,9 @@ pub enum ServeError {
     /// The database was opened, but an operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The database lacks sequences that were handed out before.
+    #[error(transparent)]
+    WentBackwards(#[from] WentBackwards),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -205,10 +213,23 @@ async fn join(
     };
     let listener = Listener::bind(&config.server, tls, timeouts).map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
+    check_high_water(store, config).await?;
     membership::begin(store, is_shared).await?;
     first_token::ensure(store, config, print_token, out).await?;
     store.introduce_node(about(config, address)).await?;
     Ok((listener, address))
+}
+
+/// Refuses a database that went backwards.
+async fn check_high_water(store: &dyn Store, config: &Config) -> Result<(), ServeError> {
+    match HighWaterFile::of(&config.data_dir).update(store).await {
+        Ok(checked) => {
+            checked?;
+        }
+        // A full disk must not keep the service from starting: receipts can be stored.
+        Err(error) => tracing::warn!(%error, "failed to compare the database with its last state"),
+    }
+    Ok(())
 }
 
 /// What runs, and what ends it.
@@ -241,6 +262,9 @@ impl Service {
         let (store, dispatcher) = (Arc::clone(&self.store), Arc::clone(&self.dispatcher));
         let membership = Membership::new(store, dispatcher, is_shared, failed.clone());
         jobs.start("heartbeat", membership::HEARTBEAT, membership);
+        let (file, store) = (HighWaterFile::of(&self.config.data_dir), Arc::clone(&self.store));
+        let watch = WatchHighWater::new(file, store, failed.clone());
+        jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
         failed
     }
 
@@ -277,10 +301,29 @@ impl Service {
             tracing::warn!("requests are still in flight and are cut off");
         }
         self.jobs.stop().await;
+        if !has_failed {
+            self.note_high_water().await;
+        }
         // A transaction that does not end must not keep the process alive: what was
         // acknowledged is on disk, and the rest is rolled back at the next start.
         if tokio::time::timeout(shutdown.grace, self.store.close()).await.is_err() {
             tracing::warn!("the database did not close in time");
+        }
+    }
+
+    /// Stores how far the logs have come, for the next start.
+    async fn note_high_water(&self) {
+        let file = HighWaterFile::of(&self.config.data_dir);
+        let updating = file.update(self.store.as_ref());
+        match tokio::time::timeout(self.config.shutdown.grace, updating).await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(backwards))) => tracing::error!("{backwards}"),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "failed to store how far the logs have come");
+            }
+            Err(_) => {
+                tracing::warn!("the database did not answer in time how far the logs have come");
+            }
         }
     }
 }
@@ -318,6 +361,23 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
         _ => tls::self_signed(&config.data_dir)?,
     };
     Certificates::open(certificate, private_key).map(Some)
+}
+
+/// Puts a backup in the place of the embedded database, with new epochs. The service must not be
+/// running.
+pub async fn restore(
+    config: &Config,
+    from: PathBuf,
+    replace: bool,
+    accept_problems: bool,
+) -> Result<Restored, OpenError> {
+    let principal = local::principal();
+    database(config).restore(Restore { from, replace, accept_problems, principal }).await
+}
+
+/// Gives every log a new epoch. Returns the number of logs. The service must not be running.
+pub async fn renew_epochs(config: &Config) -> Result<u64, OpenError> {
+    database(config).renew_epochs(local::principal()).await
 }
 
 /// Generates an access token for `admin_token_file`. It is not stored.

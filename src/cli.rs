@@ -1,5 +1,5 @@
-//! The command line: one file per noun. All commands except `serve`, `migrate`, `verify`,
-//! `config` and `token recover` are ordinary clients of the HTTP API. Secrets are never
+//! The command line: one file per noun. All commands except `serve`, `migrate`, `verify`, `backup`,
+//! `restore`, `epoch`, `config` and `token recover` are ordinary clients of the HTTP API. Secrets are never
 //! arguments, which other users of the machine can read.
 
 pub(crate) use gateway_events::command::{access, formats, interrupt, output};
@@ -7,11 +7,13 @@ use gateway_events::command::{colour, confirm, service, table, time};
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod delivery;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod epoch;
 pub(crate) mod event;
 pub(crate) mod event_type;
 pub(crate) mod gateway;
@@ -24,6 +26,7 @@ pub(crate) mod migrate;
 pub(crate) mod node;
 pub(crate) mod openapi;
 mod reference;
+pub(crate) mod restore;
 pub(crate) mod rollout;
 pub(crate) mod serve;
 pub(crate) mod stats;

@@ -34,7 +34,45 @@ pub fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut file = create_new(path, mode)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    // The name is on disk when the directory has been synced.
+    sync_directory_of(path)
+}
+
+/// Writes a file, replacing one of that name: after a crash there is either the old one or the new
+/// one. `path` with `.new` appended is used for the time being.
+pub fn replace(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
+    // Left behind by a crash.
+    match std::fs::remove_file(new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    write_new(new, text, mode)?;
+    std::fs::rename(new, path)?;
+    sync_directory_of(path)
+}
+
+/// Renames a file. Fails if the new name exists.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems can't do this in one step.
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            done => return Ok(done?),
+        }
+    }
+    if found(to)?.is_some() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    std::fs::rename(from, to)
+}
+
+/// Syncs the directory that contains a path: only then a new or changed name is on the disk.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }

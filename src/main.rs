@@ -13,9 +13,9 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, agent, audit, config, context, delivery, demo, doctor, event,
-    event_type, formats::Format, gateway, health, inbox, job, listen, man, migrate, node, openapi,
-    rollout, serve, stats, tail, token, verify, watch, why,
+    access::ClientOptions, agent, audit, backup, config, context, delivery, demo, doctor, epoch,
+    event, event_type, formats::Format, gateway, health, inbox, job, listen, man, migrate, node,
+    openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -47,6 +47,19 @@ enum Command {
     Migrate(migrate::Args),
     /// Check a database's consistency: gapless logs, a consistent ledger, an unbroken audit log
     Verify(verify::Args),
+    /// Copy the SQLite database to a new file while the service runs
+    ///
+    /// The copy is complete and consistent. Nothing is left behind if the disk is full. A Postgres
+    /// database is backed up with its own tools.
+    Backup(backup::Args),
+    /// Put a backup in the place of the SQLite database, and start a new epoch
+    ///
+    /// The service must be stopped. The backup is checked first. Gateways learn by the new epoch that
+    /// sequences above the backup's are given to other events from now on.
+    Restore(restore::Args),
+    /// Start a new epoch after a database was restored by other means
+    #[command(subcommand)]
+    Epoch(epoch::Command),
     /// Check or show the settings in effect
     #[command(subcommand)]
     Config(config::Command),
@@ -140,6 +153,9 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Verify(args) => verify::run(args).await,
+        Command::Backup(args) => backup::run(args).await,
+        Command::Restore(args) => restore::run(args).await,
+        Command::Epoch(command) => epoch::run(command).await,
         Command::Config(command) => config::run(command),
         Command::Gateway(Client { command, client }) => gateway::run(command, &client).await,
         Command::Token(command) => token::run(command).await,

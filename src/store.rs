@@ -28,6 +28,7 @@ pub mod filtered;
 mod fleet;
 mod gateways;
 mod health;
+mod high_water;
 pub mod idempotency;
 mod inbox;
 pub mod instances;
@@ -45,6 +46,7 @@ mod principals;
 pub mod ranges;
 pub mod receipts;
 mod refusals;
+mod restore;
 mod resync;
 pub mod rollout;
 mod schema;
@@ -80,6 +82,7 @@ pub use feed::*;
 pub use fleet::*;
 pub use gateways::*;
 pub use health::*;
+pub use high_water::*;
 pub use inbox::*;
 pub use instances::{
     Confirmation, EarlierNacks, ExpiredInstance, Gap, GapReason, InstanceConnection, InstanceInfo,
@@ -93,6 +96,7 @@ pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use refusals::*;
+pub use restore::*;
 pub use resync::*;
 pub use rollout::{
     EventState, EventVerdict, Rollout, RolloutEvent, RolloutOf, RolloutTarget, TargetState,

@@ -149,7 +149,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("command", &["client", "clock", "files", "names"]),
-    // Clients of the API, except for `serve`, `migrate`, `verify` and `config`.
+    // Clients of the API, except for those that open the database, and `config`.
     (
         "cli",
         &[

@@ -12,7 +12,7 @@ use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
 use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
-use crate::event::{ConnectionId, Reason};
+use crate::event::{ConnectionId, Epoch, Reason, Sequence};
 use crate::store::{EarlierNacks, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
 use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
 use crate::transport::{Greeting, ReliableGreeting};
@@ -125,6 +125,7 @@ impl Greeted {
             transport: admission.transport,
             remote_address: admission.remote_address.clone(),
         };
+        let stated = stated(&resume);
         let opening =
             OpenInstance { connection: connection.clone(), confirm: level(hello.confirm), resume };
         dispatcher.settle().await?;
@@ -139,6 +140,19 @@ impl Greeted {
         for replaced in &opened.replaces {
             // Those of other nodes find out by themselves.
             dispatcher.registry.stop_connection(admission.gateway, replaced.id, Reason::Replaced);
+        }
+        if let Some((epoch, sequence)) = stated
+            && epoch == opened.opened.epoch
+            && sequence > opened.opened.head
+        {
+            // It is answered with a gap. Rates of connections are limited, and so is this line.
+            tracing::warn!(
+                gateway = %admission.gateway_id,
+                connection = %id,
+                %sequence,
+                head = %opened.opened.head,
+                "the gateway has a position beyond the head of its log; if the database was restored from a backup or lost commits in a failover, stop all nodes and run `gateway-events epoch renew`"
+            );
         }
         let ready = Ready {
             registration,
@@ -162,6 +176,16 @@ pub(super) struct Begin {
     /// Events that earlier connections could not apply.
     pub(super) nacked: Vec<EarlierNacks>,
     pub(super) gap: Option<crate::store::Gap>,
+}
+
+/// The position that a gateway has stated.
+const fn stated(resume: &ResumeFrom) -> Option<(Epoch, Sequence)> {
+    match resume {
+        ResumeFrom::Received { epoch, sequence } | ResumeFrom::After { epoch, sequence, .. } => {
+            Some((*epoch, *sequence))
+        }
+        ResumeFrom::Server | ResumeFrom::Latest | ResumeFrom::Earliest => None,
+    }
 }
 
 const fn level(confirm: Confirm) -> Level {

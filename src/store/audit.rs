@@ -266,6 +266,8 @@ audit_actions! {
     JobAborted = "job.aborted",
     /// A pending delivery was given up.
     DeliverySkipped = "delivery.skipped",
+    /// All logs got new epochs, directly in the database, by `restore` or `epoch renew`.
+    EpochsRenewed = "epochs.renewed",
     /// An event's payload was removed.
     EventPurged = "event.purged",
     /// A rejected row was edited, and stayed rejected.

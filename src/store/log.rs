@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::positions::Repeats;
 use super::{
-    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, GapReason, Labels, Level,
-    LogPage, LogSpan, Refusal, Result, ValidationError,
+    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, GapReason, HighWater,
+    Labels, Level, LogPage, LogSpan, Refusal, Result, ValidationError,
 };
 use crate::clock::Timestamp;
 use crate::event::{
@@ -52,6 +52,8 @@ pub trait Log: Send + Sync + 'static {
         id: GatewayId,
         span: LogSpan,
     ) -> Result<Option<LogPage>>;
+    /// How far all logs have come.
+    async fn high_water(&self) -> Result<HighWater>;
 }
 
 /// The gateways that an event is for.

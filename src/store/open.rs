@@ -1,8 +1,6 @@
 //! Opens the database that the settings select.
 
-#[cfg(feature = "sqlite")]
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +9,9 @@ use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer};
 
-use super::{AuditHead, NewToken, Principal, Result, Store, StoreError, VerifyReport};
+use super::{
+    AuditHead, NewToken, Principal, Restore, Restored, Result, Store, StoreError, VerifyReport,
+};
 use crate::defaults;
 use crate::event::NodeId;
 use crate::jobs::Supervisor;
@@ -85,6 +85,19 @@ pub enum OpenError {
     /// The database was opened, but an operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The embedded database could not be backed up.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Backup(#[from] super::sqlite::BackupError),
+    /// A backup of the embedded database could not be restored.
+    #[cfg(feature = "sqlite")]
+    #[error(transparent)]
+    Restore(#[from] super::sqlite::RestoreError),
+    /// Backups of Postgres are made and restored by its own tools.
+    #[error(
+        "database.url names a Postgres database: back it up and restore it with its own tools, such as pg_dump or pg_basebackup, and run `gateway-events epoch renew` after a restore (docs/BACKUPS.md)"
+    )]
+    OwnTools,
     /// The program was built without support for this database.
     #[error("this program was built without support for {0}")]
     LeftOut(&'static str),
@@ -270,6 +283,50 @@ impl Options {
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {
                 Ok(super::postgres::add_admin_token(&options, principal, name, token).await?)
+            }
+        }
+    }
+
+    /// Copies the embedded database to a new file, and returns its size in bytes. The service may be
+    /// running.
+    pub async fn backup(&self, to: &Path) -> Result<u64, OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => Ok(super::sqlite::backup(&options, to).await?),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(_) => {
+                let _ = to;
+                Err(OpenError::OwnTools)
+            }
+        }
+    }
+
+    /// Puts a backup in the place of the embedded database, with new epochs for all logs. The service
+    /// must not be running.
+    pub async fn restore(&self, restore: Restore) -> Result<Restored, OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => Ok(super::sqlite::restore(&options.path, restore).await?),
+            #[cfg(feature = "postgres")]
+            Database::Postgres(_) => {
+                drop(restore);
+                Err(OpenError::OwnTools)
+            }
+        }
+    }
+
+    /// Gives every log a new epoch, and records that in the audit log. Returns the number of logs.
+    /// The service must not be running, on any node.
+    pub async fn renew_epochs(&self, principal: Principal) -> Result<u64, OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => {
+                let renewed = super::sqlite::renew_epochs(&options.path, principal).await;
+                renewed.map_err(|error| in_file(error, &options.path))
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => {
+                Ok(super::postgres::renew_epochs(&options, principal).await?)
             }
         }
     }

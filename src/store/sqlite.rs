@@ -13,12 +13,14 @@ use super::{Result, StoreError};
 use crate::event::NodeId;
 use crate::wake::Wake;
 
+mod backup;
 mod connect;
 mod disk;
 mod migrations;
 mod options;
 mod query_pool;
 mod recovery;
+mod restore;
 #[cfg(test)]
 mod scratch;
 mod session;
@@ -29,10 +31,12 @@ mod statements;
 pub mod verify;
 mod watch_inbox;
 
+pub use backup::{BackupError, backup};
 pub use connect::{OpenError, connect};
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;
-pub use recovery::add_admin_token;
+pub use recovery::{add_admin_token, renew_epochs};
+pub use restore::{RestoreError, restore};
 
 use query_pool::QueryPool;
 use session::Session;

@@ -157,12 +157,12 @@ async fn a_full_disk_refuses_publishing_and_stores_receipts() {
 }
 
 /// A preloaded library that makes disk operations fail, and its switch.
-struct Broken {
+pub(crate) struct Broken {
     directory: tempfile::TempDir,
 }
 
 impl Broken {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stories/disk/broken.c");
         let built = std::process::Command::new("cc")
@@ -175,13 +175,13 @@ impl Broken {
     }
 
     /// Shell commands that make the next program use the library.
-    fn prelude(&self) -> String {
+    pub(crate) fn prelude(&self) -> String {
         let directory = self.directory.path().display();
         format!("export BROKEN_DISK={directory} LD_PRELOAD={directory}/broken.so")
     }
 
     /// From now on these calls ("sync", "read") fail with this error.
-    fn fail(&self, calls: &str, errno: rustix::io::Errno) {
+    pub(crate) fn fail(&self, calls: &str, errno: rustix::io::Errno) {
         let number = errno.raw_os_error().to_string();
         std::fs::write(self.directory.path().join("new"), number).expect("written");
         let switch = self.directory.path().join(calls);

@@ -125,6 +125,7 @@ async fn each_job_reports_its_completed_runs() {
         "metrics_upkeep",
         "certificates",
         "heartbeat",
+        "high_water",
         "bulk_jobs",
     ] {
         let series = format!("gateway_events_job_runs_total{{job=\"{job}\"}} ");

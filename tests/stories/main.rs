@@ -26,6 +26,7 @@
 //! | events by the shared database | `inbox`, `inbox_postgres` |
 //! | several nodes | `nodes`, `cluster`, `lost_nodes`, `node_list`; under faults: `chaos` |
 //! | through a pooler, a balancer | `pooler`, `balancer`, `proxied` |
+//! | backups are consistent, and no sequence is reused in an epoch after a restore | `backup` |
 //! | stores behave alike | `conformance`, `model` |
 //! | connections, and attempts to connect per minute and address, are limited | `journey::connections_and_attempts_are_limited` |
 //! | attempts to connect are limited in any minute | `admission::rates` and `admission::reconnects`, in the library |
@@ -56,6 +57,7 @@ mod actions;
 mod agent;
 mod asyncapi;
 mod audit;
+mod backup;
 mod balancer;
 mod bench;
 mod bench_running;

@@ -2,7 +2,7 @@
 
 use super::super::{
     BulkJob, BulkJobState, BulkTask, Confirmation, EventTypeInfo, ExpiredInstance, Gateway,
-    LoggedEvent, Range, RejectedRow, Resent, TokenInfo,
+    LoggedEvent, Range, RejectedRow, RenewalReason, Resent, TokenInfo,
 };
 use super::{AuditAction, AuditEntry, AuditObject, Fact, Facts};
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence};
@@ -73,6 +73,16 @@ pub fn access_token_created(token: &TokenInfo) -> AuditEntry {
 /// An admin access token was created directly in the database.
 pub fn access_token_recovered(token: &TokenInfo) -> AuditEntry {
     AuditEntry { action: AuditAction::AccessTokenRecovered, ..access_token_created(token) }
+}
+
+/// All logs got new epochs. They had come this far.
+pub fn epochs_renewed(reason: RenewalReason, logs: u64, sequences: i64) -> AuditEntry {
+    let after = Facts::none()
+        .with("reason", reason.as_str())
+        .with("logs", logs)
+        .with("sequences", sequences);
+    let object = AuditObject::new("database", "database", "database");
+    entry(AuditAction::EpochsRenewed, object, Facts::none(), after)
 }
 
 /// An access token was revoked.

@@ -1,5 +1,7 @@
 //! Why a Postgres database could not be opened.
 
+use std::time::Duration;
+
 use crate::store::StoreError;
 
 /// Why a Postgres database could not be opened.
@@ -25,6 +27,17 @@ pub enum OpenError {
     /// The schema can't be used by this version.
     #[error(transparent)]
     Schema(#[from] crate::store::SchemaError),
+    /// Nodes use the database, and must be stopped first.
+    #[error(
+        "nodes use the database: {nodes}; stop all of them first; one that was killed counts as running for {} s after its last heartbeat",
+        .timeout.as_secs()
+    )]
+    NodesRunning {
+        /// Their ids and hosts.
+        nodes: String,
+        /// How long a node without heartbeats counts as running.
+        timeout: Duration,
+    },
     /// The server returned an error.
     #[error("the database returned an error: {0}")]
     Refused(#[from] StoreError),

@@ -1,5 +1,6 @@
-//! Creates an access token directly in the database, for an operator who has none. Nodes may be
-//! running. Refuses a database whose schema is another version's.
+//! Changes that an operator makes directly in the database: an access token for an operator who has
+//! none, while nodes may be running, and new epochs for all logs, while none is. Both refuse a
+//! database whose schema is another version's.
 
 use sqlx::Connection as _;
 
@@ -8,7 +9,8 @@ use super::errors::OpenError;
 use super::servers::Access;
 use super::sql::dialect::NodeStatements as _;
 use super::{Options, migrations, sql};
-use crate::store::{NewToken, Principal};
+use crate::event::NodeId;
+use crate::store::{NewToken, NodeStatus, Principal, RenewalReason};
 
 /// Creates an access token with all scopes in the organisation `default`. Running nodes accept it
 /// at once, because they look tokens up in the database.
@@ -26,4 +28,35 @@ pub async fn add_admin_token(
     transaction.commit().await?;
     conn.close().await?;
     Ok(())
+}
+
+/// Nodes that are listed in an error, at most.
+const NAMED_NODES: usize = 10;
+
+/// Gives every log a new epoch; returns the number of logs. Fails while a node is running, which its
+/// heartbeats show.
+pub async fn renew_epochs(options: &Options, principal: Principal) -> Result<u64, OpenError> {
+    migrations::refuse_another_version(options).await?;
+    let (mut conn, link) = connect::first(options, Access::Write).await?;
+    let mut transaction = conn.begin_with(link.begin()).await?;
+    // A node that starts meanwhile registers itself after the commit, and then reads new epochs.
+    sqlx::query("lock table nodes in share row exclusive mode").execute(&mut *transaction).await?;
+    let timeout = options.node_timeout;
+    let nodes =
+        sql::nodes::list(&mut transaction, NodeId::new(), timeout, NAMED_NODES).await?.into_iter();
+    let running: Vec<String> = nodes
+        .filter(|node| node.status == NodeStatus::Live)
+        .map(|node| match node.host {
+            Some(host) => format!("{} on {host}", node.id),
+            None => node.id.to_string(),
+        })
+        .collect();
+    if !running.is_empty() {
+        return Err(OpenError::NodesRunning { nodes: running.join(", "), timeout });
+    }
+    let reason = RenewalReason::Requested;
+    let logs = sql::epochs::renew(&mut transaction, principal, reason).await?;
+    transaction.commit().await?;
+    conn.close().await?;
+    Ok(logs)
 }

@@ -4,11 +4,12 @@ use async_trait::async_trait;
 
 use super::Backend;
 use super::access::{Access as _, run};
+use super::epochs;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::deployments::CANDIDATES;
 use crate::store::{
-    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, Log, LogPage, LogSpan,
-    OutboxPage, Publish, Published, Result,
+    DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, HighWater, Log, LogPage,
+    LogSpan, OutboxPage, Publish, Published, Result,
 };
 
 pub(crate) mod append;
@@ -61,5 +62,9 @@ impl Log for Backend {
         span: LogSpan,
     ) -> Result<Option<LogPage>> {
         run!(self.query, |conn| browse::gateway_log(conn, organisation, id, span))
+    }
+
+    async fn high_water(&self) -> Result<HighWater> {
+        run!(self.query, |conn| epochs::high_water(conn))
     }
 }

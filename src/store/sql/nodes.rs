@@ -168,7 +168,7 @@ pub(super) async fn stopped(conn: &mut Connection, now: Timestamp, node: NodeId)
 }
 
 /// Live nodes, then others, newest first.
-pub(super) async fn list(
+pub(crate) async fn list(
     conn: &mut Connection,
     node: NodeId,
     timeout: Duration,

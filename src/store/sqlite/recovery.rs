@@ -1,13 +1,14 @@
-//! Creates an access token directly in the file, for an operator who has none. A server may be
-//! running. Refuses a file whose schema is another version's.
+//! Changes that an operator makes directly in the file: an access token for an operator who has none,
+//! while a server may be running, and new epochs for all logs, while none is. Both refuse a file
+//! whose schema is another version's.
 
 use std::path::Path;
 
-use sqlx::Connection as _;
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::{OpenError, connect, migrations, sql};
 use crate::clock::Timestamp;
-use crate::store::{NewToken, Principal};
+use crate::store::{NewToken, Principal, RenewalReason};
 
 /// Creates an access token with all scopes in the organisation `default`. A running server accepts
 /// it at once, because it looks tokens up in the file.
@@ -25,4 +26,26 @@ pub async fn add_admin_token(
     transaction.commit().await?;
     conn.close().await?;
     Ok(())
+}
+
+/// Gives every log a new epoch; returns the number of logs. Fails while a server has the file open.
+pub async fn renew_epochs(path: &Path, principal: Principal) -> Result<u64, OpenError> {
+    let _lock = connect::lock(path)?;
+    migrations::refuse_another_version(path).await?;
+    let mut conn = connect::connect(path).await?;
+    let logs = renew(&mut conn, principal, RenewalReason::Requested).await?;
+    conn.close().await?;
+    Ok(logs)
+}
+
+/// Gives every log a new epoch, in one transaction.
+pub(super) async fn renew(
+    conn: &mut SqliteConnection,
+    principal: Principal,
+    reason: RenewalReason,
+) -> Result<u64, OpenError> {
+    let mut transaction = conn.begin_with("begin immediate").await?;
+    let logs = sql::epochs::renew(&mut transaction, principal, reason).await?;
+    transaction.commit().await?;
+    Ok(logs)
 }

@@ -15,11 +15,11 @@ use gateway_events::store::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage,
     EventTypeInfo, EventTypes, Expiries, ExpiryMark, Feed, FeedDetails, FeedEnds, FeedRows,
     FeedSpans, Fleet, Gateway, GatewayChange, GatewayCredential, GatewayFilter, Gateways, Health,
-    Heartbeat, Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection, NewToken,
-    NodeInfo, Nodes, NotedRefusal, Opened, OutboxPage, Publish, Published, Reaping, Record,
-    RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Rollout, RolloutOf,
-    Scope, StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals, TrimMark,
-    Trimmed,
+    Heartbeat, HighWater, Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection,
+    NewToken, NodeInfo, Nodes, NotedRefusal, Opened, OutboxPage, Publish, Published, Reaping,
+    Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Rollout,
+    RolloutOf, Scope, StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals,
+    TrimMark, Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -295,6 +295,15 @@ impl Log for MemoryStore {
     ) -> Result<Option<LogPage>> {
         let now = (self.database.0.clock)();
         self.read(|tables| tables.gateway_log(now, organisation, id, span)).await
+    }
+
+    async fn high_water(&self) -> Result<HighWater> {
+        self.read(|tables| {
+            let epoch = tables.gateways.values().next().map(|row| row.stream.epoch);
+            let sequences = tables.gateways.values().map(|row| row.stream.head).sum();
+            Ok(HighWater { epoch, sequences })
+        })
+        .await
     }
 }
 

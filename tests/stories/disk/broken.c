@@ -1,5 +1,5 @@
-/* A disk that fails: preloaded into the service, it makes calls on the database's
- * files fail with the number that a file in $BROKEN_DISK holds, once that file is
+/* A disk that fails: preloaded into the service, it makes calls on the files of the
+ * database and of a backup fail with the number that a file in $BROKEN_DISK holds, once that file is
  * there: `sync` for fsync and fdatasync, `read` for reads. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -29,7 +29,8 @@ static int fails(int fd, const char *calls) {
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (found != 1 || length < 0) return 0;
     path[length] = 0;
-    if (!ends_with(path, ".db") && !ends_with(path, ".db-wal")) return 0;
+    if (!ends_with(path, ".db") && !ends_with(path, ".db-wal") && !ends_with(path, ".partial"))
+        return 0;
     errno = number;
     return 1;
 }

@@ -1,0 +1,211 @@
+//! Notices a database that went backwards: one that was restored from a backup without new epochs, or
+//! that lost its last commits in a failover. A file in the data directory, outside the database, keeps
+//! how far the logs had come. It is written every few seconds and at shutdown, not per event.
+//!
+//! Sequences that were handed out before must not be given to other events in the same epoch. So a
+//! node refuses to start with such a database, and a running one ends. An operator then decides:
+//! restore a newer copy, or run `gateway-events epoch renew`. Neither is done automatically, because
+//! accepted events are missing in such a database.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::event::Epoch;
+use crate::files;
+use crate::jobs::{Job, Next};
+use crate::store::{HighWater, Log, StoreError};
+
+/// How often the file is brought up to date. Sequences that are handed out after the last time are not
+/// noticed if they are missing.
+pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+/// Epochs that are remembered: one for each restore, and for each other database that the data
+/// directory was used with.
+const MOST: usize = 16;
+
+/// Why a node can't work with a database.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database is older than it was: its logs had {expected} sequences in this epoch and have {found}. It was restored from a backup, or lost its last commits in a failover, and would give the missing sequences to other events. Restore a newer copy, or stop all nodes, run `gateway-events epoch renew` and start them again"
+)]
+pub struct WentBackwards {
+    expected: i64,
+    found: i64,
+}
+
+/// Why the file can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HighWaterError {
+    #[error("failed to update {path}: {error}")]
+    File { path: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The contents of the file.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Marks {
+    /// Oldest use first.
+    marks: Vec<Mark>,
+}
+
+/// How far the logs had come in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    epoch: Epoch,
+    sequences: i64,
+}
+
+impl Marks {
+    /// Adds a state of the database, unless it is older than a known one. Returns whether anything
+    /// changed.
+    fn raise(&mut self, found: HighWater) -> Result<bool, WentBackwards> {
+        let HighWater { epoch: Some(epoch), sequences } = found else { return Ok(false) };
+        let mark = Mark { epoch, sequences };
+        if let Some(known) = self.marks.iter().find(|known| known.epoch == epoch) {
+            if sequences < known.sequences {
+                return Err(WentBackwards { expected: known.sequences, found: sequences });
+            }
+            if self.marks.last() == Some(&mark) {
+                return Ok(false);
+            }
+        }
+        self.marks.retain(|known| known.epoch != epoch);
+        self.marks.push(mark);
+        let excess = self.marks.len().saturating_sub(MOST);
+        self.marks.drain(..excess);
+        Ok(true)
+    }
+}
+
+/// The file.
+#[derive(Clone, Debug)]
+pub(super) struct HighWaterFile {
+    path: PathBuf,
+}
+
+impl HighWaterFile {
+    pub(super) fn of(data_dir: &Path) -> Self {
+        Self { path: data_dir.join("high-water.json") }
+    }
+
+    /// Compares the database with the file, and updates the file.
+    pub(super) async fn update(
+        &self,
+        store: &dyn Log,
+    ) -> Result<Result<HighWater, WentBackwards>, HighWaterError> {
+        let found = store.high_water().await?;
+        let file = self.clone();
+        let updating = tokio::task::spawn_blocking(move || file.raise(found));
+        let updated = updating.await.map_err(io::Error::other).flatten();
+        let raised =
+            updated.map_err(|error| HighWaterError::File { path: self.path.clone(), error })?;
+        Ok(raised.map(|()| found))
+    }
+
+    fn raise(&self, found: HighWater) -> io::Result<Result<(), WentBackwards>> {
+        let mut marks = self.read()?;
+        match marks.raise(found) {
+            Ok(true) => {
+                let text = serde_json::to_string_pretty(&marks).map_err(io::Error::other)?;
+                files::replace(&self.path, &text, files::PRIVATE)?;
+                Ok(Ok(()))
+            }
+            Ok(false) => Ok(Ok(())),
+            Err(backwards) => Ok(Err(backwards)),
+        }
+    }
+
+    fn read(&self) -> io::Result<Marks> {
+        let text = match std::fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
+            text => text?,
+        };
+        Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
+            tracing::warn!(
+                path = %self.path.display(),
+                %error,
+                "the file that shows how far the logs had come is damaged; writing a new one"
+            );
+            Marks::default()
+        }))
+    }
+}
+
+/// The job that updates the file, and compares the database with what it was before.
+pub(super) struct WatchHighWater {
+    file: HighWaterFile,
+    store: Arc<dyn Log>,
+    last: HighWater,
+    /// Cancelled when the database went backwards.
+    failed: CancellationToken,
+}
+
+impl WatchHighWater {
+    pub(super) fn new(file: HighWaterFile, store: Arc<dyn Log>, failed: CancellationToken) -> Self {
+        Self { file, store, last: HighWater::default(), failed }
+    }
+}
+
+impl Job for WatchHighWater {
+    type Error = HighWaterError;
+
+    async fn run_once(&mut self) -> Result<Next, Self::Error> {
+        match self.file.update(self.store.as_ref()).await? {
+            Err(backwards) => {
+                tracing::error!("{backwards}; shutting down");
+                self.failed.cancel();
+            }
+            Ok(found) if self.last.epoch.is_some() && found.epoch != self.last.epoch => {
+                tracing::error!(
+                    "the logs have new epochs, which this node does not use yet; shutting down so that it is started again"
+                );
+                self.failed.cancel();
+            }
+            Ok(found) => self.last = found,
+        }
+        Ok(Next::Wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_state_is_refused_in_its_own_epoch_only() {
+        let mut marks = Marks::default();
+        let (one, two) = (Epoch::new(), Epoch::new());
+        let at = |epoch, sequences| HighWater { epoch: Some(epoch), sequences };
+        assert!(marks.raise(at(one, 10)).unwrap());
+        assert!(!marks.raise(at(one, 10)).unwrap());
+        assert!(marks.raise(at(one, 12)).unwrap());
+        assert!(marks.raise(at(two, 7)).unwrap(), "renewed");
+        let backwards = marks.raise(at(one, 11)).unwrap_err();
+        assert_eq!((backwards.expected, backwards.found), (12, 11));
+        assert!(backwards.to_string().contains("gateway-events epoch renew"));
+        assert!(marks.raise(at(one, 12)).unwrap(), "nothing is missing");
+        assert!(!marks.raise(HighWater::default()).unwrap(), "an empty database");
+        for _ in 0..MOST {
+            marks.raise(at(Epoch::new(), 1)).unwrap();
+        }
+        assert_eq!(marks.marks.len(), MOST);
+    }
+
+    #[test]
+    fn a_damaged_file_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = HighWaterFile::of(directory.path());
+        let found = HighWater { epoch: Some(Epoch::new()), sequences: 3 };
+        for damage in ["", "{", "[]"] {
+            std::fs::write(&file.path, damage).unwrap();
+            file.raise(found).unwrap().unwrap();
+            let older = HighWater { sequences: 2, ..found };
+            file.raise(older).unwrap().unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! A consistent copy of the database file, while a server may be running. The copy is made by `vacuum
+//! into`, from one snapshot: it contains every transaction that was committed before the copy began,
+//! and nothing that was deleted.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use sqlx::{Connection as _, SqliteConnection};
+use uuid::Uuid;
+
+use super::{OpenError, Options, connect, migrations};
+use crate::files;
+use crate::store::sqlite_code;
+
+/// Why a backup was not made. No file is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The database can't be opened, or is not one of ours.
+    #[error("failed to open the database: {0}")]
+    Open(OpenError),
+    /// The file belongs to the database.
+    #[error("{0} belongs to the database itself; choose another file for the backup")]
+    Live(PathBuf),
+    /// The file exists.
+    #[error("{0} exists, and a backup replaces no file; choose another name, or remove it first")]
+    Exists(PathBuf),
+    /// The copy would not fit.
+    #[error(
+        "the disk of {path} has {free} bytes of free space, and a backup needs up to {needed}; nothing was written"
+    )]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// Free bytes.
+        free: u64,
+        /// The most that the copy can need, with `database.min_free_bytes` if it is on the same disk.
+        needed: u64,
+    },
+    /// The disk became full.
+    #[error("the disk of {0} is full; the incomplete copy was removed")]
+    DiskFull(PathBuf),
+    /// SQLite failed to copy the database.
+    #[error("failed to copy the database to {path}: {error}; the incomplete copy was removed")]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        error: sqlx::Error,
+    },
+    /// A file can't be used.
+    #[error("failed to write {path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+}
+
+impl BackupError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        |error| match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull(path.to_owned())
+            }
+            io::ErrorKind::AlreadyExists => Self::Exists(path.to_owned()),
+            _ => Self::Io { path: path.to_owned(), error },
+        }
+    }
+}
+
+/// Copies the database to a new file, readable by its owner only, and returns its size in bytes. The
+/// file gets its name when it is complete and on the disk.
+pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
+    let live = &options.path;
+    File::open(live)
+        .map_err(|error| BackupError::Open(OpenError::Io { path: live.clone(), error }))?;
+    refuse_taken(live, to)?;
+    let opened = |error: OpenError| BackupError::Open(error.at(live));
+    migrations::pending_migrations(live).await.map_err(opened)?;
+    let mut conn = connect::connect_read_only(live).await.map_err(opened)?;
+    check_space(&mut conn, options, to).await?;
+    let copy = Partial::new(to).map_err(BackupError::io(to))?;
+    vacuum_into(&mut conn, &copy.path).await.map_err(|error| {
+        if is_full(&error) {
+            return BackupError::DiskFull(to.to_owned());
+        }
+        BackupError::Copy { path: to.to_owned(), error }
+    })?;
+    // It has read a snapshot, which has ended.
+    let _ = conn.close().await;
+    let (path, target) = (copy.path.clone(), to.to_owned());
+    let placing = tokio::task::spawn_blocking(move || -> io::Result<u64> {
+        let file = File::open(&path)?;
+        file.sync_all()?;
+        files::rename_new(&path, &target)?;
+        files::sync_directory_of(&target)?;
+        Ok(file.metadata()?.len())
+    });
+    let placed = placing.await.map_err(io::Error::other).flatten();
+    placed.map_err(BackupError::io(to))
+}
+
+/// Copies the database of a connection into an empty file. The contents are not synced.
+pub(super) async fn vacuum_into(conn: &mut SqliteConnection, to: &Path) -> sqlx::Result<()> {
+    let name = to.to_str().ok_or_else(|| {
+        sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))
+    })?;
+    sqlx::query("vacuum into $1").bind(name).execute(conn).await?;
+    Ok(())
+}
+
+/// Whether SQLite found the disk full.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    /// The primary result code SQLITE_FULL (sqlite3.h).
+    const FULL: i32 = 13;
+    sqlite_code(error) == Some(FULL)
+}
+
+/// Refuses files that exist, and those that SQLite or the service would use as parts of the database.
+fn refuse_taken(live: &Path, to: &Path) -> Result<(), BackupError> {
+    let is_same = |one: &Path| match (fs::metadata(one), fs::metadata(to)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => false,
+    };
+    let parts = ["", "-wal", "-shm", "-journal", ".lock", ".ballast"].map(|end| beside(live, end));
+    let directory = |path: &Path| fs::canonicalize(directory_of(path)).ok();
+    let is_part = |part: &PathBuf| {
+        is_same(part) || part.file_name() == to.file_name() && directory(part) == directory(to)
+    };
+    if parts.iter().any(is_part) {
+        return Err(BackupError::Live(to.to_owned()));
+    }
+    match files::found(to).map_err(BackupError::io(to))? {
+        Some(_) => Err(BackupError::Exists(to.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// The directory that contains a path.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A path with `end` appended.
+pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// Refuses a copy that would fill its disk, or that would leave too little for a server that writes
+/// to the same disk.
+async fn check_space(
+    conn: &mut SqliteConnection,
+    options: &Options,
+    to: &Path,
+) -> Result<(), BackupError> {
+    let text = "select (page_count - freelist_count) * page_size
+        from pragma_page_count, pragma_freelist_count, pragma_page_size";
+    let bytes: i64 = sqlx::query_scalar(text)
+        .fetch_one(conn)
+        .await
+        .map_err(|error| BackupError::Open(OpenError::from(error).at(&options.path)))?;
+    let directory = directory_of(to);
+    let found = fs::metadata(directory).map_err(BackupError::io(to))?;
+    let shares = fs::metadata(&options.path).is_ok_and(|live| live.dev() == found.dev());
+    let reserve = if shares { options.min_free_bytes } else { 0 };
+    let needed = u64::try_from(bytes).unwrap_or_default().saturating_add(reserve);
+    match connect::free_bytes(directory) {
+        Some(free) if free < needed => {
+            Err(BackupError::NoSpace { path: to.to_owned(), free, needed })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An incomplete copy under a name of its own. Removed when this is dropped, unless it was renamed.
+pub(super) struct Partial {
+    pub(super) path: PathBuf,
+}
+
+impl Partial {
+    /// An empty file beside `target`.
+    fn new(target: &Path) -> io::Result<Self> {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.partial", Uuid::new_v4().simple()));
+        Self::create(target.with_file_name(name))
+    }
+
+    /// An empty file with this name.
+    pub(super) fn create(path: PathBuf) -> io::Result<Self> {
+        files::create_new(&path, files::PRIVATE)?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        for end in ["", "-wal", "-shm", "-journal"] {
+            let _ = fs::remove_file(beside(&self.path, end));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Puts a backup in the place of the database. The backup is copied, checked and given new epochs
+//! beside the database, and takes its place by one rename: whatever fails before leaves the database
+//! as it was. The backup itself is only read.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use sqlx::Connection as _;
+
+use super::backup::{Partial, beside, is_full, vacuum_into};
+use super::{OpenError, connect, migrations, recovery, verify};
+use crate::clock::Timestamp;
+use crate::files;
+use crate::store::{Principal, RenewalReason, Restore, Restored, StoreError, sqlite_code};
+
+/// Why a backup was not restored. The database is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup can't be read.
+    #[error("failed to read {path}: {error}")]
+    Unreadable {
+        /// The backup.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+    /// The backup is the database itself.
+    #[error("{0} is the database itself; name a backup of it")]
+    Live(PathBuf),
+    /// The backup is not a database of this service, or of a newer version.
+    #[error("{path} can't be restored: {error}; nothing was changed")]
+    Unsuitable {
+        /// The backup.
+        path: PathBuf,
+        /// The error.
+        error: OpenError,
+    },
+    /// The backup is a database without our tables.
+    #[error("{0} is not a database of gateway-events; nothing was changed")]
+    Foreign(PathBuf),
+    /// SQLite finds the backup damaged.
+    #[error("{path} is damaged or incomplete: {error}; nothing was changed; use another backup")]
+    Damaged {
+        /// The backup.
+        path: PathBuf,
+        /// What SQLite reports.
+        error: String,
+    },
+    /// Verification finds problems in the backup.
+    #[error(
+        "{path} has problems; nothing was changed; add --accept-problems to restore it anyway:\n{}",
+        .problems.join("\n")
+    )]
+    Problems {
+        /// The backup.
+        path: PathBuf,
+        /// The problems.
+        problems: Vec<String>,
+    },
+    /// There is a database already.
+    #[error(
+        "{0} exists; add --replace to move it aside and put the backup in its place; nothing was changed"
+    )]
+    Exists(PathBuf),
+    /// Another program has the database open.
+    #[error("another program has {0} open; stop it first; nothing was changed")]
+    Open(PathBuf),
+    /// The database can't be locked, because a server is running, or for another reason.
+    #[error(transparent)]
+    Lock(OpenError),
+    /// The disk became full.
+    #[error("the disk of {0} is full; nothing was changed")]
+    DiskFull(PathBuf),
+    /// The copy of the backup can't be used.
+    #[error("failed to prepare the backup: {0}; nothing was changed")]
+    Prepare(OpenError),
+    /// A file can't be written or renamed.
+    #[error("failed to write {path}: {error}; nothing was changed")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        error: io::Error,
+    },
+}
+
+/// Puts a backup in the place of the database at `path`, with new epochs for all logs. Fails while a
+/// server has the database open.
+pub async fn restore(path: &Path, restore: Restore) -> Result<Restored, RestoreError> {
+    let Restore { from, replace, accept_problems, principal } = restore;
+    let source = File::open(&from).and_then(|file| file.metadata());
+    let source = source.map_err(|error| RestoreError::Unreadable { path: from.clone(), error })?;
+    if fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (source.dev(), source.ino())) {
+        return Err(RestoreError::Live(from));
+    }
+    let _lock = connect::lock(path).map_err(RestoreError::Lock)?;
+    let is_taken = PARTS.iter().any(|end| beside(path, end).exists());
+    if is_taken && !replace {
+        return Err(RestoreError::Exists(path.to_owned()));
+    }
+    let io_error = |error| RestoreError::Io { path: path.to_owned(), error };
+    let copy = copy(&from, path).await?;
+    let prepared = prepare(&copy.path, &from, accept_problems, principal).await?;
+    File::open(&copy.path).and_then(|file| file.sync_all()).map_err(io_error)?;
+    let aside = if is_taken { Some(set_aside(path).await?) } else { None };
+    fs::rename(&copy.path, path).and_then(|()| files::sync_directory_of(path)).map_err(io_error)?;
+    let (logs, problems) = prepared;
+    Ok(Restored { logs, problems, aside })
+}
+
+/// The files of a database that contain data. There is one more, which SQLite creates anew.
+const PARTS: [&str; 3] = ["", "-wal", "-journal"];
+
+/// Checks that a file is a database of ours that this version can use, and copies it beside `path`.
+async fn copy(from: &Path, path: &Path) -> Result<Partial, RestoreError> {
+    let damaged = |error: &dyn ToString| RestoreError::Damaged {
+        path: from.to_owned(),
+        error: error.to_string(),
+    };
+    let unsuitable = |error: OpenError| match error.at(from) {
+        OpenError::File { error, .. } if is_corrupt(&error) => damaged(&error),
+        error => RestoreError::Unsuitable { path: from.to_owned(), error },
+    };
+    migrations::pending_migrations(from).await.map_err(unsuitable)?;
+    let mut conn = connect::connect_read_only(from).await.map_err(unsuitable)?;
+    let tables = "select count(*) from sqlite_schema where name in ('streams', 'outbox')";
+    let ours: i64 = sqlx::query_scalar(tables)
+        .fetch_one(&mut conn)
+        .await
+        .map_err(|error| unsuitable(error.into()))?;
+    if ours < 2 {
+        return Err(RestoreError::Foreign(from.to_owned()));
+    }
+    let findings: Vec<String> = sqlx::query_scalar("pragma integrity_check(10)")
+        .fetch_all(&mut conn)
+        .await
+        .map_err(|error| damaged(&error))?;
+    if findings != ["ok"] {
+        return Err(damaged(&findings.join("; ")));
+    }
+    let name = beside(path, ".restoring");
+    // Left behind by a restore that was killed. The lock excludes that one is running.
+    drop(Partial { path: name.clone() });
+    let copy =
+        Partial::create(name).map_err(|error| RestoreError::Io { path: path.to_owned(), error })?;
+    vacuum_into(&mut conn, &copy.path).await.map_err(|error| {
+        if is_full(&error) { RestoreError::DiskFull(path.to_owned()) } else { damaged(&error) }
+    })?;
+    let _ = conn.close().await;
+    Ok(copy)
+}
+
+/// Migrates and verifies the copy, and gives its logs new epochs. Returns the number of logs and the
+/// problems.
+async fn prepare(
+    copy: &Path,
+    from: &Path,
+    accept_problems: bool,
+    principal: Principal,
+) -> Result<(u64, Vec<String>), RestoreError> {
+    let failed = |error: OpenError| match error.at(copy) {
+        OpenError::File { error, .. } if is_full(&error) => RestoreError::DiskFull(copy.to_owned()),
+        OpenError::Begin(StoreError::StorageFull) => RestoreError::DiskFull(copy.to_owned()),
+        error => RestoreError::Prepare(error),
+    };
+    let mut conn = connect::connect(copy).await.map_err(failed)?;
+    migrations::run(&mut conn).await.map_err(failed)?;
+    let report = verify::verify(copy).await.map_err(|error| failed(error.into()))?;
+    if !report.problems.is_empty() && !accept_problems {
+        let (path, problems) = (from.to_owned(), report.problems);
+        return Err(RestoreError::Problems { path, problems });
+    }
+    let renewed = recovery::renew(&mut conn, principal, RenewalReason::Restored).await;
+    let logs = renewed.map_err(failed)?;
+    // The last connection writes everything to the database's file.
+    conn.close().await.map_err(|error| failed(error.into()))?;
+    Ok((logs, report.problems))
+}
+
+/// Gives the database a second name, which remains when the backup takes the first one.
+async fn set_aside(path: &Path) -> Result<PathBuf, RestoreError> {
+    // A write-ahead log would be applied to whatever database has the name. When the last connection
+    // to a sound database is closed, there is none.
+    if path.exists()
+        && let Ok(conn) = connect::connect(path).await
+    {
+        let _ = conn.close().await;
+        if beside(path, "-wal").exists() {
+            return Err(RestoreError::Open(path.to_owned()));
+        }
+    }
+    let aside = beside(path, &format!(".replaced-{}", Timestamp::now().micros()));
+    let moved = || -> io::Result<()> {
+        for end in PARTS {
+            let (part, kept) = (beside(path, end), beside(&aside, end));
+            if part.exists() {
+                fs::hard_link(&part, &kept)?;
+            }
+        }
+        files::sync_directory_of(path)?;
+        for end in ["-wal", "-journal", "-shm"] {
+            match fs::remove_file(beside(path, end)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        files::sync_directory_of(path)
+    };
+    moved().map_err(|error| RestoreError::Io { path: aside.clone(), error })?;
+    Ok(aside)
+}
+
+/// Whether SQLite finds the file damaged.
+fn is_corrupt(error: &sqlx::Error) -> bool {
+    /// The primary result codes SQLITE_CORRUPT and SQLITE_IOERR, which a truncated file leads to
+    /// (sqlite3.h).
+    const DAMAGED: [i32; 2] = [11, 10];
+    sqlite_code(error).is_some_and(|code| DAMAGED.contains(&code))
+}

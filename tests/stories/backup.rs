@@ -1,0 +1,506 @@
+//! Backups of the embedded database, restores, and new epochs on both databases: no sequence that was
+//! handed out is given to another event in the same epoch.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+
+use crate::both_databases::{On, on_both};
+use crate::disk::{Broken, fill, on_small_disk, small_disk};
+use crate::reliable::peer::Peer;
+use crate::support::command::{CommandOutput, command, run};
+use crate::support::{PATIENCE, Service, deployed};
+
+on_both! {
+    new_epochs_are_started_while_no_node_runs
+    a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed
+    a_position_beyond_the_head_is_answered_with_a_gap_and_reported
+}
+
+/// Runs a command on the service's database, beside it.
+async fn local(on: &On, service: &Service, arguments: &str) -> CommandOutput {
+    let mut local = command(arguments);
+    local.arg("--data-dir").arg(service.directory());
+    if let On::Shared(database) = on {
+        local.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
+    }
+    run(&mut local).await
+}
+
+async fn embedded(service: &Service, arguments: &str) -> CommandOutput {
+    local(&On::Embedded, service, arguments).await
+}
+
+async fn publish(service: &Service, gateways: &[&str], deployment: &str) -> Value {
+    service.api().post("/events", &deployed(gateways, deployment)).await.expect("accepted")
+}
+
+async fn shown(service: &Service, gateway: &str) -> Value {
+    service.api().get(&format!("/gateways/{gateway}")).await.expect("the gateway")
+}
+
+async fn confirmed(service: &Service, gateway: &str, sequence: &Value) {
+    let path = format!("/gateways/{gateway}");
+    service.eventually(&path, |shown| shown["confirmed"] == *sequence).await;
+}
+
+/// The newest record of new epochs in the audit log.
+async fn renewal(service: &Service) -> Value {
+    let query = [("action", "epochs.renewed".to_owned())];
+    service.api().get_with("/audit", &query).await.expect("records")["list"][0].clone()
+}
+
+/// The names in a directory, in order.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory");
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.expect("an entry").file_name().into_string().expect("a name")
+    };
+    let mut names: Vec<String> = entries.map(name).collect();
+    names.sort();
+    names
+}
+
+/// Publishes until it is told to stop.
+fn busy_publisher(service: &Service, gateway: &str) -> impl AsyncFnOnce() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (api, gateway, stopped) = (service.api(), gateway.to_owned(), Arc::clone(&stop));
+    let publishing = tokio::spawn(async move {
+        for number in 0.. {
+            if stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            let event = deployed(&[&gateway], &format!("busy-{number}"));
+            api.post("/events", &event).await.expect("accepted");
+        }
+    });
+    async move || {
+        stop.store(true, Ordering::Relaxed);
+        publishing.await.expect("published");
+    }
+}
+
+/// A plain and a reliable gateway that have confirmed what there is, and a backup that was made while
+/// events were published.
+struct Fleet {
+    service: Service,
+    backups: tempfile::TempDir,
+    plain: (String, String),
+    reliable: (String, String),
+}
+
+impl Fleet {
+    async fn backed_up() -> Self {
+        let service = Service::start().await;
+        let (plain, reliable) = (service.gateway("plain").await, service.gateway("reliable").await);
+        for number in 1..=5 {
+            publish(&service, &[&plain.0, &reliable.0], &format!("d-{number}")).await;
+        }
+        let mut socket = service.connected(&plain.1).await;
+        socket.expect(1..=3).await;
+        drop(socket);
+        let backups = tempfile::tempdir().expect("a directory");
+        let fleet = Self { service, backups, plain, reliable };
+        let stop = busy_publisher(&fleet.service, &fleet.plain.0);
+        let written = embedded(&fleet.service, &format!("backup {}", fleet.file().display())).await;
+        stop().await;
+        assert!(written.well().contains("copied"), "{written:?}");
+        fleet
+    }
+
+    fn file(&self) -> PathBuf {
+        self.backups.path().join("copy.db")
+    }
+
+    /// The ids of the events in the log of the plain gateway, by sequence.
+    async fn log(&self) -> Vec<Value> {
+        let path = format!("/gateways/{}/log", self.plain.0);
+        let query = [("limit", "1000".to_owned())];
+        let page = self.service.api().get_with(&path, &query).await.expect("the log");
+        page["list"].as_array().expect("a list").clone()
+    }
+}
+
+#[tokio::test]
+async fn a_backup_under_load_is_restored_and_no_sequence_is_silently_reused() {
+    let mut fleet = Fleet::backed_up().await;
+    let file = fleet.file();
+    assert_eq!(names(fleet.backups.path()), ["copy.db"]);
+    let mode = std::fs::metadata(&file).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let report = run(&mut command(&format!("verify {} --json", file.display()))).await.json();
+    assert_eq!(report["problems"], json!([]), "{report}");
+
+    // After the backup: more is published, delivered and confirmed.
+    let (plain, reliable) = (fleet.plain.clone(), fleet.reliable.clone());
+    for number in 1..=5 {
+        let deployment = format!("lost-{number}");
+        publish(&fleet.service, &[&plain.0, &reliable.0], &deployment).await;
+    }
+    let before = shown(&fleet.service, &plain.0).await;
+    let (old_head, plain_epoch) = (before["head"].clone(), before["epoch"].clone());
+    let socket = fleet.service.connected(&plain.1).await.serve();
+    confirmed(&fleet.service, &plain.0, &old_head).await;
+    socket.abort();
+    let mut peer = Peer::connect(&fleet.service, &reliable.1, json!({"instance": "a"})).await;
+    let old_epoch = peer.ack["epoch"].clone();
+    let mut last = Value::Null;
+    for sequence in 1..=10 {
+        last = peer.event(sequence).await;
+    }
+    peer.applied(10).await;
+    confirmed(&fleet.service, &reliable.0, &json!(10)).await;
+    drop(peer);
+
+    // Restored, once that is safe and wanted.
+    let restore = format!("restore {}", file.display());
+    let beside = format!("{restore} --replace");
+    embedded(&fleet.service, &beside).await.failed(1, &["in use by another gateway-events"]);
+    assert_eq!(fleet.service.terminate().await, Some(0), "{}", fleet.service.log());
+    embedded(&fleet.service, &restore).await.failed(1, &["--replace", "nothing was changed"]);
+    let restored = embedded(&fleet.service, &format!("{beside} --json")).await.json();
+    assert_eq!(restored["logs"], 2);
+    fleet.service.restart().await;
+    let aside = restored["aside"].as_str().expect("a path");
+    let report = run(&mut command(&format!("verify {aside} --json"))).await.json();
+    assert_eq!(report["problems"], json!([]), "{report}");
+
+    // The plain gateway gets everything that the copy holds after its confirmed position.
+    let head = shown(&fleet.service, &plain.0).await["head"].as_i64().expect("a head");
+    let log = fleet.log().await;
+    assert!(head >= 5 && head < old_head.as_i64().expect("a head"), "{head} {old_head}");
+    let from = shown(&fleet.service, &plain.0).await["confirmed"].as_i64().expect("a position");
+    let mut socket = fleet.service.connected(&plain.1).await;
+    let got = socket.expect(from + 1..=head).await;
+    for event in &got {
+        assert_ne!(event["epoch"], plain_epoch);
+        let is_same = |it: &&Value| it["sequence"] == event["sequence"];
+        let stored = log.iter().find(is_same).expect("it is in the log");
+        assert_eq!(stored["eventId"], event["eventId"]);
+    }
+    let socket = socket.serve();
+    confirmed(&fleet.service, &plain.0, &json!(head)).await;
+
+    a_reliable_gateway_gets_a_gap(&fleet.service, &reliable, &old_epoch, &last).await;
+    let record = renewal(&fleet.service).await;
+    assert_eq!(record["after"]["reason"], "restored", "{record}");
+    assert_eq!(record["principal"]["id"], "local");
+    socket.abort();
+    assert_eq!(On::Embedded.verify(&fleet.service).await.problems, Vec::<String>::new());
+}
+
+/// The reliable gateway learns that its position belongs to another log, and reads a snapshot.
+async fn a_reliable_gateway_gets_a_gap(
+    service: &Service,
+    (id, key): &(String, String),
+    old_epoch: &Value,
+    last: &Value,
+) {
+    let mut peer = Peer::greet(service, key).await;
+    let new_epoch = peer.ack["epoch"].clone();
+    assert_ne!(new_epoch, *old_epoch);
+    let position = json!({"epoch": old_epoch, "sequence": 10, "eventId": last["eventId"]});
+    peer.hello(json!({"instance": "a", "resume": position})).await;
+    let gap = peer.frame_of("delivery.gap").await;
+    assert_eq!((&gap["reason"], &gap["epoch"]), (&json!("epoch"), &new_epoch), "{gap}");
+    assert_eq!(gap["resumeAt"], 5);
+    peer.applied(5).await;
+    let resumed = peer.frame_of("connection.resumed").await;
+    assert_eq!((&resumed["from"], &resumed["epoch"]), (&json!(5), &new_epoch), "{resumed}");
+    // The same sequence as before, for another event, in another epoch.
+    for sequence in 6..=10 {
+        let event_id =
+            publish(service, &[id.as_str()], &format!("new-{sequence}")).await["id"].clone();
+        let event = peer.event(sequence).await;
+        assert_eq!((&event["eventId"], &event["epoch"]), (&event_id, &new_epoch), "{event}");
+        assert_ne!(event["eventId"], last["eventId"]);
+        peer.applied(sequence).await;
+    }
+    confirmed(service, id, &json!(10)).await;
+}
+
+#[tokio::test]
+async fn a_backup_is_restored_where_there_is_no_database() {
+    let fleet = Fleet::backed_up().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut restore = command(&format!("restore {} --json --data-dir", fleet.file().display()));
+    let restored = run(restore.arg(directory.path().join("new"))).await.json();
+    assert_eq!(restored, json!({"logs": 2, "aside": null, "problems": []}));
+    let restored = directory.path().join("new").join("gateway-events.db");
+    let mode = std::fs::metadata(&restored).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    run(&mut command(&format!("verify {}", restored.display()))).await.well();
+    assert_eq!(names(fleet.backups.path()), ["copy.db"], "it was only read");
+}
+
+#[tokio::test]
+async fn a_backup_replaces_no_file_and_is_no_part_of_the_database() {
+    let mut service = Service::start().await;
+    let (id, _) = service.gateway("one").await;
+    publish(&service, &[&id], "d-1").await;
+    let live = service.database().display().to_string();
+    std::os::unix::fs::symlink(&live, service.directory().join("link")).expect("linked");
+    let link = service.directory().join("link").display().to_string();
+    for file in [&live, &format!("{live}-wal"), &format!("{live}.lock"), &link] {
+        let refused = embedded(&service, &format!("backup {file}")).await;
+        refused.failed(1, &[file, "the database itself"]);
+    }
+    std::fs::write(service.directory().join("taken"), "precious").expect("written");
+    let taken = service.directory().join("taken").display().to_string();
+    embedded(&service, &format!("backup {taken}")).await.failed(1, &[&taken, "exists"]);
+    assert_eq!(std::fs::read_to_string(&taken).expect("there"), "precious");
+    let nowhere = service.directory().join("no/where").display().to_string();
+    embedded(&service, &format!("backup {nowhere}")).await.failed(1, &[&nowhere, "No such file"]);
+    publish(&service, &[&id], "d-2").await;
+    // Without a running service, the names of files that are not there now stay refused.
+    assert_eq!(service.terminate().await, Some(0));
+    embedded(&service, &format!("backup {live}-wal")).await.failed(1, &["the database itself"]);
+    let copy = service.directory().join("copy.db").display().to_string();
+    embedded(&service, &format!("backup {copy}")).await.well();
+    run(&mut command(&format!("verify {copy}"))).await.well();
+    let empty = tempfile::tempdir().expect("a directory");
+    let mut backup = command("backup copy.db --data-dir");
+    run(backup.arg(empty.path())).await.failed(1, &["gateway-events.db", "No such file"]);
+    assert_eq!(names(empty.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_backup_to_a_full_disk_leaves_nothing_behind() {
+    on_small_disk("backup::a_full_disk_is_reported_and_nothing_is_left").await;
+    // The disk fills up while the copy is written, and when it is synced.
+    let service = Service::start().await;
+    let (id, _) = service.gateway("one").await;
+    publish(&service, &[&id], "d-1").await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("copy.db");
+    let backup = |prelude: &str| {
+        let program = env!("CARGO_BIN_EXE_gateway-events");
+        let mut shell = tokio::process::Command::new("sh");
+        let script = format!("{prelude}; exec {program} backup \"$0\" --data-dir \"$1\"");
+        shell.args(["-c", &script]).arg(&copy).arg(service.directory());
+        shell.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        shell
+    };
+    let said = run(&mut backup("trap '' XFSZ; ulimit -f 64")).await;
+    said.failed(1, &["copy.db", "the incomplete copy was removed"]);
+    let broken = Broken::new();
+    broken.fail("sync", rustix::io::Errno::NOSPC);
+    let said = run(&mut backup(&broken.prelude())).await;
+    said.failed(1, &["copy.db", "is full; the incomplete copy was removed"]);
+    assert_eq!(names(directory.path()), Vec::<String>::new());
+    publish(&service, &[&id], "d-2").await;
+}
+
+#[tokio::test]
+#[ignore = "run by `a_backup_to_a_full_disk_leaves_nothing_behind`, on a disk of its own"]
+async fn a_full_disk_is_reported_and_nothing_is_left() {
+    let disk = small_disk();
+    let service = Service::start().await;
+    let (id, _) = service.gateway("one").await;
+    publish(&service, &[&id], "d-1").await;
+    fill(&disk.join("filler"));
+    let copy = disk.join("copy.db").display().to_string();
+    let said = embedded(&service, &format!("backup {copy}")).await;
+    said.failed(1, &[&copy, "free space", "nothing was written"]);
+    assert_eq!(names(&disk), ["filler"]);
+    // On the disk of the database, what the service needs stays free.
+    let beside = service.directory().join("copy.db").display().to_string();
+    let mut backup = command(&format!("backup {beside} --data-dir"));
+    backup.arg(service.directory());
+    backup.env("GATEWAY_EVENTS__DATABASE__MIN_FREE_BYTES", i64::MAX.to_string());
+    run(&mut backup).await.failed(1, &["free space", "nothing was written"]);
+    publish(&service, &[&id], "d-2").await;
+}
+
+/// Changes a copy of a backup by SQL.
+async fn changed(backup: &Path, name: &str, statements: &str) -> String {
+    let copy = backup.with_file_name(name);
+    std::fs::copy(backup, &copy).expect("copied");
+    let file = SqliteConnectOptions::new().filename(&copy).foreign_keys(false);
+    let mut database = file.connect().await.expect("the copy");
+    let statements = AssertSqlSafe(statements.to_owned());
+    sqlx::raw_sql(statements).execute(&mut database).await.expect("changed");
+    database.close().await.expect("closed");
+    copy.display().to_string()
+}
+
+#[tokio::test]
+async fn an_unsuitable_file_is_not_restored_and_the_database_stays() {
+    let mut fleet = Fleet::backed_up().await;
+    assert_eq!(fleet.service.terminate().await, Some(0));
+    let (backup, directory) = (fleet.file(), fleet.backups.path().to_owned());
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).expect("written");
+        path.display().to_string()
+    };
+    let bytes = std::fs::read(&backup).expect("the backup");
+    let newer =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        values (9999, 'from tomorrow', true, x'00', 0)";
+    let live = fleet.service.database().display().to_string();
+    let other = directory.join("other.db").display().to_string();
+    let text = "not a database, but long enough to be read as one".repeat(99);
+    let cases = [
+        (write("text", text.as_bytes()), "is not a SQLite database"),
+        (write("empty", b""), "not a database of gateway-events"),
+        (write("half.db", &bytes[..bytes.len() / 2]), "is damaged or incomplete"),
+        (write("head.db", &bytes[..5000]), "is damaged or incomplete"),
+        (changed(&backup, "newer.db", newer).await, "migration 9999"),
+        (
+            changed(&backup, "lost.db", "update streams set head = head + 1").await,
+            "--accept-problems",
+        ),
+        (directory.join("missing").display().to_string(), "No such file"),
+        (live.clone(), "is the database itself"),
+        (
+            {
+                std::fs::write(&other, b"").expect("written");
+                changed(Path::new(&other), "others.db", "create table users (name)").await
+            },
+            "not a database of gateway-events",
+        ),
+    ];
+    let before = (names(fleet.service.directory()), std::fs::read(&live).expect("the database"));
+    for (file, says) in &cases {
+        let refused = embedded(&fleet.service, &format!("restore {file} --replace")).await;
+        refused.failed(1, &[file, says]);
+    }
+    let after = (names(fleet.service.directory()), std::fs::read(&live).expect("the database"));
+    assert!(before == after, "{:?} {:?}", before.0, after.0);
+    let problems = directory.join("lost.db").display().to_string();
+    let accepted = format!("restore {problems} --replace --accept-problems --json");
+    let restored = embedded(&fleet.service, &accepted).await.json();
+    assert!(restored["problems"][0].as_str().expect("a problem").contains("its log"), "{restored}");
+}
+
+#[tokio::test]
+async fn a_database_that_another_program_has_open_is_not_replaced() {
+    let mut fleet = Fleet::backed_up().await;
+    assert_eq!(fleet.service.terminate().await, Some(0));
+    let file = SqliteConnectOptions::new().filename(fleet.service.database());
+    let mut other = file.connect().await.expect("the database");
+    sqlx::query("select count(*) from inbox").execute(&mut other).await.expect("read");
+    let restore = format!("restore {} --replace", fleet.file().display());
+    embedded(&fleet.service, &restore).await.failed(1, &["another program", "nothing was changed"]);
+    other.close().await.expect("closed");
+    embedded(&fleet.service, &restore).await.well();
+}
+
+#[tokio::test]
+async fn postgres_is_backed_up_by_its_own_tools() {
+    let on = On::shared();
+    let service = on.start().await;
+    for command in ["backup copy.db", "restore copy.db"] {
+        let refused = local(&on, &service, command).await;
+        refused.failed(1, &["pg_dump", "gateway-events epoch renew"]);
+    }
+}
+
+async fn new_epochs_are_started_while_no_node_runs(on: On) {
+    let mut service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &[&id], "d-1").await;
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    let old_epoch = peer.event(1).await["epoch"].clone();
+    peer.applied(1).await;
+    confirmed(&service, &id, &json!(1)).await;
+    drop(peer);
+    let in_use =
+        if matches!(on, On::Embedded) { "in use by another" } else { "nodes use the database" };
+    local(&on, &service, "epoch renew --yes").await.failed(1, &[in_use]);
+    assert_eq!(shown(&service, &id).await["epoch"], old_epoch);
+    assert_eq!(service.terminate().await, Some(0));
+    local(&on, &service, "epoch renew").await.failed(1, &["--yes"]);
+    let renewed = local(&on, &service, "epoch renew --yes --json").await.json();
+    assert_eq!(renewed, json!({"logs": 1}));
+    service.restart().await;
+    assert_ne!(shown(&service, &id).await["epoch"], old_epoch);
+    let mut peer = Peer::greet(&service, &key).await;
+    let position = json!({"epoch": old_epoch, "sequence": 1});
+    peer.hello(json!({"instance": "a", "resume": position})).await;
+    assert_eq!(peer.frame_of("delivery.gap").await["reason"], "epoch");
+    let record = renewal(&service).await;
+    assert_eq!(record["after"], json!({"logs": 1, "reason": "requested", "sequences": 1}));
+    assert_eq!(on.verify(&service).await.problems, Vec::<String>::new());
+}
+
+/// Runs `serve` until it refuses to start.
+async fn refused(on: &On, service: &Service) {
+    let refused = local(on, service, "serve --listen 127.0.0.1:0").await;
+    refused.failed(1, &["older than it was", "gateway-events epoch renew"]);
+}
+
+async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(on: On) {
+    let mut service = on.start().await;
+    let (id, _) = service.gateway("one").await;
+    for number in 1..=3 {
+        publish(&service, &[&id], &format!("d-{number}")).await;
+    }
+    let epoch = shown(&service, &id).await["epoch"].clone();
+    assert_eq!(service.terminate().await, Some(0));
+    let old = service.directory().join("old.db");
+    if matches!(on, On::Embedded) {
+        std::fs::copy(service.database(), &old).expect("copied");
+    }
+    service.restart().await;
+    publish(&service, &[&id], "d-4").await;
+    assert_eq!(service.terminate().await, Some(0));
+    match &on {
+        // By whatever means.
+        On::Embedded => drop(std::fs::copy(&old, service.database()).expect("copied")),
+        On::Shared(_) => {
+            let lose = "delete from attempts where last_sequence > 3;
+                update dead_letters set last_sequence = 3 where last_sequence > 3;
+                delete from outbox where sequence > 3;
+                update streams set missed = least(missed, 3), head = 3, failed_total = least(failed_total, 3)";
+            on.change(&service, lose).await;
+        }
+    }
+    refused(&on, &service).await;
+    refused(&on, &service).await;
+    local(&on, &service, "epoch renew --yes").await.well();
+    service.restart().await;
+    let gateway = shown(&service, &id).await;
+    assert_eq!(gateway["head"], 3);
+    assert_ne!(gateway["epoch"], epoch);
+    publish(&service, &[&id], "d-5").await;
+    assert_eq!(service.terminate().await, Some(0), "{}", service.log());
+    service.restart().await;
+}
+
+/// A failover that loses commits, for example.
+#[tokio::test]
+async fn a_running_node_ends_when_its_database_goes_backwards() {
+    let on = On::shared();
+    let mut service = on.start().await;
+    let (id, _) = service.gateway("one").await;
+    publish(&service, &[&id], "d-1").await;
+    let marks = service.directory().join("high-water.json");
+    let is_known = async {
+        while !std::fs::read_to_string(&marks).is_ok_and(|text| text.contains("\"sequences\": 1")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, is_known).await.expect("it is written");
+    on.change(&service, "delete from outbox; update streams set missed = 0, head = 0").await;
+    assert_eq!(service.ended().await, Some(1), "{}", service.log());
+    assert!(service.log().contains("gateway-events epoch renew"), "{}", service.log());
+}
+
+async fn a_position_beyond_the_head_is_answered_with_a_gap_and_reported(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &[&id], "d-1").await;
+    let mut peer = Peer::greet(&service, &key).await;
+    let position = json!({"epoch": peer.ack["epoch"], "sequence": 7});
+    peer.hello(json!({"instance": "a", "resume": position})).await;
+    let gap = peer.frame_of("delivery.gap").await;
+    assert_eq!((&gap["reason"], &gap["resumeAt"]), (&json!("epoch"), &json!(1)), "{gap}");
+    service.logged(|log| log.contains("gateway-events epoch renew")).await;
+}
