@@ -21,12 +21,12 @@ use super::openapi::{Problems, Streaming};
 use super::problem::{Answer, Challenge, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::admission::{Attempt, Candidate, Cause, NotOpened};
-use crate::api::{Code, StreamConfirm, StreamQuery, StreamResume};
+use crate::api::{Code, EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
 use crate::event::{Reason, quoted};
 use crate::transport::frames::{
-    Confirm, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Position, Resume,
+    Confirm, Envelope, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Position, Resume,
 };
 use crate::transport::sse::{self, Text};
 use crate::transport::{self, ReliableGreeting, push};
@@ -50,6 +50,7 @@ impl FromQuery for StreamQuery {
             window: parameters.whole("window", 0..=u32::MAX)?,
             types: types.unwrap_or_default(),
             confirm: parameters.one_of("confirm", &confirm)?.unwrap_or_default(),
+            envelope: parameters.one_of("envelope", &EventEnvelope::NAMED)?,
         })
     }
 }
@@ -173,8 +174,17 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
             StreamConfirm::Received => Confirm::Received,
             StreamConfirm::Applied => Confirm::Applied,
         },
+        envelope: asked.envelope.map(envelope),
     };
     Ok(Asked { hello: checked(hello)?, received })
+}
+
+/// The member of a hello.
+pub(super) const fn envelope(envelope: EventEnvelope) -> Envelope {
+    match envelope {
+        EventEnvelope::Native => Envelope::Native,
+        EventEnvelope::CloudEvents => Envelope::CloudEvents,
+    }
 }
 
 /// Checks a hello whose members are parameters of a request.

@@ -19,16 +19,16 @@ use super::client_address::client_address;
 use super::connect::{Refused, check_origin};
 use super::extract::{Bytes, Path};
 use super::gateway_frames::{accept, gone};
-use super::gateway_stream::{checked, not_opened};
+use super::gateway_stream::{self, checked, not_opened};
 use super::listener::Peer;
 use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::admission::{Candidate, NotOpened};
-use crate::api::{PollQuery, PolledEvents};
+use crate::api::{EventEnvelope, PollQuery, PolledEvents};
 use crate::event::GatewayId;
-use crate::transport::frames::{Confirm, Hello, Position, Resume};
+use crate::transport::frames::{Confirm, Envelope, Hello, Position, Resume};
 use crate::transport::long_poll::{self, Poller, Reply, Request};
 use crate::transport::{self, ReliableGreeting, sse};
 
@@ -61,6 +61,7 @@ type Slot = Mutex<Option<Held>>;
 struct Held {
     poller: Poller,
     token: String,
+    envelope: Envelope,
 }
 
 /// A slot that is in use. The fields are dropped in this order.
@@ -118,6 +119,7 @@ impl FromQuery for PollQuery {
             max: parameters.whole("max", 1..=MOST_EVENTS)?,
             wait: text("wait"),
             ack: text("ack"),
+            envelope: parameters.one_of("envelope", &EventEnvelope::NAMED)?,
         })
     }
 }
@@ -129,11 +131,12 @@ struct Asked {
     ack: Option<Position>,
     max: usize,
     wait: Duration,
+    envelope: Option<Envelope>,
 }
 
 impl Asked {
     fn new(query: PollQuery, longest: Duration) -> Answer<Self> {
-        let PollQuery { instance, after, max, wait, ack } = query;
+        let PollQuery { instance, after, max, wait, ack, envelope } = query;
         let position = |name: &str, text: Option<String>| {
             text.map(|text| {
                 let allowed = "a position, EPOCH.SEQUENCE";
@@ -157,8 +160,9 @@ impl Asked {
                     not_allowed("wait", &text, "a duration of at most 1m, such as 25s")
                 })?,
         };
-        let asked =
-            Self { instance, after, ack, max: max.unwrap_or(MOST_EVENTS), wait: wait.min(longest) };
+        let (max, wait) = (max.unwrap_or(MOST_EVENTS), wait.min(longest));
+        let envelope = envelope.map(gateway_stream::envelope);
+        let asked = Self { instance, after, ack, max, wait, envelope };
         checked(asked.hello(Resume::Server))?;
         Ok(asked)
     }
@@ -186,6 +190,7 @@ impl Asked {
             window_bytes: None,
             types: None,
             confirm: Confirm::Applied,
+            envelope: self.envelope,
         }
     }
 
@@ -264,19 +269,22 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Refused> {
     let token = auth::gateway_key(headers).map(|key| key.id().to_owned()).unwrap_or_default();
+    let envelope = asked.envelope.unwrap_or_default();
     let mut rewinds = false;
     for _ in 0..TRIES {
         let poller = {
             let mut slot = slot.lock().await;
-            // A connection ends with its key, and its requests with the connection.
-            if let Some(Held { poller, .. }) = slot.take_if(|held| held.token != token) {
+            // A connection ends with its key, and its requests with the connection. The form of its
+            // events stays the same.
+            let is_other = |held: &mut Held| held.token != token || held.envelope != envelope;
+            if let Some(Held { poller, .. }) = slot.take_if(is_other) {
                 poller.replace().await;
             }
             if let Some(held) = slot.as_ref().filter(|held| !held.poller.is_closed()) {
                 held.poller.clone()
             } else {
                 let poller = open(app, asked, rewinds, address, headers).await?;
-                slot.insert(Held { poller, token: token.clone() }).poller.clone()
+                slot.insert(Held { poller, token: token.clone(), envelope }).poller.clone()
             }
         };
         match poller.ask(asked.request()).await {
