@@ -43,6 +43,7 @@ fn event() -> Event {
         occurred_at: Timestamp::now(),
         expires_at: None,
         traceparent: None,
+        attributes: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod actions;
 mod audit;
 mod browse;
 mod bulk_jobs;
+mod cloud_events;
 mod connections;
 mod deliveries;
 mod diagnosis;
@@ -39,6 +40,7 @@ pub use bulk_jobs::{
     Job, JobKind, JobParameters, JobProgress, JobSkips, JobState, JobsQuery, ReplayRequest,
     Replayed, ResendRequest, Resent, ResentDelivery,
 };
+pub use cloud_events::CloudEvent;
 pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
 pub use deliveries::{
     Attempt, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, DeliveryState,
@@ -59,7 +61,9 @@ pub use feed::{
     ConnectionChange, FeedAttempt, FeedConnection, FeedEnd, FeedEndReason, FeedGap, FeedGapReason,
     FeedKind, FeedMessage, FeedPublished, FeedQuery,
 };
-pub use gateway_streams::{PollQuery, PolledEvents, StreamConfirm, StreamQuery, StreamResume};
+pub use gateway_streams::{
+    EventEnvelope, PollQuery, PolledEvents, StreamConfirm, StreamQuery, StreamResume,
+};
 pub use gateways::{
     Confirmation, Gateway, GatewayChange, GatewaysQuery, LabelChange, Labels, Lag, LastRefusal,
     NewGateway, Verdict, VerdictState,

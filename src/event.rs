@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::cloud_event::Attributes;
 use crate::trace_context::TraceParent;
 
 mod unknown_name;
@@ -330,6 +331,8 @@ pub struct Event {
     pub expires_at: Option<Timestamp>,
     /// The publisher's trace context, which gateways receive unchanged.
     pub traceparent: Option<TraceParent>,
+    /// What else it has if it was published as a CloudEvent.
+    pub attributes: Option<Box<Attributes>>,
 }
 
 macro_rules! reasons {

@@ -40,6 +40,7 @@ mod bulk_jobs;
 mod client_address;
 mod connect;
 mod connections;
+mod content_mode;
 mod cursor;
 mod deliveries;
 mod diagnosis;

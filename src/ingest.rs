@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api;
 use crate::clock::Timestamp;
+use crate::cloud_event::Attributes;
 use crate::compute::{ComputeError, Pool, Source};
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId};
 use crate::event_types::{self, Subject, Validator};
@@ -24,6 +25,7 @@ use crate::trace_context::TraceParent;
 use crate::transport::frame;
 
 pub mod body;
+pub mod cloud_events;
 pub mod inbox;
 mod rows;
 
@@ -73,6 +75,8 @@ pub struct Draft {
     /// The trace that the publisher belongs to. It is not part of the digest
     /// either: a repeat is another request, and may come with another span.
     pub traceparent: Option<TraceParent>,
+    /// What else it has if it is a CloudEvent.
+    pub attributes: Option<Box<Attributes>>,
 }
 
 impl Draft {
@@ -95,6 +99,11 @@ impl Draft {
         // Room for the payload's quotes, which are escaped, and for the other members.
         let mut text = Vec::with_capacity(self.payload.get().len() / 8 * 9 + 512);
         serde_json::to_writer(&mut text, &whole).expect("texts and numbers are JSON");
+        // As texts: the modes of the HTTP binding keep different types.
+        for (name, value) in self.attributes.iter().flat_map(|attributes| attributes.iter()) {
+            let attribute = (name, value.to_string());
+            serde_json::to_writer(&mut text, &attribute).expect("texts are JSON");
+        }
         Sha256::digest(&text).into()
     }
 }
@@ -201,8 +210,11 @@ impl Rules {
         let Candidate { draft, info } = candidate;
         let digest = draft.digest();
         let id = draft.id.clone();
-        self.new_event(draft, digest, info.as_deref(), now)
-            .map_err(|error| InvalidEvent { identity: id.map(|id| (id, digest)), error })
+        let is_cloud_event = draft.attributes.is_some();
+        self.new_event(draft, digest, info.as_deref(), now).map_err(|error| InvalidEvent {
+            identity: id.map(|id| (id, digest)),
+            error: if is_cloud_event { cloud_events::of_attributes(error) } else { error },
+        })
     }
 
     fn new_event(
@@ -243,6 +255,7 @@ impl Rules {
             occurred_at: draft.occurred_at,
             expires_at,
             traceparent: draft.traceparent,
+            attributes: draft.attributes,
         };
         self.check_size(frame::longest_event_text(&event))?;
         Ok(NewEvent {

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod bulk;
 pub mod client;
 pub mod clock;
+pub mod cloud_event;
 pub mod command;
 pub mod compute;
 pub mod config;

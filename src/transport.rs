@@ -44,6 +44,7 @@ use tokio::sync::mpsc;
 
 use crate::event::{Event, Reason, Sequence};
 
+mod cloud_event;
 pub mod frame;
 pub mod frames;
 mod greeting;
@@ -57,7 +58,8 @@ pub mod websocket;
 mod write_timeout;
 
 use frames::{
-    ConnectionDrain, ConnectionResumed, Credit, DeliveryGap, DeliveryMark, FrameError, Nack,
+    ConnectionDrain, ConnectionResumed, Credit, DeliveryGap, DeliveryMark, Envelope, FrameError,
+    Nack,
 };
 pub use greeting::{Greeting, ReliableGreeting};
 pub use report::{DeploymentAction, DeploymentReport, DeploymentStatus};
@@ -94,6 +96,8 @@ pub struct OutgoingEvent {
     /// Whether the events before it must be confirmed by a receipt that does not include it,
     /// because one of them may have made a connection fail.
     pub own_receipt: bool,
+    /// The form in which this peer wants it. Used in reliable mode only.
+    pub envelope: Envelope,
 }
 
 /// Messages that overtake waiting events.

@@ -18,8 +18,9 @@ const MODULES: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("trace_context", &[]),
     ("json_error", &[]),
-    ("event", &["clock", "trace_context"]),
-    ("api", &["clock", "event", "trace_context"]),
+    ("cloud_event", &[]),
+    ("event", &["clock", "cloud_event", "trace_context"]),
+    ("api", &["clock", "cloud_event", "event", "trace_context"]),
     ("token", &[]),
     ("compute", &[]),
     ("files", &[]),
@@ -34,6 +35,7 @@ const MODULES: &[(&str, &[&str])] = &[
         &[
             "backoff",
             "clock",
+            "cloud_event",
             "defaults",
             "event",
             "event_types",
@@ -46,7 +48,7 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("feed", &["clock", "event", "jobs", "metric", "store", "wake"]),
-    ("transport", &["clock", "event", "json_error", "trace_context"]),
+    ("transport", &["clock", "cloud_event", "event", "json_error", "trace_context"]),
     (
         "dispatch",
         &[
@@ -68,6 +70,7 @@ const MODULES: &[(&str, &[&str])] = &[
         &[
             "api",
             "clock",
+            "cloud_event",
             "compute",
             "event",
             "event_types",
@@ -90,6 +93,7 @@ const MODULES: &[(&str, &[&str])] = &[
         &[
             "api",
             "clock",
+            "cloud_event",
             "compute",
             "config",
             "diagnosis",
@@ -140,6 +144,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "backoff",
             "client",
             "clock",
+            "cloud_event",
             "event",
             "files",
             "metric",

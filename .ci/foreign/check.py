@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import cloudevents_round_trip
 from admin import Admin
 
 PROGRAM, NODE_MODULES = map(Path, sys.argv[1:])
@@ -238,6 +239,7 @@ def run(work, ending):
     service = here.start_service()
     admin = Admin(f"https://localhost:{here.port}", here.certificate, here.work / "token")
     until("the service is ready", admin.is_ready, service)
+    cloudevents_round_trip.check(admin)
     ways, proxies = here.start_proxies()
     clients = [Client(here, admin, kind, way, port) for kind in KINDS for way, port in ways.items()]
     processes = [client.process for client in clients] + proxies

@@ -12,8 +12,7 @@ use super::outcome::{Answer, Reply};
 use crate::client::reliable::NackCode;
 use crate::client::tls::{Trust, TrustError, plain};
 use crate::clock::Timestamp;
-
-mod cloud_event;
+use crate::cloud_event::{HEADER_PREFIX, JSON, SPECVERSION, encoded, name, padded};
 
 /// How much of a response's body is read.
 const READ: usize = 4096;
@@ -116,20 +115,42 @@ impl Forwarder {
     }
 
     fn headers(&self, delivery: &Delivery<'_>) -> HeaderMap {
-        let attributes = cloud_event::attributes(delivery, &self.source);
+        let attributes = attributes(delivery, &self.source);
         let headers = attributes.into_iter().filter_map(|(name, value)| {
-            let value = HeaderValue::from_str(&cloud_event::encoded(&value)).ok()?;
-            Some((HeaderName::from_static(name), value))
+            let name = format!("{HEADER_PREFIX}{name}").parse::<HeaderName>().ok()?;
+            let value = HeaderValue::from_str(&encoded(&value)).ok()?;
+            Some((name, value))
         });
         let mut headers: HeaderMap = headers.collect();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
         if let Some(context) = delivery.traceparent
             && let Ok(context) = HeaderValue::from_str(&context.to_string())
         {
-            headers.insert("traceparent", context);
+            headers.insert(name::TRACEPARENT, context);
         }
         headers
     }
+}
+
+/// The attributes of an event, by name.
+fn attributes(delivery: &Delivery<'_>, source: &str) -> Vec<(&'static str, String)> {
+    let mut attributes = vec![
+        (name::SPECVERSION, SPECVERSION.to_owned()),
+        (name::ID, delivery.id.to_string()),
+        (name::SOURCE, source.to_owned()),
+        (name::TYPE, delivery.kind.to_owned()),
+        (name::SEQUENCE, padded(delivery.sequence.0).to_string()),
+        (name::EPOCH, delivery.epoch.to_string()),
+    ];
+    let optional = [
+        (name::TIME, delivery.time.map(|time| time.to_string())),
+        (name::CORRELATION_ID, delivery.correlation_id.map(str::to_owned)),
+        (name::ATTEMPT, delivery.attempt.map(|attempt| attempt.to_string())),
+        (name::USER_ID, delivery.user_id.map(str::to_owned)),
+        (name::TRACEPARENT, delivery.traceparent.map(ToString::to_string)),
+    ];
+    attributes.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    attributes
 }
 
 const LOCALHOST: &str = "localhost";

@@ -12,6 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::json;
 use super::{Delivery, EventVerdict, Labels, Problem, PublishedTarget, Purge, Rollout};
 use crate::clock::Timestamp;
+use crate::cloud_event::Attributes;
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, Sequence};
 use crate::trace_context::TraceParent;
 
@@ -243,6 +244,12 @@ pub struct EventWithDeliveries {
     #[serde(default)]
     #[schema(required = true)]
     pub traceparent: Option<TraceParent>,
+    /// What else it has if it was published as a CloudEvent: `source`, `subject`, `dataschema`, a
+    /// `datacontenttype` other than `application/json`, and extension attributes. Omitted for other
+    /// events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false, nullable = false)]
+    pub attributes: Option<Attributes>,
     /// What it was published for; `null` for an event of an earlier version.
     #[serde(default)]
     #[schema(required = true)]

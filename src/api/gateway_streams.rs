@@ -35,6 +35,26 @@ pub struct StreamQuery {
     /// What the gateway confirms; `received` by default.
     #[param(inline, required = false)]
     pub confirm: StreamConfirm,
+    /// The form of events; `native` by default.
+    #[param(inline, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<EventEnvelope>,
+}
+
+/// The form of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EventEnvelope {
+    /// The members of the protocol.
+    Native,
+    /// A CloudEvent 1.0 in its JSON format.
+    CloudEvents,
+}
+
+impl EventEnvelope {
+    /// All forms, by their names in requests.
+    pub const NAMED: [(&str, Self); 2] =
+        [("native", Self::Native), ("cloudevents", Self::CloudEvents)];
 }
 
 /// Where a stream begins.
@@ -113,6 +133,11 @@ pub struct PollQuery {
     #[param(example = "01890a5d-ac96-774b-bcce-b302099a8058")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// The form of events; `native` by default. If it differs from that of the instance's connection,
+    /// another connection is opened.
+    #[param(inline, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<EventEnvelope>,
 }
 
 /// Events for a gateway, and what is known about its log.

@@ -325,7 +325,8 @@ impl Feed {
 }
 
 fn weight(row: &OutboxRow) -> usize {
-    ROW + row.event.payload.get().len()
+    let attributes = row.event.attributes.as_ref().map_or(0, |attributes| attributes.bytes());
+    ROW + row.event.payload.get().len() + attributes
 }
 
 async fn poll(read: &mut Option<BoxFuture<'static, Result<OutboxPage>>>) -> Result<OutboxPage> {

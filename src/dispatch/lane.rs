@@ -26,6 +26,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
 use crate::store::OutboxRow;
+use crate::transport::frames::Envelope;
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent};
 
 mod ending;
@@ -360,7 +361,8 @@ impl Lane {
         self.registration.note_sent(sequence);
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (sequence.previous(), 1);
-        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
+        let envelope = Envelope::Native;
+        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt, envelope };
         place.send(Box::new(Outgoing::Event(outgoing)));
         self.feed.pop();
         state.metrics.written.increment(1);
@@ -473,7 +475,8 @@ enum Sent {
 /// The approximate size of an event on the wire, in bytes.
 pub(super) fn size(event: &Event) -> usize {
     let user_id = event.user_id.as_ref().map_or(0, String::len);
-    ENVELOPE + event.payload.get().len() + user_id
+    let attributes = event.attributes.as_ref().map_or(0, |attributes| attributes.bytes());
+    ENVELOPE + event.payload.get().len() + user_id + attributes
 }
 
 pub(super) fn transport_gone() -> Ended {

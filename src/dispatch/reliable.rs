@@ -22,7 +22,7 @@ use crate::clock::{Timestamp, millis};
 use crate::event::{Epoch, EventType, Reason, Sequence};
 use crate::metric;
 use crate::store::{Gap, GapReason};
-use crate::transport::frames::{ConnectionDrain, ErrorCode, FrameError};
+use crate::transport::frames::{ConnectionDrain, Envelope, ErrorCode, FrameError};
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd};
 
 mod acknowledgements;
@@ -45,6 +45,8 @@ pub(super) struct Lane {
     pub(super) transport: &'static str,
     pub(super) timing: Timing,
     pub(super) window: Window,
+    /// The form of events that the gateway has asked for.
+    pub(super) envelope: Option<Envelope>,
     /// The only types that are sent; `None` for all.
     pub(super) types: Option<BTreeSet<EventType>>,
     /// Where gateways find a snapshot.

@@ -266,6 +266,7 @@ impl Ready {
             transport: admission.transport,
             timing,
             window,
+            envelope: hello.envelope,
             types: hello.types.map(|types| types.into_iter().collect()),
             snapshot_url,
             gap,

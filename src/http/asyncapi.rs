@@ -9,6 +9,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
 use crate::api::FeedMessage;
+use crate::cloud_event::SPECVERSION;
 use crate::transport::DeploymentReport;
 use crate::transport::frames::{
     Ack, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit, DeliveryGap,
@@ -134,6 +135,46 @@ fn remove(schema: &mut Value, member: &str) {
     }
 }
 
+/// The schema of an event as a CloudEvent, which is encoded without a type of its own.
+fn cloud_event() -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let number = json!({
+        "type": "string",
+        "pattern": "^[0-9]{16}$",
+        "description": "A sequence of the gateway's log, with leading zeros.",
+    });
+    json!({
+        "type": "object",
+        "description": "A CloudEvent 1.0 in its JSON format. The attributes that its publisher has \
+            given it are among its members, as they were published. `sequence`, `previous`, `epoch` \
+            and `attempt` are those of the native form.",
+        "properties": {
+            "specversion": { "type": "string", "const": SPECVERSION },
+            "id": text("The event's id, the same in every delivery."),
+            "source": text("Where it comes from."),
+            "type": text("The event's type. Ignore unknown types."),
+            "subject": text("What it is about."),
+            "time": text("When it occurred."),
+            "datacontenttype": text("The media type of its data: JSON."),
+            "dataschema": text("The schema of its data."),
+            "correlationid": text("The key by which gateways recognise repeats."),
+            "userid": text("The user who caused it."),
+            "expirytime": text("When it expires. It is not sent afterwards."),
+            "traceparent": text("The publisher's trace context."),
+            "sequence": number,
+            "previous": number,
+            "epoch": text("The epoch of the log."),
+            "attempt": { "type": "integer", "minimum": 1 },
+            "data": { "type": "object", "description": "The publisher's object, byte for byte." },
+        },
+        "required": [
+            "specversion", "id", "source", "type", "time", "datacontenttype", "correlationid",
+            "sequence", "previous", "epoch", "attempt", "data",
+        ],
+        "additionalProperties": { "type": ["string", "boolean", "integer"] },
+    })
+}
+
 /// All messages by name. Their schemas are added.
 fn messages(schemas: &mut Schemas) -> Value {
     let mut messages = Map::new();
@@ -145,6 +186,9 @@ fn messages(schemas: &mut Schemas) -> Value {
     let text = "Always the first frame.";
     add("connectionAck", ConnectionAck::TYPE, text, schemas.frame::<ConnectionAck>());
     add("event", "event", "An event.", schemas.add::<EventFrame>());
+    let text = "An event for a gateway that has asked for the envelope `cloudevents`.";
+    let schema = schemas.insert("CloudEvent", cloud_event());
+    add("cloudEvent", "event", text, schema);
     let reliable = ["protocol", "epoch", "head", "oldest", "heartbeatMs", "limits"];
     let schema = schemas.without("PlainConnectionAck", "ConnectionAck", &reliable, text);
     add("plainConnectionAck", ConnectionAck::TYPE, text, schema);
@@ -197,7 +241,11 @@ fn messages(schemas: &mut Schemas) -> Value {
     add("gatewayFrames", "frames", "One frame, or an array of frames.", schema);
 
     let text = "The next events.";
-    add("polledEvents", "events", text, schemas.add::<PolledEvents>());
+    let polled = schemas.add::<PolledEvents>();
+    let forms = ["EventFrame", "CloudEvent"]
+        .map(|name| json!({ "$ref": format!("#/components/schemas/{name}") }));
+    schemas.0[&polled]["properties"]["events"]["items"] = json!({ "anyOf": forms });
+    add("polledEvents", "events", text, polled);
     let text = "What has happened.";
     add("feedMessage", "feed", text, schemas.add::<FeedMessage>());
     Value::Object(messages)

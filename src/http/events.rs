@@ -9,12 +9,12 @@ use axum::http::{HeaderMap, StatusCode};
 use dashmap::DashMap;
 use metrics::Counter;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::App;
 use super::auth::{Publisher, Reader};
 use super::bodies;
+use super::content_mode::ContentMode;
 use super::extract::{self, Path};
 use super::observability;
 use super::openapi::{
@@ -25,12 +25,12 @@ use super::publish;
 use super::query::Query;
 use super::rollouts;
 use crate::api::{
-    Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, Code, EventWithDeliveries, PublishBody,
-    WaitQuery, Warning,
+    Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, CloudEvent, Code, EventWithDeliveries,
+    PublishBody, WaitQuery, Warning,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, EventId, EventType, quoted};
-use crate::ingest::body::{self, Items};
+use crate::ingest::body::Items;
 use crate::metric;
 use crate::store::{Appended, Publish, Published, Refusal, RolloutOf, Validated};
 
@@ -48,6 +48,9 @@ pub(super) enum PublishAnswer {
 /// events of a batch are accepted or refused one by one; if some are refused, the answer
 /// is 207. A repeated `Idempotency-Key`, or a repeated event id with the same content,
 /// gets the first answer.
+///
+/// CloudEvents 1.0 are accepted in structured, batched and binary content mode: their attributes become
+/// the members of an event. The answers are the same.
 #[utoipa::path(
     post, path = "/events", tag = "events", operation_id = "publishEvents",
     params(
@@ -55,8 +58,15 @@ pub(super) enum PublishAnswer {
             description = "Identifies the request: a repeat with the same body gets the first answer."),
         ("traceparent" = Option<String>, Header,
             description = "The publisher's W3C trace context, for events without one of their own."),
+        ("ce-specversion" = Option<String>, Header, description = "`1.0`: the request is a CloudEvent in \
+            binary mode. Each of its attributes is a header of this prefix (`ce-id`, `ce-type`, \
+            `ce-source` and so on), percent-encoded, and its data is the body."),
     ),
-    request_body = PublishBody,
+    request_body(content(
+        (PublishBody = "application/json"),
+        (CloudEvent = "application/cloudevents+json"),
+        (Vec<CloudEvent> = "application/cloudevents-batch+json"),
+    )),
     responses(
         (status = 202, description = "All events are committed.", body = PublishAnswer),
         (status = 207, description = "Some events of the batch were refused.", body = AcceptedBatch),
@@ -70,7 +80,7 @@ pub(super) async fn publish(
     _: Query<()>,
     request: Request,
 ) -> Answer<(StatusCode, Json<PublishAnswer>)> {
-    extract::require_json(request.headers())?;
+    let mode = ContentMode::of(request.headers())?;
     extract::refuse_encoded(request.headers())?;
     let key = idempotency_key(request.headers())?;
     let traceparent = observability::traceparent(request.headers());
@@ -80,8 +90,8 @@ pub(super) async fn publish(
     let (length, now) = (bytes.len(), Timestamp::now());
     let shown = key.clone();
     let read = move || {
-        let idempotency = key.map(|key| (key, Sha256::digest(&bytes).into()));
-        (idempotency, body::read(&bytes, now, traceparent))
+        let idempotency = key.map(|key| (key, mode.digest(&bytes)));
+        (idempotency, mode.read(&bytes, now, traceparent))
     };
     let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;
     let Items { drafts, is_single } = items?;
@@ -154,6 +164,7 @@ pub(super) async fn show(
         appended_at: history.appended_at,
         expires_at: event.expires_at,
         traceparent: event.traceparent,
+        attributes: event.attributes.map(|attributes| *attributes),
         target: history.target.map(Into::into),
         gateway_count: history.matched,
         verdict,

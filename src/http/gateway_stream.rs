@@ -21,12 +21,14 @@ use super::openapi::{Problems, Streaming};
 use super::problem::{Answer, Challenge, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::admission::{Attempt, Candidate, Cause, NotOpened, Stated};
-use crate::api::{Code, StreamConfirm, StreamQuery, StreamResume};
+use crate::api::{Code, EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
 use crate::event::{Reason, quoted};
 use crate::store::Conflict;
-use crate::transport::frames::{Confirm, FrameError, GatewayFrame, Hello, Position, Resume};
+use crate::transport::frames::{
+    Confirm, Envelope, FrameError, GatewayFrame, Hello, Position, Resume,
+};
 use crate::transport::sse::{self, Text};
 use crate::transport::{self, ReliableGreeting, push};
 
@@ -49,6 +51,7 @@ impl FromQuery for StreamQuery {
             window: parameters.whole("window", 0..=u32::MAX)?,
             types: types.unwrap_or_default(),
             confirm: parameters.one_of("confirm", &confirm)?.unwrap_or_default(),
+            envelope: parameters.one_of("envelope", &EventEnvelope::NAMED)?,
         })
     }
 }
@@ -172,8 +175,17 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
             StreamConfirm::Received => Confirm::Received,
             StreamConfirm::Applied => Confirm::Applied,
         },
+        envelope: asked.envelope.map(envelope),
     };
     Ok(Asked { hello: checked(hello)?, stated })
+}
+
+/// The member of a hello.
+pub(super) const fn envelope(envelope: EventEnvelope) -> Envelope {
+    match envelope {
+        EventEnvelope::Native => Envelope::Native,
+        EventEnvelope::CloudEvents => Envelope::CloudEvents,
+    }
 }
 
 /// Checks a hello whose members are parameters of a request.

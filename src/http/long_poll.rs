@@ -19,16 +19,16 @@ use super::client_address::client_address;
 use super::connect::{Refused, check_origin};
 use super::extract::{Bytes, Path};
 use super::gateway_frames::{accept, gone};
-use super::gateway_stream::{checked, not_opened};
+use super::gateway_stream::{self, checked, not_opened};
 use super::listener::Peer;
 use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::admission::{Candidate, NotOpened, Stated};
-use crate::api::{PollQuery, PolledEvents};
+use crate::api::{EventEnvelope, PollQuery, PolledEvents};
 use crate::event::{ConnectionId, GatewayId};
-use crate::transport::frames::{Confirm, Hello, Position, Resume};
+use crate::transport::frames::{Confirm, Envelope, Hello, Position, Resume};
 use crate::transport::long_poll::{self, Poller, Reply, Request};
 use crate::transport::{self, ReliableGreeting, sse};
 
@@ -61,6 +61,7 @@ type Slot = Mutex<Option<Held>>;
 struct Held {
     poller: Poller,
     token: String,
+    envelope: Envelope,
 }
 
 /// A slot that is in use. The fields are dropped in this order.
@@ -119,6 +120,7 @@ impl FromQuery for PollQuery {
             wait: text("wait"),
             ack: text("ack"),
             snapshot: text("snapshot"),
+            envelope: parameters.one_of("envelope", &EventEnvelope::NAMED)?,
         })
     }
 }
@@ -131,11 +133,12 @@ struct Asked {
     snapshot: Option<ConnectionId>,
     max: usize,
     wait: Duration,
+    envelope: Option<Envelope>,
 }
 
 impl Asked {
     fn new(query: PollQuery, longest: Duration) -> Answer<Self> {
-        let PollQuery { instance, after, max, wait, ack, snapshot } = query;
+        let PollQuery { instance, after, max, wait, ack, snapshot, envelope } = query;
         let position = |name: &str, text: Option<String>| {
             text.map(|text| {
                 let allowed = "a position, EPOCH.SEQUENCE";
@@ -170,7 +173,8 @@ impl Asked {
                 })?,
         };
         let wait = wait.min(longest);
-        let asked = Self { instance, after, ack, snapshot, max, wait };
+        let envelope = envelope.map(gateway_stream::envelope);
+        let asked = Self { instance, after, ack, snapshot, max, wait, envelope };
         checked(asked.hello(Resume::Server))?;
         Ok(asked)
     }
@@ -204,6 +208,7 @@ impl Asked {
             window_bytes: None,
             types: None,
             confirm: Confirm::Applied,
+            envelope: self.envelope,
         }
     }
 
@@ -282,19 +287,22 @@ async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Refused> {
     let token = auth::gateway_key(headers).map(|key| key.id().to_owned()).unwrap_or_default();
+    let envelope = asked.envelope.unwrap_or_default();
     let mut rewinds = false;
     for _ in 0..TRIES {
         let poller = {
             let mut slot = slot.lock().await;
-            // A connection ends with its key, and its requests with the connection.
-            if let Some(Held { poller, .. }) = slot.take_if(|held| held.token != token) {
+            // A connection ends with its key, and its requests with the connection. The form of its
+            // events stays the same.
+            let is_other = |held: &mut Held| held.token != token || held.envelope != envelope;
+            if let Some(Held { poller, .. }) = slot.take_if(is_other) {
                 poller.replace().await;
             }
             if let Some(held) = slot.as_ref().filter(|held| !held.poller.is_closed()) {
                 held.poller.clone()
             } else {
                 let poller = open(app, asked, rewinds, address, headers).await?;
-                slot.insert(Held { poller, token: token.clone() }).poller.clone()
+                slot.insert(Held { poller, token: token.clone(), envelope }).poller.clone()
             }
         };
         match poller.ask(asked.request()).await {

@@ -162,12 +162,13 @@ impl<'a> Fields<'a> {
             ttl_secs: self.get("ttlSeconds")?,
             occurred_at: occurred_at(self.get("timestamp")?, now)?,
             traceparent: self.get("traceparent")?.or(traceparent),
+            attributes: None,
         })
     }
 }
 
 /// A list that keeps no more elements than the largest batch has.
-struct Batch<'a>(Vec<&'a RawValue>);
+pub(super) struct Batch<'a>(pub(super) Vec<&'a RawValue>);
 
 struct BatchVisitor;
 
@@ -231,7 +232,7 @@ pub fn read(body: &[u8], now: Timestamp, traceparent: Option<TraceParent>) -> Re
     Ok(Items { drafts: batch.0.into_iter().map(draft).collect(), is_single: false })
 }
 
-fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
+pub(super) fn parse<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| unreadable::<T>(text.as_bytes(), &error))
 }
 

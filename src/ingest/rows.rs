@@ -36,6 +36,7 @@ pub(super) fn read(
         ttl_secs: None,
         occurred_at: inserted_at.min(now),
         traceparent: parsed("traceparent", content.traceparent.as_deref(), str::parse)?,
+        attributes: None,
     })
 }
 

@@ -83,10 +83,14 @@ pub(super) fn reliable_event_text(event: &Event, position: EventPosition) -> Byt
     envelope.text()
 }
 
-/// The size in bytes of an event's largest frame in any log. Published events are limited by it.
+/// The size in bytes of an event's largest frame in any log, with the attributes that it has as a
+/// CloudEvent. Published events are limited by it.
 pub fn longest_event_text(event: &Event) -> usize {
     let mut length = Length(0);
     encode(&mut length, &Envelope::new(event, Sequence::MAX, Epoch(uuid::Uuid::nil())));
+    if let Some(attributes) = event.attributes.as_deref() {
+        encode(&mut length, attributes);
+    }
     length.0
 }
 
@@ -164,6 +168,7 @@ mod tests {
             occurred_at: Timestamp::from_micros(1_767_225_600_000_000),
             expires_at: None,
             traceparent: None,
+            attributes: None,
         }
     }
 

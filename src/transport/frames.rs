@@ -23,13 +23,13 @@ mod server;
 
 pub use error::{ErrorCode, FrameError};
 pub use gateway::{
-    Ack, Confirm, Credit, Hello, INSTANCE_CHARACTERS, MAX_DETAIL_BYTES, MAX_RETRY_AFTER_MS,
-    MAX_TYPES, Nack, NackCode, Position, Progress, Resume,
+    Ack, Confirm, Credit, Envelope, Hello, INSTANCE_CHARACTERS, MAX_DETAIL_BYTES,
+    MAX_RETRY_AFTER_MS, MAX_TYPES, Nack, NackCode, Position, Progress, Resume,
 };
 pub use server::{
     ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, DeliveryGap, DeliveryMark,
-    EXTRA_EVENT_BYTES, EventFrame, EventPosition, GapReason, Limits, PolledEvents, ResumeMode,
-    event_text,
+    EXTRA_CLOUD_EVENT_BYTES, EXTRA_EVENT_BYTES, EventFrame, EventPosition, GapReason, Limits,
+    PolledEvents, ResumeMode, event_text,
 };
 
 /// The WebSocket subprotocol that selects reliable mode, and `protocol` in `connection.ack`.

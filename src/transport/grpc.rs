@@ -8,11 +8,11 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::frames::{
     Ack, Confirm, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit,
-    DeliveryGap, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Nack, NackCode,
-    Position, Progress, Resume, ResumeMode, no_sequence,
+    DeliveryGap, Envelope, ErrorCode, FrameError, FrameType as _, GatewayFrame, Hello, Nack,
+    NackCode, Position, Progress, Resume, ResumeMode, no_sequence,
 };
 use super::push::Encoder;
-use super::{Outgoing, OutgoingEvent};
+use super::{Outgoing, OutgoingEvent, reliable};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, EventId, EventType, Reason, Sequence};
 
@@ -103,9 +103,19 @@ impl Messages {
 
     fn event(&self, outgoing: &OutgoingEvent) -> generated::Event {
         let event = &outgoing.event;
+        let cloud_event = match outgoing.envelope {
+            Envelope::Native => None,
+            Envelope::CloudEvents => {
+                Some(reliable::outgoing_text(Outgoing::Event(outgoing.clone()), self.epoch))
+            }
+        };
+        let payload = match cloud_event {
+            None => Bytes::copy_from_slice(event.payload.get().as_bytes()),
+            Some(_) => Bytes::new(),
+        };
         generated::Event {
             r#type: event.event_type.to_string(),
-            payload: Bytes::copy_from_slice(event.payload.get().as_bytes()),
+            payload,
             timestamp: Some(timestamp(event.occurred_at)),
             correlation_id: event.correlation_id.to_string(),
             user_id: event.user_id.clone(),
@@ -116,6 +126,7 @@ impl Messages {
             attempt: outgoing.attempt,
             expires_at: event.expires_at.map(timestamp),
             traceparent: event.traceparent.map(|parent| parent.to_string()),
+            cloud_event,
         }
     }
 }
@@ -224,6 +235,12 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
         hello.types.iter().map(|name| EventType::new(name.as_str())).collect();
     let types = types.map_err(|error| invalid(&format!("types: {error}")))?;
     Ok(Hello {
+        envelope: match generated::Envelope::try_from(hello.envelope) {
+            Ok(generated::Envelope::Unspecified) => None,
+            Ok(generated::Envelope::Native) => Some(Envelope::Native),
+            Ok(generated::Envelope::Cloudevents) => Some(Envelope::CloudEvents),
+            Err(_) => return Err(invalid("envelope: unknown form of events")),
+        },
         confirm: match hello.confirm() {
             generated::Confirm::Received => Confirm::Received,
             generated::Confirm::Applied => Confirm::Applied,
@@ -284,6 +301,15 @@ fn resumed_message(resumed: ConnectionResumed) -> generated::ConnectionResumed {
         epoch: resumed.epoch.to_string(),
         mode: mode.into(),
         pending: resumed.pending,
+        envelope: envelope(resumed.envelope).into(),
+    }
+}
+
+fn envelope(envelope: Option<Envelope>) -> generated::Envelope {
+    match envelope {
+        None => generated::Envelope::Unspecified,
+        Some(Envelope::Native) => generated::Envelope::Native,
+        Some(Envelope::CloudEvents) => generated::Envelope::Cloudevents,
     }
 }
 

@@ -300,10 +300,13 @@ fn waiting_messages(first: Outgoing, events: &mut mpsc::Receiver<Box<Outgoing>>)
     messages
 }
 
-/// The size of an event's payload; other messages are short.
+/// The size of an event's payload and attributes; other messages are short.
 fn payload_bytes(outgoing: &Outgoing) -> usize {
     match outgoing {
-        Outgoing::Event(outgoing) => outgoing.event.payload.get().len(),
+        Outgoing::Event(outgoing) => {
+            let attributes = outgoing.event.attributes.as_ref();
+            outgoing.event.payload.get().len() + attributes.map_or(0, |it| it.bytes())
+        }
         Outgoing::Resumed(_) | Outgoing::Mark(_) | Outgoing::Gap(_) => 0,
     }
 }

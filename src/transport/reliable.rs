@@ -15,7 +15,8 @@ pub fn outgoing_text(outgoing: Outgoing, epoch: Epoch) -> Bytes {
     match outgoing {
         Outgoing::Event(it) => {
             let (sequence, previous, attempt) = (it.sequence, it.previous, it.attempt);
-            event_text(&it.event, EventPosition { sequence, previous, epoch, attempt })
+            let position = EventPosition { sequence, previous, epoch, attempt };
+            event_text(&it.event, position, it.envelope)
         }
         Outgoing::Resumed(resumed) => ServerFrame::Resumed(*resumed).to_text(),
         Outgoing::Mark(mark) => ServerFrame::Mark(mark).to_text(),

@@ -31,6 +31,7 @@ pub(crate) async fn run(world: Arc<World>, service: Arc<Service>, id: Id) {
             event_id: None,
         };
         let hello = Hello {
+            envelope: None,
             instance: world.state().gateways[id.gateway].replicas[id.replica].name.clone(),
             resume: match fastrand::u8(..4) {
                 0 => Resume::Earliest,

@@ -286,6 +286,7 @@ impl Run {
                 occurred_at: Timestamp::now(),
                 expires_at: row.is_expired.then(|| Timestamp::from_micros(1)),
                 traceparent: None,
+                attributes: None,
             }),
             is_named: true,
             target: Target::Gateways(target),

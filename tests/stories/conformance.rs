@@ -331,6 +331,7 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
             occurred_at: Timestamp::now(),
             expires_at: None,
             traceparent: None,
+            attributes: None,
         }),
         is_named: true,
         target,

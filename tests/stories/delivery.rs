@@ -73,6 +73,7 @@ impl Node {
             occurred_at: Timestamp::now(),
             expires_at,
             traceparent: None,
+            attributes: None,
         };
         let event = NewEvent {
             event: Arc::new(event),

@@ -69,6 +69,7 @@ mod bursts;
 mod chaos;
 mod client;
 mod clocks;
+mod cloud_events;
 mod cluster;
 mod command_formats;
 mod command_line;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     tonic_prost_build::configure()
         .build_transport(false)
         .bytes(".gateway_events.v1.Event.payload")
+        .bytes(".gateway_events.v1.Event.cloud_event")
         .out_dir(&out)
         .compile_fds(descriptor.clone())
         .expect("code");

@@ -51,6 +51,7 @@ pub(super) fn resumed(log: u8, from: i64) -> ServerFrame {
         epoch: epoch(log),
         mode: ResumeMode::Live,
         pending: 0,
+        envelope: None,
     })
 }
 

@@ -199,7 +199,8 @@ impl Polls {
             let from = event.previous;
             let pending = u64::try_from(head.0 - from.0).unwrap_or_default();
             let mode = ResumeMode::Replay;
-            let resumed = ConnectionResumed { from, head, epoch, mode, pending };
+            let envelope = None;
+            let resumed = ConnectionResumed { from, head, epoch, mode, pending, envelope };
             frames.insert(0, ServerFrame::Resumed(resumed));
         }
         let last = frames.iter().rev().find_map(|frame| match frame {

@@ -179,6 +179,7 @@ impl ClientState {
             window_bytes: self.settings.window_bytes,
             types: self.settings.types.clone(),
             confirm: self.settings.confirm,
+            envelope: None,
         }
     }
 

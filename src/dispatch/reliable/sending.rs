@@ -150,7 +150,8 @@ impl Lane {
             let (from, head) = (self.window.told(), self.feed.head());
             let pending = u64::try_from(head.0 - from.0).unwrap_or(0);
             let mode = if pending > 0 { ResumeMode::Replay } else { ResumeMode::Live };
-            let resumed = ConnectionResumed { from, head, epoch: self.epoch, mode, pending };
+            let (epoch, envelope) = (self.epoch, self.envelope);
+            let resumed = ConnectionResumed { from, head, epoch, mode, pending, envelope };
             place.send(Box::new(Outgoing::Resumed(Box::new(resumed))));
             state.is_resumed = true;
         }
@@ -249,7 +250,9 @@ impl Lane {
         self.registration.note_sent(sequence);
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (offered.previous, offered.attempt);
-        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt: false };
+        let envelope = self.envelope.unwrap_or_default();
+        let outgoing =
+            OutgoingEvent { sequence, previous, attempt, event, own_receipt: false, envelope };
         place.send(Box::new(Outgoing::Event(outgoing)));
         self.feed.pop();
         state.metrics.written.increment(1);

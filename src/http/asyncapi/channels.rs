@@ -8,10 +8,11 @@ use crate::transport::frames::{MAX_TYPES, PROTOCOL};
 /// Where gateways open their WebSockets.
 const CONNECT: &str = "/ws/gateways/connect";
 /// Messages from the service in reliable mode.
-const FROM_SERVICE: [&str; 7] = [
+const FROM_SERVICE: [&str; 8] = [
     "connectionAck",
     "connectionResumed",
     "event",
+    "cloudEvent",
     "deliveryMark",
     "deliveryGap",
     "connectionDrain",

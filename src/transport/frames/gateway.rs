@@ -63,6 +63,40 @@ pub struct Hello {
     pub types: Option<Vec<EventType>>,
     /// What the gateway confirms.
     pub confirm: Confirm,
+    /// The form of events: `native` (the default) or `cloudevents`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub envelope: Option<Envelope>,
+}
+
+/// The form of events in reliable mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Envelope {
+    /// `native`: the members of this protocol.
+    #[default]
+    Native,
+    /// `cloudevents`: a CloudEvent 1.0 in its JSON format.
+    CloudEvents,
+}
+
+impl Envelope {
+    /// All forms.
+    pub const ALL: [Self; 2] = [Self::Native, Self::CloudEvents];
+
+    /// Its name in frames.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::CloudEvents => "cloudevents",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Envelope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        word(deserializer, &[("native", Self::Native), ("cloudevents", Self::CloudEvents)])
+    }
 }
 
 /// The confirmation by which an event counts as delivered.

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::super::frame;
+use super::super::{cloud_event, frame};
+use super::Envelope;
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence,
@@ -15,6 +16,8 @@ use crate::trace_context::TraceParent;
 /// By how many bytes an event's frame may be longer in reliable mode than in plain mode, by which
 /// published events are limited.
 pub const EXTRA_EVENT_BYTES: usize = 91;
+/// Likewise, as a CloudEvent. The attributes with which it was published are not among them.
+pub const EXTRA_CLOUD_EVENT_BYTES: usize = 175;
 
 /// Always the first frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -66,6 +69,10 @@ pub struct ConnectionResumed {
     pub mode: ResumeMode,
     /// The number of events to catch up with.
     pub pending: u64,
+    /// The form of events, if the hello asked for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub envelope: Option<Envelope>,
 }
 
 /// Whether there are events to catch up with.
@@ -131,9 +138,12 @@ pub struct EventPosition {
     pub attempt: u32,
 }
 
-/// The JSON of an [`EventFrame`], without copying the event first.
-pub fn event_text(event: &Event, position: EventPosition) -> Bytes {
-    frame::reliable_event_text(event, position)
+/// The JSON of an [`EventFrame`] or of a CloudEvent, without copying the event first.
+pub fn event_text(event: &Event, position: EventPosition, envelope: Envelope) -> Bytes {
+    match envelope {
+        Envelope::Native => frame::reliable_event_text(event, position),
+        Envelope::CloudEvents => cloud_event::text(event, position),
+    }
 }
 
 /// Complete up to here: nothing before `sequence` will come any more. Sent after skipped events and

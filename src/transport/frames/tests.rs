@@ -83,8 +83,9 @@ fn gateway_frames() -> Vec<(Value, &'static [&'static str])> {
             json!({
                 "type": "connection.hello", "instance": "berlin-1", "resume": position, "window": 8,
                 "windowBytes": 1024, "types": ["api.deployed"], "confirm": "applied",
+                "envelope": "cloudevents",
             }),
-            &["/instance", "/resume/eventId", "/window", "/windowBytes", "/types"],
+            &["/instance", "/resume/eventId", "/window", "/windowBytes", "/types", "/envelope"],
         ),
         (json!({"type": "delivery.ack", "received": 2, "applied": 1}), &["/received", "/applied"]),
         (
@@ -116,9 +117,9 @@ fn server_frames() -> Vec<(Value, &'static [&'static str])> {
         (
             json!({
                 "type": "connection.resumed", "from": 4, "head": 9, "epoch": EPOCH, "mode": "replay",
-                "pending": 5,
+                "pending": 5, "envelope": "cloudevents",
             }),
-            &[],
+            &["/envelope"],
         ),
         (
             json!({
@@ -426,6 +427,7 @@ fn an_event_is_encoded_as_its_frame_and_by_at_most_some_bytes_longer_than_in_pla
         occurred_at: Timestamp::from_micros(1_767_225_600_000_000),
         expires_at: Some(Timestamp::LAST),
         traceparent: None,
+        attributes: None,
     };
     let epoch = Epoch(uuid::Uuid::nil());
     let position = EventPosition {
@@ -434,13 +436,21 @@ fn an_event_is_encoded_as_its_frame_and_by_at_most_some_bytes_longer_than_in_pla
         epoch,
         attempt: u32::MAX,
     };
-    let text = event_text(&event, position);
+    let text = event_text(&event, position, Envelope::Native);
     let longest = frame::longest_event_text(&event);
     assert_eq!(text.len(), longest + EXTRA_EVENT_BYTES);
+    let text = event_text(&event, position, Envelope::CloudEvents);
+    assert_eq!(text.len(), longest + EXTRA_CLOUD_EVENT_BYTES);
+    let attributes =
+        r#"{"a":5,"b":true,"datacontenttype":"application/json; charset=utf-8","source":"/a"}"#;
+    let attributes = Some(Box::new(serde_json::from_str(attributes).expect("attributes")));
+    let published = Event { attributes, ..event.clone() };
+    let text = event_text(&published, position, Envelope::CloudEvents);
+    assert!(text.len() <= frame::longest_event_text(&published) + EXTRA_CLOUD_EVENT_BYTES);
 
     let position =
         EventPosition { sequence: Sequence(7), previous: Sequence(5), epoch, attempt: 2 };
-    let text = event_text(&event, position);
+    let text = event_text(&event, position, Envelope::Native);
     let Ok(Some(ServerFrame::Event(frame))) = ServerFrame::parse(&text) else {
         panic!("{}", String::from_utf8_lossy(&text));
     };

@@ -9,8 +9,8 @@ use tonic_types::StatusExt as _;
 
 use super::super::frames::{
     Ack, Confirm, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit,
-    DeliveryGap, DeliveryMark, ErrorCode, EventFrame, FrameError, GapReason, GatewayFrame, Hello,
-    Limits, Nack, NackCode, Progress, Resume, ResumeMode, ServerFrame,
+    DeliveryGap, DeliveryMark, Envelope, ErrorCode, EventFrame, FrameError, GapReason,
+    GatewayFrame, Hello, Limits, Nack, NackCode, Progress, Resume, ResumeMode, ServerFrame,
 };
 use super::generated::gateway_frame::Frame as FromGateway;
 use super::generated::server_frame::Frame as FromService;
@@ -37,6 +37,11 @@ pub fn server_frame(message: generated::ServerFrame) -> Result<Option<ServerFram
             head: sequence(it.head),
             epoch: epoch(&it.epoch)?,
             pending: it.pending,
+            envelope: match it.envelope() {
+                generated::Envelope::Unspecified => None,
+                generated::Envelope::Native => Some(Envelope::Native),
+                generated::Envelope::Cloudevents => Some(Envelope::CloudEvents),
+            },
         }),
         FromService::Event(it) => ServerFrame::Event(Box::new(event(it)?)),
         FromService::DeliveryMark(it) => ServerFrame::Mark(DeliveryMark {
@@ -158,6 +163,7 @@ fn hello(hello: &Hello) -> generated::ConnectionHello {
         window_bytes: hello.window_bytes,
         types: types.map(ToString::to_string).collect(),
         confirm: confirm.into(),
+        envelope: super::envelope(hello.envelope).into(),
     }
 }
 
@@ -233,7 +239,8 @@ mod tests {
         });
         let (instance, types) = (None, None);
         let (window, window_bytes, confirm) = (None, None, Confirm::Applied);
-        let hello = Hello { instance, resume, window, window_bytes, types, confirm };
+        let envelope = Some(Envelope::CloudEvents);
+        let hello = Hello { instance, resume, window, window_bytes, types, confirm, envelope };
         for sent in frames.into_iter().chain(nacks).chain([GatewayFrame::Hello(hello)]) {
             assert_eq!(frame(gateway_message(&sent)).unwrap(), Some(sent));
         }
@@ -251,10 +258,12 @@ mod tests {
             occurred_at: Timestamp::from_micros(-1),
             expires_at: Some(Timestamp::from_micros(1_700_000_000_000_001)),
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok(),
+            attributes: None,
         };
         let (sequence, previous) = (Sequence(2), Sequence(1));
         let (event, own_receipt, attempt) = (Arc::new(event), false, 3);
-        let sent = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
+        let envelope = Envelope::Native;
+        let sent = OutgoingEvent { sequence, previous, attempt, event, own_receipt, envelope };
         let gap = DeliveryGap {
             from: Sequence(3),
             to: Sequence(4),
@@ -264,7 +273,8 @@ mod tests {
             epoch,
         };
         let (from, head, mode, pending) = (Sequence(1), Sequence(5), ResumeMode::Replay, 4);
-        let resumed = ConnectionResumed { from, head, epoch, mode, pending };
+        let envelope = Some(Envelope::Native);
+        let resumed = ConnectionResumed { from, head, epoch, mode, pending, envelope };
         let mark = DeliveryMark { sequence: Sequence(5), head: Sequence(5) };
         for outgoing in [
             Outgoing::Event(sent),

@@ -111,6 +111,9 @@ pub struct ConnectionResumed {
     /// The number of events to catch up with.
     #[prost(uint64, tag = "5")]
     pub pending: u64,
+    /// The form of events, if ConnectionHello asked for one.
+    #[prost(enumeration = "Envelope", tag = "6")]
+    pub envelope: i32,
 }
 /// An event.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -152,6 +155,10 @@ pub struct Event {
     /// The publisher's W3C trace context.
     #[prost(string, optional, tag = "12")]
     pub traceparent: ::core::option::Option<::prost::alloc::string::String>,
+    /// The event as a CloudEvent 1.0 in the JSON format, its data included, if ConnectionHello asked for
+    /// that. Then `payload` is empty.
+    #[prost(bytes = "bytes", optional, tag = "13")]
+    pub cloud_event: ::core::option::Option<::prost::bytes::Bytes>,
 }
 /// Complete up to here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -227,6 +234,9 @@ pub struct ConnectionHello {
     /// What the gateway confirms. Required.
     #[prost(enumeration = "Confirm", tag = "7")]
     pub confirm: i32,
+    /// The form of events; native if it is not given.
+    #[prost(enumeration = "Envelope", tag = "8")]
+    pub envelope: i32,
     /// Where delivery resumes. Required.
     #[prost(oneof = "connection_hello::Resume", tags = "2, 3")]
     pub resume: ::core::option::Option<connection_hello::Resume>,
@@ -322,6 +332,38 @@ impl ResumeMode {
             "RESUME_MODE_UNSPECIFIED" => Some(Self::Unspecified),
             "RESUME_MODE_REPLAY" => Some(Self::Replay),
             "RESUME_MODE_LIVE" => Some(Self::Live),
+            _ => None,
+        }
+    }
+}
+/// The form of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Envelope {
+    Unspecified = 0,
+    /// The fields of Event.
+    Native = 1,
+    /// `cloud_event` of Event.
+    Cloudevents = 2,
+}
+impl Envelope {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ENVELOPE_UNSPECIFIED",
+            Self::Native => "ENVELOPE_NATIVE",
+            Self::Cloudevents => "ENVELOPE_CLOUDEVENTS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ENVELOPE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ENVELOPE_NATIVE" => Some(Self::Native),
+            "ENVELOPE_CLOUDEVENTS" => Some(Self::Cloudevents),
             _ => None,
         }
     }

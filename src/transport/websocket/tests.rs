@@ -53,6 +53,7 @@ fn outgoing(event_type: EventType, bytes: usize) -> OutgoingEvent {
         occurred_at: Timestamp::from_micros(0),
         expires_at: None,
         traceparent: None,
+        attributes: None,
     };
     OutgoingEvent {
         sequence: Sequence(1),

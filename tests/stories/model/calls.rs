@@ -479,6 +479,7 @@ fn event(
         occurred_at,
         expires_at,
         traceparent: None,
+        attributes: None,
     };
     NewEvent {
         event: Arc::new(event),

@@ -8,8 +8,8 @@ use gateway_events::transport::grpc::generated::gateway_frame::Frame as Sent;
 use gateway_events::transport::grpc::generated::gateways_client::GatewaysClient;
 use gateway_events::transport::grpc::generated::server_frame::Frame as Got;
 use gateway_events::transport::grpc::generated::{
-    Confirm, ConnectionAck, ConnectionHello, DeliveryAck, DeliveryNack, DeliveryProgress, Event,
-    GatewayFrame, NackCode, Named, Position, ServerFrame, connection_hello,
+    Confirm, ConnectionAck, ConnectionHello, DeliveryAck, DeliveryNack, DeliveryProgress, Envelope,
+    Event, GatewayFrame, NackCode, Named, Position, ServerFrame, connection_hello,
 };
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
@@ -175,6 +175,7 @@ pub(super) fn hello() -> ConnectionHello {
 
 on_both! {
     events_are_streamed_and_confirmed
+    events_are_cloud_events_to_a_gateway_that_asks_for_them
 }
 
 async fn events_are_streamed_and_confirmed(on: On) {
@@ -215,6 +216,29 @@ async fn events_are_streamed_and_confirmed(on: On) {
     peer.send(Sent::DeliveryNack(nack)).await;
     let failed = "/deliveries?status=failed&reason=invalid";
     service.eventually(failed, |shown| shown["count"] == 1).await;
+}
+
+async fn events_are_cloud_events_to_a_gateway_that_asks_for_them(on: On) {
+    let service = on.start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 1).await;
+    let mut peer = Peer::greet(&service, Some(&key)).await.expect("admitted");
+    let hello = ConnectionHello { envelope: Envelope::Cloudevents.into(), ..hello() };
+    peer.send(Sent::ConnectionHello(hello)).await;
+    let Got::ConnectionResumed(resumed) = peer.frame().await else { panic!("another frame") };
+    assert_eq!(resumed.envelope(), Envelope::Cloudevents);
+    let event = peer.event(1).await;
+    assert!(event.payload.is_empty(), "{event:?}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&event.cloud_event.expect("a CloudEvent")).expect("JSON");
+    assert_eq!((&json["specversion"], &json["id"]), (&json!("1.0"), &json!(event.event_id)));
+    assert_eq!(
+        (&json["type"], &json["sequence"]),
+        (&json!("api.deployed"), &json!(format!("{:016}", 1)))
+    );
+    assert_eq!(json["data"]["deploymentId"], "d-1");
+    peer.applied(1).await;
+    service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
 }
 
 #[tokio::test]
@@ -271,6 +295,11 @@ async fn bad_frames_end_their_stream_with_the_status_of_the_contract() {
         ),
         (
             Sent::ConnectionHello(ConnectionHello { confirm: 9, ..hello() }),
+            "invalid_frame",
+            Code::InvalidArgument,
+        ),
+        (
+            Sent::ConnectionHello(ConnectionHello { envelope: 9, ..hello() }),
             "invalid_frame",
             Code::InvalidArgument,
         ),

@@ -27,7 +27,11 @@ pub(crate) fn check(channel: &str, frame: &Value) {
         schema["properties"]["type"]["const"] == *frame_type
     };
     // The type of an event is not fixed.
-    let is_event = |name: &&str| name.ends_with("Event") || name.ends_with("EventFrame");
+    let is_cloud_event = frame["specversion"].is_string();
+    let is_event = |name: &&str| match *name {
+        "CloudEvent" => is_cloud_event,
+        other => !is_cloud_event && (other.ends_with("Event") || other.ends_with("EventFrame")),
+    };
     let found = schemas.iter().copied().find(|name| of_type(name));
     let found = found.or_else(|| schemas.iter().copied().find(|name| is_event(name)));
     let name = found.unwrap_or_else(|| panic!("{channel} has no message {frame_type}"));

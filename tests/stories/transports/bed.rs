@@ -383,6 +383,7 @@ fn new_event(id: &str, event_type: &str, gateway: GatewayId) -> NewEvent {
         occurred_at: Timestamp::now(),
         expires_at: None,
         traceparent: None,
+        attributes: None,
     };
     NewEvent {
         event: Arc::new(event),

@@ -7,7 +7,7 @@ use futures_util::stream::BoxStream;
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
-    BatchRows, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
+    BatchEvent, BatchRows, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
 };
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
@@ -55,6 +55,7 @@ impl LogStatements for Connection {
         let artifacts = column(&events, |it| it.new.artifact_id.as_deref().map(storable));
         let deployments = column(&events, |it| it.new.deployment_id.as_deref().map(storable));
         let targets = column(&events, |it| it.new.target.stored());
+        let attributes = attributes(&events)?;
         Ok(query_as!(
             Head,
             r#"
@@ -66,16 +67,16 @@ impl LogStatements for Connection {
             ), stored as (
                 insert into events (organisation, id, type, payload, correlation_id, user_id,
                     occurred_at, appended_at, expires_at, digest, artifact_id, deployment_id, traceparent,
-                    target, matched)
+                    target, matched, attributes)
                 select organisation, id, type, payload, correlation_id, user_id,
                     occurred_at, $14, expires_at, digest, artifact_id, deployment_id, traceparent,
-                    target, matched
+                    target, matched, attributes
                 from unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
                     $9::timestamptz[], $10::timestamptz[], $11::bytea[], $12::text[], $13::text[],
-                    $18::text[], $19::text[], $20::bigint[])
+                    $18::text[], $19::text[], $20::bigint[], $21::text[])
                     with ordinality as new (organisation, id, type, payload, correlation_id, user_id,
                         occurred_at, expires_at, digest, artifact_id, deployment_id, traceparent,
-                        target, matched, nth)
+                        target, matched, attributes, nth)
                 order by nth
                 returning event, organisation, id
             ), logged as (
@@ -106,7 +107,8 @@ impl LogStatements for Connection {
             &column(&rows.deliveries, |row| nth[row.2]),
             &column(&events, |it| it.new.event.traceparent.map(|it| it.to_string())) as _,
             &column(&targets, |it| &**it) as _,
-            &column(&events, |it| it.matched)
+            &column(&events, |it| it.matched),
+            &column(&attributes, |it| it.as_deref()) as _
         )
         .fetch_all(self)
         .await?)
@@ -246,10 +248,11 @@ impl LogStatements for Connection {
                 type as "event_type?: EventType", payload as "payload?: String",
                 correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
                 occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp",
-                traceparent as "traceparent?: TraceParent", withheld as "withheld?: Reason"
+                traceparent as "traceparent?: TraceParent",
+                attributes as "attributes?: String", withheld as "withheld?: Reason"
             from streams s left join lateral (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
-                    e.occurred_at, e.expires_at, e.traceparent,
+                    e.occurred_at, e.expires_at, e.traceparent, e.attributes,
                     case when e.purged_at is null then o.withheld else 'purged' end as withheld,
                     sum(octet_length(e.payload)) over (order by o.sequence)
                         - octet_length(e.payload) as before
@@ -312,4 +315,14 @@ impl LogStatements for Connection {
         // One payload at a time: each may be large.
         Ok(rows.map_ok(|row| (row.sequence, performed_at(&row.payload))).try_collect().await?)
     }
+}
+
+/// The attributes of events that were published as CloudEvents, as JSON.
+fn attributes(events: &[&BatchEvent<'_>]) -> Result<Vec<Option<String>>> {
+    let encode = |event: &&BatchEvent<'_>| {
+        event.new.event.attributes.as_deref().map(serde_json::to_string).transpose()
+    };
+    events.iter().map(encode).collect::<serde_json::Result<_>>().map_err(|error| {
+        StoreError::Unavailable(format!("failed to encode attributes as JSON: {error}"))
+    })
 }

@@ -53,7 +53,7 @@ pub(super) async fn purge(
     let done = query!(
         r#"
         update events
-        set payload = '{}', artifact_id = null, deployment_id = null,
+        set payload = '{}', attributes = null, artifact_id = null, deployment_id = null,
             purged_at = $2, purged_by = $3, purge_reason = $4
         where event = $1 and purged_at is null
         "#,

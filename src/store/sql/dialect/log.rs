@@ -124,5 +124,6 @@ pub(crate) struct LogEntry {
     pub(crate) occurred_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) traceparent: Option<TraceParent>,
+    pub(crate) attributes: Option<String>,
     pub(crate) withheld: Option<Reason>,
 }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::super::deliveries::details;
 use super::super::dialect::{Connection, query};
+use super::super::log::read::attributes;
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey, Reason};
@@ -25,7 +26,8 @@ pub(crate) async fn event_history(
             correlation_id as "correlation_id!: CorrelationId", user_id as "user_id?: String",
             occurred_at as "occurred_at!: Timestamp", appended_at as "appended_at!: Timestamp",
             expires_at as "expires_at?: Timestamp",
-            traceparent as "traceparent?: TraceParent", target as "target?: String",
+            traceparent as "traceparent?: TraceParent", attributes as "attributes?: String",
+            target as "target?: String",
             matched as "matched?: i64", purged_at as "purged_at?: Timestamp",
             purged_by as "purged_by?: String", purge_reason as "purge_reason?: String"
         from events where organisation = $1 and id = $2
@@ -68,6 +70,9 @@ pub(crate) async fn event_history(
         occurred_at: row.occurred_at,
         expires_at: row.expires_at,
         traceparent: row.traceparent,
+        attributes: attributes(row.attributes).map_err(|error| {
+            StoreError::Corrupt(format!("the attributes of event {id}: {error}"))
+        })?,
     };
     let deliveries = details::deliveries(conn, &keys).await?;
     let matched = row.matched.unwrap_or(i64::try_from(gateways.len()).unwrap_or(i64::MAX));

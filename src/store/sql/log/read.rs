@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::super::dialect::log::LogEntry;
 use super::super::dialect::{Connection, LogStatements};
+use crate::cloud_event::Attributes;
 use crate::event::{Event, GatewayKey, Sequence};
 use crate::store::deployments::choose;
 use crate::store::{
@@ -17,6 +18,11 @@ use crate::store::{
 const CANDIDATES_PAGE: i64 = 64;
 
 impl LogEntry {
+    /// The size of what may be large.
+    fn bytes(&self) -> usize {
+        [&self.payload, &self.attributes].into_iter().flatten().map(String::len).sum()
+    }
+
     fn outbox_row(self) -> Result<Option<OutboxRow>> {
         let Some(sequence) = self.sequence else { return Ok(None) };
         let (Some(id), Some(event_type)) = (self.id, self.event_type) else {
@@ -29,6 +35,8 @@ impl LogEntry {
         };
         let payload = RawValue::from_string(payload)
             .map_err(|error| StoreError::Corrupt(format!("the payload of {id}: {error}")))?;
+        let attributes = attributes(self.attributes)
+            .map_err(|error| StoreError::Corrupt(format!("the attributes of {id}: {error}")))?;
         let event = Event {
             id,
             event_type,
@@ -38,9 +46,15 @@ impl LogEntry {
             occurred_at,
             expires_at: self.expires_at,
             traceparent: self.traceparent,
+            attributes,
         };
         Ok(Some(OutboxRow { sequence, event: Arc::new(event), withheld: self.withheld }))
     }
+}
+
+/// The attributes of an event that was published as a CloudEvent.
+pub(crate) fn attributes(text: Option<String>) -> serde_json::Result<Option<Box<Attributes>>> {
+    text.as_deref().map(serde_json::from_str).transpose()
 }
 
 fn incomplete(sequence: Sequence) -> StoreError {
@@ -89,7 +103,7 @@ pub(crate) async fn read(
             floor,
             unreadable: None,
         });
-        bytes = bytes.saturating_add(row.payload.as_ref().map_or(0, String::len));
+        bytes = bytes.saturating_add(row.bytes());
         if bytes > max_bytes && !page.rows.is_empty() {
             break;
         }

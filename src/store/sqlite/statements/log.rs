@@ -163,12 +163,13 @@ impl LogStatements for Connection {
                 null as "payload?: String", null as "correlation_id?: CorrelationId",
                 null as "user_id?: String", s.floor as "occurred_at?: i64",
                 null as "expires_at?: Timestamp", null as "traceparent?: TraceParent",
+                null as "attributes?: String",
                 null as "withheld?: Reason"
             from streams s where s.gateway = $1
             union all
             select * from (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id, e.occurred_at,
-                    e.expires_at, e.traceparent,
+                    e.expires_at, e.traceparent, e.attributes,
                     case when e.purged_at is null then o.withheld else 'purged' end
                 from outbox o left join events e on e.event = o.event
                 where o.gateway = $1 and o.sequence > $2
@@ -197,6 +198,7 @@ impl LogStatements for Connection {
                 occurred_at: row.occurred_at.map(Timestamp::from_micros),
                 expires_at: row.expires_at,
                 traceparent: row.traceparent,
+                attributes: row.attributes,
                 withheld: row.withheld,
             }
         });
@@ -276,7 +278,7 @@ async fn insert_events(
         .iter()
         .map(|BatchEvent { organisation, new, matched }| {
             let event = &new.event;
-            (
+            Ok((
                 (organisation.0, &event.id, &event.event_type, event.payload.get()),
                 (
                     &event.correlation_id,
@@ -290,21 +292,23 @@ async fn insert_events(
                     new.deployment_id.as_deref().map(storable),
                     new.target.stored(),
                     matched,
+                    event.attributes.as_deref().map(json).transpose()?,
                 ),
-            )
+            ))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let rows = json(&rows)?;
     let inserted = query!(
         r#"
         insert into events (event, organisation, id, type, payload, correlation_id, user_id,
             occurred_at, traceparent, appended_at, expires_at, digest, artifact_id, deployment_id,
-            target, matched)
+            target, matched, attributes)
         select (select coalesce(max(seq), 0) from sqlite_sequence where name = 'events') + key + 1,
             value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
             value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]', $2,
             value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
-            value ->> '$[3][0]', value ->> '$[3][1]', value ->> '$[3][2]', value ->> '$[3][3]'
+            value ->> '$[3][0]', value ->> '$[3][1]', value ->> '$[3][2]', value ->> '$[3][3]',
+            value ->> '$[3][4]'
         from jsonb_each($1) where true order by key
         "#,
         rows,
