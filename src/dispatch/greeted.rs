@@ -181,9 +181,9 @@ pub(super) struct Begin {
 /// The position that a gateway has stated.
 const fn stated(resume: &ResumeFrom) -> Option<(Epoch, Sequence)> {
     match resume {
-        ResumeFrom::Received { epoch, sequence } | ResumeFrom::After { epoch, sequence, .. } => {
-            Some((*epoch, *sequence))
-        }
+        ResumeFrom::Received { epoch, sequence }
+        | ResumeFrom::Confirmed { epoch, sequence }
+        | ResumeFrom::After { epoch, sequence, .. } => Some((*epoch, *sequence)),
         ResumeFrom::Server | ResumeFrom::Latest | ResumeFrom::Earliest => None,
     }
 }

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::frame::encode;
 use super::frames::EventPosition;
-use crate::cloud_event::{DEFAULT_SOURCE, JSON, SPECVERSION, name, padded};
+use crate::cloud_event::{Attributes, DEFAULT_SOURCE, JSON, SPECVERSION, name, padded};
 use crate::event::{Event, Sequence};
 
 /// The event's JSON. The payload is copied byte for byte.
@@ -49,7 +49,7 @@ impl Serialize for Envelope<'_> {
                 members.serialize_entry(name, default)?;
             }
         }
-        for (name, value) in attributes.into_iter().flat_map(|attributes| attributes.iter()) {
+        for (name, value) in attributes.into_iter().flat_map(Attributes::iter) {
             members.serialize_entry(name, value)?;
         }
         members.serialize_entry(name::CORRELATION_ID, &event.correlation_id)?;

@@ -267,10 +267,9 @@ async fn an_idle_stream_shows_in_each_interval_that_the_service_lives() {
 }
 
 #[tokio::test]
-async fn bad_frames_end_their_stream_with_the_status_of_the_contract() {
+async fn a_bad_first_frame_ends_its_stream_with_the_status_of_the_contract() {
     let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
-    let (id, key) = service.gateway("one").await;
-    publish(&service, &id, 1, 1).await;
+    let (_, key) = service.gateway("one").await;
     for key in [None, Some("gwk_nonsense")] {
         let refused = Peer::greet(&service, key).await.err().expect("refused");
         assert_eq!(refused.code(), Code::Unauthenticated);
@@ -334,6 +333,13 @@ async fn bad_frames_end_their_stream_with_the_status_of_the_contract() {
         let (error, ended) = peer.ended().await;
         assert_eq!((error.as_str(), ended.map(|ended| ended.code())), (code, Some(status)));
     }
+}
+
+#[tokio::test]
+async fn a_bad_later_frame_ends_its_stream_with_the_status_of_the_contract() {
+    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 1).await;
     for (frame, code) in [
         (Sent::DeliveryAck(DeliveryAck::default()), "invalid_frame"),
         (Sent::DeliveryAck(DeliveryAck { applied: Some(2), received: None }), "beyond_sent"),

@@ -70,7 +70,7 @@ pub(crate) async fn event_history(
         occurred_at: row.occurred_at,
         expires_at: row.expires_at,
         traceparent: row.traceparent,
-        attributes: attributes(row.attributes).map_err(|error| {
+        attributes: attributes(row.attributes.as_deref()).map_err(|error| {
             StoreError::Corrupt(format!("the attributes of event {id}: {error}"))
         })?,
     };

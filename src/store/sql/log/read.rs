@@ -35,7 +35,7 @@ impl LogEntry {
         };
         let payload = RawValue::from_string(payload)
             .map_err(|error| StoreError::Corrupt(format!("the payload of {id}: {error}")))?;
-        let attributes = attributes(self.attributes)
+        let attributes = attributes(self.attributes.as_deref())
             .map_err(|error| StoreError::Corrupt(format!("the attributes of {id}: {error}")))?;
         let event = Event {
             id,
@@ -53,8 +53,8 @@ impl LogEntry {
 }
 
 /// The attributes of an event that was published as a CloudEvent.
-pub(crate) fn attributes(text: Option<String>) -> serde_json::Result<Option<Box<Attributes>>> {
-    text.as_deref().map(serde_json::from_str).transpose()
+pub(crate) fn attributes(text: Option<&str>) -> serde_json::Result<Option<Box<Attributes>>> {
+    text.map(serde_json::from_str).transpose()
 }
 
 fn incomplete(sequence: Sequence) -> StoreError {
