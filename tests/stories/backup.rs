@@ -272,7 +272,7 @@ async fn a_backup_replaces_no_file_and_is_no_part_of_the_database() {
 #[tokio::test]
 async fn a_backup_to_a_full_disk_leaves_nothing_behind() {
     on_small_disk("backup::a_full_disk_is_reported_and_nothing_is_left").await;
-    // The disk fills up while the copy is written, and when it is synced.
+    // The disk fills up while the copy is written, and SQLite can't sync it.
     let service = Service::start().await;
     let (id, _) = service.gateway("one").await;
     publish(&service, &[&id], "d-1").await;
@@ -291,7 +291,7 @@ async fn a_backup_to_a_full_disk_leaves_nothing_behind() {
     let broken = Broken::new();
     broken.fail("sync", rustix::io::Errno::NOSPC);
     let said = run(&mut backup(&broken.prelude())).await;
-    said.failed(1, &["copy.db", "is full; the incomplete copy was removed"]);
+    said.failed(1, &["copy.db", "disk I/O error; the incomplete copy was removed"]);
     assert_eq!(names(directory.path()), Vec::<String>::new());
     publish(&service, &[&id], "d-2").await;
 }
