@@ -425,7 +425,8 @@ impl Incoming {
             Some(Value::Boolean(true)) => Some(true),
             Some(Value::Text(text)) if text == "true" => Some(true),
             Some(_) => {
-                let why = "must be true; omit it to select gateways otherwise";
+                let why =
+                    "must be true; omit it if gatewayids or targetlabels say for whom the event is";
                 return Err(ValidationError::invalid(name::TARGET_ALL, why));
             }
         };

@@ -217,7 +217,7 @@ async fn an_idempotency_key_covers_the_headers_of_an_event(on: On) {
     assert_eq!(first.status, 202, "{first:?}");
     assert_eq!(post_binary(&caller, &headers, data).await.json(), first.json());
     headers[2] = ("ce-id", "G-2");
-    post_binary(&caller, &headers, data).await.refusal(409, "idempotency_key_reused");
+    post_binary(&caller, &headers, data).await.refusal(422, "idempotency_key_reused");
 }
 
 async fn the_attributes_select_the_gateways_and_the_expiry(on: On) {
