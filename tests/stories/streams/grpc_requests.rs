@@ -9,7 +9,7 @@ use hyper::header::CONTENT_TYPE;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-use tower::Service as _;
+use tower::{Service as _, ServiceExt as _};
 
 use super::closed;
 use super::grpc::{Channel, Peer, hello, origin};
@@ -36,7 +36,8 @@ async fn requests_that_are_not_of_grpc_are_refused() {
             let request = Request::builder().method(method).uri(uri).header("api-key", &key);
             let request = request.header(CONTENT_TYPE, content_type);
             let request = request.body(tonic::body::Body::empty()).expect("a request");
-            let answer = channel.call(request).await.expect("an answer");
+            let ready = channel.ready().await.expect("the connection stays open");
+            let answer = ready.call(request).await.expect("an answer");
             assert_eq!(answer.status(), status, "{method} {path} {content_type}");
             let allows = answer.headers().get("allow").map(|it| it.to_str().expect("text"));
             assert_eq!(allows, allow);
