@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::middleware;
 use axum::response::Response;
-use futures_util::stream::{iter, unfold};
+use futures_util::stream::{iter, once, unfold};
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -78,7 +78,8 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .layer(middleware::map_response(move |response: Response| async move {
             requests::ended_at(response, Instant::now() + limit, None)
         }))
-        .layer((HandleErrorLayer::new(timed_out), TimeoutLayer::new(limit)));
+        .layer((HandleErrorLayer::new(timed_out), TimeoutLayer::new(limit)))
+        .layer(middleware::from_fn(requests::ended_at_deadline));
     Router::new()
         .route_service("/gateway_events.v1.Gateways/{*method}", gateways)
         .merge(public)
@@ -165,12 +166,17 @@ impl Gateways for Service {
             _place: peer.place.stream(),
         };
         tokio::spawn(connection.run(greeted).instrument(span));
-        Ok(tonic::Response::new(Box::pin(stream(taken))))
+        Ok(tonic::Response::new(Box::pin(stream(taken, deadline))))
     }
 }
 
-fn stream(batches: Items<Batch>) -> impl Stream<Item = Item> + Send {
-    unfold(batches, async |mut batches| Some((batches.recv().await?, batches))).flat_map(iter)
+/// What a connection sends. A stream that has reached its deadline ends with the status that says so,
+/// after the connection has recorded why it ended.
+fn stream(batches: Items<Batch>, deadline: Option<Instant>) -> impl Stream<Item = Item> + Send {
+    let items =
+        unfold(batches, async |mut batches| Some((batches.recv().await?, batches))).flat_map(iter);
+    let end = once(async move { deadline.is_some_and(|deadline| deadline <= Instant::now()) });
+    items.chain(end.filter_map(async |is_over| is_over.then(|| Err(requests::exceeded()))))
 }
 
 async fn greet(

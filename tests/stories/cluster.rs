@@ -322,7 +322,8 @@ async fn an_unreachable_listener_url_delays_nothing() {
     let on = On::shared();
     let one = on.start().await;
     // A pooler that runs in front of a server that does not.
-    let unreachable = [("DATABASE__LISTENER_URL", "postgres://nobody:hunter2@127.0.0.1:1/nothing")];
+    let unreachable =
+        [("DATABASE__LISTENER_URL", "postgres://listener:hunter2@127.0.0.1:1/events")];
     let polling = one.another_with(&unreachable).await;
     let (id, key) = one.gateway("far").await;
     let mut socket = polling.connected(&key).await;

@@ -28,7 +28,8 @@ const LONGEST: Duration = Duration::from_hours(24 * 365);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline(pub(super) Instant);
 
-/// Refuses what is no request of gRPC, and ends a call at its deadline.
+/// Refuses what is no request of gRPC, and a call whose deadline has passed. What serves the request
+/// finds its [`Deadline`] among the extensions.
 pub(super) async fn checked(mut request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         let refused = Problem::new(Code::MethodNotAllowed, "Calls of gRPC use POST.");
@@ -42,16 +43,28 @@ pub(super) async fn checked(mut request: Request, next: Next) -> Response {
         Ok(after) => after.filter(|after| *after <= LONGEST),
         Err(status) => return status.into_http(),
     };
-    let Some(after) = after else { return next.run(request).await };
-    let deadline = Instant::now() + after;
-    request.extensions_mut().insert(Deadline(deadline));
+    if let Some(after) = after {
+        if after.is_zero() {
+            return exceeded().into_http();
+        }
+        request.extensions_mut().insert(Deadline(Instant::now() + after));
+    }
+    next.run(request).await
+}
+
+/// Ends a call at its deadline, whatever its service does.
+pub(super) async fn ended_at_deadline(request: Request, next: Next) -> Response {
+    let Some(Deadline(deadline)) = request.extensions().get().copied() else {
+        return next.run(request).await;
+    };
     match timeout_at(deadline, next.run(request)).await {
         Ok(response) => ended_at(response, deadline, Some(exceeded())),
         Err(_) => exceeded().into_http(),
     }
 }
 
-fn exceeded() -> Status {
+/// The status of a call that has reached its deadline.
+pub(super) fn exceeded() -> Status {
     Status::deadline_exceeded("the deadline of the call, grpc-timeout, has passed")
 }
 
