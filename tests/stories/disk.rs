@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use gateway_events::store::sqlite::verify::verify;
 use serde_json::json;
@@ -195,8 +194,9 @@ impl Broken {
 async fn a_failed_sync_makes_the_process_unready_at_once_and_ends_it_soon() {
     for errno in [rustix::io::Errno::IO, rustix::io::Errno::NOSPC] {
         let broken = Broken::new();
-        // With the default drain of 10 s.
-        let mut service = Service::start_after(&broken.prelude(), &[]).await;
+        // It ends without waiting until the gateways are disconnected one after another.
+        let drain = [("SHUTDOWN__DRAIN", "10m")];
+        let mut service = Service::start_after(&broken.prelude(), &drain).await;
         let (id, key) = service.gateway("one").await;
         let (_, silent) = service.gateway("silent").await;
         let sockets = [service.connected(&key).await.serve()];
@@ -204,17 +204,12 @@ async fn a_failed_sync_makes_the_process_unready_at_once_and_ends_it_soon() {
         let api = service.api();
         api.post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
         broken.fail("sync", errno);
-        let failed_at = Instant::now();
         let refused = api.post("/events", &deployed(&[&id], "d-2")).await;
         let status = refused.expect_err("its outcome is unknown").status();
         assert!(matches!(status, Some(503) | None), "{status:?}");
         // No answer, or one that says that it is not ready.
         assert!(api.root("/readyz").await.is_err(), "{}", service.log());
         assert_eq!(service.ended().await, Some(1), "{}", service.log());
-        let took = failed_at.elapsed();
-        // With the drain and closing the store it took 18 s and more. The goal is 2 s; a busy
-        // machine may take longer.
-        assert!(took < Duration::from_secs(8), "it took {took:?}\n{}", service.log());
         for socket in sockets {
             socket.await.expect("closed");
         }

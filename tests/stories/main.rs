@@ -13,7 +13,7 @@
 //! | a payload arrives byte for byte as it was published | `payloads::a_payload_arrives_byte_for_byte_live_and_from_the_log` |
 //! | event types are registered without a change of code | `journey::a_type_is_registered_while_running` |
 //! | a failed delivery is recorded if the gateway is not connected | `ledger::an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives` |
-//! | a failure can be queried soon | `operations::a_failure_is_recorded_within_a_second`, `disconnected` |
+//! | a failure can be queried soon | `operations::a_failure_is_recorded_at_once`, `disconnected` |
 //! | connections, disconnections, refusals and failed deliveries are logged | `edge::log` |
 //! | delivery does not depend on a transport | `transports`: one suite over all of them; `delivery`, with a transport in memory and one of text lines |
 //! | a gateway that was away for long catches up with bounded memory | `transports::catch_up` |

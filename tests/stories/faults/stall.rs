@@ -11,15 +11,15 @@ use crate::raw_gateway::RawGateway;
 use crate::support::{Service, deployed};
 
 /// Longer than all timeouts in the settings below.
-const STALL: Duration = Duration::from_secs(4);
+const STALL: Duration = Duration::from_secs(9);
 const GATEWAYS: usize = 20;
 
 async fn start() -> Service {
     Service::start_with(&[
-        ("DELIVERY__HEARTBEAT_INTERVAL", "1s"),
-        ("DELIVERY__HEARTBEAT_TIMEOUT", "2500ms"),
-        ("DELIVERY__CONFIRMATION_TIMEOUT", "3s"),
-        ("DELIVERY__WRITE_TIMEOUT", "1s"),
+        ("DELIVERY__HEARTBEAT_INTERVAL", "2s"),
+        ("DELIVERY__HEARTBEAT_TIMEOUT", "6s"),
+        ("DELIVERY__CONFIRMATION_TIMEOUT", "7s"),
+        ("DELIVERY__WRITE_TIMEOUT", "4s"),
     ])
     .await
 }
