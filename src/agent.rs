@@ -26,6 +26,9 @@ pub mod exec;
 pub mod forward;
 pub mod metrics;
 mod outcome;
+mod position;
+
+pub use position::PatientPosition;
 
 use delivery::Delivery;
 use exec::Program;
@@ -170,7 +173,7 @@ impl Handler for Agent {
                     code = code.as_str(),
                     detail,
                     retry_in_ms = millis(after),
-                    "the event was not applied; it is tried again"
+                    "the event was not applied; the service sends it again, unless this was its last attempt"
                 );
                 Outcome::RetryAfter { after, code, detail }
             }

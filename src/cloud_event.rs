@@ -46,6 +46,8 @@ pub mod name {
     pub const SOURCE: &str = "source";
     /// The event's type.
     pub const TYPE: &str = "type";
+    /// The attributes that each event must have.
+    pub const REQUIRED: [&str; 4] = [SPECVERSION, ID, SOURCE, TYPE];
     /// When the event occurred.
     pub const TIME: &str = "time";
     /// What the event is about.

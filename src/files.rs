@@ -73,8 +73,26 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Syncs the directory that contains a path: only then a new or changed name is on the disk.
 pub fn sync_directory_of(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Gives a file to the owner of another one, or of its directory if that does not exist, when a command
+/// is run by root: the service, which has fewer privileges, must be able to open it. SQLite does the same
+/// for the files beside a database.
+pub fn give_to_owner_of(file: &Path, like: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = match found(like)? {
+        Some(owner) => owner,
+        None => std::fs::metadata(directory_of(like))?,
+    };
+    std::os::unix::fs::chown(file, Some(owner.uid()), Some(owner.gid()))
+}
+
+/// The directory that contains a path.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Warns if others than the owner can access a file with a secret. Follows links, because what

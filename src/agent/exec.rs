@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, ChildStdin, Command};
@@ -49,6 +50,9 @@ pub enum ProgramError {
         /// Whether it was searched in PATH.
         searched: bool,
     },
+    /// It is not a file.
+    #[error("{} is a directory; name a program in it", .0.display())]
+    Directory(PathBuf),
     /// It can't be executed.
     #[error("{} is not an executable file; run `chmod +x` on it", .0.display())]
     NotExecutable(PathBuf),
@@ -96,7 +100,8 @@ impl Program {
             Ok(started) => started,
             Err(error) => {
                 let path = self.path.display();
-                return Reply::Unavailable(format!("failed to run {path}: {error}"));
+                let why = self.unrunnable(&error);
+                return Reply::Unavailable(format!("failed to run {path}: {error}{why}"));
             }
         };
         let (mut said, mut complained) = (Output::default(), Output::default());
@@ -127,6 +132,20 @@ impl Program {
                 Reply::Unavailable(format!("failed to wait for it: {error}"))
             }
             End::TimedOut => Reply::Answered(Answer::of_timeout(self.limit, complained.bytes())),
+        }
+    }
+
+    /// What the error of a program that can't be run means, if it misleads.
+    fn unrunnable(&self, error: &io::Error) -> &'static str {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT) if self.path.exists() => {
+                "; the file exists, but the interpreter that its first line names does not: look at the \
+                 path after #! and for Windows line endings"
+            }
+            Some(Errno::NOEXEC) => {
+                "; it is neither a binary of this machine, nor does it begin with #!, such as #!/bin/sh"
+            }
+            _ => "",
         }
     }
 
@@ -196,6 +215,7 @@ fn find(name: &Path) -> Result<PathBuf, ProgramError> {
         let path = std::path::absolute(name).unwrap_or_else(|_| name.to_owned());
         return match std::fs::metadata(&path) {
             Ok(_) if is_executable(&path) => Ok(path),
+            Ok(found) if found.is_dir() => Err(ProgramError::Directory(path)),
             Ok(_) => Err(ProgramError::NotExecutable(path)),
             Err(_) => Err(ProgramError::Missing { name: path, searched: false }),
         };

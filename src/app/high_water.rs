@@ -121,11 +121,11 @@ impl HighWaterFile {
     }
 
     fn read(&self) -> io::Result<Marks> {
-        let text = match std::fs::read_to_string(&self.path) {
+        let text = match std::fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Marks::default()),
             text => text?,
         };
-        Ok(serde_json::from_str(&text).unwrap_or_else(|error| {
+        Ok(serde_json::from_slice(&text).unwrap_or_else(|error| {
             tracing::warn!(
                 path = %self.path.display(),
                 %error,
@@ -201,7 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = HighWaterFile::of(directory.path());
         let found = HighWater { epoch: Some(Epoch::new()), sequences: 3 };
-        for damage in ["", "{", "[]"] {
+        for damage in [&b""[..], b"{", b"[]", b"\xff{}"] {
             std::fs::write(&file.path, damage).unwrap();
             file.raise(found).unwrap().unwrap();
             let older = HighWater { sequences: 2, ..found };

@@ -1,9 +1,7 @@
 //! The transports of reliable mode, as an option.
 
 use gateway_events::client::Endpoint;
-use gateway_events::client::reliable::{
-    ConnectError, EventStream, Grpc, LongPoll, Transport, WebSocket,
-};
+use gateway_events::client::reliable::{EventStream, Grpc, LongPoll, Transport, WebSocket};
 use secrecy::SecretString;
 
 /// A transport of reliable mode.
@@ -26,7 +24,13 @@ impl Carrier {
         self,
         endpoint: Endpoint,
         key: SecretString,
-    ) -> Result<Box<dyn Transport>, ConnectError> {
+    ) -> anyhow::Result<Box<dyn Transport>> {
+        let is_plaintext = endpoint.base.scheme() == "http";
+        anyhow::ensure!(
+            !(is_plaintext && matches!(self, Self::Grpc)),
+            "gRPC needs TLS, and {} has none; use an https:// address, or another --transport",
+            endpoint.base
+        );
         Ok(match self {
             Self::Websocket => Box::new(WebSocket::new(endpoint, key)),
             Self::Sse => Box::new(EventStream::new(&endpoint, &key)?),

@@ -37,7 +37,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = migrate::name(&database);
     let refused = || format!("failed to verify {name}");
     if !database.is_shared() {
-        // SQLite's own error for a missing file is not helpful.
+        // SQLite's own errors for these are not helpful.
+        let found = std::fs::metadata(&database.path).with_context(refused)?;
+        anyhow::ensure!(found.is_file(), "{name} is not a regular file");
         std::fs::File::open(&database.path).with_context(refused)?;
     }
     let report = database.verify(args.audit_head).await.with_context(refused)?;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::{Draft, ValidationError, occurred_at};
 use crate::api::{MOST_EVENTS, Object};
 use crate::clock::Timestamp;
+use crate::cloud_event;
 use crate::event_types::too_deep;
 use crate::json_error::{WrongValue, without_position};
 use crate::trace_context::TraceParent;
@@ -70,6 +71,11 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 Some(at) => &mut fields.named[at],
                 None if name == "events" => &mut fields.events,
                 None => {
+                    if name == cloud_event::name::SPECVERSION {
+                        return Err(A::Error::custom(
+                            "unknown field `specversion`; a CloudEvent is sent as application/cloudevents+json",
+                        ));
+                    }
                     let (shown, known) = (shortened(&name), FIELDS.join(", "));
                     return Err(A::Error::custom(format_args!(
                         "unknown field `{shown}`; an event has {known}"

@@ -217,6 +217,7 @@ fn attribute(name: &str, value: &RawValue) -> Result<Option<Value>> {
     }
     serde_json::from_str(text).map(Some).map_err(|_| {
         let why = match text.as_bytes().first() {
+            _ if name == name::SPECVERSION => r#"must be the string "1.0""#,
             Some(b'-' | b'0'..=b'9') => {
                 "must be a whole number from -2147483648 to 2147483647; send other numbers as strings"
             }
@@ -277,7 +278,12 @@ impl Incoming {
         match self.get(name) {
             None => Ok(None),
             Some(Value::Text(text)) if text.is_empty() => {
-                Err(ValidationError::invalid(name, "must not be empty; omit it instead"))
+                let why = if name::REQUIRED.contains(&name) {
+                    "must not be empty"
+                } else {
+                    "must not be empty; omit it instead"
+                };
+                Err(ValidationError::invalid(name, why))
             }
             Some(Value::Text(text)) => Ok(Some(text)),
             Some(Value::Boolean(_) | Value::Integer(_)) => {

@@ -1,7 +1,7 @@
 //! Backups of the embedded database, restores, and new epochs on both databases: no sequence that was
 //! handed out is given to another event in the same epoch.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -269,6 +269,43 @@ async fn a_backup_replaces_no_file_and_is_no_part_of_the_database() {
     assert_eq!(names(empty.path()), Vec::<String>::new());
 }
 
+/// SQLite would apply the log of another database to the backup.
+#[tokio::test]
+async fn a_backup_is_not_written_beside_files_of_another_database() {
+    let service = Service::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("copy.db").display().to_string();
+    for end in ["-wal", "-journal", "-shm"] {
+        let leftover = format!("{copy}{end}");
+        std::fs::write(&leftover, "old").expect("written");
+        let refused = embedded(&service, &format!("backup {copy}")).await;
+        refused.failed(1, &[&leftover, "exists", "remove it, or choose another name"]);
+        std::fs::remove_file(&leftover).expect("removed");
+        assert_eq!(names(directory.path()), Vec::<String>::new());
+    }
+    embedded(&service, &format!("backup {copy}")).await.well();
+}
+
+/// SQLite takes such names for URIs.
+#[tokio::test]
+async fn a_backup_has_the_name_that_was_given() {
+    let service = Service::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    for name in ["file:copy.db", "file:%2e%2e%2fcopy.db?mode=memory", ":memory:"] {
+        let mut backup = command("backup");
+        backup.arg(name).arg("--data-dir").arg(service.directory());
+        run(backup.current_dir(directory.path())).await.well();
+        assert_eq!(names(directory.path()), [name]);
+        let copy = directory.path().join(name);
+        let mode = std::fs::metadata(&copy).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        run(command("verify").arg(&copy)).await.well();
+        std::fs::remove_file(&copy).expect("removed");
+    }
+    let folder = format!("{}/", directory.path().display());
+    embedded(&service, &format!("backup {folder}")).await.failed(1, &["it names a directory"]);
+}
+
 #[tokio::test]
 async fn a_backup_to_a_full_disk_leaves_nothing_behind() {
     on_small_disk("backup::a_full_disk_is_reported_and_nothing_is_left").await;
@@ -357,6 +394,7 @@ async fn an_unsuitable_file_is_not_restored_and_the_database_stays() {
             "--accept-problems",
         ),
         (directory.join("missing").display().to_string(), "No such file"),
+        (directory.display().to_string(), "is not a regular file"),
         (live.clone(), "is the database itself"),
         (
             {
@@ -390,6 +428,57 @@ async fn a_database_that_another_program_has_open_is_not_replaced() {
     embedded(&fleet.service, &restore).await.failed(1, &["another program", "nothing was changed"]);
     other.close().await.expect("closed");
     embedded(&fleet.service, &restore).await.well();
+}
+
+/// A database is restored above all when the old one is damaged, and its write-ahead log can't be
+/// written back to it.
+#[tokio::test]
+async fn a_damaged_database_is_moved_aside_with_its_log() {
+    let mut fleet = Fleet::backed_up().await;
+    publish(&fleet.service, &[&fleet.plain.0], "in the log").await;
+    fleet.service.kill().await;
+    let live = fleet.service.database();
+    let file = std::fs::File::options().write(true).open(&live).expect("the database");
+    file.set_len(8192).expect("truncated");
+    let wal = live.with_file_name("gateway-events.db-wal");
+    assert!(wal.metadata().expect("a log").len() > 0);
+    let restore = format!("restore {} --replace --json", fleet.file().display());
+    let restored = embedded(&fleet.service, &restore).await.json();
+    let aside = restored["aside"].as_str().expect("a name");
+    assert_eq!(std::fs::metadata(aside).expect("moved aside").len(), 8192);
+    assert!(!wal.exists(), "it would be applied to the backup");
+    run(command("verify").arg(&live)).await.well();
+    fleet.service.restart().await;
+    assert!(!fleet.log().await.is_empty());
+}
+
+/// An operator runs it as root, and the service runs as another user.
+#[tokio::test]
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever reads the tests' output must know what was left out"
+)]
+async fn a_database_restored_by_root_belongs_to_the_owner_of_the_old_one() {
+    const SERVICE: u32 = 65534;
+    if !rustix::process::geteuid().is_root() {
+        println!("NOT CHECKED, since only root can give files away");
+        return;
+    }
+    let fleet = Fleet::backed_up().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = |name: &str| {
+        let file = std::fs::metadata(directory.path().join(name)).expect("a file");
+        (file.uid(), file.gid())
+    };
+    std::os::unix::fs::chown(directory.path(), Some(SERVICE), Some(SERVICE)).expect("changed");
+    let restore = format!("restore {} --replace --data-dir", fleet.file().display());
+    run(command(&restore).arg(directory.path())).await.well();
+    assert_eq!(owner("gateway-events.db"), (SERVICE, SERVICE));
+    assert_eq!(owner("gateway-events.db.lock"), (SERVICE, SERVICE));
+    let live = directory.path().join("gateway-events.db");
+    std::os::unix::fs::chown(live, Some(SERVICE - 1), None).expect("changed");
+    run(command(&restore).arg(directory.path())).await.well();
+    assert_eq!(owner("gateway-events.db"), (SERVICE - 1, SERVICE));
 }
 
 #[tokio::test]

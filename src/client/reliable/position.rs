@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Sequence;
+use crate::files;
 use crate::transport::frames::Position;
 
 /// Why a position can't be read or stored.
@@ -82,7 +83,8 @@ impl PositionStore for MemoryPosition {
 
 /// Keeps the position in a file. Each save writes a temporary file beside it, syncs it, renames it, and
 /// syncs the directory, so that the file always holds a complete position. From its first use on, it is
-/// locked (by a file beside it, `.lock`, which stays) until all clones of this are dropped.
+/// locked (by a file beside it, `.lock`, which stays) until all clones of this are dropped. Loading fails
+/// if a position can't be stored: otherwise an event would be handled, and again after each restart.
 #[derive(Clone, Debug)]
 pub struct FilePosition {
     path: PathBuf,
@@ -138,6 +140,9 @@ impl FilePosition {
 
     fn read(&self) -> Result<Option<Position>, PositionError> {
         self.lock()?;
+        let temporary = self.beside(".new");
+        let writable = write_synced(&temporary, &[b' '; LONGEST]);
+        writable.and_then(|()| std::fs::remove_file(&temporary)).map_err(self.error("write"))?;
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -167,18 +172,10 @@ impl FilePosition {
         self.lock()?;
         let temporary = self.beside(".new");
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(MODE)
-                .open(&temporary)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
+            write_synced(&temporary, &text)?;
             std::fs::rename(&temporary, &self.path)?;
             // The name is on disk when the directory has been synced.
-            let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+            files::sync_directory_of(&self.path)
         };
         write().map_err(self.error("write"))
     }
@@ -194,6 +191,15 @@ impl FilePosition {
     }
 }
 
+fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(MODE).open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
+}
+
+/// The length of the longest text of a position, in bytes.
+const LONGEST: usize = 512;
 /// Only the owner may read or write the file.
 const MODE: u32 = 0o600;
 

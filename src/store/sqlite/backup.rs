@@ -26,6 +26,14 @@ pub enum BackupError {
     /// The file exists.
     #[error("{0} exists, and a backup replaces no file; choose another name, or remove it first")]
     Exists(PathBuf),
+    /// A part of another database has the name that it would have beside this one.
+    #[error(
+        "{0} exists, and SQLite would apply it to the backup; remove it, or choose another name for the backup"
+    )]
+    Leftover(PathBuf),
+    /// The name can't be used.
+    #[error("{0} can't be the name of a backup: {1}")]
+    Name(PathBuf, &'static str),
     /// The copy would not fit.
     #[error(
         "the disk of {path} has {free} bytes of free space, and a backup needs up to {needed}; nothing was written"
@@ -96,7 +104,7 @@ pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
         let file = File::open(&path)?;
         file.sync_all()?;
         files::rename_new(&path, &target)?;
-        files::sync_directory_of(&target)?;
+        files::sync_files::directory_of(&target)?;
         Ok(file.metadata()?.len())
     });
     let placed = placing.await.map_err(io::Error::other).flatten();
@@ -105,6 +113,8 @@ pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
 
 /// Copies the database of a connection into an empty file. The contents are not synced.
 pub(super) async fn vacuum_into(conn: &mut SqliteConnection, to: &Path) -> sqlx::Result<()> {
+    // SQLite takes a name that begins with `file:` for a URI.
+    let to = std::path::absolute(to)?;
     let name = to.to_str().ok_or_else(|| {
         sqlx::Error::Io(io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8"))
     })?;
@@ -121,27 +131,37 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
 
 /// Refuses files that exist, and those that SQLite or the service would use as parts of the database.
 fn refuse_taken(live: &Path, to: &Path) -> Result<(), BackupError> {
+    let name = to.as_os_str().as_encoded_bytes();
+    if to.file_name().is_none() || name.ends_with(b"/") {
+        return Err(BackupError::Name(to.to_owned(), "it names a directory; name a file in it"));
+    }
+    if to.to_str().is_none() {
+        return Err(BackupError::Name(to.to_owned(), "SQLite needs a name in UTF-8"));
+    }
+    // Its other files are beside the file itself, not beside a link to it.
+    let live = &fs::canonicalize(live).unwrap_or_else(|_| live.to_owned());
     let is_same = |one: &Path| match (fs::metadata(one), fs::metadata(to)) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,
     };
     let parts = ["", "-wal", "-shm", "-journal", ".lock", ".ballast"].map(|end| beside(live, end));
-    let directory = |path: &Path| fs::canonicalize(directory_of(path)).ok();
+    let directory = |path: &Path| fs::canonicalize(files::directory_of(path)).ok();
     let is_part = |part: &PathBuf| {
         is_same(part) || part.file_name() == to.file_name() && directory(part) == directory(to)
     };
     if parts.iter().any(is_part) {
         return Err(BackupError::Live(to.to_owned()));
     }
-    match files::found(to).map_err(BackupError::io(to))? {
-        Some(_) => Err(BackupError::Exists(to.to_owned())),
-        None => Ok(()),
+    if files::found(to).map_err(BackupError::io(to))?.is_some() {
+        return Err(BackupError::Exists(to.to_owned()));
     }
-}
-
-/// The directory that contains a path.
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    for end in ["-wal", "-journal", "-shm"] {
+        let leftover = beside(to, end);
+        if files::found(&leftover).map_err(BackupError::io(to))?.is_some() {
+            return Err(BackupError::Leftover(leftover));
+        }
+    }
+    Ok(())
 }
 
 /// A path with `end` appended.
@@ -164,7 +184,7 @@ async fn check_space(
         .fetch_one(conn)
         .await
         .map_err(|error| BackupError::Open(OpenError::from(error).at(&options.path)))?;
-    let directory = directory_of(to);
+    let directory = files::directory_of(to);
     let found = fs::metadata(directory).map_err(BackupError::io(to))?;
     let shares = fs::metadata(&options.path).is_ok_and(|live| live.dev() == found.dev());
     let reserve = if shares { options.min_free_bytes } else { 0 };

@@ -10,6 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions as _, SqliteConnection, SqlitePool};
 
 use super::Options;
+use crate::files;
 use crate::store::{SchemaError, StoreError, sqlite_code};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +27,7 @@ const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 pub enum OpenError {
     /// Another server has opened the database.
     #[error(
-        "{0} is in use by another gateway-events server; stop that one first, or give this one a data directory of its own"
+        "{0} is in use by another gateway-events server or command; stop that one first, or give this one a data directory of its own"
     )]
     InUse(PathBuf),
     /// File locks and shared memory don't work on a network file system.
@@ -109,7 +110,11 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
+    let is_new = !name.exists();
     let file = private(&name).map_err(|error| io_error(&name, error))?;
+    if is_new {
+        files::give_to_owner_of(&name, path).map_err(|error| io_error(&name, error))?;
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),

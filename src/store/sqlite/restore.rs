@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use sqlx::Connection as _;
 
 use super::backup::{Partial, beside, is_full, vacuum_into};
@@ -26,6 +28,12 @@ pub enum RestoreError {
         /// The error.
         error: io::Error,
     },
+    /// The backup is something else than a file.
+    #[error("{0} is not a regular file; nothing was changed")]
+    NotAFile(PathBuf),
+    /// The file is not a SQLite database.
+    #[error("{0} is not a backup: it is not a SQLite database; nothing was changed")]
+    NotADatabase(PathBuf),
     /// The backup is the database itself.
     #[error("{0} is the database itself; name a backup of it")]
     Live(PathBuf),
@@ -90,8 +98,14 @@ pub enum RestoreError {
 /// server has the database open.
 pub async fn restore(path: &Path, restore: Restore) -> Result<Restored, RestoreError> {
     let Restore { from, replace, accept_problems, principal } = restore;
-    let source = File::open(&from).and_then(|file| file.metadata());
-    let source = source.map_err(|error| RestoreError::Unreadable { path: from.clone(), error })?;
+    let unreadable = |error| RestoreError::Unreadable { path: from.clone(), error };
+    let source = fs::metadata(&from).map_err(unreadable)?;
+    if !source.is_file() {
+        return Err(RestoreError::NotAFile(from));
+    }
+    File::open(&from).map_err(unreadable)?;
+    // If the name is a link, what it leads to is replaced.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (source.dev(), source.ino())) {
         return Err(RestoreError::Live(from));
     }
@@ -103,6 +117,7 @@ pub async fn restore(path: &Path, restore: Restore) -> Result<Restored, RestoreE
     let io_error = |error| RestoreError::Io { path: path.to_owned(), error };
     let copy = copy(&from, path).await?;
     let prepared = prepare(&copy.path, &from, accept_problems, principal).await?;
+    files::give_to_owner_of(&copy.path, path).map_err(io_error)?;
     File::open(&copy.path).and_then(|file| file.sync_all()).map_err(io_error)?;
     let aside = if is_taken { Some(set_aside(path).await?) } else { None };
     fs::rename(&copy.path, path).and_then(|()| files::sync_directory_of(path)).map_err(io_error)?;
@@ -121,6 +136,7 @@ async fn copy(from: &Path, path: &Path) -> Result<Partial, RestoreError> {
     };
     let unsuitable = |error: OpenError| match error.at(from) {
         OpenError::File { error, .. } if is_corrupt(&error) => damaged(&error),
+        OpenError::NotADatabase(path) => RestoreError::NotADatabase(path),
         error => RestoreError::Unsuitable { path: from.to_owned(), error },
     };
     migrations::pending_migrations(from).await.map_err(unsuitable)?;
@@ -182,12 +198,13 @@ async fn prepare(
 /// Gives the database a second name, which remains when the backup takes the first one.
 async fn set_aside(path: &Path) -> Result<PathBuf, RestoreError> {
     // A write-ahead log would be applied to whatever database has the name. When the last connection
-    // to a sound database is closed, there is none.
+    // to a sound database is closed, there is none. If it is damaged, the log is moved aside with it.
     if path.exists()
         && let Ok(conn) = connect::connect(path).await
     {
         let _ = conn.close().await;
-        if beside(path, "-wal").exists() {
+        let io_error = |error| RestoreError::Io { path: path.to_owned(), error };
+        if beside(path, "-wal").exists() && is_open_elsewhere(path).map_err(io_error)? {
             return Err(RestoreError::Open(path.to_owned()));
         }
     }
@@ -210,6 +227,18 @@ async fn set_aside(path: &Path) -> Result<PathBuf, RestoreError> {
     };
     moved().map_err(|error| RestoreError::Io { path: aside.clone(), error })?;
     Ok(aside)
+}
+
+/// Whether another process has a connection to a database with a write-ahead log: each holds a shared
+/// lock on the file ("Locks" in <https://www.sqlite.org/walformat.html>). No connection of this process
+/// may be open, because closing the file releases all locks of a process.
+fn is_open_elsewhere(path: &Path) -> io::Result<bool> {
+    let file = File::options().read(true).write(true).open(path)?;
+    match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether SQLite finds the file damaged.
