@@ -104,7 +104,7 @@ pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
         let file = File::open(&path)?;
         file.sync_all()?;
         files::rename_new(&path, &target)?;
-        files::sync_files::directory_of(&target)?;
+        files::sync_directory_of(&target)?;
         Ok(file.metadata()?.len())
     });
     let placed = placing.await.map_err(io::Error::other).flatten();
