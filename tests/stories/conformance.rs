@@ -101,6 +101,7 @@ macro_rules! conforms {
             if_all_must_confirm_those_that_filter_an_event_need_not_apply_it
             a_later_connection_of_an_instance_replaces_the_earlier_one
             a_position_of_its_own_confirms_what_lies_before
+            a_position_says_that_an_event_was_received_which_another_instance_filtered
             instances_are_limited_forgotten_and_recorded
             an_abandoned_instance_expires_and_leaves_a_record
             a_resync_is_pending_until_the_instance_has_applied_a_snapshot

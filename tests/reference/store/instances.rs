@@ -99,6 +99,14 @@ pub(super) fn outcome_range(outcome: &InstanceOutcome) -> Option<Range> {
     }
 }
 
+const fn resumed(confirm: Level) -> How<'static> {
+    let detail = "resumed after it";
+    match confirm {
+        Level::Received => How::Received(detail),
+        Level::Applied => How::Applied(detail),
+    }
+}
+
 impl Tables {
     fn log_state(&self, gateway: GatewayKey) -> Result<LogState> {
         let open = self.gateways.get(&gateway);
@@ -268,19 +276,15 @@ impl Tables {
             at: now,
             seen_at: now,
         };
-        let confirmed = Sequence(self.confirmed(new.gateway));
-        let open = above(Range { first: own.next(), last: position }, confirmed);
-        let (how, reach) = match (resume, confirm) {
+        let range = Range { first: own.next(), last: position };
+        let open = above(range, Sequence(self.confirmed(new.gateway)));
+        let (open, how, reach) = match (resume, confirm) {
             (ResumeFrom::Latest, _) => {
-                (How::Filtered("started at the end of the log"), Reach::Position)
+                (open, How::Filtered("started at the end of the log"), Reach::Position)
             }
             (ResumeFrom::After { .. } | ResumeFrom::Confirmed { .. }, level) => {
-                let detail = "resumed after it";
-                let how = match level {
-                    Level::Received => How::Received(detail),
-                    Level::Applied => How::Applied(detail),
-                };
-                (how, Reach::Acknowledged { level: *level, confirms: true })
+                let range = (range.first <= range.last).then_some(range);
+                (range, resumed(*level), Reach::Acknowledged { level: *level, confirms: true })
             }
             (ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. }, _) => {
                 return Ok(());

@@ -532,6 +532,34 @@ pub(crate) async fn a_position_of_its_own_confirms_what_lies_before(store: &dyn 
     }
 }
 
+pub(crate) async fn a_position_says_that_an_event_was_received_which_another_instance_filtered(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let events = fixture.events(&gateway, 4).await;
+    let west = fixture.open_as(&gateway, "west", Level::Applied, ResumeFrom::Earliest).await;
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    fixture.record(vec![east.filtered(1, 3), west.confirmed(1, 1), west.ended()]).await;
+    let filtered = (vec![Outcome::Filtered], DeliveryState::Filtered);
+    assert_eq!(fixture.outcomes(&events[1]).await, filtered);
+    let before = store.totals(fixture.organisation).await.unwrap().confirmed;
+    // It has applied 2, too, and its acknowledgement was lost.
+    for _ in 0..2 {
+        let resume = after(west.opened.opened.epoch, 2, Some(events[1].clone()));
+        let west = fixture.open_as(&gateway, "west", Level::Applied, resume).await;
+        assert_eq!(west.opened.opened.position, Sequence(2));
+        fixture.record(vec![west.ended()]).await;
+        let applied = (vec![Outcome::Filtered, Outcome::Applied], DeliveryState::Delivered);
+        assert_eq!(fixture.outcomes(&events[0]).await, applied);
+        assert_eq!(fixture.outcomes(&events[1]).await, applied, "once");
+        assert_eq!(fixture.outcomes(&events[2]).await, filtered);
+    }
+    assert_eq!(target(&fixture, &events[1]).await.0, TargetState::Applied);
+    let totals = store.totals(fixture.organisation).await.unwrap();
+    assert_eq!(totals.confirmed, before, "the position of the gateway had passed them");
+}
+
 pub(crate) async fn instances_are_limited_forgotten_and_recorded(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;

@@ -7,6 +7,7 @@ use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
 use super::super::ledger::record::{By, revive};
 use super::super::ledger::{self, How};
+use super::outcomes::Connected;
 use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Reason, Sequence};
@@ -349,6 +350,20 @@ async fn insert_cursor(
     Ok(())
 }
 
+/// The connection that is being opened.
+fn connected<'a>(new: &NewConnection, instance: &'a Arc<str>, now: Timestamp) -> Connected<'a> {
+    let (gateway, connection) = (new.gateway, new.id);
+    Connected { gateway, connection, instance, at: now, seen_at: now }
+}
+
+const fn resumed(confirm: Level) -> How<'static> {
+    const DETAIL: &str = "resumed after it";
+    match confirm {
+        Level::Received => How::Received(DETAIL),
+        Level::Applied => How::Applied(DETAIL),
+    }
+}
+
 /// Settles what lies between the stored position and a later one where the connection starts: the
 /// gateway has confirmed it before, or does not want it.
 async fn settle_before(
@@ -361,29 +376,22 @@ async fn settle_before(
 ) -> Result<()> {
     let instance: Arc<str> = new.instance.as_str().into();
     let (gateway, connection) = (new.gateway, new.id);
-    let on =
-        outcomes::Connected { gateway, connection, instance: &instance, at: now, seen_at: now };
-    let confirmed = cursors::confirmed(conn, gateway).await?;
-    let open = cursors::above(Range { first: own.next(), last: position }, confirmed);
+    let on = connected(new, &instance, now);
+    let range = Range { first: own.next(), last: position };
     match resume {
         ResumeFrom::Latest => {
-            if let Some(open) = open {
+            let confirmed = cursors::confirmed(conn, gateway).await?;
+            if let Some(open) = cursors::above(range, confirmed) {
                 let how = How::Filtered("started at the end of the log");
                 outcomes::settle(conn, node, &on, open, how).await?;
             }
             outcomes::advance(conn, &on, Some(position)).await
         }
         ResumeFrom::After { .. } | ResumeFrom::Confirmed { .. } => {
-            const DETAIL: &str = "resumed after it";
-            let how = match confirm {
-                Level::Received => How::Received(DETAIL),
-                Level::Applied => How::Applied(DETAIL),
-            };
-            if let Some(open) = open {
-                outcomes::settle(conn, node, &on, open, how).await?;
-            }
-            let range = Range { first: own.next(), last: position };
+            // Also at or below the gateway's position, which may have passed them because another
+            // instance filtered them.
             if range.first <= range.last {
+                outcomes::settle(conn, node, &on, range, resumed(*confirm)).await?;
                 revive(conn, gateway, range, &[&*instance], By::Position).await?;
             }
             let past = Move {
