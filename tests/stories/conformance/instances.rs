@@ -11,6 +11,7 @@ use gateway_events::store::{
     RetentionLimits, RolloutOf, Store, StoreError, Target, TargetState, TrimMark, VerdictState,
 };
 
+use super::undelivered::{expire, expiring};
 use super::{Fixture, closed, confirmed, connection, event, ids, keep_all, pass, range};
 
 /// A connection of an instance.
@@ -558,6 +559,40 @@ pub(crate) async fn a_position_says_that_an_event_was_received_which_another_ins
     assert_eq!(target(&fixture, &events[1]).await.0, TargetState::Applied);
     let totals = store.totals(fixture.organisation).await.unwrap();
     assert_eq!(totals.confirmed, before, "the position of the gateway had passed them");
+}
+
+pub(crate) async fn a_position_with_an_event_id_proves_that_an_expired_event_was_received(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    for (level, outcome) in
+        [(Level::Received, Outcome::Received), (Level::Applied, Outcome::Applied)]
+    {
+        let gateway = fixture.gateway(&[]).await;
+        let only = || Target::Gateways(vec![gateway.id]);
+        let new = vec![expiring(only(), true), expiring(only(), true), event(only())];
+        let events: Vec<_> = new.iter().map(|new| new.event.id.clone()).collect();
+        fixture.publish(new).await;
+        let first = fixture.open_as(&gateway, "east", level, ResumeFrom::Server).await;
+        let lost = closed(&gateway, first.id, Reason::ConnectionLost, Some(range(1, 2)), false);
+        fixture.record(vec![lost]).await;
+        assert!(!expire(store).await.is_empty());
+        let expired = (vec![Outcome::Failed, Outcome::Failed], DeliveryState::Failed);
+        assert_eq!(fixture.outcomes(&events[1]).await, expired);
+        let before = store.totals(fixture.organisation).await.unwrap();
+        let epoch = first.opened.opened.epoch;
+        fixture.open_as(&gateway, "east", level, after(epoch, 2, None)).await;
+        assert_eq!(fixture.outcomes(&events[1]).await, expired, "it may not have been sent");
+        let resume = after(epoch, 2, Some(events[1].clone()));
+        let again = fixture.open_as(&gateway, "east", level, resume).await;
+        assert_eq!(again.opened.opened.position, Sequence(2));
+        let (outcomes, state) = fixture.outcomes(&events[1]).await;
+        assert_eq!((outcomes.last(), state), (Some(&outcome), DeliveryState::Delivered));
+        assert_eq!(fixture.outcomes(&events[0]).await, expired, "the id is that of the other one");
+        let totals = store.totals(fixture.organisation).await.unwrap();
+        let (confirmed, dead) = (totals.confirmed, totals.dead_letters);
+        assert_eq!((confirmed - before.confirmed, before.dead_letters - dead), (1, 1));
+    }
 }
 
 pub(crate) async fn instances_are_limited_forgotten_and_recorded(store: &dyn Store) {
