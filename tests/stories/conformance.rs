@@ -103,6 +103,7 @@ macro_rules! conforms {
             a_position_of_its_own_confirms_what_lies_before
             a_position_says_that_an_event_was_received_which_another_instance_filtered
             a_position_with_an_event_id_proves_that_an_expired_event_was_received
+            a_dead_letter_is_failed_in_rollouts_though_an_instance_has_applied_it
             instances_are_limited_forgotten_and_recorded
             an_abandoned_instance_expires_and_leaves_a_record
             a_resync_is_pending_until_the_instance_has_applied_a_snapshot

@@ -595,6 +595,25 @@ pub(crate) async fn a_position_with_an_event_id_proves_that_an_expired_event_was
     }
 }
 
+pub(crate) async fn a_dead_letter_is_failed_in_rollouts_though_an_instance_has_applied_it(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let events = fixture.events(&gateway, 1).await;
+    fixture.must_all_confirm(&gateway, Confirmation::All).await;
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    let west = fixture.open_as(&gateway, "west", Level::Applied, ResumeFrom::Server).await;
+    fixture.record(vec![east.confirmed(1, 1), west.rejected(1)]).await;
+    for confirmation in [Confirmation::All, Confirmation::Any, Confirmation::All] {
+        fixture.must_all_confirm(&gateway, confirmation).await;
+        assert_eq!(fixture.outcomes(&events[0]).await.1, DeliveryState::Failed);
+        assert_eq!(target(&fixture, &events[0]).await.0, TargetState::Failed, "{confirmation:?}");
+        let history = store.event_history(fixture.organisation, &events[0]).await.unwrap().unwrap();
+        assert_eq!(history.verdict().state, EventState::Failed);
+    }
+}
+
 pub(crate) async fn instances_are_limited_forgotten_and_recorded(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;
