@@ -396,6 +396,7 @@ pub(crate) fn closed(
         reason,
         detail: "as the story wants it".to_owned(),
         unconfirmed: unconfirmed.map(|range| (range, Timestamp::now())),
+        is_in_progress: false,
         give_up_after: give_up.then_some(1),
         alive_at: None,
         at: Timestamp::now(),

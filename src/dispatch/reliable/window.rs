@@ -5,7 +5,7 @@
 //! for a confirmation, skipped ones that wait for the events before them, or a gap. The oldest ones
 //! are *settled* as soon as they can be, which moves the position.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -166,6 +166,8 @@ pub(crate) struct Window {
     /// Events in flight that an admin has skipped, in order, and when each was sent. The peer may still
     /// be handling them, and confirm them.
     skipped: VecDeque<(Sequence, Timestamp)>,
+    /// Events in flight on which the peer has reported progress.
+    busy: BTreeSet<Sequence>,
     /// Whether the peer waits for an event to be sent again, or for the one after it. It ignores marks,
     /// because they may be some from before its negative acknowledgement.
     awaits_repeat: bool,
@@ -199,6 +201,7 @@ impl Window {
             rejected: BTreeMap::new(),
             suspect,
             skipped: VecDeque::new(),
+            busy: BTreeSet::new(),
             awaits_repeat: false,
         }
     }
@@ -384,6 +387,7 @@ impl Window {
         self.open.clear();
         self.rejected.clear();
         self.skipped.clear();
+        self.busy.clear();
         (self.in_flight, self.bytes) = (0, 0);
         self.retry_at = None;
         self.begin_gap(last.max(self.highest))
@@ -572,6 +576,9 @@ impl Window {
         if !self.rejected.is_empty() {
             self.rejected = self.rejected.split_off(&self.position.next());
         }
+        if !self.busy.is_empty() {
+            self.busy = self.busy.split_off(&self.position.next());
+        }
         all
     }
 
@@ -657,6 +664,7 @@ impl Window {
         }
         // The peer forgets them, and they are not sent again.
         self.skipped.retain(|(skipped, _)| *skipped < sequence);
+        self.busy.retain(|it| *it < sequence);
         let repeat = self.repeats.entry(sequence).or_default();
         repeat.nacked = repeat.nacked.saturating_add(1);
         self.sent = sequence.previous();
@@ -679,6 +687,9 @@ impl Window {
         // It need not be in flight any more: an admin may have skipped it while the peer handles it.
         if sequence > self.confirmation() {
             self.progress_at = Some(now);
+        }
+        if self.place(sequence).is_some() {
+            self.busy.insert(sequence);
         }
         Ok(())
     }
@@ -721,7 +732,8 @@ impl Window {
     }
 
     /// The connection has ended. The failure is attributed to the oldest event only if no other one
-    /// was in flight: otherwise the next connection sends each alone.
+    /// was in flight: otherwise the next connection sends each alone. It is not attributed to an event
+    /// on which the peer has reported progress, unless the peer then broke that promise.
     pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {
         let mut runs = self.open.iter().filter_map(|open| match open.what {
             What::Sent { started_at, .. } => Some((open.range, started_at)),
@@ -735,12 +747,16 @@ impl Window {
             }
             range.last = next.last;
         }
+        let is_in_progress = self.busy.contains(&range.first)
+            && !matches!(reason, Reason::ConfirmationTimeout | Reason::ProtocolError);
         let may_give_up = patience.poison == Policy::DeadLetter
             && self.in_flight == 1
             && self.skipped.is_empty()
+            && !is_in_progress
             && reason.is_attributed_to_the_event();
         Closing {
             unconfirmed: Some((range, started_at)),
+            is_in_progress,
             give_up_after: may_give_up.then_some(patience.max_attempts),
         }
     }

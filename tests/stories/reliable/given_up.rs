@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::peer::Peer;
 use super::{publish, with_events};
@@ -12,6 +13,7 @@ use crate::support::{Service, deployed};
 
 on_both! {
     an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resumes_from
+    an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress
     a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it
     a_skip_ends_the_wait_for_a_retry
     an_event_that_expires_before_its_retry_holds_back_nothing
@@ -90,6 +92,29 @@ async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(
     drop(peer);
     let mut peer = resume(&service, &key, &epoch, 0).await;
     peer.event(2).await;
+}
+
+async fn an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress(on: On) {
+    const ENDS: i64 = 5;
+    let settings = [("DELIVERY__MAX_ATTEMPTS", "2"), ("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
+    let service = on.start_with(&settings).await;
+    let (id, key) = service.gateway("one").await;
+    let stored = service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
+    let event = format!("/events/{}", stored["id"].as_str().expect("an id"));
+    let progress = json!({"type": "delivery.progress", "sequence": 1});
+    for end in 1..=ENDS + 2 {
+        let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+        peer.event(1).await;
+        if end <= ENDS {
+            peer.send(&progress).await;
+        }
+        peer.message(Message::Close(None)).await;
+        peer.closed().await;
+        let has_ended = |it: &Value| it["deliveries"][0]["attemptCount"] == end;
+        let delivery = service.eventually(&event, has_ended).await["deliveries"][0].clone();
+        let state = if end < ENDS + 2 { "pending" } else { "failed" };
+        assert_eq!(delivery["state"], state, "after {end} ends: {delivery:#}");
+    }
 }
 
 fn retry_in_an_hour(sequence: i64) -> Value {

@@ -434,6 +434,33 @@ fn a_suspect_is_sent_alone() {
 }
 
 #[test]
+fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
+    let now = Instant::now();
+    let ended = |progress: &[i64], reason| {
+        let mut window = sent(1, Confirm::Applied);
+        for sequence in progress {
+            window.progress(Sequence(*sequence), now).unwrap();
+        }
+        let closing = window.close(reason, PATIENCE);
+        (closing.is_in_progress, closing.give_up_after)
+    };
+    assert_eq!(ended(&[], Reason::ConnectionLost), (false, Some(3)));
+    assert_eq!(ended(&[1], Reason::ConnectionLost), (true, None));
+    assert_eq!(ended(&[1], Reason::HeartbeatTimeout), (true, None));
+    assert_eq!(ended(&[1], Reason::ConfirmationTimeout), (false, Some(3)), "there was no more");
+
+    // Progress on an event that was confirmed or is sent again says nothing about the next one.
+    let mut window = sent(2, Confirm::Applied);
+    window.progress(Sequence(1), now).unwrap();
+    window.applied(Sequence(1), now).unwrap();
+    window.progress(Sequence(2), now).unwrap();
+    window.nack(Sequence(2), Reason::Overloaded, Some(now)).unwrap();
+    window.retry();
+    offer(&mut window, 2);
+    assert!(!window.close(Reason::ConnectionLost, PATIENCE).is_in_progress);
+}
+
+#[test]
 fn events_that_were_not_sent_are_not_unconfirmed() {
     let mut window = sent(3, Confirm::Applied);
     window.withdraw(Sequence(2));
