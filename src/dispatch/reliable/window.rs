@@ -48,6 +48,15 @@ enum What {
     Gap,
 }
 
+/// An event that an admin has skipped while it was in flight.
+#[derive(Clone, Copy, Debug)]
+struct SkippedSent {
+    sequence: Sequence,
+    started_at: Timestamp,
+    /// What the peer was told of before it.
+    previous: Sequence,
+}
+
 /// The history of an event that is to be sent again.
 #[derive(Clone, Copy, Debug, Default)]
 struct Repeat {
@@ -117,8 +126,10 @@ pub(crate) enum Violation {
 /// What a negative acknowledgement means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nacked {
-    /// Nothing: it repeats an earlier one, or the event was skipped meanwhile.
+    /// Nothing: it repeats an earlier one, or rejects an event that was skipped meanwhile.
     Stale,
+    /// The event was skipped meanwhile. Only those after it are sent again.
+    Passed,
     /// The event and all after it are sent again.
     Retry {
         /// When the event was sent.
@@ -163,9 +174,9 @@ pub(crate) struct Window {
     rejected: BTreeMap<Sequence, Reason>,
     /// An event up to here may have made an earlier connection fail. Each is sent alone.
     suspect: Sequence,
-    /// Events in flight that an admin has skipped, in order, and when each was sent. The peer may still
-    /// be handling them, and confirm them.
-    skipped: VecDeque<(Sequence, Timestamp)>,
+    /// Events in flight that an admin has skipped, in order. The peer may still be handling them, and
+    /// confirm them or ask for a retry.
+    skipped: VecDeque<SkippedSent>,
     /// Events in flight on which the peer has reported progress.
     busy: BTreeSet<Sequence>,
     /// Whether the peer waits for an event to be sent again, or for the one after it. It ignores marks,
@@ -522,9 +533,10 @@ impl Window {
             self.progress_at = Some(now);
         }
         let confirmation = self.confirmation();
-        let count = self.skipped.partition_point(|(sequence, _)| *sequence <= confirmation);
-        settled.extend(self.skipped.drain(..count).map(|(sequence, started_at)| {
-            Settled::Confirmed { range: Range { first: sequence, last: sequence }, started_at }
+        let count = self.skipped.partition_point(|it| it.sequence <= confirmation);
+        settled.extend(self.skipped.drain(..count).map(|it| {
+            let range = Range { first: it.sequence, last: it.sequence };
+            Settled::Confirmed { range, started_at: it.started_at }
         }));
         settled
     }
@@ -587,7 +599,7 @@ impl Window {
     pub(crate) fn skip_sent(&mut self, sequence: Sequence, now: Instant) -> Vec<Settled> {
         let Some(place) = self.place(sequence) else { return Vec::new() };
         if let Some(open) = self.open.get_mut(place)
-            && let What::Sent { bytes, started_at, .. } = open.what
+            && let What::Sent { bytes, started_at, previous, .. } = open.what
         {
             open.what = What::Skipped(Reason::Skipped);
             self.in_flight -= 1;
@@ -597,8 +609,8 @@ impl Window {
             if self.skipped.len() >= self.most.events {
                 self.skipped.pop_front();
             }
-            let place = self.skipped.partition_point(|(other, _)| *other < sequence);
-            self.skipped.insert(place, (sequence, started_at));
+            let place = self.skipped.partition_point(|it| it.sequence < sequence);
+            self.skipped.insert(place, SkippedSent { sequence, started_at, previous });
         }
         self.settle()
     }
@@ -632,8 +644,17 @@ impl Window {
                 return Err(Violation::Confirmed(sequence));
             }
             // It is to be sent again, was rejected before, or was skipped.
-            self.skipped.retain(|(skipped, _)| *skipped != sequence);
-            return Ok(Nacked::Stale);
+            let place = self.skipped.iter().position(|it| it.sequence == sequence);
+            let Some(skipped) = place.and_then(|place| self.skipped.remove(place)) else {
+                return Ok(Nacked::Stale);
+            };
+            // What precedes a gap does not matter to the peer any more.
+            if retry_at.is_none() || self.has_gap() {
+                return Ok(Nacked::Stale);
+            }
+            self.go_back(sequence.next());
+            self.told = skipped.previous;
+            return Ok(Nacked::Passed);
         };
         let Some(Open { what: What::Sent { bytes, started_at, previous, .. }, .. }) =
             self.open.get(place).cloned()
@@ -648,6 +669,18 @@ impl Window {
             self.bytes -= bytes;
             return Ok(Nacked::Rejected { started_at });
         };
+        self.go_back(sequence);
+        let repeat = self.repeats.entry(sequence).or_default();
+        repeat.nacked = repeat.nacked.saturating_add(1);
+        self.told = previous;
+        self.retry_at = Some(retry_at);
+        Ok(Nacked::Retry { started_at })
+    }
+
+    /// Everything from `first` on is sent again, unless it is settled: the peer drops it, because it
+    /// waits for an earlier event.
+    fn go_back(&mut self, first: Sequence) {
+        let place = self.open.partition_point(|open| open.range.first < first);
         for open in self.open.drain(place..) {
             match open.what {
                 What::Sent { bytes, .. } => {
@@ -663,15 +696,11 @@ impl Window {
             }
         }
         // The peer forgets them, and they are not sent again.
-        self.skipped.retain(|(skipped, _)| *skipped < sequence);
-        self.busy.retain(|it| *it < sequence);
-        let repeat = self.repeats.entry(sequence).or_default();
-        repeat.nacked = repeat.nacked.saturating_add(1);
-        self.sent = sequence.previous();
-        self.told = previous;
-        self.retry_at = Some(retry_at);
+        self.skipped.retain(|it| it.sequence < first);
+        self.busy.retain(|it| *it < first);
+        // Skipped events may share a range with the one before `first`.
+        self.sent = self.open.back().map_or(self.position, |open| open.range.last);
         self.awaits_repeat = true;
-        Ok(Nacked::Retry { started_at })
     }
 
     /// Settles what a rejected event no longer holds back.
@@ -728,7 +757,7 @@ impl Window {
             }
             _ => true,
         });
-        self.skipped.retain(|(skipped, _)| *skipped < first);
+        self.skipped.retain(|it| it.sequence < first);
     }
 
     /// The connection has ended. The failure is attributed to the oldest event only if no other one
