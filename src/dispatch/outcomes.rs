@@ -200,7 +200,7 @@ impl Outcomes {
         &mut self,
         reason: Reason,
         detail: String,
-        Closing { unconfirmed, give_up_after }: Closing,
+        Closing { unconfirmed, is_in_progress, give_up_after }: Closing,
         alive_at: Option<Timestamp>,
     ) {
         let ConnectionInfo { gateway, connection, .. } = self.info;
@@ -212,6 +212,7 @@ impl Outcomes {
             reason,
             detail,
             unconfirmed,
+            is_in_progress,
             give_up_after,
             alive_at,
             at,
@@ -262,8 +263,10 @@ impl Outcomes {
             }
             Record::Skipped { range, reason, .. } if self.is_logged(*range, *reason) => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "skipped"),
-            Record::Closed { unconfirmed: Some((range, _)), reason: Reason::NodeLost, .. } => {
-                self.unknown(*range);
+            Record::Closed { unconfirmed: Some((range, _)), reason, is_in_progress, .. }
+                if *is_in_progress || *reason == Reason::NodeLost =>
+            {
+                self.unknown(*range, *reason);
             }
             Record::Closed { unconfirmed: Some((range, _)), reason, detail, .. } => {
                 self.failed(*range, *reason, detail);
@@ -319,7 +322,7 @@ impl Outcomes {
     }
 
     /// Logs and counts it as the ledger records it: neither delivered nor failed, and sent again.
-    fn unknown(&self, range: Range) {
+    fn unknown(&self, range: Range, reason: Reason) {
         metrics::counter!(metric::DELIVERY_UNKNOWN).increment(length(range));
         tracing::info!(
             target: "delivery",
@@ -328,7 +331,7 @@ impl Outcomes {
             first = range.first.0,
             last = range.last.0,
             outcome = "unknown",
-            reason = %Reason::NodeLost,
+            %reason,
             "the outcome of a delivery is unknown; the event is sent again"
         );
     }

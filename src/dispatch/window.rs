@@ -68,6 +68,8 @@ pub enum Receipt {
 pub struct Closing {
     /// The unconfirmed events, and when the first of them was sent.
     pub unconfirmed: Option<(Range, Timestamp)>,
+    /// Whether the gateway has reported progress on the first of them.
+    pub is_in_progress: bool,
     /// The first of them is given up after this many attempts; `None`: it is not.
     pub give_up_after: Option<u32>,
 }
@@ -242,7 +244,7 @@ impl Window {
     /// receipt, which may be the cause, too.
     pub fn close(self, reason: Reason, shared: Option<&[Sequence]>, patience: Patience) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
-            return Closing { unconfirmed: None, give_up_after: None };
+            return Closing::default();
         };
         let is_alone = self.in_flight.len() == 1
             || shared.is_some_and(|shared| !shared.contains(&oldest.sequence));
@@ -253,6 +255,7 @@ impl Window {
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {
             unconfirmed: Some((range, oldest.started_at)),
+            is_in_progress: false,
             give_up_after: may_give_up.then_some(patience.max_attempts),
         }
     }

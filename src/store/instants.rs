@@ -124,6 +124,7 @@ mod tests {
                 reason: Reason::ConnectionLost,
                 detail: String::new(),
                 unconfirmed: Some((range, at(began))),
+                is_in_progress: false,
                 give_up_after: None,
                 alive_at: None,
                 at: at(ended),

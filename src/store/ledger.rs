@@ -211,6 +211,13 @@ impl Outcome {
         }
     }
 
+    /// The detail of an attempt with an unknown outcome whose connection ended, for this reason, while
+    /// the gateway was handling the event. It is not the name of a reason, so the attempt blames no
+    /// event.
+    pub fn interrupted(reason: Reason) -> String {
+        format!("the gateway was handling it: {reason}")
+    }
+
     /// The outcome with a name from the database, which a newer version may have written.
     pub fn stored(name: &str) -> Self {
         let known = [Self::Received, Self::Applied, Self::Failed, Self::Filtered, Self::Snapshot];

@@ -209,6 +209,7 @@ impl NewConnection {
             reason: Reason::ConnectionLost,
             detail: String::new(),
             unconfirmed: None,
+            is_in_progress: false,
             give_up_after: None,
             alive_at: None,
             at,
@@ -371,6 +372,9 @@ pub enum Record {
         /// confirmed position it becomes a failed attempt. At or below it, where another connection
         /// has confirmed it, the attempt's outcome is unknown.
         unconfirmed: Option<(Range, Timestamp)>,
+        /// Whether the gateway has reported progress on the first of these on this connection: it was
+        /// still handling that event, so the outcome is unknown, and no attempt blames the event.
+        is_in_progress: bool,
         /// The event at `unconfirmed.first` is given up after this many attempts that blame it, on
         /// any connections: it becomes a dead letter, and the position passes it.
         give_up_after: Option<u32>,

@@ -145,8 +145,8 @@ impl RolloutRow {
             }
         };
         match DeliveryState::of(self.dead.is_some(), self.is_confirmed, filtered) {
-            _ if is_applied => TargetState::Applied,
             DeliveryState::Failed => TargetState::Failed,
+            _ if is_applied => TargetState::Applied,
             DeliveryState::Filtered => TargetState::Filtered,
             DeliveryState::Delivered => TargetState::Received,
             DeliveryState::Pending if self.is_connected => TargetState::Pending,

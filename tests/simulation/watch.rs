@@ -37,6 +37,8 @@ pub(crate) struct Watch {
     /// What the peer was told of before each event.
     previous: BTreeMap<i64, i64>,
     in_flight: BTreeSet<i64>,
+    /// Events that the gateway has neither applied nor refused.
+    held: BTreeSet<i64>,
     /// Events that are to be sent again.
     nacked: BTreeSet<i64>,
     progress_at: Option<Instant>,
@@ -68,6 +70,7 @@ impl Watch {
             epoch: None,
             previous: BTreeMap::new(),
             in_flight: BTreeSet::new(),
+            held: BTreeSet::new(),
             nacked: BTreeSet::new(),
             progress_at: None,
             events: 0,
@@ -159,6 +162,7 @@ impl Watch {
                 self.told = gap.resume_at.0;
                 self.epoch = Some(gap.epoch);
                 self.in_flight.clear();
+                self.held.clear();
                 let mut state = self.world.state();
                 let replica = &mut state.gateways[self.id.gateway].replicas[self.id.replica];
                 let progress = replica.in_log(gap.epoch);
@@ -184,6 +188,7 @@ impl Watch {
         self.told = sequence;
         self.previous.insert(sequence, previous);
         self.in_flight.insert(sequence);
+        self.held.insert(sequence);
         if self.nacked.is_empty() && self.zero_since.is_none() {
             let state = self.world.state();
             let known = &state.gateways[self.id.gateway];
@@ -235,14 +240,18 @@ impl Watch {
             GatewayFrame::Ack(ack) => {
                 let to = ack.applied.max(ack.received).map_or(0, |it| it.0);
                 self.in_flight.retain(|it| *it > to);
+                let applied = ack.applied.map_or(0, |it| it.0);
+                self.held.retain(|it| *it > applied);
             }
             GatewayFrame::Nack(nack) if nack.retryable => {
                 self.nacked.insert(nack.sequence.0);
                 self.dropped = Some(nack.sequence.0);
                 self.in_flight.retain(|it| *it < nack.sequence.0);
+                self.held.retain(|it| *it < nack.sequence.0);
             }
             GatewayFrame::Nack(nack) => {
                 self.in_flight.remove(&nack.sequence.0);
+                self.held.remove(&nack.sequence.0);
                 let mut state = self.world.state();
                 let known = &mut state.gateways[self.id.gateway];
                 if self.epoch == Some(known.log().epoch) {
@@ -274,6 +283,10 @@ impl Watch {
         if reason == Reason::ProtocolError {
             let how = error.map_or(String::new(), |error| error.message.clone());
             self.broken("a gateway that keeps the protocol is not accused", &how);
+        }
+        if reason == Reason::ConfirmationTimeout && self.held.is_empty() {
+            let how = "closed although it waits for events to be sent again";
+            self.broken("a gateway that has handled all its events is not overdue", how);
         }
         let was_busy = self.progress_at.is_some_and(|at| at.elapsed() + GRACE < CONFIRMATION);
         if reason == Reason::ConfirmationTimeout && was_busy {

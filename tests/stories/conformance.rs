@@ -101,6 +101,9 @@ macro_rules! conforms {
             if_all_must_confirm_those_that_filter_an_event_need_not_apply_it
             a_later_connection_of_an_instance_replaces_the_earlier_one
             a_position_of_its_own_confirms_what_lies_before
+            a_position_says_that_an_event_was_received_which_another_instance_filtered
+            a_position_with_an_event_id_proves_that_an_expired_event_was_received
+            a_dead_letter_is_failed_in_rollouts_though_an_instance_has_applied_it
             instances_are_limited_forgotten_and_recorded
             an_abandoned_instance_expires_and_leaves_a_record
             a_resync_is_pending_until_the_instance_has_applied_a_snapshot
@@ -393,6 +396,7 @@ pub(crate) fn closed(
         reason,
         detail: "as the story wants it".to_owned(),
         unconfirmed: unconfirmed.map(|range| (range, Timestamp::now())),
+        is_in_progress: false,
         give_up_after: give_up.then_some(1),
         alive_at: None,
         at: Timestamp::now(),

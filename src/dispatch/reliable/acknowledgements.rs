@@ -127,6 +127,10 @@ impl Lane {
         });
         match self.window.nack(sequence, code, retry_at)? {
             Nacked::Stale => {}
+            Nacked::Passed => {
+                state.in_flight.remove_from(sequence);
+                self.feed.rewind(self.window.sent());
+            }
             Nacked::Retry { started_at } => {
                 if let Some(event) = state.in_flight.named(sequence) {
                     self.outcomes.name(event);

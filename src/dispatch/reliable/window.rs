@@ -5,7 +5,7 @@
 //! for a confirmation, skipped ones that wait for the events before them, or a gap. The oldest ones
 //! are *settled* as soon as they can be, which moves the position.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,6 +46,15 @@ enum What {
     Skipped(Reason),
     /// Can't be sent. The peer reads a snapshot instead, and applies the last sequence then.
     Gap,
+}
+
+/// An event that an admin has skipped while it was in flight.
+#[derive(Clone, Copy, Debug)]
+struct SkippedSent {
+    sequence: Sequence,
+    started_at: Timestamp,
+    /// What the peer was told of before it.
+    previous: Sequence,
 }
 
 /// The history of an event that is to be sent again.
@@ -117,8 +126,10 @@ pub(crate) enum Violation {
 /// What a negative acknowledgement means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nacked {
-    /// Nothing: it repeats an earlier one, or the event was skipped meanwhile.
+    /// Nothing: it repeats an earlier one, or rejects an event that was skipped meanwhile.
     Stale,
+    /// The event was skipped meanwhile. Only those after it are sent again.
+    Passed,
     /// The event and all after it are sent again.
     Retry {
         /// When the event was sent.
@@ -163,9 +174,11 @@ pub(crate) struct Window {
     rejected: BTreeMap<Sequence, Reason>,
     /// An event up to here may have made an earlier connection fail. Each is sent alone.
     suspect: Sequence,
-    /// Events in flight that an admin has skipped, in order, and when each was sent. The peer may still
-    /// be handling them, and confirm them.
-    skipped: VecDeque<(Sequence, Timestamp)>,
+    /// Events in flight that an admin has skipped, in order. The peer may still be handling them, and
+    /// confirm them or ask for a retry.
+    skipped: VecDeque<SkippedSent>,
+    /// Events in flight on which the peer has reported progress.
+    busy: BTreeSet<Sequence>,
     /// Whether the peer waits for an event to be sent again, or for the one after it. It ignores marks,
     /// because they may be some from before its negative acknowledgement.
     awaits_repeat: bool,
@@ -199,6 +212,7 @@ impl Window {
             rejected: BTreeMap::new(),
             suspect,
             skipped: VecDeque::new(),
+            busy: BTreeSet::new(),
             awaits_repeat: false,
         }
     }
@@ -384,6 +398,7 @@ impl Window {
         self.open.clear();
         self.rejected.clear();
         self.skipped.clear();
+        self.busy.clear();
         (self.in_flight, self.bytes) = (0, 0);
         self.retry_at = None;
         self.begin_gap(last.max(self.highest))
@@ -518,9 +533,10 @@ impl Window {
             self.progress_at = Some(now);
         }
         let confirmation = self.confirmation();
-        let count = self.skipped.partition_point(|(sequence, _)| *sequence <= confirmation);
-        settled.extend(self.skipped.drain(..count).map(|(sequence, started_at)| {
-            Settled::Confirmed { range: Range { first: sequence, last: sequence }, started_at }
+        let count = self.skipped.partition_point(|it| it.sequence <= confirmation);
+        settled.extend(self.skipped.drain(..count).map(|it| {
+            let range = Range { first: it.sequence, last: it.sequence };
+            Settled::Confirmed { range, started_at: it.started_at }
         }));
         settled
     }
@@ -572,6 +588,9 @@ impl Window {
         if !self.rejected.is_empty() {
             self.rejected = self.rejected.split_off(&self.position.next());
         }
+        if !self.busy.is_empty() {
+            self.busy = self.busy.split_off(&self.position.next());
+        }
         all
     }
 
@@ -580,7 +599,7 @@ impl Window {
     pub(crate) fn skip_sent(&mut self, sequence: Sequence, now: Instant) -> Vec<Settled> {
         let Some(place) = self.place(sequence) else { return Vec::new() };
         if let Some(open) = self.open.get_mut(place)
-            && let What::Sent { bytes, started_at, .. } = open.what
+            && let What::Sent { bytes, started_at, previous, .. } = open.what
         {
             open.what = What::Skipped(Reason::Skipped);
             self.in_flight -= 1;
@@ -590,8 +609,8 @@ impl Window {
             if self.skipped.len() >= self.most.events {
                 self.skipped.pop_front();
             }
-            let place = self.skipped.partition_point(|(other, _)| *other < sequence);
-            self.skipped.insert(place, (sequence, started_at));
+            let place = self.skipped.partition_point(|it| it.sequence < sequence);
+            self.skipped.insert(place, SkippedSent { sequence, started_at, previous });
         }
         self.settle()
     }
@@ -625,8 +644,17 @@ impl Window {
                 return Err(Violation::Confirmed(sequence));
             }
             // It is to be sent again, was rejected before, or was skipped.
-            self.skipped.retain(|(skipped, _)| *skipped != sequence);
-            return Ok(Nacked::Stale);
+            let place = self.skipped.iter().position(|it| it.sequence == sequence);
+            let Some(skipped) = place.and_then(|place| self.skipped.remove(place)) else {
+                return Ok(Nacked::Stale);
+            };
+            // What precedes a gap does not matter to the peer any more.
+            if retry_at.is_none() || self.has_gap() {
+                return Ok(Nacked::Stale);
+            }
+            self.go_back(sequence.next());
+            self.told = skipped.previous;
+            return Ok(Nacked::Passed);
         };
         let Some(Open { what: What::Sent { bytes, started_at, previous, .. }, .. }) =
             self.open.get(place).cloned()
@@ -641,6 +669,18 @@ impl Window {
             self.bytes -= bytes;
             return Ok(Nacked::Rejected { started_at });
         };
+        self.go_back(sequence);
+        let repeat = self.repeats.entry(sequence).or_default();
+        repeat.nacked = repeat.nacked.saturating_add(1);
+        self.told = previous;
+        self.retry_at = Some(retry_at);
+        Ok(Nacked::Retry { started_at })
+    }
+
+    /// Everything from `first` on is sent again, unless it is settled: the peer drops it, because it
+    /// waits for an earlier event.
+    fn go_back(&mut self, first: Sequence) {
+        let place = self.open.partition_point(|open| open.range.first < first);
         for open in self.open.drain(place..) {
             match open.what {
                 What::Sent { bytes, .. } => {
@@ -656,14 +696,11 @@ impl Window {
             }
         }
         // The peer forgets them, and they are not sent again.
-        self.skipped.retain(|(skipped, _)| *skipped < sequence);
-        let repeat = self.repeats.entry(sequence).or_default();
-        repeat.nacked = repeat.nacked.saturating_add(1);
-        self.sent = sequence.previous();
-        self.told = previous;
-        self.retry_at = Some(retry_at);
+        self.skipped.retain(|it| it.sequence < first);
+        self.busy.retain(|it| *it < first);
+        // Skipped events may share a range with the one before `first`.
+        self.sent = self.open.back().map_or(self.position, |open| open.range.last);
         self.awaits_repeat = true;
-        Ok(Nacked::Retry { started_at })
     }
 
     /// Settles what a rejected event no longer holds back.
@@ -679,6 +716,9 @@ impl Window {
         // It need not be in flight any more: an admin may have skipped it while the peer handles it.
         if sequence > self.confirmation() {
             self.progress_at = Some(now);
+        }
+        if self.place(sequence).is_some() {
+            self.busy.insert(sequence);
         }
         Ok(())
     }
@@ -717,11 +757,12 @@ impl Window {
             }
             _ => true,
         });
-        self.skipped.retain(|(skipped, _)| *skipped < first);
+        self.skipped.retain(|it| it.sequence < first);
     }
 
     /// The connection has ended. The failure is attributed to the oldest event only if no other one
-    /// was in flight: otherwise the next connection sends each alone.
+    /// was in flight: otherwise the next connection sends each alone. It is not attributed to an event
+    /// on which the peer has reported progress, unless the peer then broke that promise.
     pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {
         let mut runs = self.open.iter().filter_map(|open| match open.what {
             What::Sent { started_at, .. } => Some((open.range, started_at)),
@@ -735,12 +776,16 @@ impl Window {
             }
             range.last = next.last;
         }
+        let is_in_progress = self.busy.contains(&range.first)
+            && !matches!(reason, Reason::ConfirmationTimeout | Reason::ProtocolError);
         let may_give_up = patience.poison == Policy::DeadLetter
             && self.in_flight == 1
             && self.skipped.is_empty()
+            && !is_in_progress
             && reason.is_attributed_to_the_event();
         Closing {
             unconfirmed: Some((range, started_at)),
+            is_in_progress,
             give_up_after: may_give_up.then_some(patience.max_attempts),
         }
     }

@@ -257,6 +257,7 @@ pub(super) async fn reap(
             reason: Reason::NodeLost,
             detail: "",
             unconfirmed: None,
+            is_in_progress: false,
             give_up_after: None,
             alive_at: None,
             at: now,

@@ -17,6 +17,7 @@ pub(super) struct End<'a> {
     pub(super) reason: Reason,
     pub(super) detail: &'a str,
     pub(super) unconfirmed: Option<(Range, Timestamp)>,
+    pub(super) is_in_progress: bool,
     pub(super) give_up_after: Option<u32>,
     pub(super) alive_at: Option<Timestamp>,
     pub(super) at: Timestamp,
@@ -63,7 +64,10 @@ impl Tables {
     /// Deliveries that the gateway has confirmed on another connection have not failed.
     fn unconfirmed(&mut self, end: &End<'_>, range: Range, started_at: Timestamp) -> Result<()> {
         let unknown = How::Unknown(end.reason.as_str());
-        let parts = if end.reason == Reason::NodeLost {
+        let interrupted = Outcome::interrupted(end.reason);
+        let parts = if end.is_in_progress {
+            [Some((range, How::Unknown(&interrupted))), None]
+        } else if end.reason == Reason::NodeLost {
             [Some((range, unknown)), None]
         } else {
             let confirmed = Sequence(self.confirmed(end.gateway));

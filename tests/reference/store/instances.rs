@@ -99,6 +99,14 @@ pub(super) fn outcome_range(outcome: &InstanceOutcome) -> Option<Range> {
     }
 }
 
+const fn resumed(confirm: Level) -> How<'static> {
+    let detail = "resumed after it";
+    match confirm {
+        Level::Received => How::Received(detail),
+        Level::Applied => How::Applied(detail),
+    }
+}
+
 impl Tables {
     fn log_state(&self, gateway: GatewayKey) -> Result<LogState> {
         let open = self.gateways.get(&gateway);
@@ -145,7 +153,8 @@ impl Tables {
             None => (self.confirmed(gateway), self.confirmed(gateway)),
         };
         let own = Sequence(if confirm == Level::Applied { applied } else { received });
-        let (position, gap) = match start(log, resume, own, self.is_same(gateway, resume)) {
+        let named_event = self.named_event(gateway, resume);
+        let (position, gap) = match start(log, resume, own, named_event != Some(false)) {
             Start::At(position) => (position, None),
             Start::Gap(gap) => (own, Some(gap)),
         };
@@ -156,8 +165,12 @@ impl Tables {
         if is_lowered {
             self.follow_instances(gateway)?;
         }
+        let settled = own.max(log.floor);
+        if gap.is_none() && named_event == Some(true) {
+            self.confirm_named(now, opening, settled, position)?;
+        }
         if gap.is_none() && position.0 > own.0.min(self.confirmed(gateway)) {
-            self.settle_before(now, opening, own.max(log.floor), position)?;
+            self.settle_before(now, opening, settled, position)?;
         }
         let gap = self.begin_resync(now, new, position, gap, log.head);
         let (sent, suspect) = self.sent_behind(gateway, position.0);
@@ -211,10 +224,35 @@ impl Tables {
         nacked.into_values().collect()
     }
 
-    fn is_same(&self, gateway: GatewayKey, resume: &ResumeFrom) -> bool {
-        let ResumeFrom::After { sequence, event_id: Some(id), .. } = resume else { return true };
-        let found = self.event_at((gateway, sequence.0));
-        sequence.0 > 0 && found.is_none_or(|row| row.event.id == *id)
+    /// Whether the event that the gateway names at its position is the one there; `None` if it names
+    /// none, or retention has removed it.
+    fn named_event(&self, gateway: GatewayKey, resume: &ResumeFrom) -> Option<bool> {
+        let ResumeFrom::After { sequence, event_id: Some(id), .. } = resume else { return None };
+        if sequence.0 <= 0 {
+            return Some(false);
+        }
+        self.event_at((gateway, sequence.0)).map(|row| row.event.id == *id)
+    }
+
+    /// The gateway has received the event that it names, even if it was withdrawn after that.
+    fn confirm_named(
+        &mut self,
+        now: Timestamp,
+        opening: &OpenInstance,
+        own: Sequence,
+        sequence: Sequence,
+    ) -> Result<()> {
+        let OpenInstance { connection: new, confirm, .. } = opening;
+        let instance: Arc<str> = new.instance.as_str().into();
+        let (gateway, connection, key) = (new.gateway, new.id, (new.gateway, sequence.0));
+        let was_dead = self.is_dead(key);
+        self.revive_confirmed(gateway, sequence.0, sequence.0, Some(&instance))?;
+        if was_dead && !self.is_dead(key) && sequence <= own {
+            let instance = &instance;
+            let on = Connected { gateway, connection, instance, at: now, seen_at: now };
+            self.settle(&on, Range { first: sequence, last: sequence }, resumed(*confirm))?;
+        }
+        Ok(())
     }
 
     fn replace(&mut self, new: &NewConnection) -> Vec<ReplacedConnection> {
@@ -268,19 +306,15 @@ impl Tables {
             at: now,
             seen_at: now,
         };
-        let confirmed = Sequence(self.confirmed(new.gateway));
-        let open = above(Range { first: own.next(), last: position }, confirmed);
-        let (how, reach) = match (resume, confirm) {
+        let range = Range { first: own.next(), last: position };
+        let open = above(range, Sequence(self.confirmed(new.gateway)));
+        let (open, how, reach) = match (resume, confirm) {
             (ResumeFrom::Latest, _) => {
-                (How::Filtered("started at the end of the log"), Reach::Position)
+                (open, How::Filtered("started at the end of the log"), Reach::Position)
             }
             (ResumeFrom::After { .. } | ResumeFrom::Confirmed { .. }, level) => {
-                let detail = "resumed after it";
-                let how = match level {
-                    Level::Received => How::Received(detail),
-                    Level::Applied => How::Applied(detail),
-                };
-                (how, Reach::Acknowledged { level: *level, confirms: true })
+                let range = (range.first <= range.last).then_some(range);
+                (range, resumed(*level), Reach::Acknowledged { level: *level, confirms: true })
             }
             (ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. }, _) => {
                 return Ok(());

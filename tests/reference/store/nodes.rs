@@ -116,6 +116,7 @@ impl Tables {
                 reason: Reason::NodeLost,
                 detail: "",
                 unconfirmed: None,
+                is_in_progress: false,
                 give_up_after: None,
                 alive_at: None,
                 at: now,

@@ -11,6 +11,7 @@ use gateway_events::store::{
     RetentionLimits, RolloutOf, Store, StoreError, Target, TargetState, TrimMark, VerdictState,
 };
 
+use super::undelivered::{expire, expiring};
 use super::{Fixture, closed, confirmed, connection, event, ids, keep_all, pass, range};
 
 /// A connection of an instance.
@@ -529,6 +530,87 @@ pub(crate) async fn a_position_of_its_own_confirms_what_lies_before(store: &dyn 
         fixture.record(vec![again.confirmed(4, 4), again.ended()]).await;
         let next = fixture.open_as(&gateway, name, Level::Applied, ResumeFrom::Server).await;
         assert_eq!(next.opened.opened.position, Sequence(4));
+    }
+}
+
+pub(crate) async fn a_position_says_that_an_event_was_received_which_another_instance_filtered(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let events = fixture.events(&gateway, 4).await;
+    let west = fixture.open_as(&gateway, "west", Level::Applied, ResumeFrom::Earliest).await;
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    fixture.record(vec![east.filtered(1, 3), west.confirmed(1, 1), west.ended()]).await;
+    let filtered = (vec![Outcome::Filtered], DeliveryState::Filtered);
+    assert_eq!(fixture.outcomes(&events[1]).await, filtered);
+    let before = store.totals(fixture.organisation).await.unwrap().confirmed;
+    // It has applied 2, too, and its acknowledgement was lost.
+    for _ in 0..2 {
+        let resume = after(west.opened.opened.epoch, 2, Some(events[1].clone()));
+        let west = fixture.open_as(&gateway, "west", Level::Applied, resume).await;
+        assert_eq!(west.opened.opened.position, Sequence(2));
+        fixture.record(vec![west.ended()]).await;
+        let applied = (vec![Outcome::Filtered, Outcome::Applied], DeliveryState::Delivered);
+        assert_eq!(fixture.outcomes(&events[0]).await, applied);
+        assert_eq!(fixture.outcomes(&events[1]).await, applied, "once");
+        assert_eq!(fixture.outcomes(&events[2]).await, filtered);
+    }
+    assert_eq!(target(&fixture, &events[1]).await.0, TargetState::Applied);
+    let totals = store.totals(fixture.organisation).await.unwrap();
+    assert_eq!(totals.confirmed, before, "the position of the gateway had passed them");
+}
+
+pub(crate) async fn a_position_with_an_event_id_proves_that_an_expired_event_was_received(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    for (level, outcome) in
+        [(Level::Received, Outcome::Received), (Level::Applied, Outcome::Applied)]
+    {
+        let gateway = fixture.gateway(&[]).await;
+        let only = || Target::Gateways(vec![gateway.id]);
+        let new = vec![expiring(only(), true), expiring(only(), true), event(only())];
+        let events: Vec<_> = new.iter().map(|new| new.event.id.clone()).collect();
+        fixture.publish(new).await;
+        let first = fixture.open_as(&gateway, "east", level, ResumeFrom::Server).await;
+        let lost = closed(&gateway, first.id, Reason::ConnectionLost, Some(range(1, 2)), false);
+        fixture.record(vec![lost]).await;
+        assert!(!expire(store).await.is_empty());
+        let expired = (vec![Outcome::Failed, Outcome::Failed], DeliveryState::Failed);
+        assert_eq!(fixture.outcomes(&events[1]).await, expired);
+        let before = store.totals(fixture.organisation).await.unwrap();
+        let epoch = first.opened.opened.epoch;
+        fixture.open_as(&gateway, "east", level, after(epoch, 2, None)).await;
+        assert_eq!(fixture.outcomes(&events[1]).await, expired, "it may not have been sent");
+        let resume = after(epoch, 2, Some(events[1].clone()));
+        let again = fixture.open_as(&gateway, "east", level, resume).await;
+        assert_eq!(again.opened.opened.position, Sequence(2));
+        let (outcomes, state) = fixture.outcomes(&events[1]).await;
+        assert_eq!((outcomes.last(), state), (Some(&outcome), DeliveryState::Delivered));
+        assert_eq!(fixture.outcomes(&events[0]).await, expired, "the id is that of the other one");
+        let totals = store.totals(fixture.organisation).await.unwrap();
+        let (confirmed, dead) = (totals.confirmed, totals.dead_letters);
+        assert_eq!((confirmed - before.confirmed, before.dead_letters - dead), (1, 1));
+    }
+}
+
+pub(crate) async fn a_dead_letter_is_failed_in_rollouts_though_an_instance_has_applied_it(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    let events = fixture.events(&gateway, 1).await;
+    fixture.must_all_confirm(&gateway, Confirmation::All).await;
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    let west = fixture.open_as(&gateway, "west", Level::Applied, ResumeFrom::Server).await;
+    fixture.record(vec![east.confirmed(1, 1), west.rejected(1)]).await;
+    for confirmation in [Confirmation::All, Confirmation::Any, Confirmation::All] {
+        fixture.must_all_confirm(&gateway, confirmation).await;
+        assert_eq!(fixture.outcomes(&events[0]).await.1, DeliveryState::Failed);
+        assert_eq!(target(&fixture, &events[0]).await.0, TargetState::Failed, "{confirmation:?}");
+        let history = store.event_history(fixture.organisation, &events[0]).await.unwrap().unwrap();
+        assert_eq!(history.verdict().state, EventState::Failed);
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Fixture, closed, confirmed, event, event_with, range, ranges};
 use crate::support::PATIENCE;
 
 /// An event that expired long ago, or will expire.
-fn expiring(target: Target, has_expired: bool) -> NewEvent {
+pub(super) fn expiring(target: Target, has_expired: bool) -> NewEvent {
     let mut new = event(target.clone());
     let (now, long) = (Timestamp::now(), Duration::from_hours(1));
     let at = if has_expired { now.minus(long) } else { now.plus(long) };
@@ -25,7 +25,7 @@ fn expiring(target: Target, has_expired: bool) -> NewEvent {
 }
 
 /// A complete search for expired events, batch by batch.
-async fn expire(store: &dyn Store) -> Vec<UndeliveredRange> {
+pub(super) async fn expire(store: &dyn Store) -> Vec<UndeliveredRange> {
     let (mut mark, mut expired) = (ExpiryMark::default(), Vec::new());
     loop {
         let found = store.expire(&mut mark).await.unwrap();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::peer::Peer;
 use super::{publish, with_events};
@@ -12,6 +13,8 @@ use crate::support::{Service, deployed};
 
 on_both! {
     an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resumes_from
+    an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress
+    a_retry_of_a_skipped_event_sends_again_what_follows_it
     a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it
     a_skip_ends_the_wait_for_a_retry
     an_event_that_expires_before_its_retry_holds_back_nothing
@@ -90,6 +93,47 @@ async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(
     drop(peer);
     let mut peer = resume(&service, &key, &epoch, 0).await;
     peer.event(2).await;
+}
+
+async fn an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress(on: On) {
+    const ENDS: i64 = 5;
+    let settings = [("DELIVERY__MAX_ATTEMPTS", "2"), ("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
+    let service = on.start_with(&settings).await;
+    let (id, key) = service.gateway("one").await;
+    let stored = service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
+    let event = format!("/events/{}", stored["id"].as_str().expect("an id"));
+    let progress = json!({"type": "delivery.progress", "sequence": 1});
+    for end in 1..=ENDS + 2 {
+        let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+        peer.event(1).await;
+        if end <= ENDS {
+            peer.send(&progress).await;
+        }
+        peer.message(Message::Close(None)).await;
+        peer.closed().await;
+        let has_ended = |it: &Value| it["deliveries"][0]["attemptCount"] == end;
+        let delivery = service.eventually(&event, has_ended).await["deliveries"][0].clone();
+        let state = if end < ENDS + 2 { "pending" } else { "failed" };
+        assert_eq!(delivery["state"], state, "after {end} ends: {delivery:#}");
+    }
+}
+
+async fn a_retry_of_a_skipped_event_sends_again_what_follows_it(on: On) {
+    let (service, id, key) = with_events(&on, 2).await;
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    for sequence in 1..=2 {
+        peer.event(sequence).await;
+    }
+    let skip = json!({"sequence": 1, "reason": "hangs"});
+    service.admin().post(&format!("/gateways/{id}/skip"), &skip).await.success();
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
+    peer.send(&retry_in_an_hour(1)).await;
+    // The gateway has dropped it.
+    let next = peer.event(2).await;
+    let sent = (&next["sequence"], &next["previous"], &next["attempt"]);
+    assert_eq!(sent, (&json!(2), &json!(0), &json!(2)), "{next}");
+    peer.applied(2).await;
+    service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 2).await;
 }
 
 fn retry_in_an_hour(sequence: i64) -> Value {

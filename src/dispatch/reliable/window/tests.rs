@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Retry),
         2 => (-1..5_i64).prop_map(|count| Step::Filter { count }),
         1 => (-1..5_i64).prop_map(|count| Step::Skip { count }),
-        1 => (-6..1_i64).prop_map(|distance| Step::SkipSent { distance }),
+        3 => (-6..1_i64).prop_map(|distance| Step::SkipSent { distance }),
         1 => (-1..5_i64).prop_map(|count| Step::Gap { count }),
         1 => (0..3_i64).prop_map(|count| Step::Resync { count }),
         2 => Just(Step::Mark),
@@ -59,9 +59,18 @@ struct Model {
     position: i64,
     /// Events in flight that were skipped and are not confirmed.
     skipped: BTreeSet<i64>,
+    /// Events that the peer was sent, without those that it dropped because it asked for a retry of
+    /// an earlier one.
+    held: BTreeSet<i64>,
 }
 
 impl Model {
+    /// The peer drops an event, of which it asked for a retry, and those after it.
+    fn drop_from(&mut self, sequence: i64) {
+        self.held.retain(|it| *it < sequence);
+        self.skipped.retain(|it| *it < sequence);
+    }
+
     fn settle(&mut self, settled: &[Settled]) {
         for one in settled {
             let range = match *one {
@@ -115,6 +124,7 @@ proptest! {
             applied: start,
             position: start,
             skipped: BTreeSet::new(),
+            held: BTreeSet::new(),
         };
         let mut most = LIMITS;
         for step in steps {
@@ -132,6 +142,7 @@ proptest! {
                         prop_assert!(attempt <= *times, "resyncs forget attempts only");
                         model.before.insert(sequence.0, model.told);
                         model.told = sequence.0;
+                        model.held.insert(sequence.0);
                         prop_assert!(was_idle || window.in_flight <= most.events);
                         prop_assert!(was_idle || window.bytes <= most.bytes);
                     }
@@ -158,6 +169,7 @@ proptest! {
                 }
                 Step::Nack { distance, retry } => {
                     let (sequence, nacks) = (at(distance), window.nacks(at(distance)));
+                    let is_held = model.held.contains(&sequence.0);
                     let answer = window.nack(sequence, Reason::ApplyFailed, retry.then_some(now));
                     match answer {
                         Ok(Nacked::Retry { .. }) => {
@@ -165,12 +177,26 @@ proptest! {
                             prop_assert_eq!(window.nacks(sequence), nacks + 1);
                             prop_assert!(!window.has_room(1) && window.retry_at().is_some());
                             model.told = model.before[&sequence.0];
+                            model.drop_from(sequence.0);
+                        }
+                        Ok(Nacked::Passed) => {
+                            prop_assert!(retry && is_held && model.skipped.contains(&sequence.0));
+                            prop_assert!(window.sent() >= sequence && !window.takes_mark());
+                            prop_assert_eq!(window.nacks(sequence), nacks, "it is not sent again");
+                            model.told = model.before[&sequence.0];
+                            model.drop_from(sequence.0);
                         }
                         Ok(Nacked::Rejected { .. }) => {
+                            model.held.remove(&sequence.0);
                             let settled = window.settle_rejected(now);
                             model.settle(&settled);
                         }
-                        Ok(Nacked::Stale) => {}
+                        Ok(Nacked::Stale) => {
+                            model.skipped.remove(&sequence.0);
+                            if retry && is_held {
+                                model.drop_from(sequence.0);
+                            }
+                        }
                         Err(Violation::BeyondSent(_)) => prop_assert!(sequence > window.highest),
                         Err(Violation::Confirmed(_)) => {
                             prop_assert!(sequence.0 <= model.received.max(model.applied));
@@ -194,6 +220,11 @@ proptest! {
                     model.settle(&settled);
                     if window.in_flight < in_flight {
                         model.skipped.insert(sent.0 + distance);
+                        // The window keeps the newest ones only. The peer asks for no older one.
+                        while model.skipped.len() > LIMITS.events {
+                            let forgotten = model.skipped.pop_first();
+                            model.held.retain(|it| Some(*it) != forgotten);
+                        }
                     }
                 }
                 Step::Gap { count } => {
@@ -207,6 +238,7 @@ proptest! {
                     let range = window.resync(at(count));
                     prop_assert_eq!(range.first, window.position().next());
                     model.told = range.last.0;
+                    model.skipped.clear();
                     prop_assert!(window.has_gap() && !window.has_room(1));
                 }
                 Step::Mark => {
@@ -227,6 +259,10 @@ proptest! {
                 What::Sent { bytes, .. } => Some(bytes),
                 _ => None,
             });
+            let is_held = |open: &Open| {
+                !matches!(open.what, What::Sent { .. }) || model.held.contains(&open.range.first.0)
+            };
+            prop_assert!(window.open.iter().all(is_held), "the peer waits for an event again");
             prop_assert_eq!(in_flight.clone().count(), window.in_flight);
             prop_assert_eq!(in_flight.sum::<usize>(), window.bytes);
             prop_assert_eq!(window.confirmation_deadline(TIMEOUT).is_some(), !window.is_idle());
@@ -419,6 +455,37 @@ fn a_skipped_event_that_the_peer_confirms_is_confirmed() {
 }
 
 #[test]
+fn a_retry_of_a_skipped_event_sends_again_what_follows_it() {
+    let now = Instant::now();
+    let mut window = sent(3, Confirm::Applied);
+    let skipped = Settled::Skipped(range(2, 2), Reason::Skipped);
+    assert_eq!(window.skip_sent(Sequence(2), now), []);
+    let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
+    assert_eq!(nacked, Ok(Nacked::Passed));
+    assert_eq!((window.sent(), window.told()), (Sequence(2), Sequence(1)));
+    assert!(!window.owes_mark(), "the peer would take it for one from before");
+    assert!(window.has_room(1), "there is nothing to wait for");
+    assert_eq!(offer(&mut window, 3), Offered { previous: Sequence(1), attempt: 2 });
+    let settled = window.applied(Sequence(3), now).unwrap().settled;
+    assert_eq!(settled, [confirmed(1, 1), skipped, confirmed(3, 3)]);
+
+    // The position is beyond the event.
+    let mut window = sent(3, Confirm::Applied);
+    window.skip_sent(Sequence(2), now);
+    assert_eq!(window.skip_sent(Sequence(1), now).len(), 2);
+    let nacked = window.nack(Sequence(1), Reason::Overloaded, Some(now));
+    assert_eq!((nacked, window.position()), (Ok(Nacked::Passed), Sequence(2)));
+    assert_eq!(offer(&mut window, 3), Offered { previous: Sequence(0), attempt: 2 });
+    assert_eq!(window.applied(Sequence(3), now).unwrap().settled, [confirmed(3, 3)]);
+
+    // The peer has rejected it, and continues with the next one.
+    let mut window = sent(2, Confirm::Applied);
+    window.skip_sent(Sequence(1), now);
+    assert_eq!(window.nack(Sequence(1), Reason::Invalid, None), Ok(Nacked::Stale));
+    assert_eq!(window.applied(Sequence(2), now).unwrap().settled, [confirmed(2, 2)]);
+}
+
+#[test]
 fn a_suspect_is_sent_alone() {
     let now = Instant::now();
     let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence(2));
@@ -431,6 +498,33 @@ fn a_suspect_is_sent_alone() {
     assert!(window.has_room(1));
     let patience = PATIENCE;
     assert_eq!(window.close(Reason::ConnectionLost, patience).give_up_after, Some(3));
+}
+
+#[test]
+fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
+    let now = Instant::now();
+    let ended = |progress: &[i64], reason| {
+        let mut window = sent(1, Confirm::Applied);
+        for sequence in progress {
+            window.progress(Sequence(*sequence), now).unwrap();
+        }
+        let closing = window.close(reason, PATIENCE);
+        (closing.is_in_progress, closing.give_up_after)
+    };
+    assert_eq!(ended(&[], Reason::ConnectionLost), (false, Some(3)));
+    assert_eq!(ended(&[1], Reason::ConnectionLost), (true, None));
+    assert_eq!(ended(&[1], Reason::HeartbeatTimeout), (true, None));
+    assert_eq!(ended(&[1], Reason::ConfirmationTimeout), (false, Some(3)), "there was no more");
+
+    // Progress on an event that was confirmed or is sent again says nothing about the next one.
+    let mut window = sent(2, Confirm::Applied);
+    window.progress(Sequence(1), now).unwrap();
+    window.applied(Sequence(1), now).unwrap();
+    window.progress(Sequence(2), now).unwrap();
+    window.nack(Sequence(2), Reason::Overloaded, Some(now)).unwrap();
+    window.retry();
+    offer(&mut window, 2);
+    assert!(!window.close(Reason::ConnectionLost, PATIENCE).is_in_progress);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::super::cursors::{self, Move, Reach};
 use super::super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Range, Result};
+use crate::store::{Outcome, Range, Result};
 
 /// The end of a connection.
 pub(crate) struct End<'a> {
@@ -16,6 +16,7 @@ pub(crate) struct End<'a> {
     pub(crate) reason: Reason,
     pub(crate) detail: &'a str,
     pub(crate) unconfirmed: Option<(Range, Timestamp)>,
+    pub(crate) is_in_progress: bool,
     pub(crate) give_up_after: Option<u32>,
     pub(crate) alive_at: Option<Timestamp>,
     pub(crate) at: Timestamp,
@@ -64,8 +65,8 @@ pub(crate) async fn close(
     }
 }
 
-/// Records unconfirmed deliveries. Those that the gateway has confirmed on another connection have
-/// not failed; only the outcome of this attempt is unknown.
+/// Records unconfirmed deliveries. Those that the gateway has confirmed on another connection, or was
+/// still handling, have not failed; only the outcome of this attempt is unknown.
 async fn unconfirmed(
     conn: &mut Connection,
     node: NodeId,
@@ -74,7 +75,10 @@ async fn unconfirmed(
     started_at: Timestamp,
 ) -> Result<()> {
     let unknown = How::Unknown(end.reason.as_str());
-    let parts = if end.reason == Reason::NodeLost {
+    let interrupted = Outcome::interrupted(end.reason);
+    let parts = if end.is_in_progress {
+        [Some((range, How::Unknown(&interrupted))), None]
+    } else if end.reason == Reason::NodeLost {
         [Some((range, unknown)), None]
     } else {
         let confirmed = cursors::confirmed(conn, end.gateway).await?;

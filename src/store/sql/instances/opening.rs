@@ -7,6 +7,7 @@ use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
 use super::super::ledger::record::{By, revive};
 use super::super::ledger::{self, How};
+use super::outcomes::Connected;
 use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Reason, Sequence};
@@ -85,7 +86,8 @@ pub(crate) async fn open_instance(
         named(conn, new, *confirm).await?
     };
     let own = before.position(*confirm);
-    let start = start(log, resume, own, is_same(conn, new.gateway, resume).await?);
+    let named_event = named_event(conn, new.gateway, resume).await?;
+    let start = start(log, resume, own, named_event != NamedEvent::Other);
     let (position, gap) = match start {
         Start::At(position) => (position, None),
         Start::Gap(gap) => (own, Some(gap)),
@@ -99,8 +101,12 @@ pub(crate) async fn open_instance(
         // What was received counts now, and is not sent again.
         cursors::follow_instances(conn, new.gateway).await?;
     }
+    let settled = own.max(log.floor);
+    if gap.is_none() && named_event == NamedEvent::Same {
+        confirm_named(conn, now, node, opening, settled, position).await?;
+    }
     if gap.is_none() && position > own.min(cursors::confirmed(conn, new.gateway).await?) {
-        settle_before(conn, now, node, opening, own.max(log.floor), position).await?;
+        settle_before(conn, now, node, opening, settled, position).await?;
     }
     // After the position is settled: a snapshot replaces what follows it.
     let is_resync = resync::begin(conn, now, new).await?;
@@ -239,10 +245,25 @@ async fn named(conn: &mut Connection, new: &NewConnection, confirm: Level) -> Re
     Ok(Before { received, applied, is_new, is_lowered, is_unsure, repeats })
 }
 
-/// Whether the event at the position of the gateway is the one that it names, as far as that is still
-/// known.
-async fn is_same(conn: &mut Connection, gateway: GatewayKey, resume: &ResumeFrom) -> Result<bool> {
-    let ResumeFrom::After { sequence, event_id: Some(id), .. } = resume else { return Ok(true) };
+/// The event that the gateway names at its position.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NamedEvent {
+    /// None, or it is not known any more.
+    Unknown,
+    /// The one at this position of the log: the gateway has received it.
+    Same,
+    /// Another one.
+    Other,
+}
+
+async fn named_event(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    resume: &ResumeFrom,
+) -> Result<NamedEvent> {
+    let ResumeFrom::After { sequence, event_id: Some(id), .. } = resume else {
+        return Ok(NamedEvent::Unknown);
+    };
     let found = query_scalar!(
         r#"
         select e.id as "id!: EventId" from (
@@ -256,8 +277,13 @@ async fn is_same(conn: &mut Connection, gateway: GatewayKey, resume: &ResumeFrom
     )
     .fetch_optional(conn)
     .await?;
-    // There is no event zero.
-    Ok(*sequence > Sequence::ZERO && found.is_none_or(|found| found == *id))
+    Ok(match found {
+        // There is no event zero.
+        _ if *sequence <= Sequence::ZERO => NamedEvent::Other,
+        Some(found) if found == *id => NamedEvent::Same,
+        Some(_) => NamedEvent::Other,
+        None => NamedEvent::Unknown,
+    })
 }
 
 /// Marks older live connections of the same instance as replaced.
@@ -349,6 +375,41 @@ async fn insert_cursor(
     Ok(())
 }
 
+/// The connection that is being opened.
+fn connected<'a>(new: &NewConnection, instance: &'a Arc<str>, now: Timestamp) -> Connected<'a> {
+    let (gateway, connection) = (new.gateway, new.id);
+    Connected { gateway, connection, instance, at: now, seen_at: now }
+}
+
+const fn resumed(confirm: Level) -> How<'static> {
+    const DETAIL: &str = "resumed after it";
+    match confirm {
+        Level::Received => How::Received(DETAIL),
+        Level::Applied => How::Applied(DETAIL),
+    }
+}
+
+/// The gateway has received the event at its position, because it knows the id. If the event was
+/// withdrawn after it had been sent, because it expired for example, it stops being a dead letter.
+async fn confirm_named(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    OpenInstance { connection: new, confirm, .. }: &OpenInstance,
+    own: Sequence,
+    sequence: Sequence,
+) -> Result<()> {
+    let (gateway, range) = (new.gateway, Range { first: sequence, last: sequence });
+    let instance: Arc<str> = new.instance.as_str().into();
+    let is_revived = revive(conn, gateway, range, &[&*instance], By::Receipts).await?;
+    // What lies above the instance's own position is recorded as settled anyway.
+    if is_revived && sequence <= own {
+        let on = connected(new, &instance, now);
+        outcomes::settle(conn, node, &on, range, resumed(*confirm)).await?;
+    }
+    Ok(())
+}
+
 /// Settles what lies between the stored position and a later one where the connection starts: the
 /// gateway has confirmed it before, or does not want it.
 async fn settle_before(
@@ -361,29 +422,22 @@ async fn settle_before(
 ) -> Result<()> {
     let instance: Arc<str> = new.instance.as_str().into();
     let (gateway, connection) = (new.gateway, new.id);
-    let on =
-        outcomes::Connected { gateway, connection, instance: &instance, at: now, seen_at: now };
-    let confirmed = cursors::confirmed(conn, gateway).await?;
-    let open = cursors::above(Range { first: own.next(), last: position }, confirmed);
+    let on = connected(new, &instance, now);
+    let range = Range { first: own.next(), last: position };
     match resume {
         ResumeFrom::Latest => {
-            if let Some(open) = open {
+            let confirmed = cursors::confirmed(conn, gateway).await?;
+            if let Some(open) = cursors::above(range, confirmed) {
                 let how = How::Filtered("started at the end of the log");
                 outcomes::settle(conn, node, &on, open, how).await?;
             }
             outcomes::advance(conn, &on, Some(position)).await
         }
         ResumeFrom::After { .. } | ResumeFrom::Confirmed { .. } => {
-            const DETAIL: &str = "resumed after it";
-            let how = match confirm {
-                Level::Received => How::Received(DETAIL),
-                Level::Applied => How::Applied(DETAIL),
-            };
-            if let Some(open) = open {
-                outcomes::settle(conn, node, &on, open, how).await?;
-            }
-            let range = Range { first: own.next(), last: position };
+            // Also at or below the gateway's position, which may have passed them because another
+            // instance filtered them.
             if range.first <= range.last {
+                outcomes::settle(conn, node, &on, range, resumed(*confirm)).await?;
                 revive(conn, gateway, range, &[&*instance], By::Position).await?;
             }
             let past = Move {

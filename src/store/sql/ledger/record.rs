@@ -110,21 +110,22 @@ pub(crate) enum By {
     /// Receipts of events that were sent.
     Receipts,
     /// The position at which an instance starts. It passes events that were withdrawn before they were
-    /// sent, too, so these stay dead letters.
+    /// sent, too, so these stay dead letters, unless the gateway states the event's id: then a receipt.
     Position,
 }
 
 /// Removes confirmed events from the dead letters if another connection or node has given them up.
 /// Called before the confirmation raises the positions. If one confirmation is enough, those that
 /// another instance has rejected are removed, too. If all must confirm, those that an admin has
-/// skipped or purged stay: the other instances are not sent them any more.
+/// skipped or purged stay: the other instances are not sent them any more. Returns whether any was
+/// removed.
 pub(crate) async fn revive(
     conn: &mut Connection,
     gateway: GatewayKey,
     confirmed: Range,
     instances: &[&str],
     by: By,
-) -> Result<()> {
+) -> Result<bool> {
     let any = confirmation(conn, gateway).await? == Confirmation::Any;
     let by_another = |letter: &DeadLetter| {
         let by = letter.rejected_by.as_deref();
@@ -138,13 +139,16 @@ pub(crate) async fn revive(
     let is_over = |letter: &DeadLetter| is_open(letter) || by_another(letter);
     let revived = ledger::remove_dead_letters(conn, gateway, confirmed, is_over).await?;
     if revived.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     // Those above the position are counted when the position passes them.
     let confirmed = cursors::confirmed(conn, gateway).await?;
     let passed = revived.into_iter().filter_map(|part| cursors::up_to(part, confirmed));
     let count = passed.map(|part| part.last.0 - part.first.0 + 1).sum();
-    if count > 0 { count_confirmed(conn, gateway, count).await } else { Ok(()) }
+    if count > 0 {
+        count_confirmed(conn, gateway, count).await?;
+    }
+    Ok(true)
 }
 
 /// Whether the service gave up a dead letter with this reason. What a gateway reported as failed
@@ -202,7 +206,8 @@ async fn revive_above(
     if position >= to {
         return Ok(());
     }
-    revive(conn, gateway, Range { first: position.next(), last: to }, &[], By::Receipts).await
+    let range = Range { first: position.next(), last: to };
+    revive(conn, gateway, range, &[], By::Receipts).await.map(drop)
 }
 
 /// The first event that was unconfirmed at the end of the newest ended connection on which
@@ -297,6 +302,7 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
             reason,
             detail,
             unconfirmed,
+            is_in_progress,
             give_up_after,
             alive_at,
             at,
@@ -307,6 +313,7 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
                 reason: *reason,
                 detail,
                 unconfirmed: *unconfirmed,
+                is_in_progress: *is_in_progress,
                 give_up_after: *give_up_after,
                 alive_at: *alive_at,
                 at: *at,
