@@ -12,12 +12,11 @@ use super::super::sql::dialect::log::{
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{Result, StoreError, storable};
-use crate::trace_context::TraceParent;
 
 impl LogStatements for Connection {
     async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>> {
@@ -248,12 +247,15 @@ impl LogStatements for Connection {
                 type as "event_type?: EventType", payload as "payload?: String",
                 correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
                 occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp",
-                traceparent as "traceparent?: TraceParent",
-                attributes as "attributes?: String", withheld as "withheld?: Reason"
+                extras as "extras?: String"
             from streams s left join lateral (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
-                    e.occurred_at, e.expires_at, e.traceparent, e.attributes,
-                    case when e.purged_at is null then o.withheld else 'purged' end as withheld,
+                    e.occurred_at, e.expires_at,
+                    case when e.traceparent is not null or e.attributes is not null
+                            or o.withheld is not null or e.purged_at is not null
+                        then json_build_array(e.traceparent, e.attributes,
+                            case when e.purged_at is null then o.withheld else 'purged' end)::text
+                    end as extras,
                     sum(octet_length(e.payload)) over (order by o.sequence)
                         - octet_length(e.payload) as before
                 from outbox o

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt as _;
 use serde_json::value::RawValue;
 
-use super::super::dialect::log::LogEntry;
+use super::super::dialect::log::{Extras, LogEntry};
 use super::super::dialect::{Connection, LogStatements};
 use crate::cloud_event::Attributes;
 use crate::event::{Event, GatewayKey, Sequence};
@@ -20,7 +20,7 @@ const CANDIDATES_PAGE: i64 = 64;
 impl LogEntry {
     /// The size of what may be large.
     fn bytes(&self) -> usize {
-        [&self.payload, &self.attributes].into_iter().flatten().map(String::len).sum()
+        [&self.payload, &self.extras].into_iter().flatten().map(String::len).sum()
     }
 
     fn outbox_row(self) -> Result<Option<OutboxRow>> {
@@ -35,7 +35,14 @@ impl LogEntry {
         };
         let payload = RawValue::from_string(payload)
             .map_err(|error| StoreError::Corrupt(format!("the payload of {id}: {error}")))?;
-        let attributes = attributes(self.attributes.as_deref())
+        let extras: Option<Extras> =
+            self.extras
+                .as_deref()
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| StoreError::Corrupt(format!("the row of {id}: {error}")))?;
+        let Extras { traceparent, attributes: text, withheld } = extras.unwrap_or_default();
+        let attributes = attributes(text.as_deref())
             .map_err(|error| StoreError::Corrupt(format!("the attributes of {id}: {error}")))?;
         let event = Event {
             id,
@@ -45,10 +52,10 @@ impl LogEntry {
             user_id: self.user_id,
             occurred_at,
             expires_at: self.expires_at,
-            traceparent: self.traceparent,
+            traceparent,
             attributes,
         };
-        Ok(Some(OutboxRow { sequence, event: Arc::new(event), withheld: self.withheld }))
+        Ok(Some(OutboxRow { sequence, event: Arc::new(event), withheld }))
     }
 }
 

@@ -12,12 +12,11 @@ use super::super::sql::dialect::log::{
 use super::{Connection, hex, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{Result, storable};
-use crate::trace_context::TraceParent;
 
 impl LogStatements for Connection {
     async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>> {
@@ -162,15 +161,16 @@ impl LogStatements for Connection {
             select s.head as "sequence!: Sequence", null as "id?: EventId", null as "event_type?: EventType",
                 null as "payload?: String", null as "correlation_id?: CorrelationId",
                 null as "user_id?: String", s.floor as "occurred_at?: i64",
-                null as "expires_at?: Timestamp", null as "traceparent?: TraceParent",
-                null as "attributes?: String",
-                null as "withheld?: Reason"
+                null as "expires_at?: Timestamp", null as "extras?: String"
             from streams s where s.gateway = $1
             union all
             select * from (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id, e.occurred_at,
-                    e.expires_at, e.traceparent, e.attributes,
-                    case when e.purged_at is null then o.withheld else 'purged' end
+                    e.expires_at,
+                    case when coalesce(e.traceparent, e.attributes, o.withheld, e.purged_at) is not null
+                        then json_array(e.traceparent, e.attributes,
+                            case when e.purged_at is null then o.withheld else 'purged' end)
+                    end
                 from outbox o left join events e on e.event = o.event
                 where o.gateway = $1 and o.sequence > $2
                 order by o.sequence limit $3
@@ -197,9 +197,7 @@ impl LogStatements for Connection {
                 user_id: row.user_id,
                 occurred_at: row.occurred_at.map(Timestamp::from_micros),
                 expires_at: row.expires_at,
-                traceparent: row.traceparent,
-                attributes: row.attributes,
-                withheld: row.withheld,
+                extras: row.extras,
             }
         });
         entries.boxed()
