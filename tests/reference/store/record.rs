@@ -218,10 +218,8 @@ impl Tables {
                         at: *at,
                     },
                 )?;
-                match elsewhere.filter(|_| instance.is_empty()) {
-                    Some(to) => self.confirm_elsewhere(*gateway, to.0, *at),
-                    None => Ok(()),
-                }
+                let Some(to) = elsewhere.filter(|_| instance.is_empty()) else { return Ok(()) };
+                self.confirm_elsewhere(*gateway, to.0, *at)
             }
             Record::ConfirmedElsewhere { gateway, to, at } => {
                 let to = to.0.min(self.gateway_row(*gateway)?.stream.head);

@@ -449,8 +449,10 @@ fn a_skipped_event_that_the_peer_confirms_is_confirmed() {
     assert_eq!(window.received(Sequence(2), now).unwrap().settled, []);
     let settled = window.applied(Sequence(2), now).unwrap().settled;
     assert_eq!(settled, [confirmed(2, 2), skipped(3), confirmed(1, 1)]);
-    // The peer could not apply it, and is not sent it again.
-    window.nack(Sequence(3), Reason::ApplyFailed, Some(now)).unwrap();
+    // The peer could not apply it, and is not sent it again, but what it has dropped after it.
+    let nacked = window.nack(Sequence(3), Reason::ApplyFailed, Some(now));
+    assert_eq!(nacked, Ok(Nacked::Passed));
+    offer(&mut window, 4);
     assert_eq!(window.applied(Sequence(4), now).unwrap().settled, [confirmed(4, 4)]);
 }
 
