@@ -196,6 +196,7 @@ proptest! {
                             if retry && is_held {
                                 model.drop_from(sequence.0);
                             }
+                            model.held.remove(&sequence.0);
                         }
                         Err(Violation::BeyondSent(_)) => prop_assert!(sequence > window.highest),
                         Err(Violation::Confirmed(_)) => {
