@@ -28,7 +28,7 @@ pub mod metrics;
 mod outcome;
 mod position;
 
-pub use position::PatientPosition;
+pub use position::RetryingPosition;
 
 use delivery::Delivery;
 use exec::Program;

@@ -13,12 +13,12 @@ use crate::transport::frames::Position;
 /// An agent that ended instead would be started again, and would hand over an event that the product
 /// has applied, until the service gave the event up.
 #[derive(Debug)]
-pub struct PatientPosition {
+pub struct RetryingPosition {
     file: FilePosition,
     stop: CancellationToken,
 }
 
-impl PatientPosition {
+impl RetryingPosition {
     /// Stores positions in this file. After `stop`, a failure is not tried again.
     pub const fn new(file: FilePosition, stop: CancellationToken) -> Self {
         Self { file, stop }
@@ -26,7 +26,7 @@ impl PatientPosition {
 }
 
 #[async_trait]
-impl PositionStore for PatientPosition {
+impl PositionStore for RetryingPosition {
     async fn load(&self) -> Result<Option<Position>, PositionError> {
         self.file.load().await
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use gateway_events::agent::exec::Program;
 use gateway_events::agent::forward::Forwarder;
-use gateway_events::agent::{Agent, OnGap, PatientPosition, Target, metrics};
+use gateway_events::agent::{Agent, OnGap, RetryingPosition, Target, metrics};
 use gateway_events::client::api::Api;
 use gateway_events::client::reliable::{Client, ClientError, Confirm, FilePosition, Options};
 use gateway_events::client::{CancellationToken, Endpoint, Url};
@@ -175,7 +175,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let gap = CancellationToken::new();
     let agent = Agent::new(target, on_gap, retry_delay, stop.clone(), gap.clone());
-    let position = PatientPosition::new(position, stop.clone());
+    let position = RetryingPosition::new(position, stop.clone());
     let client = Client::new(transport, position, agent, gateway.options());
     let ended = tokio::select! {
         ended = client.run(stop) => ended,

@@ -455,6 +455,27 @@ async fn a_damaged_database_is_moved_aside_with_its_log() {
     assert!(!fleet.log().await.is_empty());
 }
 
+/// The database is on another disk, and its name in the data directory leads there.
+#[tokio::test]
+async fn a_link_to_a_database_stays_and_its_target_is_replaced() {
+    let mut fleet = Fleet::backed_up().await;
+    assert_eq!(fleet.service.terminate().await, Some(0));
+    let live = fleet.service.database();
+    let target = fleet.backups.path().join("elsewhere.db");
+    std::fs::rename(&live, &target).expect("moved");
+    std::os::unix::fs::symlink(&target, &live).expect("linked");
+    let log = format!("{}-wal", target.display());
+    embedded(&fleet.service, &format!("backup {log}")).await.failed(1, &["the database itself"]);
+    let restore = format!("restore {} --replace --json", fleet.file().display());
+    let restored = embedded(&fleet.service, &restore).await.json();
+    let aside = Path::new(restored["aside"].as_str().expect("a name"));
+    assert_eq!(aside.parent(), Some(fleet.backups.path()));
+    assert!(std::fs::symlink_metadata(&live).expect("a name").is_symlink());
+    fleet.service.restart().await;
+    assert!(!fleet.log().await.is_empty());
+    embedded(&fleet.service, &restore).await.failed(1, &["in use by another gateway-events"]);
+}
+
 /// An operator runs it as root, and the service runs as another user.
 #[tokio::test]
 #[expect(

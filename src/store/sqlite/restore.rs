@@ -104,12 +104,12 @@ pub async fn restore(path: &Path, restore: Restore) -> Result<Restored, RestoreE
         return Err(RestoreError::NotAFile(from));
     }
     File::open(&from).map_err(unreadable)?;
-    // If the name is a link, what it leads to is replaced.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (source.dev(), source.ino())) {
         return Err(RestoreError::Live(from));
     }
     let _lock = connect::lock(path).map_err(RestoreError::Lock)?;
+    // If the name is a link, what it leads to is replaced. Servers lock the name that they are given.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_taken = PARTS.iter().any(|end| beside(path, end).exists());
     if is_taken && !replace {
         return Err(RestoreError::Exists(path.to_owned()));

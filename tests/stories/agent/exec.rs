@@ -226,10 +226,11 @@ async fn wrong_arguments_are_refused_at_the_start() {
         (format!("--exec {missing}"), 1, "was not found"),
         ("--exec no-such-program-anywhere".to_owned(), 1, "in the folders of PATH"),
         (format!("--exec {plain}"), 1, "chmod +x"),
-        ("--exec /".to_owned(), 1, "not an executable file"),
+        ("--exec /".to_owned(), 1, "is a directory"),
         ("--forward-to http://192.0.2.1/".to_owned(), 1, "--allow-remote"),
         ("--forward-to ftp://127.0.0.1/".to_owned(), 1, "http or https"),
         ("--forward-to http://u:p@127.0.0.1/".to_owned(), 1, "a user or a password"),
+        ("--forward-to http://127.0.0.1/ --source a{b".to_owned(), 2, "must be a URI reference"),
         (format!("--timeout 0s --exec {never}"), 2, "more than zero"),
         (String::new(), 2, "--exec"),
         (format!("--forward-to http://127.0.0.1/ --exec {never}"), 2, "cannot be used with"),
@@ -241,5 +242,7 @@ async fn wrong_arguments_are_refused_at_the_start() {
     }
     let said = run(&mut command("agent --position p --exec true")).await;
     said.failed(1, &["a gateway's key is required"]);
+    let plaintext = format!("{common} --url http://127.0.0.1:1 --transport grpc --exec {never}");
+    run(&mut command(&plaintext)).await.failed(1, &["gRPC needs TLS", "use an https:// address"]);
     until(|| !service.directory().join("journal").exists(), || "it ran".to_owned()).await;
 }
