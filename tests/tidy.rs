@@ -137,7 +137,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "metric",
         ],
     ),
-    ("client", &["api", "backoff", "clock", "event", "names", "transport"]),
+    ("client", &["api", "backoff", "clock", "event", "files", "names", "transport"]),
     (
         "agent",
         &[

@@ -12,7 +12,9 @@ use super::outcome::{Answer, Reply};
 use crate::client::reliable::NackCode;
 use crate::client::tls::{Trust, TrustError, plain};
 use crate::clock::Timestamp;
-use crate::cloud_event::{HEADER_PREFIX, JSON, SPECVERSION, encoded, name, padded};
+use crate::cloud_event::{
+    HEADER_PREFIX, JSON, SPECVERSION, check_uri_reference, encoded, name, padded,
+};
 
 /// How much of a response's body is read.
 const READ: usize = 4096;
@@ -130,6 +132,12 @@ impl Forwarder {
         }
         headers
     }
+}
+
+/// Parses a value of the attribute `source`.
+pub fn source(text: &str) -> Result<String, String> {
+    check_uri_reference(text)?;
+    Ok(text.to_owned())
 }
 
 /// The attributes of an event, by name.

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use gateway_events::agent::exec::Program;
-use gateway_events::agent::forward::Forwarder;
+use gateway_events::agent::forward::{self, Forwarder};
 use gateway_events::agent::{Agent, OnGap, RetryingPosition, Target, metrics};
 use gateway_events::client::api::Api;
 use gateway_events::client::reliable::{Client, ClientError, Confirm, FilePosition, Options};
 use gateway_events::client::{CancellationToken, Endpoint, Url};
-use gateway_events::cloud_event;
 use gateway_events::event::{EventType, NodeId};
 use gateway_events::lifecycle::{Outcome, Signals};
 use gateway_events::telemetry::{self, Log, LogFormat, Otlp};
@@ -60,7 +59,7 @@ struct Product {
     #[arg(long, requires = "forward_to")]
     allow_remote: bool,
     /// The CloudEvents attribute `source`; by default the service's address
-    #[arg(long, value_name = "URI", value_parser = uri_reference, requires = "forward_to")]
+    #[arg(long, value_name = "URI", value_parser = forward::source, requires = "forward_to")]
     source: Option<String>,
     /// How long the product may take for an event; after that a program is terminated, and the event is
     /// retried
@@ -127,11 +126,6 @@ struct Observed {
 fn positive(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
     if duration.is_zero() { Err("must be more than zero".to_owned()) } else { Ok(duration) }
-}
-
-fn uri_reference(text: &str) -> Result<String, String> {
-    cloud_event::check_uri_reference(text)?;
-    Ok(text.to_owned())
 }
 
 fn log_format(text: &str) -> Result<LogFormat, &'static str> {
