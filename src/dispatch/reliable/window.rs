@@ -762,7 +762,8 @@ impl Window {
 
     /// The connection has ended. The failure is attributed to the oldest event only if no other one
     /// was in flight: otherwise the next connection sends each alone. It is not attributed to an event
-    /// on which the peer has reported progress, unless the peer then broke that promise.
+    /// on which the peer has reported progress, unless the peer then exceeded its deadline or violated the
+    /// protocol.
     pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {
         let mut runs = self.open.iter().filter_map(|open| match open.what {
             What::Sent { started_at, .. } => Some((open.range, started_at)),
