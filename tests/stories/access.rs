@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{PATIENCE, Service};
 
 on_both! {
@@ -34,29 +34,29 @@ async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
     service.api().get("/gateways").await.expect("admitted");
 }
 
-async fn an_admin_token_is_recovered_with_and_without_a_running_service(on: On) {
-    let mut service = on.start().await;
-    let beside = recover(&on, service.directory()).await.expect("a token");
+async fn an_admin_token_is_recovered_with_and_without_a_running_service(backend: Backend) {
+    let mut service = backend.start().await;
+    let beside = recover(&backend, service.directory()).await.expect("a token");
     service.api_with(&beside).get("/access-tokens").await.expect("admitted at once");
     service.kill().await;
-    let without = recover(&on, service.directory()).await.expect("a token");
+    let without = recover(&backend, service.directory()).await.expect("a token");
     service.restart().await;
     let tokens = service.api_with(&without).get("/access-tokens").await.expect("admitted");
     let names = tokens["list"].as_array().expect("a list").iter().map(|token| &token["name"]);
     assert_eq!(names.collect::<Vec<_>>(), ["first", "recovered", "recovered"]);
 }
 
-async fn nothing_is_recovered_where_there_is_no_database(on: On) {
+async fn nothing_is_recovered_where_there_is_no_database(backend: Backend) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let refused = recover(&on, directory.path()).await.expect_err("nothing to recover");
+    let refused = recover(&backend, directory.path()).await.expect_err("nothing to recover");
     assert!(refused.contains("gateway-events migrate"), "{refused}");
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
 }
 
-async fn recover(on: &On, directory: &Path) -> Result<String, String> {
+async fn recover(backend: &Backend, directory: &Path) -> Result<String, String> {
     let mut recover = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
     recover.args(["token", "recover", "--data-dir"]).arg(directory);
-    if let On::Shared(database) = on {
+    if let Backend::Postgres(database) = backend {
         recover.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
     }
     let output = recover.output().await.expect("the binary runs");

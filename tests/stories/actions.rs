@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::server::Database;
 use crate::support::http::{Caller, Reply, reply};
 use crate::support::{PATIENCE, Service, deployed};
@@ -39,8 +39,8 @@ async fn remove(caller: &Caller, path: &str, body: &Value) -> Reply {
     reply(caller.request(Method::DELETE, path).json(body)).await
 }
 
-async fn a_paused_gateway_gets_nothing_until_it_is_resumed(on: On) {
-    let service = on.start_with(&[("DELIVERY__HEARTBEAT_INTERVAL", "200ms")]).await;
+async fn a_paused_gateway_gets_nothing_until_it_is_resumed(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__HEARTBEAT_INTERVAL", "200ms")]).await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     let mut socket = service.connected(&key).await;
@@ -84,8 +84,8 @@ async fn a_paused_gateway_gets_nothing_until_it_is_resumed(on: On) {
     assert_eq!(said.well().trim(), "gateway berlin was not paused; nothing was changed");
 }
 
-async fn a_pause_survives_a_restart(on: On) {
-    let mut service = on.start_with(&[("DELIVERY__HEARTBEAT_INTERVAL", "200ms")]).await;
+async fn a_pause_survives_a_restart(backend: Backend) {
+    let mut service = backend.start_with(&[("DELIVERY__HEARTBEAT_INTERVAL", "200ms")]).await;
     let (id, key) = service.gateway("berlin").await;
     service.admin().post(&format!("/gateways/{id}/pause"), &json!({})).await.success();
     publish(&service, &id, 1..=2).await;
@@ -100,8 +100,8 @@ async fn a_pause_survives_a_restart(on: On) {
     socket.expect(1..=2).await;
 }
 
-async fn an_event_that_holds_up_a_gateway_is_skipped_and_redriven_later(on: On) {
-    let service = on.start_with(&[("DELIVERY__WINDOW_EVENTS", "1")]).await;
+async fn an_event_that_holds_up_a_gateway_is_skipped_and_redriven_later(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__WINDOW_EVENTS", "1")]).await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     let mut socket = service.connected(&key).await;
@@ -136,9 +136,9 @@ async fn an_event_that_holds_up_a_gateway_is_skipped_and_redriven_later(on: On) 
     assert!(refused["detail"].as_str().unwrap().contains("is confirmed"), "{refused}");
 }
 
-async fn requests_that_can_not_be_done_are_refused(on: On) {
+async fn requests_that_can_not_be_done_are_refused(backend: Backend) {
     const UNKNOWN: &str = "00000000-0000-0000-0000-000000000000";
-    let service = on.start().await;
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, 1..=1).await;
@@ -191,8 +191,8 @@ async fn requests_that_can_not_be_done_are_refused(on: On) {
     admin.post(&format!("/gateways/{id}/pause"), &json!({})).await.refusal(404, "not_found");
 }
 
-async fn reasons_are_inert_wherever_they_are_shown(on: On) {
-    let service = on.start().await;
+async fn reasons_are_inert_wherever_they_are_shown(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     publish(&service, &id, 1..=2).await;
@@ -224,9 +224,9 @@ async fn reasons_are_inert_wherever_they_are_shown(on: On) {
     assert!(!service.log().contains('\u{202e}'), "{}", service.log());
 }
 
-async fn a_purged_payload_is_nowhere_and_its_event_is_on_record(on: On) {
+async fn a_purged_payload_is_nowhere_and_its_event_is_on_record(backend: Backend) {
     const SECRET: &str = "s3cret-0123456789";
-    let service = on.start().await;
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     let (away, _) = service.gateway("tokyo").await;
@@ -240,7 +240,7 @@ async fn a_purged_payload_is_nowhere_and_its_event_is_on_record(on: On) {
     let row = format!(
         "insert into inbox (type, payload, event_id, gateway_id) values ('no.such', '{{\"apiId\":\"{SECRET}\"}}', 'leak', '{id}')"
     );
-    on.change(&service, &row).await;
+    backend.change(&service, &row).await;
     service.eventually("/inbox/rejected", |page| page["count"] == 1).await;
     let socket = socket.serve();
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
@@ -278,7 +278,7 @@ async fn a_purged_payload_is_nowhere_and_its_event_is_on_record(on: On) {
     }
     socket.abort();
 
-    if matches!(on, On::Embedded) {
+    if matches!(backend, Backend::Sqlite) {
         let is_clean = || {
             let directory = std::fs::read_dir(service.directory()).unwrap();
             directory.filter_map(Result::ok).all(|entry| {
@@ -294,12 +294,12 @@ async fn a_purged_payload_is_nowhere_and_its_event_is_on_record(on: On) {
         });
         assert!(cleaned.await.is_ok(), "the payload is still in a file of the database");
     }
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 
-async fn a_rejected_row_is_corrected_and_published(on: On) {
-    let service = on.start().await;
+async fn a_rejected_row_is_corrected_and_published(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     let payload =
@@ -307,7 +307,7 @@ async fn a_rejected_row_is_corrected_and_published(on: On) {
     let row = format!(
         "insert into inbox (type, payload, gateway_id) values ('api.deploid', '{payload}', '{id}')"
     );
-    on.change(&service, &row).await;
+    backend.change(&service, &row).await;
     let page = service.eventually("/inbox/rejected", |page| page["count"] == 1).await;
     let (row, version) = (page["list"][0]["id"].as_i64().unwrap(), &page["list"][0]["version"]);
     assert_eq!(version, 1);

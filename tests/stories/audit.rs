@@ -17,7 +17,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::conformance::{Fixture, chained, event, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
@@ -53,10 +53,12 @@ fn change(path: impl Into<String>, body: Value, action: &'static str) -> Change 
 }
 
 /// The id of a new rejected row.
-async fn rejected_row(on: &On, service: &Service) -> i64 {
+async fn rejected_row(backend: &Backend, service: &Service) -> i64 {
     let known =
         service.admin().get("/inbox/rejected?retried=true").await.success()["count"].clone();
-    on.change(service, "insert into inbox (type, payload) values ('no.such.type', '{}')").await;
+    backend
+        .change(service, "insert into inbox (type, payload) values ('no.such.type', '{}')")
+        .await;
     let count = known.as_i64().unwrap() + 1;
     let found =
         service.eventually("/inbox/rejected?retried=true", |page| page["count"] == count).await;
@@ -64,12 +66,12 @@ async fn rejected_row(on: &On, service: &Service) -> i64 {
 }
 
 /// The id of a job that another node works on.
-async fn running_job(on: &On, service: &Service) -> JobId {
+async fn running_job(backend: &Backend, service: &Service) -> JobId {
     let (id, gateway, node) = (JobId::new(), GatewayId::new(), NodeId::new());
     // Later than any clock shows, so that no node takes it over.
-    let at = match on {
-        On::Embedded => "253402300799000000",
-        On::Shared(_) => "'9999-12-31T23:59:59Z'",
+    let at = match backend {
+        Backend::Sqlite => "253402300799000000",
+        Backend::Postgres(_) => "'9999-12-31T23:59:59Z'",
     };
     let insert = format!(
         r#"insert into bulk_jobs (id, organisation, kind, parameters, principal, principal_name, source,
@@ -77,7 +79,7 @@ async fn running_job(on: &On, service: &Service) -> JobId {
         values ('{id}', 1, 'replay', '{{"gatewayId":"{gateway}","first":1,"last":900}}', 'p', 'n', '', '',
             'running', '{{"replayed":0}}', 0, 900, '{{}}', '{node}', {at}, {at})"#
     );
-    on.change(service, &insert).await;
+    backend.change(service, &insert).await;
     id
 }
 
@@ -94,7 +96,12 @@ async fn failed_gateway(service: &Service, name: &str) -> String {
 }
 
 /// Prepares a change by a route; `None` if the route is not known here.
-async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Option<Change> {
+async fn prepared(
+    backend: &Backend,
+    service: &Service,
+    method: &str,
+    route: &str,
+) -> Option<Change> {
     let nth = format!("{method} {route}").replace(['/', '{', '}', ' '], "-");
     let admin = service.admin();
     Some(match (method, route) {
@@ -126,12 +133,12 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
         }
         ("delete", "/gateways/{id}/instances/{name}") => {
             let (id, _) = service.gateway(&nth).await;
-            crate::instances::known(on, service, &id, "east").await;
+            crate::instances::known(backend, service, &id, "east").await;
             change(format!("/gateways/{id}/instances/east"), Value::Null, "instance.forgotten")
         }
         ("post", "/gateways/{id}/resync") => {
             let (id, _) = service.gateway(&nth).await;
-            crate::instances::known(on, service, &id, "east").await;
+            crate::instances::known(backend, service, &id, "east").await;
             change(format!("/gateways/{id}/resync"), json!({}), "gateway.resync_requested")
         }
         ("post", "/access-tokens") => {
@@ -143,13 +150,13 @@ async fn prepared(on: &On, service: &Service, method: &str, route: &str) -> Opti
             let path = format!("/access-tokens/{}", made["id"].as_str().unwrap());
             change(path, Value::Null, "access_token.revoked")
         }
-        _ => return corrective_action(on, service, method, route, &nth).await,
+        _ => return corrective_action(backend, service, method, route, &nth).await,
     })
 }
 
 /// Prepares a corrective action.
 async fn corrective_action(
-    on: &On,
+    backend: &Backend,
     service: &Service,
     method: &str,
     route: &str,
@@ -179,7 +186,7 @@ async fn corrective_action(
             change(path, json!({"reason": "r"}), "event.purged")
         }
         ("patch", "/inbox/rejected/{id}") => {
-            let id = rejected_row(on, service).await;
+            let id = rejected_row(backend, service).await;
             let body = json!({"version": 1, "userId": "u"});
             change(format!("/inbox/rejected/{id}"), body, "rejected_row.edited")
         }
@@ -201,19 +208,19 @@ async fn corrective_action(
             change(path, json!({"gatewayIds": [other]}), "event.resent")
         }
         ("post", "/jobs/{id}/abort") => {
-            let id = running_job(on, service).await;
+            let id = running_job(backend, service).await;
             change(format!("/jobs/{id}/abort"), Value::Null, "job.aborted")
         }
         ("post", "/inbox/rejected/retry") => {
-            rejected_row(on, service).await;
+            rejected_row(backend, service).await;
             change(route, json!({"all": true}), "rejected_row.retried")
         }
         ("post", "/inbox/rejected/{id}/retry") => {
-            let id = rejected_row(on, service).await;
+            let id = rejected_row(backend, service).await;
             change(format!("/inbox/rejected/{id}/retry"), Value::Null, "rejected_row.retried")
         }
         ("delete", "/inbox/rejected/{id}") => {
-            let id = rejected_row(on, service).await;
+            let id = rejected_row(backend, service).await;
             change(format!("/inbox/rejected/{id}"), Value::Null, "rejected_row.deleted")
         }
         _ => return None,
@@ -221,8 +228,8 @@ async fn corrective_action(
 }
 
 /// Walks all routes of the OpenAPI document that are not only read.
-async fn each_route_that_changes_something_leaves_a_record(on: On) {
-    let service = on.start().await;
+async fn each_route_that_changes_something_leaves_a_record(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let document: Value = serde_json::from_str(&openapi::json()).unwrap();
     let (mut walked, mut exempt) = (0, BTreeSet::new());
@@ -233,7 +240,7 @@ async fn each_route_that_changes_something_leaves_a_record(on: On) {
                 exempt.insert((method.clone(), route.to_owned()));
                 continue;
             }
-            let change = prepared(&on, &service, method, route).await.unwrap_or_else(|| {
+            let change = prepared(&backend, &service, method, route).await.unwrap_or_else(|| {
                 panic!("{method} {route}: record what it changes, and add it here or to EXEMPT")
             });
             walked += 1;
@@ -254,15 +261,15 @@ async fn each_route_that_changes_something_leaves_a_record(on: On) {
     }
     assert!(walked >= 12, "{walked}");
     assert_eq!(exempt.len(), EXEMPT.len(), "EXEMPT names a route that does not exist");
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
     assert!(report.audit_records >= walked, "{report:?}");
     let anybody = service.scoped(&["read", "publish"]).await;
     anybody.get("/audit").await.refusal(403, "insufficient_scope");
 }
 
-async fn changes_are_found_by_window_action_principal_and_object(on: On) {
-    let service = on.start().await;
+async fn changes_are_found_by_window_action_principal_and_object(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     service.gateway("tokyo").await;
@@ -329,11 +336,11 @@ async fn changes_are_found_by_window_action_principal_and_object(on: On) {
     admin.get("/audit?cursor=x").await.invalid("cursor", &["not a cursor"]);
 }
 
-async fn commands_that_change_the_database_are_recorded_as_local(on: On) {
-    let service = on.start().await;
+async fn commands_that_change_the_database_are_recorded_as_local(backend: Backend) {
+    let service = backend.start().await;
     let mut recover = crate::support::command::command("token recover --name night-shift");
     recover.arg("--data-dir").arg(service.directory());
-    if let On::Shared(database) = &on {
+    if let Backend::Postgres(database) = &backend {
         recover.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
     }
     crate::support::command::run(&mut recover).await.well();
@@ -349,16 +356,16 @@ async fn commands_that_change_the_database_are_recorded_as_local(on: On) {
         assert!(!user.is_empty() && record["requestId"].is_null(), "{record:#}");
         assert_eq!(record["after"]["scopes"], json!(["publish", "read", "admin"]));
     }
-    assert!(on.verify(&service).await.problems.is_empty());
+    assert!(backend.verify(&service).await.problems.is_empty());
 }
 
-async fn verify_finds_a_changed_record_and_compares_a_kept_head(on: On) {
-    let service = on.start().await;
+async fn verify_finds_a_changed_record_and_compares_a_kept_head(backend: Backend) {
+    let service = backend.start().await;
     service.gateway("berlin").await;
     let verify = async |arguments: &str| {
         let mut verify = crate::support::command::command(&format!("verify {arguments}"));
         verify.arg("--data-dir").arg(service.directory());
-        if let On::Shared(database) = &on {
+        if let Backend::Postgres(database) = &backend {
             verify.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
         }
         crate::support::command::run(&mut verify).await
@@ -380,19 +387,21 @@ async fn verify_finds_a_changed_record_and_compares_a_kept_head(on: On) {
     assert!(refused.out.contains("record 3 has the hash"), "{refused:?}");
     verify("--audit-head 3:0").await.failed(2, &["--audit-head"]);
 
-    on.change(&service, "update audit set principal_name = 'someone else' where sequence = 2")
+    backend
+        .change(&service, "update audit set principal_name = 'someone else' where sequence = 2")
         .await;
     let refused = verify("").await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.out.contains("audit log: record 2 (\"gateway.registered\""), "{refused:?}");
 }
 
-async fn old_records_are_removed_and_the_rest_can_be_verified(on: On) {
-    let service = on.start_with(&[("RETENTION__AUDIT", "1s"), ("RETENTION__INTERVAL", "1s")]).await;
+async fn old_records_are_removed_and_the_rest_can_be_verified(backend: Backend) {
+    let service =
+        backend.start_with(&[("RETENTION__AUDIT", "1s"), ("RETENTION__INTERVAL", "1s")]).await;
     service.gateway("berlin").await;
     service.eventually("/audit", |page| page["count"] == 0).await;
     service.gateway("tokyo").await;
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
     assert!(report.audit_records <= 2 && report.audit_head.sequence == 5, "{report:?}");
 }
@@ -470,7 +479,7 @@ async fn the_command_line_lists_changes_in_eighty_columns_and_shows_hostile_name
     service.admin().put("/event-types/some.type", &description).await.success();
     // An earlier version accepted such names.
     let name = "be\u{202e}rlin\u{1b}]0;x\u{7}";
-    On::Embedded
+    Backend::Sqlite
         .change(&service, &format!("update gateways set name = '{name}' where id = '{id}'"))
         .await;
     service.admin().patch(&path, &json!({"disabled": true})).await.success();

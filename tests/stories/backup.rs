@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::disk::{Broken, fill, on_small_disk, small_disk};
 use crate::reliable::peer::Peer;
 use crate::support::command::{CommandOutput, command, run};
@@ -23,17 +23,17 @@ on_both! {
 }
 
 /// Runs a command on the service's database, beside it.
-async fn local(on: &On, service: &Service, arguments: &str) -> CommandOutput {
+async fn local(backend: &Backend, service: &Service, arguments: &str) -> CommandOutput {
     let mut local = command(arguments);
     local.arg("--data-dir").arg(service.directory());
-    if let On::Shared(database) = on {
+    if let Backend::Postgres(database) = backend {
         local.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
     }
     run(&mut local).await
 }
 
 async fn embedded(service: &Service, arguments: &str) -> CommandOutput {
-    local(&On::Embedded, service, arguments).await
+    local(&Backend::Sqlite, service, arguments).await
 }
 
 async fn publish(service: &Service, gateways: &[&str], deployment: &str) -> Value {
@@ -191,7 +191,7 @@ async fn a_backup_under_load_is_restored_and_no_sequence_is_silently_reused() {
     assert_eq!(record["after"]["reason"], "restored", "{record}");
     assert_eq!(record["principal"]["id"], "local");
     socket.abort();
-    assert_eq!(On::Embedded.verify(&fleet.service).await.problems, Vec::<String>::new());
+    assert_eq!(Backend::Sqlite.verify(&fleet.service).await.problems, Vec::<String>::new());
 }
 
 /// The reliable gateway learns that its position belongs to another log, and reads a snapshot.
@@ -504,16 +504,16 @@ async fn a_database_restored_by_root_belongs_to_the_owner_of_the_old_one() {
 
 #[tokio::test]
 async fn postgres_is_backed_up_by_its_own_tools() {
-    let on = On::shared();
-    let service = on.start().await;
+    let backend = Backend::postgres();
+    let service = backend.start().await;
     for command in ["backup copy.db", "restore copy.db"] {
-        let refused = local(&on, &service, command).await;
+        let refused = local(&backend, &service, command).await;
         refused.failed(1, &["pg_dump", "gateway-events epoch renew"]);
     }
 }
 
-async fn new_epochs_are_started_while_no_node_runs(on: On) {
-    let mut service = on.start().await;
+async fn new_epochs_are_started_while_no_node_runs(backend: Backend) {
+    let mut service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &[&id], "d-1").await;
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
@@ -521,13 +521,16 @@ async fn new_epochs_are_started_while_no_node_runs(on: On) {
     peer.applied(1).await;
     confirmed(&service, &id, &json!(1)).await;
     drop(peer);
-    let in_use =
-        if matches!(on, On::Embedded) { "in use by another" } else { "nodes use the database" };
-    local(&on, &service, "epoch renew --yes").await.failed(1, &[in_use]);
+    let in_use = if matches!(backend, Backend::Sqlite) {
+        "in use by another"
+    } else {
+        "nodes use the database"
+    };
+    local(&backend, &service, "epoch renew --yes").await.failed(1, &[in_use]);
     assert_eq!(shown(&service, &id).await["epoch"], old_epoch);
     assert_eq!(service.terminate().await, Some(0));
-    local(&on, &service, "epoch renew").await.failed(1, &["--yes"]);
-    let renewed = local(&on, &service, "epoch renew --yes --json").await.json();
+    local(&backend, &service, "epoch renew").await.failed(1, &["--yes"]);
+    let renewed = local(&backend, &service, "epoch renew --yes --json").await.json();
     assert_eq!(renewed, json!({"logs": 1}));
     service.restart().await;
     assert_ne!(shown(&service, &id).await["epoch"], old_epoch);
@@ -537,17 +540,17 @@ async fn new_epochs_are_started_while_no_node_runs(on: On) {
     assert_eq!(peer.frame_of("delivery.gap").await["reason"], "epoch");
     let record = renewal(&service).await;
     assert_eq!(record["after"], json!({"logs": 1, "reason": "requested", "sequences": 1}));
-    assert_eq!(on.verify(&service).await.problems, Vec::<String>::new());
+    assert_eq!(backend.verify(&service).await.problems, Vec::<String>::new());
 }
 
 /// Runs `serve` until it refuses to start.
-async fn refused(on: &On, service: &Service) {
-    let refused = local(on, service, "serve --listen 127.0.0.1:0").await;
+async fn refused(backend: &Backend, service: &Service) {
+    let refused = local(backend, service, "serve --listen 127.0.0.1:0").await;
     refused.failed(1, &["older than it was", "gateway-events epoch renew"]);
 }
 
-async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(on: On) {
-    let mut service = on.start().await;
+async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(backend: Backend) {
+    let mut service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     for number in 1..=3 {
         publish(&service, &[&id], &format!("d-{number}")).await;
@@ -555,26 +558,26 @@ async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(
     let epoch = shown(&service, &id).await["epoch"].clone();
     assert_eq!(service.terminate().await, Some(0));
     let old = service.directory().join("old.db");
-    if matches!(on, On::Embedded) {
+    if matches!(backend, Backend::Sqlite) {
         std::fs::copy(service.database(), &old).expect("copied");
     }
     service.restart().await;
     publish(&service, &[&id], "d-4").await;
     assert_eq!(service.terminate().await, Some(0));
-    match &on {
+    match &backend {
         // By whatever means.
-        On::Embedded => drop(std::fs::copy(&old, service.database()).expect("copied")),
-        On::Shared(_) => {
+        Backend::Sqlite => drop(std::fs::copy(&old, service.database()).expect("copied")),
+        Backend::Postgres(_) => {
             let lose = "delete from attempts where last_sequence > 3;
                 update dead_letters set last_sequence = 3 where last_sequence > 3;
                 delete from outbox where sequence > 3;
                 update streams set missed = least(missed, 3), head = 3, failed_total = least(failed_total, 3)";
-            on.change(&service, lose).await;
+            backend.change(&service, lose).await;
         }
     }
-    refused(&on, &service).await;
-    refused(&on, &service).await;
-    local(&on, &service, "epoch renew --yes").await.well();
+    refused(&backend, &service).await;
+    refused(&backend, &service).await;
+    local(&backend, &service, "epoch renew --yes").await.well();
     service.restart().await;
     let gateway = shown(&service, &id).await;
     assert_eq!(gateway["head"], 3);
@@ -587,8 +590,8 @@ async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(
 /// A failover that loses commits, for example.
 #[tokio::test]
 async fn a_running_node_ends_when_its_database_goes_backwards() {
-    let on = On::shared();
-    let mut service = on.start().await;
+    let backend = Backend::postgres();
+    let mut service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     publish(&service, &[&id], "d-1").await;
     let marks = service.directory().join("high-water.json");
@@ -598,13 +601,13 @@ async fn a_running_node_ends_when_its_database_goes_backwards() {
         }
     };
     tokio::time::timeout(PATIENCE, is_known).await.expect("it is written");
-    on.change(&service, "delete from outbox; update streams set missed = 0, head = 0").await;
+    backend.change(&service, "delete from outbox; update streams set missed = 0, head = 0").await;
     assert_eq!(service.ended().await, Some(1), "{}", service.log());
     assert!(service.log().contains("gateway-events epoch renew"), "{}", service.log());
 }
 
-async fn a_position_beyond_the_head_is_answered_with_a_gap_and_reported(on: On) {
-    let service = on.start().await;
+async fn a_position_beyond_the_head_is_answered_with_a_gap_and_reported(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &[&id], "d-1").await;
     let mut peer = Peer::greet(&service, &key).await;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::proxied::dial;
 use crate::support::{PATIENCE, Service, Socket, deployed};
 
@@ -128,7 +128,7 @@ fn haproxy() -> PathBuf {
 
 /// Two nodes with the same certificate, as operators deploy them. Two self-signed certificates
 /// would have the same name, by which OpenSSL confuses them.
-async fn nodes(on: &On, settings: &[(&str, &str)]) -> (Service, Service, TempDir) {
+async fn nodes(backend: &Backend, settings: &[(&str, &str)]) -> (Service, Service, TempDir) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
     let made = made.expect("a certificate");
@@ -141,7 +141,7 @@ async fn nodes(on: &On, settings: &[(&str, &str)]) -> (Service, Service, TempDir
         ("SERVER__CERTIFICATE", certificate.to_str().expect("a path")),
         ("SERVER__PRIVATE_KEY", key.to_str().expect("a path")),
     ];
-    let one = on.start_with(&[&own, settings].concat()).await;
+    let one = backend.start_with(&[&own, settings].concat()).await;
     let two = one.another().await;
     for node in [&one, &two] {
         // Where the node's clients look for it.
@@ -152,8 +152,8 @@ async fn nodes(on: &On, settings: &[(&str, &str)]) -> (Service, Service, TempDir
 
 #[tokio::test]
 async fn gateways_come_through_the_balancer_under_their_own_addresses() {
-    let on = On::shared();
-    let (one, two, _certificate) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "4")]).await;
+    let backend = Backend::postgres();
+    let (one, two, _certificate) = nodes(&backend, &[("LIMITS__ATTEMPTS_PER_MINUTE", "4")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let (id, key) = one.gateway("one").await;
     let mut listen = crate::support::command::command("listen --as-gateway --yes --json");
@@ -198,8 +198,8 @@ async fn gateways_come_through_the_balancer_under_their_own_addresses() {
 
 #[tokio::test]
 async fn a_draining_node_gets_no_new_connection() {
-    let on = On::shared();
-    let (one, mut two, _certificate) = nodes(&on, &[("SHUTDOWN__DRAIN", "2m")]).await;
+    let backend = Backend::postgres();
+    let (one, mut two, _certificate) = nodes(&backend, &[("SHUTDOWN__DRAIN", "2m")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let (_, key) = one.gateway("one").await;
     // Bypassing the balancer, so that the node has connections to drain.
@@ -271,8 +271,9 @@ async fn fleet(balancer: &Balancer, node: &Service, count: usize) -> Vec<Member>
 #[tokio::test]
 async fn gateways_of_a_killed_node_reconnect_to_the_other_and_miss_nothing() {
     const GATEWAYS: usize = 20;
-    let on = On::shared();
-    let (mut one, two, _certificate) = nodes(&on, &[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+    let backend = Backend::postgres();
+    let (mut one, two, _certificate) =
+        nodes(&backend, &[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let balancer = Balancer::start(&one, &two).await;
     let fleet = fleet(&balancer, &two, GATEWAYS).await;
     two.eventually("/stats", |stats| stats["gatewayConnections"]["totalActive"] == GATEWAYS).await;
@@ -302,6 +303,6 @@ async fn gateways_of_a_killed_node_reconnect_to_the_other_and_miss_nothing() {
         }
         assert_eq!(first_time, (1..=60).collect::<Vec<_>>(), "{}", member.id);
     }
-    let report = on.verify(&two).await;
+    let report = backend.verify(&two).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }

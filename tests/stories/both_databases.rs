@@ -9,39 +9,39 @@ use crate::store_postgres;
 use crate::support::Service;
 
 /// The database of a test.
-pub(crate) enum On {
+pub(crate) enum Backend {
     /// SQLite, in a file in the service's directory.
-    Embedded,
+    Sqlite,
     /// Postgres.
-    Shared(Database),
+    Postgres(Database),
 }
 
-impl On {
-    pub(crate) fn shared() -> Self {
-        Self::Shared(Database::new())
+impl Backend {
+    pub(crate) fn postgres() -> Self {
+        Self::Postgres(Database::new())
     }
 
     /// Another empty database of the same kind.
     pub(crate) fn fresh(&self) -> Self {
         match self {
-            Self::Embedded => Self::Embedded,
-            Self::Shared(_) => Self::shared(),
+            Self::Sqlite => Self::Sqlite,
+            Self::Postgres(_) => Self::postgres(),
         }
     }
 
     /// Starts the service with this database.
     pub(crate) async fn start(&self) -> Service {
         match self {
-            Self::Embedded => Service::start().await,
-            Self::Shared(_) => self.start_with(&[]).await,
+            Self::Sqlite => Service::start().await,
+            Self::Postgres(_) => self.start_with(&[]).await,
         }
     }
 
     /// Starts the service with this database and further settings.
     pub(crate) async fn start_with(&self, settings: &[(&str, &str)]) -> Service {
         match self {
-            Self::Embedded => Service::start_with(settings).await,
-            Self::Shared(database) => {
+            Self::Sqlite => Service::start_with(settings).await,
+            Self::Postgres(database) => {
                 let url = database.url();
                 let settings: Vec<_> =
                     settings.iter().copied().chain([("DATABASE__URL", url.as_str())]).collect();
@@ -53,22 +53,22 @@ impl On {
     /// Runs statements in the database beside the service.
     pub(crate) async fn change(&self, service: &Service, statements: &str) {
         match self {
-            Self::Embedded => {
+            Self::Sqlite => {
                 let file = SqliteConnectOptions::new().filename(service.database());
                 let mut database = file.connect().await.expect("the database");
                 let statements = AssertSqlSafe(statements.to_owned());
                 sqlx::raw_sql(statements).execute(&mut database).await.expect("changed");
                 database.close().await.expect("closed");
             }
-            Self::Shared(database) => database.run(statements),
+            Self::Postgres(database) => database.run(statements),
         }
     }
 
     /// Verifies the database.
     pub(crate) async fn verify(&self, service: &Service) -> VerifyReport {
         match self {
-            Self::Embedded => sqlite::verify::verify(&service.database()).await.expect("readable"),
-            Self::Shared(database) => {
+            Self::Sqlite => sqlite::verify::verify(&service.database()).await.expect("readable"),
+            Self::Postgres(database) => {
                 postgres::verify(&store_postgres::options(database)).await.expect("readable")
             }
         }
@@ -82,7 +82,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test]
                 async fn $story() {
-                    super::$story($crate::both_databases::On::Embedded).await;
+                    super::$story($crate::both_databases::Backend::Sqlite).await;
                 }
             )*
         }
@@ -91,7 +91,7 @@ macro_rules! on_both {
             $(
                 #[tokio::test]
                 async fn $story() {
-                    super::$story($crate::both_databases::On::shared()).await;
+                    super::$story($crate::both_databases::Backend::postgres()).await;
                 }
             )*
         }

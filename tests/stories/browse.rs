@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed};
 
 on_both! {
@@ -42,8 +42,8 @@ async fn publish(service: &Service, berlin: &str, tokyo: &str) {
     }
 }
 
-async fn events_are_listed_by_each_filter(on: On) {
-    let service = on.start().await;
+async fn events_are_listed_by_each_filter(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (berlin, _) = service.gateway("berlin").await;
     let (tokyo, _) = service.gateway("tokyo").await;
@@ -101,8 +101,8 @@ async fn events_are_listed_by_each_filter(on: On) {
     assert_eq!(ids(&page), ["e-3", "e-2"]);
 }
 
-async fn pages_of_events_stay_correct_while_events_are_published(on: On) {
-    let service = on.start().await;
+async fn pages_of_events_stay_correct_while_events_are_published(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (berlin, _) = service.gateway("berlin").await;
     let batch: Vec<Value> = (0..40).map(|it| deployed(&[&berlin], &format!("d-{it}"))).collect();
@@ -186,8 +186,8 @@ async fn events_are_listed_on_the_command_line() {
     service.run("event list --gateway brlin").await.failed(1, &["did you mean \"berlin\""]);
 }
 
-async fn deliveries_are_listed_by_state(on: On) {
-    let service = on.start().await;
+async fn deliveries_are_listed_by_state(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (berlin, key) = service.gateway("berlin").await;
     let (tokyo, _) = service.gateway("tokyo").await;

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::conformance::{InboxProgram as _, Row};
 use crate::inbox_program::{Program, deployed as row};
 use crate::support::{Service, deployed};
@@ -207,8 +207,8 @@ async fn rows_of_the_inbox_are_validated_likewise() {
 
 /// What is registered under the name of a built-in type adds to its check, and removes
 /// nothing of it.
-async fn a_built_in_type_keeps_its_check_whatever_is_registered(on: On) {
-    let mut service = on.start().await;
+async fn a_built_in_type_keeps_its_check_whatever_is_registered(backend: Backend) {
+    let mut service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let event =
         |payload: Value| json!({"type": "api.deleted", "gatewayIds": [id], "payload": payload});

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use gateway_events::event::{GatewayId, JobId};
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::http::Caller;
 use crate::support::{Service, deployed};
 
@@ -48,14 +48,14 @@ async fn log(admin: &Caller, gateway: &str) -> Vec<String> {
 }
 
 /// Makes the first deliveries of a gateway dead letters, as if each had failed.
-async fn give_up(on: &On, service: &Service, gateway: &str, count: i64) {
+async fn give_up(backend: &Backend, service: &Service, gateway: &str, count: i64) {
     let node = GatewayId::new();
-    let (now, node) = match on {
-        On::Embedded => (
+    let (now, node) = match backend {
+        Backend::Sqlite => (
             "cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1000".to_owned(),
             format!("'{node}'"),
         ),
-        On::Shared(_) => ("now()".to_owned(), format!("cast('{node}' as uuid)")),
+        Backend::Postgres(_) => ("now()".to_owned(), format!("cast('{node}' as uuid)")),
     };
     let mut statements = format!(
         "update streams set dead_total = {count}, failed_total = failed_total + {count}, last_failure_at = {now},
@@ -75,16 +75,16 @@ async fn give_up(on: &On, service: &Service, gateway: &str, count: i64) {
         );
         statements += &inserts;
     }
-    on.change(service, &statements).await;
+    backend.change(service, &statements).await;
 }
 
-async fn verified(on: &On, service: &Service) {
-    let report = on.verify(service).await;
+async fn verified(backend: &Backend, service: &Service) {
+    let report = backend.verify(service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 
-async fn a_rebuilt_gateway_gets_its_events_again(on: On) {
-    let service = on.start().await;
+async fn a_rebuilt_gateway_gets_its_events_again(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     fill(&admin, &id, 4).await;
@@ -133,11 +133,11 @@ async fn a_rebuilt_gateway_gets_its_events_again(on: On) {
     let mut socket = service.connected(&key).await;
     let event = socket.expect(7..=7).await;
     assert_eq!(event[0]["eventId"], first[0]["eventId"]);
-    verified(&on, &service).await;
+    verified(&backend, &service).await;
 }
 
-async fn an_invalid_replay_is_refused(on: On) {
-    let service = on.start().await;
+async fn an_invalid_replay_is_refused(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     fill(&admin, &id, 3).await;
@@ -200,12 +200,12 @@ fn is_under_way(job: &Value) -> bool {
 }
 
 /// SQLite: the process is restarted. Postgres: another node takes over.
-async fn a_large_replay_survives_a_kill_and_appends_each_event_once(on: On) {
+async fn a_large_replay_survives_a_kill_and_appends_each_event_once(backend: Backend) {
     const EVENTS: usize = 12_000;
-    let mut service = on.start().await;
-    let other = match on {
-        On::Embedded => None,
-        On::Shared(_) => Some(service.another().await),
+    let mut service = backend.start().await;
+    let other = match backend {
+        Backend::Sqlite => None,
+        Backend::Postgres(_) => Some(service.another().await),
     };
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
@@ -228,16 +228,16 @@ async fn a_large_replay_survives_a_kill_and_appends_each_event_once(on: On) {
     let new = log(&left.admin(), &id).await;
     assert_eq!(new.len(), 2 * EVENTS);
     assert!(new[EVENTS..] == old[..], "each event once, in the old order");
-    verified(&on, left).await;
+    verified(&backend, left).await;
     let records = left.admin().get(&format!("/audit?object={job}")).await.success();
     let actions: Vec<_> = records["list"].as_array().expect("a list").iter().collect();
     let actions: Vec<_> = actions.iter().map(|record| record["action"].clone()).collect();
     assert_eq!(actions, ["job.ended", "job.started"]);
 }
 
-async fn an_aborted_replay_stays_where_it_was(on: On) {
+async fn an_aborted_replay_stays_where_it_was(backend: Backend) {
     const EVENTS: usize = 12_000;
-    let service = on.start().await;
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     fill(&admin, &id, EVENTS).await;
@@ -255,17 +255,17 @@ async fn an_aborted_replay_stays_where_it_was(on: On) {
     let listed = admin.get("/jobs?state=aborted").await.success();
     assert_eq!(listed["list"], json!([aborted]));
     assert_eq!(admin.get("/jobs?state=running").await.success()["count"], 0);
-    verified(&on, &service).await;
+    verified(&backend, &service).await;
 }
 
-async fn two_redrives_of_the_same_window_append_each_delivery_once(on: On) {
+async fn two_redrives_of_the_same_window_append_each_delivery_once(backend: Backend) {
     const DEAD_LETTERS: i64 = 1500;
-    let service = on.start().await;
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     fill(&admin, &id, 1500).await;
-    give_up(&on, &service, &id, DEAD_LETTERS).await;
-    verified(&on, &service).await;
+    give_up(&backend, &service, &id, DEAD_LETTERS).await;
+    verified(&backend, &service).await;
     let filter = json!({"gatewayId": id, "reason": "confirmation_timeout"});
     let dry = json!({"filter": filter, "dryRun": true});
     let would = admin.post("/deliveries/redrive", &dry).await.success();
@@ -293,16 +293,16 @@ async fn two_redrives_of_the_same_window_append_each_delivery_once(on: On) {
     assert_eq!(gateway["head"], 2 * DEAD_LETTERS);
     let again = admin.post("/deliveries/redrive", &dry).await.success();
     assert_eq!(again["total"], 0);
-    verified(&on, &service).await;
+    verified(&backend, &service).await;
 }
 
-async fn a_job_is_started_shown_and_aborted_on_the_command_line(on: On) {
+async fn a_job_is_started_shown_and_aborted_on_the_command_line(backend: Backend) {
     const DEAD_LETTERS: i64 = 1200;
-    let service = on.start().await;
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
     fill(&admin, &id, 1200).await;
-    give_up(&on, &service, &id, DEAD_LETTERS).await;
+    give_up(&backend, &service, &id, DEAD_LETTERS).await;
     assert!(service.run("job list").await.well().contains("no jobs"));
     let redrive = "delivery redrive --gateway berlin";
     let asked = service.run(redrive).await;
@@ -337,8 +337,8 @@ async fn a_job_is_started_shown_and_aborted_on_the_command_line(on: On) {
     service.run(&unknown).await.failed(1, &["no such job"]);
 }
 
-async fn an_event_is_resent_to_a_gateway_that_it_missed(on: On) {
-    let service = on.start().await;
+async fn an_event_is_resent_to_a_gateway_that_it_missed(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (berlin, _) = service.gateway("berlin").await;
     let (tokyo, key) = service.gateway("tokyo").await;
@@ -394,5 +394,5 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(on: On) {
     service.eventually(&reason, |page| page["count"] == 1).await;
     let late = admin.post(&format!("/events/{expired}/resend"), &to_tokyo).await;
     late.refusal(409, "conflict");
-    verified(&on, &service).await;
+    verified(&backend, &service).await;
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::server::Database;
 use crate::store_postgres;
 use crate::support::{JsonApi, Service};
@@ -47,15 +47,15 @@ struct Address {
 struct Cluster {
     nodes: Vec<Service>,
     addresses: Arc<[Address]>,
-    on: On,
+    backend: Backend,
 }
 
 impl Cluster {
     async fn start(database: Database, size: usize, settings: &[(&str, &str)]) -> Self {
-        let on = On::Shared(database);
+        let backend = Backend::Postgres(database);
         // Gateways reconnect again and again, which must not be rate-limited.
         let settings = [settings, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]].concat();
-        let mut nodes = vec![on.start_with(&settings).await];
+        let mut nodes = vec![backend.start_with(&settings).await];
         while nodes.len() < size {
             nodes.push(nodes[0].another().await);
         }
@@ -63,13 +63,13 @@ impl Cluster {
             api: node.api(),
             tls: node.trust().client_config().expect("a TLS client"),
         };
-        Self { addresses: nodes.iter().map(address).collect(), nodes, on }
+        Self { addresses: nodes.iter().map(address).collect(), nodes, backend }
     }
 
     fn database(&self) -> &Database {
-        match &self.on {
-            On::Shared(database) => database,
-            On::Embedded => unreachable!("nodes share a database"),
+        match &self.backend {
+            Backend::Postgres(database) => database,
+            Backend::Sqlite => unreachable!("nodes share a database"),
         }
     }
 

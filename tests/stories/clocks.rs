@@ -10,7 +10,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::server::Database;
 use crate::support::{Service, deployed, get};
 
@@ -119,7 +119,7 @@ async fn setting_the_clock_back_hides_no_failure_and_keeps_attempts_in_order() {
     let failed = get(&service.api(), "/deliveries").await.expect("failures");
     assert_eq!(failed["count"], 1, "{failed:#}");
     service.logged(|log| log.contains("the database's clock was set")).await;
-    let report = On::Embedded.verify(&service).await;
+    let report = Backend::Sqlite.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 

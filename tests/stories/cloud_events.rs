@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::peer::Peer;
 use crate::support::Service;
 use crate::support::http::{Caller, Reply, reply};
@@ -73,8 +73,8 @@ async fn received(peer: &mut Peer, sequence: i64) -> Value {
     event
 }
 
-async fn an_event_in_structured_mode_comes_out_as_it_went_in(on: On) {
-    let service = on.start().await;
+async fn an_event_in_structured_mode_comes_out_as_it_went_in(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut peer = connected(&service, &key).await;
     let sent = event(
@@ -107,8 +107,8 @@ async fn an_event_in_structured_mode_comes_out_as_it_went_in(on: On) {
     assert_eq!(shown["attributes"]["source"], "/platform/config");
 }
 
-async fn an_event_in_binary_mode_comes_out_as_it_went_in(on: On) {
-    let service = on.start().await;
+async fn an_event_in_binary_mode_comes_out_as_it_went_in(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut peer = connected(&service, &key).await;
     let payload = "{ \"configType\" : \"cache\",\"action\":\"update\", \"n\": 1.10 }";
@@ -138,8 +138,8 @@ async fn an_event_in_binary_mode_comes_out_as_it_went_in(on: On) {
     assert!(shown.body.contains(payload), "{}", shown.body);
 }
 
-async fn a_batch_is_accepted_event_by_event(on: On) {
-    let service = on.start().await;
+async fn a_batch_is_accepted_event_by_event(backend: Backend) {
+    let service = backend.start().await;
     let (_, key) = service.gateway("one").await;
     let mut peer = connected(&service, &key).await;
     let caller = service.admin();
@@ -167,8 +167,8 @@ async fn a_batch_is_accepted_event_by_event(on: On) {
     assert_eq!(caller.get("/events/E-0").await.status, 404);
 }
 
-async fn an_event_is_a_repeat_in_whatever_mode(on: On) {
-    let service = on.start().await;
+async fn an_event_is_a_repeat_in_whatever_mode(backend: Backend) {
+    let service = backend.start().await;
     service.gateway("one").await;
     let caller = service.admin();
     let data = r#"{"configType":"cache","action":"update"}"#;
@@ -200,8 +200,8 @@ async fn an_event_is_a_repeat_in_whatever_mode(on: On) {
     post(&caller, STRUCTURED, other_source).await.refusal(409, "event_id_taken");
 }
 
-async fn an_idempotency_key_covers_the_headers_of_an_event(on: On) {
-    let service = on.start().await;
+async fn an_idempotency_key_covers_the_headers_of_an_event(backend: Backend) {
+    let service = backend.start().await;
     service.gateway("one").await;
     let caller = service.admin();
     let data = r#"{"configType":"cache","action":"update"}"#;
@@ -220,8 +220,8 @@ async fn an_idempotency_key_covers_the_headers_of_an_event(on: On) {
     post_binary(&caller, &headers, data).await.refusal(422, "idempotency_key_reused");
 }
 
-async fn the_attributes_select_the_gateways_and_the_expiry(on: On) {
-    let service = on.start().await;
+async fn the_attributes_select_the_gateways_and_the_expiry(backend: Backend) {
+    let service = backend.start().await;
     let caller = service.admin();
     let mut ids = Vec::new();
     for (name, labels) in
@@ -256,8 +256,8 @@ async fn the_attributes_select_the_gateways_and_the_expiry(on: On) {
 }
 
 /// The event of the scenarios for HTTP in the conformance suite of CloudEvents.
-async fn the_scenarios_of_the_conformance_suite_are_read(on: On) {
-    let service = on.start().await;
+async fn the_scenarios_of_the_conformance_suite_are_read(backend: Backend) {
+    let service = backend.start().await;
     let (_, key) = service.gateway("one").await;
     let caller = service.admin();
     let described = json!({"description": "An example"});

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use gateway_events::store::postgres::verify;
 use serde_json::json;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::conformance::InboxProgram as _;
 use crate::inbox_program;
 use crate::inbox_program_postgres::Program;
@@ -317,8 +317,8 @@ async fn a_pooler_without_a_listener_url_is_logged_and_only_costs_latency() {
 
 #[tokio::test]
 async fn an_unreachable_listener_url_delays_nothing() {
-    let on = On::shared();
-    let one = on.start().await;
+    let backend = Backend::postgres();
+    let one = backend.start().await;
     // A pooler that runs in front of a server that does not.
     let unreachable =
         [("DATABASE__LISTENER_URL", "postgres://listener:hunter2@127.0.0.1:1/events")];

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed};
 
 on_both! {
@@ -39,10 +39,10 @@ struct Published {
 }
 
 #[expect(clippy::print_stdout, reason = "the seeds are shown when the test fails")]
-async fn every_accepted_event_arrives_in_order_after_a_kill(on: On) {
+async fn every_accepted_event_arrives_in_order_after_a_kill(backend: Backend) {
     let first = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok());
     // Gateways reconnect in every round, which must not be rate-limited.
-    let mut service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
+    let mut service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
     let mut fleet = Vec::new();
     for name in ["one", "cluster", "rare"] {
         let (id, key) = service.gateway(name).await;
@@ -71,7 +71,7 @@ async fn every_accepted_event_arrives_in_order_after_a_kill(on: On) {
         log.check(head, &tried);
     }
     service.kill().await;
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }
 

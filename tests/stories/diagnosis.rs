@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed, failed_report};
 
 on_both! {
@@ -54,8 +54,8 @@ async fn why(service: &Service, what: &str, diagnosis: &Value) -> String {
     shown.to_owned()
 }
 
-async fn deployments_that_the_gateway_refused_are_found_and_redriven(on: On) {
-    let service = on.start().await;
+async fn deployments_that_the_gateway_refused_are_found_and_redriven(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     let mut socket = service.connected(&key).await;
     for deployment in ["d-1", "d-2", "d-3", "d-4"] {
@@ -96,8 +96,8 @@ async fn deployments_that_the_gateway_refused_are_found_and_redriven(on: On) {
     socket.abort();
 }
 
-async fn a_gateway_that_is_away_is_found(on: On) {
-    let service = on.start().await;
+async fn a_gateway_that_is_away_is_found(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     let new = diagnosis(&service, &id).await;
     assert!(summary(&new).starts_with("away, never connected"), "{new:#}");
@@ -122,8 +122,8 @@ async fn a_gateway_that_is_away_is_found(on: On) {
     socket.abort();
 }
 
-async fn an_expired_event_is_found_and_published_again(on: On) {
-    let service = on.start().await;
+async fn an_expired_event_is_found_and_published_again(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     let mut event = deployed(&[&id], "d-1");
     event["ttlSeconds"] = json!(1);
@@ -141,8 +141,8 @@ async fn an_expired_event_is_found_and_published_again(on: On) {
     socket.abort();
 }
 
-async fn a_label_that_was_removed_or_mistyped_is_found(on: On) {
-    let service = on.start().await;
+async fn a_label_that_was_removed_or_mistyped_is_found(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     let (late, _) = service.gateway("tokyo").await;
@@ -222,8 +222,8 @@ async fn a_label_that_was_removed_or_mistyped_is_found(on: On) {
     socket.abort();
 }
 
-async fn a_revoked_key_is_found_and_replaced(on: On) {
-    let service = on.start().await;
+async fn a_revoked_key_is_found_and_replaced(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("berlin").await;
     let socket = service.connected(&key).await.serve();
@@ -259,14 +259,14 @@ async fn a_revoked_key_is_found_and_replaced(on: On) {
     socket.abort();
 }
 
-async fn a_rejected_row_is_found_and_put_back(on: On) {
-    let service = on.start().await;
+async fn a_rejected_row_is_found_and_put_back(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     service.gateway("tokyo").await;
     let row = format!(
         "insert into inbox (type, payload, gateway_id) values ('plan.changed', '{{}}', '{id}')"
     );
-    on.change(&service, &row).await;
+    backend.change(&service, &row).await;
     let is_found = |it: &Value| it["rejected"]["list"][0]["id"].is_i64();
     let found = service.eventually(&format!("/gateways/{id}/diagnosis"), is_found).await;
     let row = &found["rejected"]["list"][0];
@@ -288,13 +288,13 @@ async fn a_rejected_row_is_found_and_put_back(on: On) {
 }
 
 /// Text from gateways, publishers and other programs does not control the terminal.
-async fn what_others_wrote_is_shown_without_effect(on: On) {
-    let service = on.start().await;
+async fn what_others_wrote_is_shown_without_effect(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     // Names and labels with such characters are refused; an earlier version accepted them.
     let hostile_name = "update gateways set name = 'be\u{1b}[31mrlin\u{202e}', \
         labels = '{\"re\u{202e}gion\":\"\\u001b]0;x\\u0007eu-west\"}'";
-    on.change(&service, hostile_name).await;
+    backend.change(&service, hostile_name).await;
     let mut socket = service.connected(&key).await;
     service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
     socket.expect(1..=1).await;
@@ -305,7 +305,7 @@ async fn what_others_wrote_is_shown_without_effect(on: On) {
     let row = format!(
         "insert into inbox (type, payload, gateway_id) values ('a\u{1b}[1m\u{202e}b', '{{}}', '{id}')"
     );
-    on.change(&service, &row).await;
+    backend.change(&service, &row).await;
     let is_found = |it: &Value| it["rejected"]["list"][0]["id"].is_i64();
     let found = service.eventually(&format!("/gateways/{id}/diagnosis"), is_found).await;
     // The command names the gateway by its id, which a shell takes as it is.
@@ -322,8 +322,8 @@ async fn what_others_wrote_is_shown_without_effect(on: On) {
     socket.abort();
 }
 
-async fn a_name_an_id_or_the_beginning_of_an_id_is_looked_up(on: On) {
-    let service = on.start().await;
+async fn a_name_an_id_or_the_beginning_of_an_id_is_looked_up(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let mut gateways = Vec::new();
     for (name, id) in [

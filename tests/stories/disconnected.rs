@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{PATIENCE, Service, deployed, get, pause};
 
 on_both! {
@@ -32,8 +32,8 @@ async fn failures(service: &Service, gateway: &str, reason: &str) -> usize {
     page["list"].as_array().expect("a list").len()
 }
 
-async fn an_event_expires_on_time_while_its_gateway_is_not_connected(on: On) {
-    let service = on.start().await;
+async fn an_event_expires_on_time_while_its_gateway_is_not_connected(backend: Backend) {
+    let service = backend.start().await;
     let ((away, away_key), (there, key)) =
         (service.gateway("away").await, service.gateway("there").await);
     let mut socket = service.connected(&key).await;
@@ -67,8 +67,8 @@ async fn an_event_expires_on_time_while_its_gateway_is_not_connected(on: On) {
     assert_eq!(expired, 1, "{event:#}");
 }
 
-async fn events_expire_after_their_types_time_to_live(on: On) {
-    let service = on.start().await;
+async fn events_expire_after_their_types_time_to_live(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("away").await;
     let admin = service.admin();
     let path = "/event-types/cache.flushed";
@@ -83,14 +83,15 @@ async fn events_expire_after_their_types_time_to_live(on: On) {
     longer["ttlSeconds"] = json!(3600);
     admin.post("/events", &longer).await.success();
     // An event that is inserted has its type's time to live, too.
-    on.change(
-        &service,
-        &format!(
-            "insert into inbox (event_id, type, gateway_id, payload)
+    backend
+        .change(
+            &service,
+            &format!(
+                "insert into inbox (event_id, type, gateway_id, payload)
              values ('inserted', 'cache.flushed', '{id}', '{{}}')"
-        ),
-    )
-    .await;
+            ),
+        )
+        .await;
     service.eventually("/deliveries?reason=expired", |page| page["count"] == 2).await;
     // Without a time to live, later events do not expire, and the earlier ones keep their expiry.
     admin.put(path, &json!({})).await.success();
@@ -110,9 +111,9 @@ async fn events_expire_after_their_types_time_to_live(on: On) {
     assert_eq!(change["after"].get("ttlSeconds"), None, "{changes:#}");
 }
 
-async fn a_gateway_that_reconnects_within_the_grace_period_has_no_failures(on: On) {
+async fn a_gateway_that_reconnects_within_the_grace_period_has_no_failures(backend: Backend) {
     let grace = [("DELIVERY__NOT_CONNECTED_GRACE", "4s")];
-    let mut service = on.start_with(&grace).await;
+    let mut service = backend.start_with(&grace).await;
     let ((back, key), (gone, gone_key)) =
         (service.gateway("back").await, service.gateway("gone").await);
     let mut last = 0;
@@ -144,8 +145,8 @@ async fn a_gateway_that_reconnects_within_the_grace_period_has_no_failures(on: O
     }
 }
 
-async fn a_deleted_gateways_undelivered_events_are_failed_and_stay_visible(on: On) {
-    let service = on.start().await;
+async fn a_deleted_gateways_undelivered_events_are_failed_and_stay_visible(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("doomed").await;
     let mut socket = service.connected(&key).await;
     publish(&service, &[&id], "received", json!({})).await;
@@ -175,6 +176,6 @@ async fn a_deleted_gateways_undelivered_events_are_failed_and_stay_visible(on: O
         let delivery = &history["deliveries"][0];
         assert_eq!((&delivery["state"], &delivery["gatewayName"]), (&json!(state), &name));
     }
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert_eq!(report.problems, Vec::<String>::new());
 }

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::peer::Peer;
 use crate::support::{Service, deployed};
 
@@ -48,8 +48,8 @@ async fn at_one(service: &Service, event: &str) -> (String, Value) {
     (gateway["state"].as_str().expect("a state").to_owned(), gateway["filteredBy"].clone())
 }
 
-async fn a_gateway_that_filters_an_event_is_not_shown_as_having_received_it(on: On) {
-    let service = on.start().await;
+async fn a_gateway_that_filters_an_event_is_not_shown_as_having_received_it(backend: Backend) {
+    let service = backend.start().await;
     let (berlin, berlin_key) = service.gateway("berlin").await;
     let (tokyo, tokyo_key) = service.gateway("tokyo").await;
     let mut wants = instance(&service, &berlin_key, "b-1", DEPLOYMENTS).await;
@@ -118,8 +118,8 @@ async fn a_gateway_that_filters_an_event_is_not_shown_as_having_received_it(on: 
     assert!(event.well().contains("filtered"), "{event:?}");
 }
 
-async fn an_event_that_all_gateways_filter_is_not_waited_for(on: On) {
-    let service = on.start().await;
+async fn an_event_that_all_gateways_filter_is_not_waited_for(backend: Backend) {
+    let service = backend.start().await;
     let (tokyo, key) = service.gateway("tokyo").await;
     let _filters = instance(&service, &key, "t-1", OTHERS).await;
     let event = publish(&service, &deployed(&[&tokyo], "d-1")).await;
@@ -143,8 +143,8 @@ async fn an_event_that_all_gateways_filter_is_not_waited_for(on: On) {
     assert!(waited.err.contains("tokyo  filtered: by t-1"), "{waited:?}");
 }
 
-async fn one_instance_that_receives_an_event_outweighs_one_that_filters_it(on: On) {
-    let service = on.start().await;
+async fn one_instance_that_receives_an_event_outweighs_one_that_filters_it(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     let _filters = instance(&service, &key, "east", OTHERS).await;
     let mut wants = instance(&service, &key, "west", DEPLOYMENTS).await;
@@ -171,8 +171,10 @@ async fn one_instance_that_receives_an_event_outweighs_one_that_filters_it(on: O
     assert_eq!(waited["ended"], "filtered", "{waited:#}");
 }
 
-async fn if_all_instances_must_confirm_only_those_that_want_the_event_have_to_apply_it(on: On) {
-    let service = on.start().await;
+async fn if_all_instances_must_confirm_only_those_that_want_the_event_have_to_apply_it(
+    backend: Backend,
+) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     let all = json!({"confirmation": "all"});
     service.api().patch(&format!("/gateways/{id}"), &all).await.expect("changed");

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
@@ -11,26 +11,26 @@ on_both! {
 }
 
 /// Stores an instance of a gateway, as if it had been connected.
-pub(crate) async fn known(on: &On, service: &Service, gateway: &str, name: &str) {
-    let now = match on {
-        On::Embedded => "cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1000",
-        On::Shared(_) => "now()",
+pub(crate) async fn known(backend: &Backend, service: &Service, gateway: &str, name: &str) {
+    let now = match backend {
+        Backend::Sqlite => "cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1000",
+        Backend::Postgres(_) => "now()",
     };
     let insert = format!(
         "insert into cursors (gateway, instance, received, applied_up_to, confirm, updated_at)
          select gateway, '{name}', 0, 0, 'applied', {now} from gateways where id = '{gateway}'"
     );
-    on.change(service, &insert).await;
+    backend.change(service, &insert).await;
 }
 
-async fn instances_are_listed_and_forgotten(on: On) {
-    let service = on.start().await;
+async fn instances_are_listed_and_forgotten(backend: Backend) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("berlin").await;
     let (admin, path) = (service.admin(), format!("/gateways/{id}"));
     let list = format!("{path}/instances");
     let none = admin.get(&list).await.success();
     assert_eq!(none, json!({"count": 0, "list": [], "expired": [], "resyncs": []}));
-    known(&on, &service, &id, "berlin/0").await;
+    known(&backend, &service, &id, "berlin/0").await;
     let event = crate::support::deployed(&[&id], "d-1");
     service.api().post("/events", &event).await.expect("published");
     let found = admin.get(&list).await.success();
@@ -54,7 +54,7 @@ async fn instances_are_listed_and_forgotten(on: On) {
     assert_eq!(admin.get(&list).await.success()["count"], 0);
     let forgotten = admin.get("/audit?action=instance.forgotten").await.success();
     assert_eq!(forgotten["list"][0]["before"]["instance"], "berlin/0");
-    assert_eq!(on.verify(&service).await.problems, Vec::<String>::new());
+    assert_eq!(backend.verify(&service).await.problems, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -63,7 +63,7 @@ async fn the_command_line_lists_and_forgets_instances() {
     let (id, _) = service.gateway("berlin").await;
     let none = service.run("gateway instances berlin").await;
     assert!(none.well().contains("no named instances"), "{none:?}");
-    known(&On::Embedded, &service, &id, "east").await;
+    known(&Backend::Sqlite, &service, &id, "east").await;
     let list = service.run("gateway instances berlin").await;
     assert!(list.well().contains("east") && list.out.contains("applied"), "{list:?}");
     let shown = service.run("gateway update berlin --confirmation all").await;

@@ -4,7 +4,7 @@ use gateway_events::api::ConnectionsQuery;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{deployed, get};
 
 on_both! {
@@ -19,8 +19,8 @@ on_both! {
     a_shutdown_is_graceful
 }
 
-async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(on: On) {
-    let service = on.start().await;
+async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connect(&key).await.expect("admitted");
     let ack = socket.next().await.expect("a frame");
@@ -35,8 +35,8 @@ async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(on: On) {
     assert!(!service.log().contains(&key), "a key stands in the log");
 }
 
-async fn an_event_reaches_every_connection_of_its_gateway_and_no_other(on: On) {
-    let service = on.start().await;
+async fn an_event_reaches_every_connection_of_its_gateway_and_no_other(backend: Backend) {
+    let service = backend.start().await;
     let (one, key) = service.gateway("one").await;
     let (_, other_key) = service.gateway("other").await;
     let (mut first, mut second) = (service.connected(&key).await, service.connected(&key).await);
@@ -56,8 +56,8 @@ async fn an_event_reaches_every_connection_of_its_gateway_and_no_other(on: On) {
     other.abort();
 }
 
-async fn live_and_past_connections_are_listed(on: On) {
-    let service = on.start().await;
+async fn live_and_past_connections_are_listed(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     let stats =
@@ -100,8 +100,8 @@ fn forged(key: &str) -> String {
     format!("{prefix}_{id}_{}", base32.encode(&secret).to_ascii_lowercase())
 }
 
-async fn a_wrong_secret_is_not_recorded_as_a_use_of_the_token(on: On) {
-    let service = on.start().await;
+async fn a_wrong_secret_is_not_recorded_as_a_use_of_the_token(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     // Another secret with the same public part and a correct checksum.
     let forged = forged(&key);
@@ -116,8 +116,8 @@ async fn a_wrong_secret_is_not_recorded_as_a_use_of_the_token(on: On) {
     drop(socket);
 }
 
-async fn a_type_is_registered_while_running(on: On) {
-    let service = on.start().await;
+async fn a_type_is_registered_while_running(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let event = json!({"type": "cache.purged", "gatewayIds": [id], "payload": {"path": "/"}});
@@ -132,8 +132,8 @@ async fn a_type_is_registered_while_running(on: On) {
     assert_eq!(service.api().post("/events", &bad).await.expect_err("invalid").status(), Some(422));
 }
 
-async fn connections_and_attempts_are_limited(on: On) {
-    let service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
+async fn connections_and_attempts_are_limited(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
     let (_, key) = service.gateway("one").await;
     let held = service.connected(&key).await;
     assert_eq!(service.connect(&key).await.err().expect("refused").0, 503);
@@ -149,8 +149,8 @@ async fn connections_and_attempts_are_limited(on: On) {
     service.connected(&key).await;
 }
 
-async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
-    let service = on.start().await;
+async fn an_event_too_large_is_refused_and_one_that_fits_is_not(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let sized = |length: usize| {
@@ -181,8 +181,8 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not(on: On) {
     assert_eq!(frame + 15, 1 << 20);
 }
 
-async fn garbage_from_a_gateway_affects_no_other(on: On) {
-    let service = on.start().await;
+async fn garbage_from_a_gateway_affects_no_other(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     socket.send(Message::text("{ no JSON")).await;
@@ -200,8 +200,8 @@ async fn garbage_from_a_gateway_affects_no_other(on: On) {
     hostile.until_closed().await;
 }
 
-async fn a_shutdown_is_graceful(on: On) {
-    let mut service = on.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
+async fn a_shutdown_is_graceful(backend: Backend) {
+    let mut service = backend.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
     let (_, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     assert_eq!(service.terminate().await, Some(0), "{}", service.log());

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{deployed, get};
 
 on_both! {
@@ -13,8 +13,10 @@ on_both! {
     a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_nothing
 }
 
-async fn an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives(on: On) {
-    let service = on.start().await;
+async fn an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arrives(
+    backend: Backend,
+) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("away").await;
     let api = service.api();
     for deployment in ["d-1", "d-2", "d-3"] {
@@ -46,8 +48,8 @@ async fn an_event_for_a_disconnected_gateway_is_recorded_as_failed_and_still_arr
     socket.abort();
 }
 
-async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(on: On) {
-    let service = on.start().await;
+async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
@@ -77,8 +79,10 @@ async fn a_failed_deployment_is_a_dead_letter_and_can_be_redriven(on: On) {
     assert_eq!(twice["alreadyRedriven"], 1, "{twice:#}");
 }
 
-async fn a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_nothing(on: On) {
-    let service = on.start().await;
+async fn a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_nothing(
+    backend: Backend,
+) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-1");
     event["id"] = json!("mine-1");
@@ -93,8 +97,8 @@ async fn a_repeated_publish_gets_the_first_answer_and_an_invalid_one_stores_noth
     assert_eq!(gateway["head"], 1);
 }
 
-async fn a_character_that_a_database_can_not_store_is_refused_or_replaced(on: On) {
-    let service = on.start().await;
+async fn a_character_that_a_database_can_not_store_is_refused_or_replaced(backend: Backend) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let mut event = deployed(&[&id], "d-\u{0}");
     event["userId"] = json!("a\u{0}b");

@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::server::Database;
 use crate::support::{Service, deployed, failed_report, pause};
 
@@ -23,8 +23,8 @@ fn sequences(page: &Value) -> Vec<i64> {
     list.iter().map(|entry| entry["sequence"].as_i64().expect("a number")).collect()
 }
 
-async fn a_log_is_paged_by_sequence_with_states(on: On) {
-    let service = on.start().await;
+async fn a_log_is_paged_by_sequence_with_states(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     let admin = service.admin();
     let log = async |query: &str| admin.get(&format!("/gateways/{id}/log{query}")).await.success();
@@ -94,12 +94,12 @@ async fn a_log_is_paged_by_sequence_with_states(on: On) {
     service.scoped(&["read"]).await.get(&path).await.success();
 }
 
-async fn a_long_poll_waits_until_there_is_an_entry(on: On) {
-    let one = on.start().await;
+async fn a_long_poll_waits_until_there_is_an_entry(backend: Backend) {
+    let one = backend.start().await;
     // On Postgres it is appended on another node.
-    let other = match &on {
-        On::Shared(_) => Some(one.another().await),
-        On::Embedded => None,
+    let other = match &backend {
+        Backend::Postgres(_) => Some(one.another().await),
+        Backend::Sqlite => None,
     };
     let publisher = other.as_ref().unwrap_or(&one);
     let (id, _) = one.gateway("berlin").await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gateway_events::store::StoreError;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::server::Database;
 use crate::support::{PATIENCE, Service, deployed, get};
 
@@ -122,9 +122,9 @@ pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str)
 
 #[tokio::test]
 async fn a_service_recovers_from_each_of_them() {
-    let on = On::Shared(Database::alone());
-    let On::Shared(database) = &on else { unreachable!() };
-    let service = on.start().await;
+    let backend = Backend::Postgres(Database::alone());
+    let Backend::Postgres(database) = &backend else { unreachable!() };
+    let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     recovers(&service, &id, "d-0").await;
     database.run(
@@ -138,6 +138,6 @@ async fn a_service_recovers_from_each_of_them() {
     recovers(&service, &id, "d-3").await;
     database.control("restart -m immediate");
     recovers(&service, &id, "d-4").await;
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
 }

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 use crate::support::http::reply;
 
@@ -29,8 +29,8 @@ fn merged(target: &mut Map<String, Value>, patch: &Value) {
     }
 }
 
-async fn labels_are_merged_as_rfc_7396_specifies(on: On) {
-    let service = on.start().await;
+async fn labels_are_merged_as_rfc_7396_specifies(backend: Backend) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("berlin").await;
     let path = format!("/gateways/{id}");
     let seed = fastrand::u64(..);
@@ -57,8 +57,8 @@ async fn labels_are_merged_as_rfc_7396_specifies(on: On) {
     }
 }
 
-async fn concurrent_changes_keep_each_other(on: On) {
-    let service = on.start().await;
+async fn concurrent_changes_keep_each_other(backend: Backend) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("berlin").await;
     let path = format!("/gateways/{id}");
     let changes = (0..24).map(|number| {

@@ -1,7 +1,7 @@
 //! Operators migrate with sqlx-cli or with our own command: each accepts what the other has done,
 //! and nothing starts with another version's schema.
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::offline_database::OfflineDatabase;
 
 on_both! {
@@ -24,8 +24,8 @@ async fn is_up_to_date(database: &OfflineDatabase) {
     assert_eq!(report["problems"], serde_json::json!([]));
 }
 
-async fn sqlx_cli_accepts_what_our_command_did(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn sqlx_cli_accepts_what_our_command_did(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     let pending = database.ours("migrate --check").await;
     let lines = pending.out.lines().count();
     assert_eq!((pending.code, lines), (Some(1), database.versions().len()), "{pending:?}");
@@ -35,15 +35,15 @@ async fn sqlx_cli_accepts_what_our_command_did(on: On) {
     is_up_to_date(&database).await;
 }
 
-async fn our_command_accepts_what_sqlx_cli_did(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn our_command_accepts_what_sqlx_cli_did(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     assert!(database.theirs("run").await.well().contains("Applied 1/migrate log"));
     assert!(database.ours("migrate").await.well().contains("is up to date"));
     is_up_to_date(&database).await;
 }
 
-async fn one_tool_continues_where_the_other_stopped(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn one_tool_continues_where_the_other_stopped(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     database.theirs("run --target-version 1").await.well();
     let pending = database.ours("migrate --check").await;
     let lines = pending.out.lines().count();
@@ -65,8 +65,8 @@ async fn is_refused(database: &OfflineDatabase, says: &[&str]) {
     }
 }
 
-async fn a_newer_schema_is_refused_by_everything(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn a_newer_schema_is_refused_by_everything(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     database.ours("migrate").await.well();
     let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
     database
@@ -80,8 +80,8 @@ async fn a_newer_schema_is_refused_by_everything(on: On) {
     is_up_to_date(&database).await;
 }
 
-async fn an_edited_schema_is_refused_by_everything(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn an_edited_schema_is_refused_by_everything(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     database.ours("migrate").await.well();
     let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
     let edit = format!("update _sqlx_migrations set checksum = {bytes} where version = 1");
@@ -90,8 +90,8 @@ async fn an_edited_schema_is_refused_by_everything(on: On) {
 }
 
 /// A history and a table of another program that uses the same tool.
-async fn another_programs_database_is_left_unchanged(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn another_programs_database_is_left_unchanged(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     database.ours("migrate").await.well();
     let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
     for (version, description) in [(1, "create users"), (20_230_101_000_000_i64, "log")] {
@@ -111,19 +111,19 @@ async fn another_programs_database_is_left_unchanged(on: On) {
 }
 
 /// A newer version migrates the database of a running node.
-async fn a_schema_change_under_a_running_node_is_noticed(on: On) {
-    let mut service = on.start().await;
+async fn a_schema_change_under_a_running_node_is_noticed(backend: Backend) {
+    let mut service = backend.start().await;
     let (id, _) = service.gateway("one").await;
-    let bytes = if matches!(on, On::Shared(_)) { "'\\x00'" } else { "x'00'" };
+    let bytes = if matches!(backend, Backend::Postgres(_)) { "'\\x00'" } else { "x'00'" };
     let newer = format!(
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
          values (9999, 'from tomorrow', true, {bytes}, 0)"
     );
-    on.change(&service, &newer).await;
+    backend.change(&service, &newer).await;
     service.logged(|log| log.contains("a newer version migrated the database")).await;
     let event = crate::support::deployed(&[&id], "d-1");
     service.api().post("/events", &event).await.expect("older nodes may go on beside it");
-    on.change(&service, "update schema_compatibility set oldest = 9999").await;
+    backend.change(&service, "update schema_compatibility set oldest = 9999").await;
     assert_eq!(service.ended().await, Some(1), "{}", service.log());
     let log = service.log();
     assert!(log.contains("this version can no longer use the database"), "{log}");

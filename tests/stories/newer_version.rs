@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed, get};
 
 on_both! {
@@ -18,10 +18,10 @@ on_both! {
 const NEW: &str = "quota_exceeded";
 
 /// Changes what was recorded so far to what a newer version would have recorded.
-async fn record_as_newer_version(on: &On, service: &Service) {
-    let allow_outcomes = match on {
-        On::Embedded => "pragma ignore_check_constraints = on",
-        On::Shared(_) => "alter table attempts drop constraint attempts_outcome_check",
+async fn record_as_newer_version(backend: &Backend, service: &Service) {
+    let allow_outcomes = match backend {
+        Backend::Sqlite => "pragma ignore_check_constraints = on",
+        Backend::Postgres(_) => "alter table attempts drop constraint attempts_outcome_check",
     };
     let changes = format!(
         "{allow_outcomes};
@@ -42,28 +42,28 @@ async fn record_as_newer_version(on: &On, service: &Service) {
          update access_tokens set scopes = scopes || ' audit';
          update idempotency_keys set answer = replace(answer, 'UnknownGateways', 'QuotaExceeded');"
     );
-    on.change(service, &changes).await;
+    backend.change(service, &changes).await;
 }
 
 /// The dead letters with the new reason, in deliveries.
-async fn dead_letters(on: &On, service: &Service) -> i64 {
+async fn dead_letters(backend: &Backend, service: &Service) -> i64 {
     let count = "select cast(coalesce(sum(last_sequence - first_sequence + 1), 0) as bigint)
         from dead_letters where reason = 'quota_exceeded'";
-    match on {
-        On::Embedded => {
+    match backend {
+        Backend::Sqlite => {
             let file = SqliteConnectOptions::new().filename(service.database()).read_only(true);
             let mut database = file.connect().await.expect("the database");
             sqlx::query_scalar(count).fetch_one(&mut database).await.expect("a number")
         }
-        On::Shared(database) => {
+        Backend::Postgres(database) => {
             let mut database = PgConnection::connect(&database.url()).await.expect("a connection");
             sqlx::query_scalar(count).fetch_one(&mut database).await.expect("a number")
         }
     }
 }
 
-async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(on: On) {
-    let service = on.start().await;
+async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(backend: Backend) {
+    let service = backend.start().await;
     let (admin, api) = (service.admin(), service.api());
     let (id, key) = service.gateway("one").await;
     let (other, other_key) = service.gateway("other").await;
@@ -82,9 +82,9 @@ async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(on: On) {
     let first = admin.publish_once("k-1", &batch).await;
     let misfit =
         format!("insert into inbox (type, payload, gateway_id) values ('no.type', '{{}}', '{id}')");
-    on.change(&service, &misfit).await;
+    backend.change(&service, &misfit).await;
     service.eventually("/inbox/rejected", |page| page["count"] == 1).await;
-    record_as_newer_version(&on, &service).await;
+    record_as_newer_version(&backend, &service).await;
 
     let page = get(&api, &failed).await.expect("a page");
     assert_eq!(page["count"], 3, "{page:#}");
@@ -133,30 +133,30 @@ async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(on: On) {
     // The range of dead letters is split, and keeps its reason.
     let redrive = json!({"gatewayId": id, "sequence": 2});
     api.post("/deliveries/redrive", &redrive).await.expect("redriven");
-    assert_eq!(dead_letters(&on, &service).await, 3);
+    assert_eq!(dead_letters(&backend, &service).await, 3);
     // Such a dead letter may be a failure that the gateway reported, so a receipt keeps it.
     let mut socket = service.connected(&key).await;
     socket.expect(1..=4).await;
     let serves = socket.serve();
     let path = format!("/gateways/{id}");
     service.eventually(&path, |gateway| gateway["confirmed"] == 4).await;
-    assert_eq!(dead_letters(&on, &service).await, 3);
+    assert_eq!(dead_letters(&backend, &service).await, 3);
     serves.abort();
     other_serves.abort();
 }
 
 /// An older node does not record which delivery a redrive repeats. The event may be older than the
 /// window of a list, but those before it in the log need not be.
-async fn a_redrive_by_an_older_version_hides_no_event_from_the_lists(on: On) {
-    let service = on.start().await;
+async fn a_redrive_by_an_older_version_hides_no_event_from_the_lists(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;
     for deployment in ["d-1", "d-2", "d-3"] {
         admin.post("/events", &deployed(&[&id], deployment)).await.success();
     }
-    let days_ago = match on {
-        On::Embedded => "appended_at - 10 * 86400000000",
-        On::Shared(_) => "appended_at - interval '10 days'",
+    let days_ago = match backend {
+        Backend::Sqlite => "appended_at - 10 * 86400000000",
+        Backend::Postgres(_) => "appended_at - interval '10 days'",
     };
     let (now, gateway) =
         ("(select max(appended_at) from events)", "(select min(gateway) from streams)");
@@ -165,14 +165,14 @@ async fn a_redrive_by_an_older_version_hides_no_event_from_the_lists(on: On) {
          values ({gateway}, 1, 1, 'expired', {now});
          update streams set dead_total = 1;"
     );
-    on.change(&service, &given_up).await;
+    backend.change(&service, &given_up).await;
     admin.post("/deliveries/redrive", &json!({"gatewayId": id, "sequence": 1})).await.success();
     let by_older_version = format!(
         "update outbox set repeats = null;
          update events set appended_at = {days_ago}
          where event = (select event from outbox where sequence = 1);"
     );
-    on.change(&service, &by_older_version).await;
+    backend.change(&service, &by_older_version).await;
     let listed = async |path: &str| {
         let page = admin.get(&format!("{path}&gatewayId={id}")).await.success();
         page["list"].as_array().expect("rows").len()

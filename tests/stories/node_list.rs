@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     each_node_is_listed_with_its_status_and_capacity
@@ -13,8 +13,8 @@ fn statuses(nodes: &Value) -> Vec<&str> {
     all.map(|node| node["status"].as_str().expect("a status")).collect()
 }
 
-async fn each_node_is_listed_with_its_status_and_capacity(on: On) {
-    let mut service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "7")]).await;
+async fn each_node_is_listed_with_its_status_and_capacity(backend: Backend) {
+    let mut service = backend.start_with(&[("DELIVERY__MAX_CONNECTIONS", "7")]).await;
     let (_, key) = service.gateway("one").await;
     let socket = service.connected(&key).await.serve();
     let nodes = service.eventually("/nodes", |nodes| nodes["list"][0]["connections"] == 1).await;
@@ -37,7 +37,7 @@ async fn each_node_is_listed_with_its_status_and_capacity(on: On) {
     service.restart().await;
     let nodes = service.api().get("/nodes").await.expect("an answer");
     assert_eq!(statuses(&nodes), ["live", "stopped"], "{nodes:#}");
-    if matches!(on, On::Embedded) {
+    if matches!(backend, Backend::Sqlite) {
         // No other node can have opened the file, so this is known at once.
         service.kill().await;
         service.restart().await;

@@ -8,21 +8,21 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 use tempfile::{TempDir, tempdir};
 use tokio::process::Command;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::support::Service;
 use crate::support::command::{CommandOutput, command, run};
 
 const INSTALL: &str = "cargo install sqlx-cli --version 0.9.0 --locked --no-default-features --features sqlite,postgres,rustls";
 
 pub(crate) struct OfflineDatabase {
-    on: On,
+    backend: Backend,
     data: TempDir,
 }
 
 impl OfflineDatabase {
     /// An empty database, or the path of one that does not exist yet.
-    pub(crate) fn new(on: On) -> Self {
-        Self { on, data: tempdir().expect("a directory") }
+    pub(crate) fn new(backend: Backend) -> Self {
+        Self { backend, data: tempdir().expect("a directory") }
     }
 
     fn file(&self) -> PathBuf {
@@ -31,9 +31,9 @@ impl OfflineDatabase {
 
     /// The directory of its migrations, relative to the repository's root.
     pub(crate) fn migrations(&self) -> &'static str {
-        match self.on {
-            On::Embedded => "migrations/sqlite",
-            On::Shared(_) => "migrations/postgres",
+        match self.backend {
+            Backend::Sqlite => "migrations/sqlite",
+            Backend::Postgres(_) => "migrations/postgres",
         }
     }
 
@@ -54,7 +54,7 @@ impl OfflineDatabase {
     pub(crate) async fn ours(&self, arguments: &str) -> CommandOutput {
         let mut ours = command(arguments);
         ours.arg("--data-dir").arg(self.data.path());
-        if let On::Shared(database) = &self.on {
+        if let Backend::Postgres(database) = &self.backend {
             ours.env("GATEWAY_EVENTS__DATABASE__URL", database.url());
         }
         run(&mut ours).await
@@ -62,9 +62,9 @@ impl OfflineDatabase {
 
     /// Runs `sqlx migrate …` on the database.
     pub(crate) async fn theirs(&self, arguments: &str) -> CommandOutput {
-        let url = match &self.on {
-            On::Embedded => format!("sqlite://{}?mode=rwc", self.file().display()),
-            On::Shared(database) => database.url(),
+        let url = match &self.backend {
+            Backend::Sqlite => format!("sqlite://{}?mode=rwc", self.file().display()),
+            Backend::Postgres(database) => database.url(),
         };
         let mut sqlx = Command::new(sqlx());
         sqlx.arg("migrate")
@@ -80,30 +80,30 @@ impl OfflineDatabase {
 
     /// Runs statements in the database directly.
     pub(crate) async fn change(&self, statements: &str) {
-        match &self.on {
-            On::Embedded => {
+        match &self.backend {
+            Backend::Sqlite => {
                 let file = SqliteConnectOptions::new().filename(self.file());
                 let mut database = file.connect().await.expect("the database");
                 let statements = AssertSqlSafe(statements.to_owned());
                 sqlx::raw_sql(statements).execute(&mut database).await.expect("changed");
                 database.close().await.expect("closed");
             }
-            On::Shared(database) => database.run(statements),
+            Backend::Postgres(database) => database.run(statements),
         }
     }
 
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.on, On::Shared(_))
+        matches!(self.backend, Backend::Postgres(_))
     }
 
     /// Starts the service with the database and an access token that it contains.
-    pub(crate) async fn start(self, token: &str) -> (Service, On) {
-        let url = match &self.on {
-            On::Embedded => None,
-            On::Shared(database) => Some(("DATABASE__URL", database.url())),
+    pub(crate) async fn start(self, token: &str) -> (Service, Backend) {
+        let url = match &self.backend {
+            Backend::Sqlite => None,
+            Backend::Postgres(database) => Some(("DATABASE__URL", database.url())),
         };
         let settings: Vec<_> = url.iter().map(|(key, url)| (*key, url.as_str())).collect();
-        (Service::start_again_in(self.data, &settings, token).await, self.on)
+        (Service::start_again_in(self.data, &settings, token).await, self.backend)
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::sqlite::{Sqlite, SqliteConnectOptions};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, Transaction};
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::server::Database;
 use crate::support::{PATIENCE, Service, deployed, failed_report};
@@ -131,30 +131,30 @@ async fn a_full_queue_refuses_at_once_and_keeps_accepted_events() {
 /// Gateways send a report once.
 #[tokio::test]
 async fn a_report_is_recorded_although_its_gateway_left_while_the_database_was_unavailable() {
-    for on in [On::Embedded, On::Shared(Database::alone())] {
-        let service = on.start().await;
+    for backend in [Backend::Sqlite, Backend::Postgres(Database::alone())] {
+        let service = backend.start().await;
         let (id, key) = service.gateway("one").await;
         let mut gateway = RawGateway::connect(&service, service.port, &key).await;
         service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
         assert_eq!(gateway.event().await["sequence"], 1);
         let mut other = None;
-        match &on {
-            On::Embedded => {
+        match &backend {
+            Backend::Sqlite => {
                 let mut locked = another(&service).await;
                 sqlx::raw_sql("begin immediate").execute(&mut locked).await.expect("the lock");
                 other = Some(locked);
             }
-            On::Shared(database) => database.control("stop -m immediate"),
+            Backend::Postgres(database) => database.control("stop -m immediate"),
         }
         gateway.text(&failed_report("d-1")).await;
         gateway.send(true, CLOSE, &1000_u16.to_be_bytes()).await;
         while gateway.next().await.is_some() {}
-        if matches!(on, On::Shared(_)) {
+        if matches!(backend, Backend::Postgres(_)) {
             service.logged(|log| log.contains("timed out matching the last reports")).await;
         }
-        match (&on, other) {
-            (On::Shared(database), _) => database.control("start"),
-            (On::Embedded, other) => drop(other),
+        match (&backend, other) {
+            (Backend::Postgres(database), _) => database.control("start"),
+            (Backend::Sqlite, other) => drop(other),
         }
         let path = format!("/deliveries?gatewayId={id}");
         let page = service.eventually(&path, |page| page["count"] == 1).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::http::Caller;
 use crate::support::{Service, deployed};
 
@@ -60,8 +60,8 @@ on_both! {
     gateways_are_found_by_name_and_by_the_beginning_of_their_ids
 }
 
-async fn gateways_are_found_by_name_and_by_the_beginning_of_their_ids(on: On) {
-    let service = on.start().await;
+async fn gateways_are_found_by_name_and_by_the_beginning_of_their_ids(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let id = |last: &str| format!("0198c0de-0000-7000-8000-0000000000{last}");
     for (name, last) in [("berlin", "a1"), ("tokyo", "a2"), ("lima", "b1")] {

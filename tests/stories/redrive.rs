@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::inbox_program::Program as InboxProgram;
 use crate::support::{Service, deployed, failed_report};
 
@@ -35,9 +35,9 @@ fn counts(answer: &Value) -> Value {
 }
 
 /// Each of several calls at the same time accounts for every delivery that matches.
-async fn concurrent_redrives_count_what_another_one_took(on: On) {
+async fn concurrent_redrives_count_what_another_one_took(backend: Backend) {
     const DEAD_LETTERS: i64 = 30;
-    let service = on.start().await;
+    let service = backend.start().await;
     let id = with_dead_letters(&service, "one", DEAD_LETTERS).await;
     let admin = service.admin();
     let filter = json!({"filter": {"gatewayId": id, "reason": "gateway_processing_error"}});
@@ -57,8 +57,8 @@ async fn concurrent_redrives_count_what_another_one_took(on: On) {
 }
 
 /// Dead letters of a deleted gateway are counted, not silently skipped.
-async fn a_redrive_counts_the_dead_letters_of_deleted_gateways(on: On) {
-    let service = on.start().await;
+async fn a_redrive_counts_the_dead_letters_of_deleted_gateways(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let id = with_dead_letters(&service, "gone", 2).await;
     let failed = admin.get(&format!("/deliveries?gatewayId={id}")).await.success();
@@ -92,15 +92,15 @@ async fn a_redrive_counts_the_dead_letters_of_deleted_gateways(on: On) {
 }
 
 /// The same number of dead letters wherever it is shown.
-async fn a_verification_counts_the_dead_letters_that_the_totals_count(on: On) {
-    let service = on.start().await;
+async fn a_verification_counts_the_dead_letters_that_the_totals_count(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let kept = with_dead_letters(&service, "kept", 3).await;
     let gone = with_dead_letters(&service, "gone", 2).await;
     let agree = async |expected: i64| {
         let stats = admin.get("/stats").await.success();
         assert_eq!(stats["eventDelivery"]["deadLetters"], expected, "{stats:#}");
-        let report = on.verify(&service).await;
+        let report = backend.verify(&service).await;
         assert_eq!((report.dead_letters, &report.problems[..]), (expected, &[][..]));
     };
     agree(5).await;

@@ -10,7 +10,7 @@ use gateway_events::clock::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::offline_database::OfflineDatabase;
 use crate::support::Service;
 use crate::support::http::reply;
@@ -31,16 +31,16 @@ const TOKYO: &str = "0198c0de-0000-7000-8000-000000000002";
 const LIMA: &str = "0198c0de-0000-7000-8000-000000000004";
 const MINUTE: Duration = Duration::from_mins(1);
 
-async fn the_first_release_is_migrated(on: On) {
-    let database = OfflineDatabase::new(on);
+async fn the_first_release_is_migrated(backend: Backend) {
+    let database = OfflineDatabase::new(backend);
     follow(database, 1).await;
 }
 
 /// Including the newest release, whose own data must survive a restart.
-async fn every_later_release_is_migrated(on: On) {
-    let versions = OfflineDatabase::new(on.fresh()).versions();
+async fn every_later_release_is_migrated(backend: Backend) {
+    let versions = OfflineDatabase::new(backend.fresh()).versions();
     let later = versions.into_iter().filter(|version| *version > 1);
-    let releases = later.map(|release| follow(OfflineDatabase::new(on.fresh()), release));
+    let releases = later.map(|release| follow(OfflineDatabase::new(backend.fresh()), release));
     // Each starts several processes.
     futures_util::stream::iter(releases).buffer_unordered(4).collect::<()>().await;
 }
@@ -56,12 +56,12 @@ async fn follow(database: OfflineDatabase, release: usize) {
         "inbox": inbox, "rejected": inbox, "auditRecords": 0,
         "auditHead": format!("0:{}", "0".repeat(64)), "auditRemoved": 0, "problems": []});
     assert_eq!(report, counted, "release {release}");
-    let (service, on) = database.start(ADMIN).await;
+    let (service, backend) = database.start(ADMIN).await;
     queries_answer(&service, from, to).await;
     publishers_are_known(&service).await;
     let head = gateways_go_on(&service, release).await;
     operators_act(&service, from, head).await;
-    let report = on.verify(&service).await;
+    let report = backend.verify(&service).await;
     assert_eq!(report.problems, [""; 0], "release {release}");
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::support::{Service, deployed};
 
 mod closing;
@@ -16,8 +16,8 @@ mod resync;
 mod unknown_frames;
 
 /// A service, a gateway and its key, with this many events.
-async fn with_events(on: &On, count: i64) -> (Service, String, String) {
-    let service = on.start().await;
+async fn with_events(backend: &Backend, count: i64) -> (Service, String, String) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, count).await;
     (service, id, key)

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::server::Database;
 use crate::support::command::run;
 use crate::support::{Service, deployed, failed_report};
@@ -28,8 +28,8 @@ async fn publish(service: &Service, event: &Value) -> String {
     stored["id"].as_str().expect("an id").to_owned()
 }
 
-async fn a_wait_is_answered_when_enough_gateways_have_received_the_event(on: On) {
-    let service = on.start().await;
+async fn a_wait_is_answered_when_enough_gateways_have_received_the_event(backend: Backend) {
+    let service = backend.start().await;
     let (one, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;
     let admin = service.admin();
@@ -73,8 +73,8 @@ async fn a_wait_is_answered_when_enough_gateways_have_received_the_event(on: On)
     socket.abort();
 }
 
-async fn a_wait_is_answered_when_gateways_report_that_they_applied_it(on: On) {
-    let service = on.start().await;
+async fn a_wait_is_answered_when_gateways_report_that_they_applied_it(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let mut event = deployed(&[&id], "d-1");
@@ -103,8 +103,8 @@ async fn a_wait_is_answered_when_gateways_report_that_they_applied_it(on: On) {
     socket.abort();
 }
 
-async fn a_wait_ends_when_it_can_not_be_reached_any_more(on: On) {
-    let service = on.start().await;
+async fn a_wait_ends_when_it_can_not_be_reached_any_more(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let (away, _) = service.gateway("away").await;
     let admin = service.admin();
@@ -143,8 +143,8 @@ async fn a_wait_ends_when_it_can_not_be_reached_any_more(on: On) {
     socket.abort();
 }
 
-async fn a_wait_without_meaning_is_refused(on: On) {
-    let service = on.start().await;
+async fn a_wait_without_meaning_is_refused(backend: Backend) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let admin = service.admin();
     let event = publish(&service, &deployed(&[&id], "d-1")).await;
@@ -181,8 +181,8 @@ async fn a_wait_without_meaning_is_refused(on: On) {
     }
 }
 
-async fn the_command_line_waits_and_says_who_is_missing(on: On) {
-    let service = on.start().await;
+async fn the_command_line_waits_and_says_who_is_missing(backend: Backend) {
+    let service = backend.start().await;
     let (_, key) = service.gateway("berlin").await;
     service.gateway("tokyo").await;
     let socket = service.connected(&key).await.serve();

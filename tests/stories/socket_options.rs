@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::server::Database;
 use crate::support::Service;
 
@@ -50,10 +50,10 @@ fn connections(service: &Service) -> Vec<Connection> {
 
 #[tokio::test]
 async fn database_sockets_send_at_once_and_notice_a_dead_server() {
-    let on = On::Shared(Database::alone());
-    let On::Shared(database) = &on else { unreachable!() };
+    let backend = Backend::Postgres(Database::alone());
+    let Backend::Postgres(database) = &backend else { unreachable!() };
     let port = database.own_server().port();
-    let service = on.start().await;
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let _socket = service.connected(&key).await;
     let event = crate::support::deployed(&[&id], "d-1");

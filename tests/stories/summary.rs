@@ -4,15 +4,15 @@
 use gateway_events::clock::Timestamp;
 use serde_json::Value;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::deployed;
 
 on_both! {
     buckets_are_aligned_to_the_clock_and_gateways_are_named
 }
 
-async fn buckets_are_aligned_to_the_clock_and_gateways_are_named(on: On) {
-    let service = on.start().await;
+async fn buckets_are_aligned_to_the_clock_and_gateways_are_named(backend: Backend) {
+    let service = backend.start().await;
     let (admin, mut ids) = (service.admin(), Vec::new());
     for name in ["berlin", "tokyo"] {
         ids.push(service.gateway(name).await.0);

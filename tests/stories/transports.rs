@@ -11,12 +11,11 @@ use std::sync::Arc;
 
 use tokio::task::LocalSet;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 
 mod acknowledgements;
 mod admission;
 mod bad_frames;
-mod bed;
 mod catch_up;
 mod delivery;
 mod endings;
@@ -25,10 +24,11 @@ mod instances;
 mod memory;
 mod peer;
 mod plain;
+mod test_bed;
 
-use bed::{Bed, World};
-pub(crate) use bed::{Kind, transport};
 use peer::{Peer, hello};
+pub(crate) use test_bed::{Kind, transport};
+use test_bed::{TestBed, World};
 
 /// Every transport.
 const ALL: &[Kind] =
@@ -41,22 +41,22 @@ const GREETED: &[Kind] = &[Kind::WebSocket, Kind::Sse, Kind::Grpc, Kind::Memory]
 const SERVED: &[Kind] = &[Kind::Plain, Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc];
 
 /// Runs a case over transports, at the same time on one service, each with a gateway of its own.
-async fn over<F, C>(on: &On, settings: &[(&str, &str)], kinds: &[Kind], case: F)
+async fn over<F, C>(backend: &Backend, settings: &[(&str, &str)], kinds: &[Kind], case: F)
 where
-    F: Fn(Bed) -> C,
+    F: Fn(TestBed) -> C,
     C: Future<Output = ()> + 'static,
 {
     let mut all = vec![("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
     all.extend(settings);
     let is_served = kinds.iter().any(|kind| *kind != Kind::Memory);
-    let served = if is_served { Some(Arc::new(World::served(on, &all).await)) } else { None };
+    let served = if is_served { Some(Arc::new(World::served(backend, &all).await)) } else { None };
     let (local, mut running) = (LocalSet::new(), Vec::new());
     for kind in kinds {
         let world = match &served {
             Some(served) if *kind != Kind::Memory => Arc::clone(served),
-            _ => Arc::new(World::in_memory(on, &all).await),
+            _ => Arc::new(World::in_memory(backend, &all).await),
         };
-        let bed = Bed::new(world, *kind, "one").await;
+        let bed = TestBed::new(world, *kind, "one").await;
         running.push((kind, local.spawn_local(case(bed))));
     }
     for (kind, case) in running {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::conformance::{InboxProgram as _, Row};
 use crate::inbox_program::Program;
 use crate::support::Service;
@@ -23,8 +23,8 @@ fn warned(answer: &Value) -> bool {
     answer["warnings"][0]["code"] == "no_gateways_matched"
 }
 
-async fn the_answer_warns_and_so_does_its_repeat(on: On) {
-    let service = on.start().await;
+async fn the_answer_warns_and_so_does_its_repeat(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let eu = json!({"name": "eu", "labels": {"region": "eu"}});
     admin.post("/gateways", &eu).await.success();

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::deployed;
 
 on_both! {
@@ -11,8 +11,8 @@ on_both! {
     a_job_of_a_newer_version_is_listed_and_can_be_aborted
 }
 
-async fn a_missing_event_is_recorded_as_failed_and_delivery_continues(on: On) {
-    let service = on.start().await;
+async fn a_missing_event_is_recorded_as_failed_and_delivery_continues(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (id, key) = service.gateway("one").await;
     for number in 1..=4 {
@@ -20,9 +20,11 @@ async fn a_missing_event_is_recorded_as_failed_and_delivery_continues(on: On) {
     }
     let loses = "delete from events where event in
         (select event from outbox where sequence in (2, 3));";
-    match &on {
-        On::Embedded => on.change(&service, &format!("pragma foreign_keys = off; {loses}")).await,
-        On::Shared(_) => on.change(&service, loses).await,
+    match &backend {
+        Backend::Sqlite => {
+            backend.change(&service, &format!("pragma foreign_keys = off; {loses}")).await
+        }
+        Backend::Postgres(_) => backend.change(&service, loses).await,
     }
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 4).await;
@@ -35,13 +37,13 @@ async fn a_missing_event_is_recorded_as_failed_and_delivery_continues(on: On) {
     socket.abort();
 }
 
-async fn a_job_of_a_newer_version_is_listed_and_can_be_aborted(on: On) {
+async fn a_job_of_a_newer_version_is_listed_and_can_be_aborted(backend: Backend) {
     const ID: &str = "0198c0de-0000-7000-8000-000000000001";
-    let service = on.start().await;
+    let service = backend.start().await;
     let admin = service.admin();
-    let now = match &on {
-        On::Embedded => "1700000000000000",
-        On::Shared(_) => "now()",
+    let now = match &backend {
+        Backend::Sqlite => "1700000000000000",
+        Backend::Postgres(_) => "now()",
     };
     let newer = format!(
         "insert into bulk_jobs (id, organisation, kind, parameters, principal, principal_name,
@@ -49,7 +51,7 @@ async fn a_job_of_a_newer_version_is_listed_and_can_be_aborted(on: On) {
         values ('{ID}', 1, 'compaction', '{{\"level\":[1]}}', 'p', 'newer', '', '', 'running',
             '{{\"compacted\":3}}', 3, '{{\"compacted\":3}}', {now}, {now})"
     );
-    on.change(&service, &newer).await;
+    backend.change(&service, &newer).await;
     let page = admin.get("/jobs").await.success();
     assert_eq!((&page["count"], &page["list"][0]["kind"]), (&json!(1), &json!("unknown")));
     let one = admin.get(&format!("/jobs/{ID}")).await.success();

@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{deployed, failed_report};
 
 on_both! {
     a_connected_gateway_whose_deployments_fail_is_failing
 }
 
-async fn a_connected_gateway_whose_deployments_fail_is_failing(on: On) {
-    let mut service = on.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
+async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend) {
+    let mut service = backend.start_with(&[("SHUTDOWN__DRAIN", "100ms")]).await;
     let (id, key) = service.gateway("one").await;
     let path = format!("/gateways/{id}");
     let state = |state: &'static str| move |one: &Value| one["verdict"]["state"] == state;

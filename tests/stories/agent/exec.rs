@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Agent, attempts, confirmed, failures, program, publish, until, why, written};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 use crate::support::command::{command, run};
 
@@ -36,8 +36,8 @@ async fn correlated(service: &Service, gateway: &str, ids: &[&str]) {
     service.api().post("/events", &json!(events)).await.expect("accepted");
 }
 
-async fn each_exit_status_has_its_outcome(on: On) {
-    let service = on.start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
+async fn each_exit_status_has_its_outcome(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
     let (id, key) = service.gateway("one").await;
     correlated(&service, &id, &["applied-1", "rejected", "later", "invalid", "killed", "never"])
         .await;

@@ -4,15 +4,15 @@ use serde_json::Value;
 
 use super::product::{Product, status};
 use super::{Agent, confirmed, failures, publish, why};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
     each_status_has_its_outcome
 }
 
-async fn each_status_has_its_outcome(on: On) {
-    let service = on.start().await;
+async fn each_status_has_its_outcome(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let elsewhere = Product::start(|_| status(200, "", "")).await;
     let location = format!("location: {}\r\n", elsewhere.url);

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::product::{Product, status};
 use super::{Agent, confirmed, program, publish, written};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
@@ -13,8 +13,10 @@ on_both! {
 }
 
 /// An agent's position in the log of one gateway, used for another one.
-async fn with_the_position_of_another_gateway(on: &On) -> (Service, String, String, String) {
-    let service = on.start().await;
+async fn with_the_position_of_another_gateway(
+    backend: &Backend,
+) -> (Service, String, String, String) {
+    let service = backend.start().await;
     let record = "echo \"$GATEWAY_EVENTS_TYPE $GATEWAY_EVENTS_SEQUENCE\" >>journal; cat >last";
     let record = program(&service, "record", record);
     let (other, key) = service.gateway("other").await;
@@ -28,8 +30,8 @@ async fn with_the_position_of_another_gateway(on: &On) -> (Service, String, Stri
     (service, id, key, record)
 }
 
-async fn by_default_the_agent_ends_and_nothing_is_confirmed(on: On) {
-    let (service, id, key, record) = with_the_position_of_another_gateway(&on).await;
+async fn by_default_the_agent_ends_and_nothing_is_confirmed(backend: Backend) {
+    let (service, id, key, record) = with_the_position_of_another_gateway(&backend).await;
     for _ in 0..2 {
         let mut agent = Agent::start(&service, &key, &["--exec", &record]);
         assert_eq!(agent.ended().await, Some(4), "{}", agent.log());
@@ -41,8 +43,8 @@ async fn by_default_the_agent_ends_and_nothing_is_confirmed(on: On) {
     assert!(!service.directory().join("journal").exists(), "nothing was handed over");
 }
 
-async fn a_gap_is_accepted_or_handed_to_the_program(on: On) {
-    let (service, id, key, record) = with_the_position_of_another_gateway(&on).await;
+async fn a_gap_is_accepted_or_handed_to_the_program(backend: Backend) {
+    let (service, id, key, record) = with_the_position_of_another_gateway(&backend).await;
     // First it is not handled.
     let refuse = program(&service, "refuse", "echo 'no snapshot' >&2; exit 1");
     let agent = Agent::start(&service, &key, &["--on-gap", "handle", "--exec", &refuse]);
@@ -74,7 +76,7 @@ async fn a_gap_is_accepted_or_handed_to_the_program(on: On) {
 
 #[tokio::test]
 async fn a_gap_can_be_accepted_by_an_operator() {
-    let (service, id, key, record) = with_the_position_of_another_gateway(&On::Embedded).await;
+    let (service, id, key, record) = with_the_position_of_another_gateway(&Backend::Sqlite).await;
     let agent = Agent::start(&service, &key, &["--on-gap", "accept", "--exec", &record]);
     confirmed(&service, &id, 2).await;
     publish(&service, &id, &["d-3"]).await;
@@ -86,7 +88,7 @@ async fn a_gap_can_be_accepted_by_an_operator() {
 
 #[tokio::test]
 async fn a_gap_is_posted() {
-    let (service, id, key, _) = with_the_position_of_another_gateway(&On::Embedded).await;
+    let (service, id, key, _) = with_the_position_of_another_gateway(&Backend::Sqlite).await;
     let product = Product::start(|_| status(200, "", "")).await;
     let arguments = ["--on-gap", "handle", "--forward-to", &product.url];
     let agent = Agent::start(&service, &key, &arguments);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::product::{Product, status};
 use super::{Agent, program, publish, until};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
@@ -48,15 +48,15 @@ fn is_refused(sequence: i64, times: usize) -> bool {
     sequence % 10 == 0 && times == 1
 }
 
-async fn with_a_program(on: On) {
-    let service = started(&on).await;
+async fn with_a_program(backend: Backend) {
+    let service = started(&backend).await;
     let record = program(&service, "record", RECORD);
     let journal = service.directory().join("journal");
     killed_at_random(service, &["--exec", &record], &journal).await;
 }
 
-async fn with_an_address(on: On) {
-    let service = started(&on).await;
+async fn with_an_address(backend: Backend) {
+    let service = started(&backend).await;
     let product = Product::start(|request| {
         let is_refused = is_refused(request.sequence(), request.times);
         status(if is_refused { 503 } else { 200 }, "", "")
@@ -66,9 +66,9 @@ async fn with_an_address(on: On) {
     killed_at_random(service, &["--forward-to", &url], &product).await;
 }
 
-async fn started(on: &On) -> Service {
+async fn started(backend: &Backend) -> Service {
     let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "1000"), ("DELIVERY__MAX_ATTEMPTS", "1000")];
-    on.start_with(&settings).await
+    backend.start_with(&settings).await
 }
 
 async fn killed_at_random(mut service: Service, arguments: &[&str], successes: &impl Successes) {

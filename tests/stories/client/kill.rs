@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::process::Child;
 
 use super::recorder::publish;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{PATIENCE, Service};
 
 on_both! {
@@ -19,20 +19,20 @@ on_both! {
     over_grpc
 }
 
-async fn over_websocket(on: On) {
-    each_event_is_applied_once_although_service_and_client_are_killed(on, "websocket").await;
+async fn over_websocket(backend: Backend) {
+    each_event_is_applied_once_although_service_and_client_are_killed(backend, "websocket").await;
 }
 
-async fn over_server_sent_events(on: On) {
-    each_event_is_applied_once_although_service_and_client_are_killed(on, "sse").await;
+async fn over_server_sent_events(backend: Backend) {
+    each_event_is_applied_once_although_service_and_client_are_killed(backend, "sse").await;
 }
 
-async fn over_long_polling(on: On) {
-    each_event_is_applied_once_although_service_and_client_are_killed(on, "long-poll").await;
+async fn over_long_polling(backend: Backend) {
+    each_event_is_applied_once_although_service_and_client_are_killed(backend, "long-poll").await;
 }
 
-async fn over_grpc(on: On) {
-    each_event_is_applied_once_although_service_and_client_are_killed(on, "grpc").await;
+async fn over_grpc(backend: Backend) {
+    each_event_is_applied_once_although_service_and_client_are_killed(backend, "grpc").await;
 }
 
 const ROUNDS: i64 = 5;
@@ -41,12 +41,12 @@ const PER_ROUND: i64 = 150;
 const WINDOW: i64 = 64;
 
 async fn each_event_is_applied_once_although_service_and_client_are_killed(
-    on: On,
+    backend: Backend,
     transport: &str,
 ) {
     let rounds = std::env::var("CLIENT_KILL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     let rounds = rounds.unwrap_or(ROUNDS);
-    let mut service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
+    let mut service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
     let (id, key) = service.gateway("one").await;
     let journal = service.directory().join("journal.jsonl");
     let mut repeats = 0;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::recorder::{Gateway, Outcomes, publish};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use gateway_events::client::reliable::{NackCode, Options, Outcome};
 
 on_both! {
@@ -13,8 +13,8 @@ on_both! {
     a_handler_may_take_longer_than_the_deadline_of_the_confirmation
 }
 
-async fn events_are_applied_in_order_and_confirmed(on: On) {
-    let service = on.start().await;
+async fn events_are_applied_in_order_and_confirmed(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 150).await;
     let position = service.directory().join("position");
@@ -33,8 +33,8 @@ async fn events_are_applied_in_order_and_confirmed(on: On) {
     service.eventually(&path, |log| log["list"][0]["state"] == "delivered").await;
 }
 
-async fn a_refused_event_is_delivered_again_and_a_rejected_one_is_a_dead_letter(on: On) {
-    let service = on.start().await;
+async fn a_refused_event_is_delivered_again_and_a_rejected_one_is_a_dead_letter(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 5).await;
     let (after, detail) = (Duration::from_millis(50), Some("no such plugin".to_owned()));
@@ -71,8 +71,8 @@ async fn a_refused_event_is_delivered_again_and_a_rejected_one_is_a_dead_letter(
     assert!(text.contains("unsupported") && text.contains("no such plugin"), "{rejected:#}");
 }
 
-async fn an_event_that_is_never_applied_is_given_up_and_blocks_nothing(on: On) {
-    let service = on.start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
+async fn an_event_that_is_never_applied_is_given_up_and_blocks_nothing(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 4).await;
     let refused = (
@@ -95,8 +95,8 @@ async fn an_event_that_is_never_applied_is_given_up_and_blocks_nothing(on: On) {
     assert!(failed.len() == 2 && failed.iter().all(|it| it["state"] == "failed"), "{failed:#?}");
 }
 
-async fn a_handler_may_take_longer_than_the_deadline_of_the_confirmation(on: On) {
-    let service = on.start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "3s")]).await;
+async fn a_handler_may_take_longer_than_the_deadline_of_the_confirmation(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "3s")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 2).await;
     let position = service.directory().join("position");

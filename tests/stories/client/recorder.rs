@@ -19,7 +19,7 @@ use crate::transports::{Kind, transport};
 
 /// What the gateway did.
 #[derive(Debug)]
-pub(crate) enum Did {
+pub(crate) enum Observation {
     /// Applied the event with this sequence, on its nth attempt.
     Applied(i64, u32),
     Snapshot(DeliveryGap),
@@ -31,7 +31,7 @@ pub(crate) enum Did {
 pub(crate) type Outcomes = HashMap<i64, (Duration, Outcome)>;
 
 struct Recorder {
-    did: mpsc::UnboundedSender<Did>,
+    observations: mpsc::UnboundedSender<Observation>,
     outcomes: Mutex<Outcomes>,
 }
 
@@ -45,23 +45,23 @@ impl Handler for Recorder {
                 return outcome;
             }
         }
-        let _ = self.did.send(Did::Applied(event.sequence.0, event.attempt));
+        let _ = self.observations.send(Observation::Applied(event.sequence.0, event.attempt));
         Outcome::Applied
     }
 
     async fn read_snapshot(&self, gap: &DeliveryGap) -> Result<(), SnapshotError> {
-        let _ = self.did.send(Did::Snapshot(gap.clone()));
+        let _ = self.observations.send(Observation::Snapshot(gap.clone()));
         Ok(())
     }
 
     async fn notice(&self, notice: Notice) {
-        let _ = self.did.send(Did::Notice(notice));
+        let _ = self.observations.send(Observation::Notice(notice));
     }
 }
 
 /// A running client.
 pub(crate) struct Gateway {
-    did: mpsc::UnboundedReceiver<Did>,
+    observations: mpsc::UnboundedReceiver<Observation>,
     stop: CancellationToken,
     client: tokio::task::JoinHandle<Result<(), ClientError>>,
 }
@@ -90,27 +90,27 @@ impl Gateway {
         outcomes: Outcomes,
         options: Options,
     ) -> Self {
-        let (sender, did) = mpsc::unbounded_channel();
-        let recorder = Recorder { did: sender, outcomes: Mutex::new(outcomes) };
+        let (sender, observations) = mpsc::unbounded_channel();
+        let recorder = Recorder { observations: sender, outcomes: Mutex::new(outcomes) };
         let options = Options { instance: Some("a".to_owned()), ..options };
         let transport = transport(service, kind, key);
         let client = Client::new(transport, FilePosition::new(position), recorder, options);
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let client = tokio::spawn(async move { client.run(stopped).await });
-        Self { did, stop, client }
+        Self { observations, stop, client }
     }
 
     /// The next thing that it does.
-    pub(crate) async fn next(&mut self) -> Did {
-        let next = tokio::time::timeout(PATIENCE, self.did.recv()).await;
+    pub(crate) async fn next(&mut self) -> Observation {
+        let next = tokio::time::timeout(PATIENCE, self.observations.recv()).await;
         next.expect("in time").expect("the client runs")
     }
 
     /// The sequence and the attempt of the next event that it applies.
     pub(crate) async fn applied(&mut self) -> (i64, u32) {
         loop {
-            if let Did::Applied(sequence, attempt) = self.next().await {
+            if let Observation::Applied(sequence, attempt) = self.next().await {
                 return (sequence, attempt);
             }
         }

@@ -3,8 +3,8 @@
 
 use gateway_events::client::reliable::{ClientError, GapReason, Notice, PositionError};
 
-use super::recorder::{Did, Gateway, publish};
-use crate::both_databases::{On, on_both};
+use super::recorder::{Gateway, Observation, publish};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
@@ -13,8 +13,8 @@ on_both! {
     a_position_in_another_log_leads_to_a_snapshot
 }
 
-async fn a_client_resumes_after_its_stored_position(on: On) {
-    let service = on.start().await;
+async fn a_client_resumes_after_its_stored_position(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let position = service.directory().join("position");
     let path = format!("/gateways/{id}");
@@ -29,8 +29,8 @@ async fn a_client_resumes_after_its_stored_position(on: On) {
     }
 }
 
-async fn a_client_reconnects_when_the_service_is_replaced(on: On) {
-    let mut service = on.start().await;
+async fn a_client_reconnects_when_the_service_is_replaced(backend: Backend) {
+    let mut service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let position = service.directory().join("position");
     let mut gateway = Gateway::start(&service, &key, position);
@@ -49,8 +49,8 @@ async fn a_client_reconnects_when_the_service_is_replaced(on: On) {
     gateway.stop().await;
 }
 
-async fn a_position_in_another_log_leads_to_a_snapshot(on: On) {
-    let service = on.start().await;
+async fn a_position_in_another_log_leads_to_a_snapshot(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 7).await;
     let position = service.directory().join("position");
@@ -60,9 +60,9 @@ async fn a_position_in_another_log_leads_to_a_snapshot(on: On) {
     let mut gateway = Gateway::start(&service, &key, position);
     let gap = loop {
         match gateway.next().await {
-            Did::Snapshot(gap) => break gap,
-            Did::Applied(sequence, _) => panic!("{sequence} came before the snapshot"),
-            Did::Notice(_) => {}
+            Observation::Snapshot(gap) => break gap,
+            Observation::Applied(sequence, _) => panic!("{sequence} came before the snapshot"),
+            Observation::Notice(_) => {}
         }
     };
     assert_eq!((gap.reason, gap.resume_at.0), (GapReason::Epoch, 7));
@@ -96,7 +96,7 @@ async fn a_client_whose_key_is_revoked_or_unknown_stops() {
     let (id, key) = service.gateway("one").await;
     let position = service.directory().join("position");
     let mut gateway = Gateway::start(&service, &key, position.clone());
-    while !matches!(gateway.next().await, Did::Notice(Notice::Resumed(_))) {}
+    while !matches!(gateway.next().await, Observation::Notice(Notice::Resumed(_))) {}
     let tokens = service.api().get(&format!("/gateways/{id}/tokens")).await.expect("tokens");
     let token = tokens["list"][0]["id"].as_str().expect("an id");
     service.api().delete(&format!("/gateways/{id}/tokens/{token}")).await.expect("revoked");

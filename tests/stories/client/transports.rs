@@ -7,8 +7,8 @@ use gateway_events::client::reliable::{
     ClientError, Confirm, GapReason, NackCode, Options, Outcome,
 };
 
-use super::recorder::{Did, Gateway, Outcomes, publish};
-use crate::both_databases::{On, on_both};
+use super::recorder::{Gateway, Observation, Outcomes, publish};
+use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 use crate::transports::Kind;
 
@@ -18,10 +18,10 @@ on_both! {
 
 const KINDS: [Kind; 4] = [Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc];
 
-async fn a_client_outlives_its_service_and_refuses_events_over_every_transport(on: On) {
+async fn a_client_outlives_its_service_and_refuses_events_over_every_transport(backend: Backend) {
     for kind in KINDS {
-        let on = on.fresh();
-        let mut service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
+        let backend = backend.fresh();
+        let mut service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
         let (id, key) = service.gateway("one").await;
         publish(&service, &id, 5).await;
         let (after, detail) = (Duration::from_millis(20), Some("why".to_owned()));
@@ -57,11 +57,11 @@ async fn a_client_outlives_its_service_and_refuses_events_over_every_transport(o
             Gateway::start_over(kind, &service, &key, position, Outcomes::new(), options);
         let gap = loop {
             match gateway.next().await {
-                Did::Snapshot(gap) => break gap,
-                Did::Applied(sequence, _) => {
+                Observation::Snapshot(gap) => break gap,
+                Observation::Applied(sequence, _) => {
                     panic!("{kind:?}: {sequence} came before the snapshot")
                 }
-                Did::Notice(_) => {}
+                Observation::Notice(_) => {}
             }
         };
         assert_eq!((gap.reason, gap.resume_at.0), (GapReason::Epoch, 10), "{kind:?}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{STRUCTURED, connected, event, post, received};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::peer::Peer as Socket;
 use crate::streams::long_poll::Peer as Poller;
 use crate::streams::sse_peer::Peer as Stream;
@@ -47,8 +47,8 @@ fn without_position(mut event: Value, sequence: i64) -> Value {
     event
 }
 
-async fn events_of_all_kinds_are_cloud_events_to_a_gateway_that_asks_for_them(on: On) {
-    let service = on.start().await;
+async fn events_of_all_kinds_are_cloud_events_to_a_gateway_that_asks_for_them(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id).await;
     let mut peer = connected(&service, &key).await;
@@ -74,8 +74,8 @@ async fn events_of_all_kinds_are_cloud_events_to_a_gateway_that_asks_for_them(on
     assert!(error["message"].as_str().is_some_and(|it| it.contains("envelope")), "{error}");
 }
 
-async fn an_event_stream_carries_cloud_events(on: On) {
-    let service = on.start().await;
+async fn an_event_stream_carries_cloud_events(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id).await;
     let query = "?confirm=applied&envelope=cloudevents";
@@ -105,8 +105,8 @@ async fn an_event_stream_carries_cloud_events(on: On) {
     refused.await.invalid("envelope", &["cloudevents"]);
 }
 
-async fn long_polls_carry_cloud_events(on: On) {
-    let service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+async fn long_polls_carry_cloud_events(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id).await;
     let peer = Poller::new(&service, &key);

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::log::lines;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::http::reply;
 use crate::support::{PATIENCE, Service, Socket};
 
@@ -91,10 +91,10 @@ async fn a_gateway_that_leaks_connections_keeps_no_other_one_out() {
 
 /// Replicas whose hosts vanished leave connections that look open for a while: as many
 /// as there are replicas must not keep those out that take their place.
-async fn declared_replicas_raise_the_limit(on: On) {
+async fn declared_replicas_raise_the_limit(backend: Backend) {
     let settings =
         [("DELIVERY__MAX_CONNECTIONS_PER_GATEWAY", "2"), ("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
-    let service = on.start_with(&settings).await;
+    let service = backend.start_with(&settings).await;
     let (id, key) = service.gateway("cluster").await;
     let path = format!("/gateways/{id}");
     service.admin().patch(&path, &json!({"replicas": 20})).await.success();

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed};
 
 /// Texts that are refused as any kind of name: they can't be told from another one when
@@ -71,14 +71,15 @@ async fn names_that_look_like_others_are_refused() {
 }
 
 /// Names that an earlier version accepted stay, and what they name works.
-async fn names_of_an_earlier_version_keep_working(on: On) {
-    let service = on.start().await;
+async fn names_of_an_earlier_version_keep_working(backend: Backend) {
+    let service = backend.start().await;
     let admin = service.admin();
     let (other, _) = service.gateway("other").await;
     for (nth, name) in [&other, " padded ", "be\u{202e}rlin"].into_iter().enumerate() {
         let (id, key) = service.gateway(&format!("named-{nth}")).await;
         let path = format!("/gateways/{id}");
-        on.change(&service, &format!("update gateways set name = '{name}' where id = '{id}'"))
+        backend
+            .change(&service, &format!("update gateways set name = '{name}' where id = '{id}'"))
             .await;
         assert_eq!(admin.get(&path).await.success()["name"], name);
         let changed = admin.patch(&path, &json!({"labels": {"site": "a"}, "replicas": 2})).await;

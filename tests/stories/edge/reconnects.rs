@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::support::{Service, Socket};
 
 /// Opens this many connections at once, each at the first attempt.
@@ -81,8 +81,8 @@ async fn connections_before_a_restart_count() {
 
 #[tokio::test]
 async fn connections_on_another_node_count() {
-    let on = On::shared();
-    let first = on.start().await;
+    let backend = Backend::postgres();
+    let first = backend.start().await;
     let second = first.another().await;
     earlier_connections_count(first, Some(second)).await;
 }

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::log::{lines, public_id};
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::raw_gateway::RawGateway;
 use crate::support::http::reply;
 use crate::support::{Service, deployed, failed_report};
@@ -30,8 +30,8 @@ async fn last_refusal(service: &Service, id: &str) -> Value {
     refusal
 }
 
-async fn every_refused_upgrade_is_logged_counted_and_recorded(on: On) {
-    let mut service = on.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
+async fn every_refused_upgrade_is_logged_counted_and_recorded(backend: Backend) {
+    let mut service = backend.start_with(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
     let named = |line: &Value, id: &str, name: &str| {
         assert_eq!((&line["gateway"], &line["gateway_name"]), (&json!(id), &json!(name)));
     };
@@ -74,7 +74,7 @@ async fn every_refused_upgrade_is_logged_counted_and_recorded(on: On) {
     assert!(!service.log().contains(&old) && !service.log().contains(&key), "a key is logged");
 
     // Other nodes show it, and it survives the process.
-    if matches!(on, On::Shared(_)) {
+    if matches!(backend, Backend::Postgres(_)) {
         assert_eq!(last_refusal(&service.another().await, &revoked).await, noted);
     }
     service.kill().await;
@@ -84,12 +84,12 @@ async fn every_refused_upgrade_is_logged_counted_and_recorded(on: On) {
 
 #[tokio::test]
 async fn every_refused_upgrade_is_logged_counted_and_recorded_embedded() {
-    every_refused_upgrade_is_logged_counted_and_recorded(On::Embedded).await;
+    every_refused_upgrade_is_logged_counted_and_recorded(Backend::Sqlite).await;
 }
 
 #[tokio::test]
 async fn every_refused_upgrade_is_logged_counted_and_recorded_shared() {
-    every_refused_upgrade_is_logged_counted_and_recorded(On::shared()).await;
+    every_refused_upgrade_is_logged_counted_and_recorded(Backend::postgres()).await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use super::Side;
 use super::instances::outcome;
 use super::reports::Reports;
 use super::snapshot::{gateway as alike, shown};
-use super::steps::{GATEWAYS, Item, Limits, Said, Step, To, What};
+use super::steps::{GATEWAYS, Item, Limits, RecordKind, RecordStep, Step, To};
 use crate::conformance::{Row, actor, keep_all};
 
 /// The calls that both stores received.
@@ -128,9 +128,9 @@ impl World {
             Step::OpenInstance { .. } | Step::ConfirmBy { .. } | Step::Forget { .. } => {
                 self.instances(sides, step).await
             }
-            Step::Record(said) => {
+            Step::Record(steps) => {
                 let records: Vec<Record> =
-                    said.iter().filter_map(|said| self.record(said)).collect();
+                    steps.iter().filter_map(|step| self.record(step)).collect();
                 let answers = both!(self, sides, side => side.store.record(records.clone()).await);
                 if answers[0] == "()" {
                     self.reports.add(&records);
@@ -365,19 +365,19 @@ impl World {
     }
 
     /// `None` if nothing was opened, or the log is empty.
-    fn record(&mut self, said: &Said) -> Option<Record> {
+    fn record(&mut self, step: &RecordStep) -> Option<Record> {
         // The newest first, because these are alive.
-        let on = self.connections.len().checked_sub(1 + said.on)?;
-        let (connection, nth, instance) = self.connections[on].clone();
+        let at = self.connections.len().checked_sub(1 + step.connection)?;
+        let (connection, nth, instance) = self.connections[at].clone();
         let (gateway, head) = (self.gateways[nth].1, self.heads[nth]);
         if head == 0 {
             return None;
         }
-        let first = 1 + said.first % head;
-        let last = (first + said.length).min(head);
+        let first = 1 + step.first % head;
+        let last = (first + step.length).min(head);
         let range = Range { first: Sequence(first), last: Sequence(last) };
         let (started_at, at) = (self.tick(), self.tick());
-        if let Some(outcome) = outcome(said, self.levels.get(&connection), range, started_at) {
+        if let Some(outcome) = outcome(step, self.levels.get(&connection), range, started_at) {
             let outcome = outcome?;
             return Some(Record::Instance { gateway, connection, instance, outcome, at });
         }
@@ -392,8 +392,8 @@ impl World {
             confirms,
             at,
         };
-        Some(match &said.what {
-            What::Confirmed => {
+        Some(match &step.kind {
+            RecordKind::Confirmed => {
                 // Cumulative: everything up to its end.
                 let range = Range { first: Sequence(1), ..range };
                 Record::Confirmed {
@@ -406,10 +406,10 @@ impl World {
                 }
             }
             // By the clock of the store, so that connections are alive at the same time.
-            What::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
-            What::Applied => reported(Ok(())),
-            What::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),
-            What::Unmatched { applied } => Record::Unmatched {
+            RecordKind::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
+            RecordKind::Applied => reported(Ok(())),
+            RecordKind::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),
+            RecordKind::Unmatched { applied } => Record::Unmatched {
                 gateway,
                 connection,
                 instance,
@@ -418,13 +418,15 @@ impl World {
                 sent_here: range.last,
                 at,
             },
-            What::ConfirmedElsewhere => Record::ConfirmedElsewhere { gateway, to: range.last, at },
-            What::Acknowledged { .. }
-            | What::Retried
-            | What::Rejected { .. }
-            | What::Filtered { .. }
-            | What::Covered => return None,
-            What::Skipped { advance } => Record::Skipped {
+            RecordKind::ConfirmedElsewhere => {
+                Record::ConfirmedElsewhere { gateway, to: range.last, at }
+            }
+            RecordKind::Acknowledged { .. }
+            | RecordKind::Retried
+            | RecordKind::Rejected { .. }
+            | RecordKind::Filtered { .. }
+            | RecordKind::Covered => return None,
+            RecordKind::Skipped { advance } => Record::Skipped {
                 gateway,
                 connection,
                 instance,
@@ -433,7 +435,7 @@ impl World {
                 advance_to: advance.then_some(range.last),
                 at,
             },
-            What::Closed { reason, sent, give_up } => Record::Closed {
+            RecordKind::Closed { reason, sent, give_up } => Record::Closed {
                 gateway,
                 connection,
                 reason: *reason,

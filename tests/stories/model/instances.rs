@@ -10,7 +10,7 @@ use gateway_events::store::{
 use super::Side;
 use super::calls::{Answers, World, both, event_id};
 use super::snapshot::{gateway as alike, shown};
-use super::steps::{From, Said, Step, What};
+use super::steps::{From, RecordKind, RecordStep, Step};
 use crate::conformance::actor;
 
 impl World {
@@ -91,7 +91,7 @@ impl World {
 /// other connection.
 #[expect(clippy::option_option, reason = "the documented cases are three")]
 pub(super) fn outcome(
-    said: &Said,
+    step: &RecordStep,
     confirm: Option<&Level>,
     range: Range,
     started_at: Timestamp,
@@ -99,25 +99,27 @@ pub(super) fn outcome(
     let (sequence, last) = (range.first, range.last);
     let advance_to = |advance: bool| advance.then_some(sequence);
     let detail = "as the story wants it".to_owned();
-    let outcome = match said.what {
-        What::Acknowledged { applied } => {
+    let outcome = match step.kind {
+        RecordKind::Acknowledged { applied } => {
             let level = if applied { Level::Applied } else { Level::Received };
             // Cumulative: everything up to its end.
             let range = Range { first: Sequence(1), last };
             let confirms = confirm == Some(&level);
             InstanceOutcome::Acknowledged { level, confirms, range, started_at }
         }
-        What::Retried => {
+        RecordKind::Retried => {
             InstanceOutcome::Retried { sequence, code: Reason::Overloaded, detail, started_at }
         }
-        What::Rejected { advance } => {
+        RecordKind::Rejected { advance } => {
             let (code, advance_to) = (Reason::Unsupported, advance_to(advance));
             InstanceOutcome::Rejected { sequence, code, detail, started_at, advance_to }
         }
-        What::Filtered { advance } => {
+        RecordKind::Filtered { advance } => {
             InstanceOutcome::Filtered { range, advance_to: advance.then_some(last) }
         }
-        What::Covered => InstanceOutcome::Covered { reason: GapReason::Resync, resume_at: last },
+        RecordKind::Covered => {
+            InstanceOutcome::Covered { reason: GapReason::Resync, resume_at: last }
+        }
         _ => return None,
     };
     Some(confirm.map(|_| outcome))

@@ -37,7 +37,7 @@ pub(crate) enum Step {
         gateway: usize,
         replica: u8,
     },
-    Record(Vec<Said>),
+    Record(Vec<RecordStep>),
     Sweep,
     Expire,
     Trim(Limits),
@@ -139,17 +139,17 @@ pub(crate) enum Limits {
     Instances,
 }
 
-/// A record about the `on`th connection. Sequences are taken modulo the log's length.
+/// A record about a connection, counted from the newest one. Sequences are taken modulo the log's length.
 #[derive(Clone, Debug)]
-pub(crate) struct Said {
-    pub(crate) on: usize,
+pub(crate) struct RecordStep {
+    pub(crate) connection: usize,
     pub(crate) first: i64,
     pub(crate) length: i64,
-    pub(crate) what: What,
+    pub(crate) kind: RecordKind,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub(crate) enum RecordKind {
     Confirmed,
     Heartbeat,
     Applied,
@@ -216,34 +216,31 @@ fn item() -> impl Strategy<Value = Item> {
         .prop_map(|(id, content, target, kind, fit)| Item { id, content, target, kind, fit })
 }
 
-fn said() -> impl Strategy<Value = Said> {
+fn record_step() -> impl Strategy<Value = RecordStep> {
     let reason = prop::sample::select(vec![
         Reason::ConnectionLost,
         Reason::Shutdown,
         Reason::NodeLost,
         Reason::ConfirmationTimeout,
     ]);
-    let what = prop_oneof![
-        6 => Just(What::Confirmed),
-        1 => Just(What::Heartbeat),
-        1 => Just(What::Applied),
-        2 => Just(What::Failed),
-        2 => any::<bool>().prop_map(|applied| What::Unmatched { applied }),
-        1 => Just(What::ConfirmedElsewhere),
-        2 => any::<bool>().prop_map(|advance| What::Skipped { advance }),
-        6 => any::<bool>().prop_map(|applied| What::Acknowledged { applied }),
-        1 => Just(What::Retried),
-        2 => any::<bool>().prop_map(|advance| What::Rejected { advance }),
-        1 => any::<bool>().prop_map(|advance| What::Filtered { advance }),
-        1 => Just(What::Covered),
+    let kind = prop_oneof![
+        6 => Just(RecordKind::Confirmed),
+        1 => Just(RecordKind::Heartbeat),
+        1 => Just(RecordKind::Applied),
+        2 => Just(RecordKind::Failed),
+        2 => any::<bool>().prop_map(|applied| RecordKind::Unmatched { applied }),
+        1 => Just(RecordKind::ConfirmedElsewhere),
+        2 => any::<bool>().prop_map(|advance| RecordKind::Skipped { advance }),
+        6 => any::<bool>().prop_map(|applied| RecordKind::Acknowledged { applied }),
+        1 => Just(RecordKind::Retried),
+        2 => any::<bool>().prop_map(|advance| RecordKind::Rejected { advance }),
+        1 => any::<bool>().prop_map(|advance| RecordKind::Filtered { advance }),
+        1 => Just(RecordKind::Covered),
         3 => (reason, any::<bool>(), any::<bool>())
-            .prop_map(|(reason, sent, give_up)| What::Closed { reason, sent, give_up }),
+            .prop_map(|(reason, sent, give_up)| RecordKind::Closed { reason, sent, give_up }),
     ];
-    (0_usize..6, 0_i64..12, 0_i64..6, what).prop_map(|(on, first, length, what)| Said {
-        on,
-        first,
-        length,
-        what,
+    (0_usize..6, 0_i64..12, 0_i64..6, kind).prop_map(|(connection, first, length, kind)| {
+        RecordStep { connection, first, length, kind }
     })
 }
 
@@ -287,7 +284,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(gateway, all)| Step::ConfirmBy { gateway, all }),
         1 => (0..GATEWAYS, 1_u8..4)
             .prop_map(|(gateway, replica)| Step::Forget { gateway, replica }),
-        8 => prop::collection::vec(said(), 1..4).prop_map(Step::Record),
+        8 => prop::collection::vec(record_step(), 1..4).prop_map(Step::Record),
         2 => Just(Step::Sweep),
         2 => Just(Step::Expire),
         3 => limits().prop_map(Step::Trim),

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::offline_database::OfflineDatabase;
 use crate::support::http::{Caller, Reply, reply};
 use crate::support::{Service, deployed};
@@ -30,8 +30,8 @@ async fn shown(service: &Service, id: &Value) -> Value {
     service.admin().get(&format!("/events/{id}")).await.success()["traceparent"].clone()
 }
 
-async fn a_header_at_publish_reaches_the_gateway_and_is_shown(on: On) {
-    let service = on.start().await;
+async fn a_header_at_publish_reaches_the_gateway_and_is_shown(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let admin = service.admin();
     // One is read from the log, the other is sent from memory.
@@ -52,8 +52,8 @@ async fn a_header_at_publish_reaches_the_gateway_and_is_shown(on: On) {
     assert_eq!(listed, [json!(HEADER), json!(OTHER), Value::Null]);
 }
 
-async fn a_member_of_the_body_overrides_the_header(on: On) {
-    let service = on.start().await;
+async fn a_member_of_the_body_overrides_the_header(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let event = |deployment: &str, traceparent: Value| {
@@ -75,8 +75,8 @@ async fn a_member_of_the_body_overrides_the_header(on: On) {
     assert_eq!(shown(&service, &json!("e-1")).await, OTHER);
 }
 
-async fn an_invalid_header_is_ignored_and_an_invalid_member_refused(on: On) {
-    let service = on.start().await;
+async fn an_invalid_header_is_ignored_and_an_invalid_member_refused(backend: Backend) {
+    let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let admin = service.admin();
     let upper = HEADER.to_uppercase();
@@ -96,8 +96,8 @@ async fn an_invalid_header_is_ignored_and_an_invalid_member_refused(on: On) {
     assert_eq!(shown(&service, &answer["id"]).await, HEADER);
 }
 
-async fn a_row_of_the_inbox_has_its_own(on: On) {
-    let service = on.start().await;
+async fn a_row_of_the_inbox_has_its_own(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;
     let payload = r#"{"configType": "cache", "action": "update"}"#;
@@ -107,10 +107,10 @@ async fn a_row_of_the_inbox_has_its_own(on: On) {
              values ('gateway.config.updated', '{payload}', '{id}', '{traceparent}', '{traceparent}')"
         )
     };
-    on.change(&service, &insert(HEADER)).await;
+    backend.change(&service, &insert(HEADER)).await;
     assert_eq!(socket.expect(1..=1).await[0]["traceparent"], HEADER);
     assert_eq!(shown(&service, &json!(HEADER)).await, HEADER);
-    on.change(&service, &insert("nonsense")).await;
+    backend.change(&service, &insert("nonsense")).await;
     let page = service.eventually("/inbox/rejected", |page| page["count"] == 1).await;
     let row = &page["list"][0];
     assert_eq!((&row["reason"], &row["traceparent"]), (&json!("invalid"), &json!("nonsense")));
@@ -119,18 +119,18 @@ async fn a_row_of_the_inbox_has_its_own(on: On) {
     service.admin().post("/inbox/rejected/retry", &json!({"all": true})).await.success();
     let page = service.eventually("/inbox/rejected", |page| page["list"][0]["id"] == 2).await;
     assert_eq!(page["list"][0]["traceparent"], "nonsense");
-    if matches!(on, On::Shared(_)) {
+    if matches!(backend, Backend::Postgres(_)) {
         let call = format!(
             "select publish_event('gateway.config.updated', '{payload}', '{id}', traceparent => '{OTHER}')"
         );
-        on.change(&service, &call).await;
+        backend.change(&service, &call).await;
         assert_eq!(socket.expect(2..=2).await[0]["traceparent"], OTHER);
     }
 }
 
 #[tokio::test]
 async fn the_postgres_function_keeps_its_grants() {
-    let database = OfflineDatabase::new(On::shared());
+    let database = OfflineDatabase::new(Backend::postgres());
     database.theirs("run --target-version 14").await.well();
     let restricted = "
         create role gateway_events_caller;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::peer::{Got, Peer};
+use super::peer::{Incoming, Peer};
 use super::publish;
 use crate::support::Service;
 
@@ -32,5 +32,8 @@ async fn a_paused_gateway_gets_nothing_and_continues_afterwards() {
     // The gateway closes it.
     peer.applied(1).await;
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 1).await;
-    assert!(!matches!(futures_util::FutureExt::now_or_never(peer.next()), Some(Got::Closed(_))));
+    assert!(!matches!(
+        futures_util::FutureExt::now_or_never(peer.next()),
+        Some(Incoming::Closed(_))
+    ));
 }

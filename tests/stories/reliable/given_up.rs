@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::peer::Peer;
 use super::{publish, with_events};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed};
 
 on_both! {
@@ -53,18 +53,20 @@ async fn epoch(service: &Service, key: &str) -> Value {
 }
 
 /// A gateway with this many events.
-async fn with_epoch(on: &On, events: i64) -> (Service, String, String, Value) {
-    let service = on.start().await;
+async fn with_epoch(backend: &Backend, events: i64) -> (Service, String, String, Value) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let epoch = epoch(&service, &key).await;
     publish(&service, &id, 1, events).await;
     (service, id, key, epoch)
 }
 
-async fn an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resumes_from(on: On) {
+async fn an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resumes_from(
+    backend: Backend,
+) {
     const ATTEMPTS: i64 = 3;
     let settings = [("DELIVERY__MAX_ATTEMPTS", "3"), ("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
-    let service = on.start_with(&settings).await;
+    let service = backend.start_with(&settings).await;
     let (id, key) = service.gateway("one").await;
     let epoch = epoch(&service, &key).await;
     publish(&service, &id, 1, 3).await;
@@ -88,8 +90,8 @@ async fn an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resu
     assert_eq!(given_up["attemptCount"], failed(&service, &id, 1).await["attemptCount"]);
 }
 
-async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(on: On) {
-    let (service, id, key, epoch) = with_epoch(&on, 2).await;
+async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(backend: Backend) {
+    let (service, id, key, epoch) = with_epoch(&backend, 2).await;
     let mut peer = resume(&service, &key, &epoch, 0).await;
     peer.event(1).await;
     let no = json!({
@@ -103,10 +105,12 @@ async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(
     peer.event(2).await;
 }
 
-async fn an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress(on: On) {
+async fn an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress(
+    backend: Backend,
+) {
     const ENDS: usize = 5;
     let settings = [("DELIVERY__MAX_ATTEMPTS", "2"), ("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
-    let service = on.start_with(&settings).await;
+    let service = backend.start_with(&settings).await;
     let (id, key) = service.gateway("one").await;
     let stored = service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
     let event = format!("/events/{}", stored["id"].as_str().expect("an id"));
@@ -131,8 +135,8 @@ async fn an_end_does_not_count_against_an_event_on_which_the_gateway_has_reporte
     }
 }
 
-async fn a_retry_of_a_skipped_event_sends_again_what_follows_it(on: On) {
-    let (service, id, key) = with_events(&on, 2).await;
+async fn a_retry_of_a_skipped_event_sends_again_what_follows_it(backend: Backend) {
+    let (service, id, key) = with_events(&backend, 2).await;
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
     for sequence in 1..=2 {
         peer.event(sequence).await;
@@ -156,8 +160,8 @@ fn retry_in_an_hour(sequence: i64) -> Value {
     })
 }
 
-async fn a_skip_ends_the_wait_for_a_retry(on: On) {
-    let (service, id, key) = with_events(&on, 3).await;
+async fn a_skip_ends_the_wait_for_a_retry(backend: Backend) {
+    let (service, id, key) = with_events(&backend, 3).await;
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
     for sequence in 1..=3 {
         peer.event(sequence).await;
@@ -174,8 +178,8 @@ async fn a_skip_ends_the_wait_for_a_retry(on: On) {
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
 }
 
-async fn an_event_that_expires_before_its_retry_holds_back_nothing(on: On) {
-    let service = on.start().await;
+async fn an_event_that_expires_before_its_retry_holds_back_nothing(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
     let mut event = deployed(&[&id], "d-1");
@@ -190,8 +194,8 @@ async fn an_event_that_expires_before_its_retry_holds_back_nothing(on: On) {
     has_attempt(&failed(&service, &id, 1).await, "expired");
 }
 
-async fn a_position_does_not_confirm_what_was_skipped_before_it_was_sent(on: On) {
-    let (service, id, key, epoch) = with_epoch(&on, 3).await;
+async fn a_position_does_not_confirm_what_was_skipped_before_it_was_sent(backend: Backend) {
+    let (service, id, key, epoch) = with_epoch(&backend, 3).await;
     let skip = json!({"sequence": 2, "reason": "harmful"});
     service.admin().post(&format!("/gateways/{id}/skip"), &skip).await.success();
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;

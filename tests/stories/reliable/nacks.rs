@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::peer::Peer;
 use super::publish;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     reconnects_do_not_reset_the_count_of_negative_acknowledgements
@@ -16,8 +16,8 @@ fn nack(sequence: i64, members: &Value) -> Value {
     nack
 }
 
-async fn reconnects_do_not_reset_the_count_of_negative_acknowledgements(on: On) {
-    let service = on.start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
+async fn reconnects_do_not_reset_the_count_of_negative_acknowledgements(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__MAX_ATTEMPTS", "3")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, 2).await;
     let again = json!({"code": "apply_failed", "retryable": true, "retryAfterMs": 60_000});

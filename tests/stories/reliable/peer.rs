@@ -15,7 +15,7 @@ pub(crate) const PROTOCOL: &str = "gateway-events.v1";
 
 /// What the service sent.
 #[derive(Debug)]
-pub(crate) enum Got {
+pub(crate) enum Incoming {
     Frame(Value),
     /// The connection was closed with this code; zero if it ended without one.
     Closed(u16),
@@ -87,22 +87,22 @@ impl Peer {
     }
 
     /// The next frame or the end.
-    pub(crate) async fn next(&mut self) -> Got {
+    pub(crate) async fn next(&mut self) -> Incoming {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
             match next.expect("a frame in time") {
                 Some(Ok(Message::Text(text))) => {
                     let frame = serde_json::from_str(text.as_str()).expect("JSON");
                     check("reliable", &frame);
-                    return Got::Frame(frame);
+                    return Incoming::Frame(frame);
                 }
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),
                 Some(Ok(Message::Close(frame))) => {
                     // Answers it.
                     drop(self.stream.flush().await);
-                    return Got::Closed(frame.map_or(0, |frame| frame.code.into()));
+                    return Incoming::Closed(frame.map_or(0, |frame| frame.code.into()));
                 }
-                Some(Err(_)) | None => return Got::Closed(0),
+                Some(Err(_)) | None => return Incoming::Closed(0),
                 Some(Ok(_)) => {}
             }
         }
@@ -111,8 +111,8 @@ impl Peer {
     /// The next frame.
     pub(crate) async fn frame(&mut self) -> Value {
         match self.next().await {
-            Got::Frame(frame) => frame,
-            closed @ Got::Closed(_) => panic!("{closed:?}"),
+            Incoming::Frame(frame) => frame,
+            closed @ Incoming::Closed(_) => panic!("{closed:?}"),
         }
     }
 
@@ -143,9 +143,9 @@ impl Peer {
         let mut error = Value::Null;
         loop {
             match self.next().await {
-                Got::Frame(frame) if frame["type"] == "connection.error" => error = frame,
-                Got::Frame(_) => {}
-                Got::Closed(code) => return (code, error),
+                Incoming::Frame(frame) if frame["type"] == "connection.error" => error = frame,
+                Incoming::Frame(_) => {}
+                Incoming::Closed(code) => return (code, error),
             }
         }
     }

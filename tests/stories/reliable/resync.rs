@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::peer::Peer;
 use super::{publish, with_events};
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::server::Database;
 use crate::support::Service;
 
@@ -54,8 +54,8 @@ async fn asked_to_reconnect(peer: &mut Peer) {
     assert_eq!(peer.closed().await.0, 4001);
 }
 
-async fn a_connected_instance_reconnects_and_reads_a_snapshot_once(on: On) {
-    let (service, id, key) = with_events(&on, 3).await;
+async fn a_connected_instance_reconnects_and_reads_a_snapshot_once(backend: Backend) {
+    let (service, id, key) = with_events(&backend, 3).await;
     let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
     for sequence in 1..=3 {
         peer.event(sequence).await;
@@ -102,11 +102,11 @@ async fn a_connected_instance_reconnects_and_reads_a_snapshot_once(on: On) {
     let audit = service.admin().get("/audit?action=gateway.resync_requested").await.success();
     assert_eq!(audit["count"], 1, "{audit:#}");
     assert_eq!(audit["list"][0]["after"]["instances"], json!(["a"]));
-    assert_eq!(on.verify(&service).await.problems, Vec::<String>::new());
+    assert_eq!(backend.verify(&service).await.problems, Vec::<String>::new());
 }
 
-async fn a_request_waits_for_the_next_connection_of_each_instance(on: On) {
-    let (service, id, key) = with_events(&on, 2).await;
+async fn a_request_waits_for_the_next_connection_of_each_instance(backend: Backend) {
+    let (service, id, key) = with_events(&backend, 2).await;
     for name in ["a", "b", "c"] {
         drop(Peer::connect(&service, &key, json!({"instance": name})).await);
     }
@@ -138,8 +138,8 @@ async fn a_request_waits_for_the_next_connection_of_each_instance(on: On) {
     until(&service, &id, &[("a", "done"), ("b", "done"), ("c", "removed")]).await;
 }
 
-async fn a_request_outlives_a_kill_and_an_interrupted_snapshot(on: On) {
-    let (mut service, id, key) = with_events(&on, 2).await;
+async fn a_request_outlives_a_kill_and_an_interrupted_snapshot(backend: Backend) {
+    let (mut service, id, key) = with_events(&backend, 2).await;
     let peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
     request(&service, &id, json!({})).await;
     service.kill().await;
@@ -164,8 +164,8 @@ async fn a_request_outlives_a_kill_and_an_interrupted_snapshot(on: On) {
     peer.event(4).await;
 }
 
-async fn a_request_concerns_unnamed_connections_too(on: On) {
-    let (service, id, key) = with_events(&on, 1).await;
+async fn a_request_concerns_unnamed_connections_too(backend: Backend) {
+    let (service, id, key) = with_events(&backend, 1).await;
     let mut peer = Peer::connect(&service, &key, json!({})).await;
     peer.event(1).await;
     let done = request(&service, &id, json!({})).await;
@@ -180,8 +180,8 @@ async fn a_request_concerns_unnamed_connections_too(on: On) {
     Peer::connect(&service, &key, json!({})).await;
 }
 
-async fn a_gateway_that_has_only_used_plain_mode_is_refused(on: On) {
-    let service = on.start().await;
+async fn a_gateway_that_has_only_used_plain_mode_is_refused(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let _plain = service.connected(&key).await;
     let path = format!("/gateways/{id}/resync");

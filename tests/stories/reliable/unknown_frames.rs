@@ -4,11 +4,11 @@ use serde_json::json;
 
 use super::peer::Peer;
 use super::with_events;
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 
 #[tokio::test]
 async fn unknown_types_and_members_and_repeats_are_ignored() {
-    let (service, id, key) = with_events(&On::Embedded, 2).await;
+    let (service, id, key) = with_events(&Backend::Sqlite, 2).await;
     let mut peer = Peer::greet(&service, &key).await;
     peer.send(&json!({"type": "connection.later", "x": 1})).await;
     peer.hello(json!({"instance": "a", "later": [1]})).await;

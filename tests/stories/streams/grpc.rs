@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use gateway_events::transport::grpc::generated::gateway_frame::Frame as Sent;
 use gateway_events::transport::grpc::generated::gateways_client::GatewaysClient;
-use gateway_events::transport::grpc::generated::server_frame::Frame as Got;
+use gateway_events::transport::grpc::generated::server_frame::Frame as Received;
 use gateway_events::transport::grpc::generated::{
     Confirm, ConnectionAck, ConnectionHello, DeliveryAck, DeliveryNack, DeliveryProgress, Envelope,
     Event, GatewayFrame, NackCode, Named, Position, ServerFrame, connection_hello,
@@ -25,7 +25,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use super::ended;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::edge::http2::offering;
 use crate::reliable::publish;
 use crate::support::{PATIENCE, Service};
@@ -100,7 +100,7 @@ impl Peer {
         }
         let mut stream = client.connect(request).await?.into_inner();
         let first = timeout(PATIENCE, stream.message()).await.expect("in time")?;
-        let Some(Got::ConnectionAck(ack)) = first.and_then(|first| first.frame) else {
+        let Some(Received::ConnectionAck(ack)) = first.and_then(|first| first.frame) else {
             panic!("the first frame is another one");
         };
         Ok(Self { frames, stream, ack })
@@ -110,7 +110,7 @@ impl Peer {
     pub(super) async fn connect(service: &Service, key: &str) -> Self {
         let mut peer = Self::greet(service, Some(key)).await.expect("admitted");
         peer.send(Sent::ConnectionHello(hello())).await;
-        assert!(matches!(peer.frame().await, Got::ConnectionResumed(_)));
+        assert!(matches!(peer.frame().await, Received::ConnectionResumed(_)));
         peer
     }
 
@@ -122,7 +122,7 @@ impl Peer {
         self.send(Sent::DeliveryAck(DeliveryAck { applied: Some(sequence), received: None })).await;
     }
 
-    async fn next(&mut self) -> Result<Option<Got>, Status> {
+    async fn next(&mut self) -> Result<Option<Received>, Status> {
         loop {
             match timeout(PATIENCE, self.stream.message()).await.expect("in time")? {
                 // A sign of life.
@@ -132,7 +132,7 @@ impl Peer {
         }
     }
 
-    async fn frame(&mut self) -> Got {
+    async fn frame(&mut self) -> Received {
         self.next().await.expect("a frame").expect("the stream continues")
     }
 
@@ -140,8 +140,8 @@ impl Peer {
     pub(super) async fn event(&mut self, sequence: u64) -> Event {
         loop {
             match self.frame().await {
-                Got::DeliveryMark(_) => {}
-                Got::Event(event) => {
+                Received::DeliveryMark(_) => {}
+                Received::Event(event) => {
                     assert_eq!(event.sequence, sequence);
                     return event;
                 }
@@ -155,7 +155,7 @@ impl Peer {
         let mut code = String::new();
         loop {
             match self.next().await {
-                Ok(Some(Got::ConnectionError(error))) => code = error.code,
+                Ok(Some(Received::ConnectionError(error))) => code = error.code,
                 Ok(Some(_)) => {}
                 Ok(None) => return (code, None),
                 Err(status) => return (code, Some(status)),
@@ -178,8 +178,8 @@ on_both! {
     events_are_cloud_events_to_a_gateway_that_asks_for_them
 }
 
-async fn events_are_streamed_and_confirmed(on: On) {
-    let service = on.start().await;
+async fn events_are_streamed_and_confirmed(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, 2).await;
     let mut peer = Peer::connect(&service, &key).await;
@@ -218,14 +218,14 @@ async fn events_are_streamed_and_confirmed(on: On) {
     service.eventually(failed, |shown| shown["count"] == 1).await;
 }
 
-async fn events_are_cloud_events_to_a_gateway_that_asks_for_them(on: On) {
-    let service = on.start().await;
+async fn events_are_cloud_events_to_a_gateway_that_asks_for_them(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, 1).await;
     let mut peer = Peer::greet(&service, Some(&key)).await.expect("admitted");
     let hello = ConnectionHello { envelope: Envelope::Cloudevents.into(), ..hello() };
     peer.send(Sent::ConnectionHello(hello)).await;
-    let Got::ConnectionResumed(resumed) = peer.frame().await else { panic!("another frame") };
+    let Received::ConnectionResumed(resumed) = peer.frame().await else { panic!("another frame") };
     assert_eq!(resumed.envelope(), Envelope::Cloudevents);
     let event = peer.event(1).await;
     assert!(event.payload.is_empty(), "{event:?}");
@@ -258,7 +258,7 @@ async fn an_idle_stream_shows_in_each_interval_that_the_service_lives() {
         match next.expect("a message").expect("the stream continues").frame {
             // Clients ignore a message without a frame.
             None => signs += 1,
-            Some(Got::DeliveryMark(_)) => {}
+            Some(Received::DeliveryMark(_)) => {}
             Some(other) => panic!("{other:?}"),
         }
     }
@@ -394,7 +394,7 @@ async fn a_stream_ends_with_its_key_its_gateway_and_its_node() {
     let mut is_asked = false;
     let status = loop {
         match peer.next().await {
-            Ok(Some(Got::ConnectionDrain(_))) => is_asked = true,
+            Ok(Some(Received::ConnectionDrain(_))) => is_asked = true,
             Ok(Some(_)) => {}
             Ok(None) => panic!("it ended without a status"),
             Err(status) => break status,
@@ -485,7 +485,7 @@ async fn a_stream_that_is_not_read_ends_and_harms_no_other() {
     let mut other = Peer::greet(&service, Some(&key)).await.expect("admitted");
     let instance = Some("other".to_owned());
     other.send(Sent::ConnectionHello(ConnectionHello { instance, ..hello() })).await;
-    assert!(matches!(other.frame().await, Got::ConnectionResumed(_)));
+    assert!(matches!(other.frame().await, Received::ConnectionResumed(_)));
     let large = "x".repeat(900_000);
     for number in 1..=12 {
         let event = json!({"type": "gateway.config.updated", "gatewayIds": [id],

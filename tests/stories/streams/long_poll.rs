@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::ended;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::publish;
 use crate::support::Service;
 use crate::support::http::{Reply, reply};
@@ -82,8 +82,8 @@ on_both! {
     a_position_or_the_stored_one_says_where_to_continue
 }
 
-async fn events_come_at_once_and_count_when_they_are_confirmed(on: On) {
-    let service = on.start().await;
+async fn events_come_at_once_and_count_when_they_are_confirmed(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     publish(&service, &id, 1, 3).await;
@@ -105,8 +105,8 @@ async fn events_come_at_once_and_count_when_they_are_confirmed(on: On) {
     assert_eq!((&shown["count"], &shown["list"][0]["transport"]), (&json!(1), &json!("long_poll")));
 }
 
-async fn a_position_or_the_stored_one_says_where_to_continue(on: On) {
-    let service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+async fn a_position_or_the_stored_one_says_where_to_continue(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     publish(&service, &id, 1, 6).await;

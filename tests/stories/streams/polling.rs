@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::ended;
 use super::long_poll::Peer;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::peer::Peer as Socket;
 use crate::reliable::publish;
 use crate::support::Service;
@@ -36,8 +36,8 @@ async fn connected(service: &Service) {
     service.eventually("/connections?status=connected", |shown| shown["count"] == 1).await;
 }
 
-async fn only_ack_confirms(on: On) {
-    let service = on.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+async fn only_ack_confirms(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     publish(&service, &id, 1, 10).await;
@@ -60,9 +60,9 @@ async fn only_ack_confirms(on: On) {
     assert_eq!(peer.events(&format!("instance=c&after={}", at(8))).await.0[0], 9);
 }
 
-async fn a_position_far_behind_is_caught_up_with(on: On) {
+async fn a_position_far_behind_is_caught_up_with(backend: Backend) {
     let settings = [("RELIABLE__WINDOW", "2"), ("LIMITS__ATTEMPTS_PER_MINUTE", "100")];
-    let service = on.start_with(&settings).await;
+    let service = backend.start_with(&settings).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     publish(&service, &id, 1, 9).await;
@@ -81,8 +81,8 @@ async fn a_position_far_behind_is_caught_up_with(on: On) {
     assert_eq!(waiting.await.expect("answered").0, [10]);
 }
 
-async fn events_that_were_not_answered_are_not_blamed(on: On) {
-    let service = on.start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
+async fn events_that_were_not_answered_are_not_blamed(backend: Backend) {
+    let service = backend.start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     assert_eq!(peer.poll("instance=a&wait=0s").await.status, 204);
@@ -107,8 +107,8 @@ async fn events_that_were_not_answered_are_not_blamed(on: On) {
     assert_eq!(failed["count"], 0, "{failed}");
 }
 
-async fn a_gap_at_the_beginning_of_a_log_is_confirmed(on: On) {
-    let service = on.start().await;
+async fn a_gap_at_the_beginning_of_a_log_is_confirmed(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     let gap = peer.poll(&format!("instance=a&after={OTHER_LOG}.2")).await.success()["gap"].clone();

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::ended;
 use super::long_poll::Peer;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::publish;
 use crate::support::Service;
 
@@ -48,8 +48,8 @@ async fn gap(peer: &Peer, query: &str, resume_at: i64) -> Value {
     answer
 }
 
-async fn a_repeated_request_does_not_confirm_a_snapshot(on: On) {
-    let service = on.start_with(&[ATTEMPTS]).await;
+async fn a_repeated_request_does_not_confirm_a_snapshot(backend: Backend) {
+    let service = backend.start_with(&[ATTEMPTS]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     let position = three_confirmed(&service, &id, &peer).await;
@@ -73,8 +73,8 @@ async fn a_repeated_request_does_not_confirm_a_snapshot(on: On) {
     until_resync_is(&service, &id, "done").await;
 }
 
-async fn an_acknowledgement_from_before_a_gap_does_not_confirm_it(on: On) {
-    let service = on.start_with(&[ATTEMPTS]).await;
+async fn an_acknowledgement_from_before_a_gap_does_not_confirm_it(backend: Backend) {
+    let service = backend.start_with(&[ATTEMPTS]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     publish(&service, &id, 1, 3).await;
@@ -95,8 +95,8 @@ async fn an_acknowledgement_from_before_a_gap_does_not_confirm_it(on: On) {
     assert_eq!(peer.events(&next).await.0, [4]);
 }
 
-async fn skipped_events_are_no_loss(on: On) {
-    let service = on.start_with(&[ATTEMPTS]).await;
+async fn skipped_events_are_no_loss(backend: Backend) {
+    let service = backend.start_with(&[ATTEMPTS]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     let position = three_confirmed(&service, &id, &peer).await;
@@ -124,8 +124,8 @@ async fn skipped_events_are_no_loss(on: On) {
     assert_eq!((&again[0]["sequence"], &again[0]["previous"]), (&json!(5), &json!(3)), "{again}");
 }
 
-async fn a_stale_acknowledgement_delays_nothing(on: On) {
-    let service = on.start_with(&[ATTEMPTS, ("RELIABLE__WINDOW", "2")]).await;
+async fn a_stale_acknowledgement_delays_nothing(backend: Backend) {
+    let service = backend.start_with(&[ATTEMPTS, ("RELIABLE__WINDOW", "2")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     publish(&service, &id, 1, 6).await;

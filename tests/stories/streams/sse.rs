@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::sse_peer::Peer;
-use crate::both_databases::{On, on_both};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::publish;
 use crate::support::{Service, pause};
 
@@ -16,8 +16,8 @@ on_both! {
 
 /// `EventSource` connects again by itself, to the same address and with the id of the last event that it
 /// received.
-async fn what_was_received_and_not_applied_comes_again(on: On) {
-    let service = on.start().await;
+async fn what_was_received_and_not_applied_comes_again(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let gateway = format!("/gateways/{id}");
     let connections = format!("{gateway}/connections?status=connected");
@@ -49,8 +49,8 @@ async fn what_was_received_and_not_applied_comes_again(on: On) {
     peer.event(2).await;
 }
 
-async fn a_stated_position_counts_as_applied(on: On) {
-    let service = on.start().await;
+async fn a_stated_position_counts_as_applied(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let gateway = format!("/gateways/{id}");
     publish(&service, &id, 1, 3).await;
@@ -72,8 +72,8 @@ async fn a_stated_position_counts_as_applied(on: On) {
     peer.event(3).await;
 }
 
-async fn events_are_streamed_in_order_and_confirmed_by_post(on: On) {
-    let service = on.start().await;
+async fn events_are_streamed_in_order_and_confirmed_by_post(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, 3).await;
     let mut peer = Peer::greet(&service, &key, "?instance=a&confirm=applied").await;
@@ -99,8 +99,8 @@ async fn events_are_streamed_in_order_and_confirmed_by_post(on: On) {
     assert_eq!(service.invalid_messages("unknown message type").await, 1);
 }
 
-async fn a_client_continues_after_its_last_message(on: On) {
-    let service = on.start().await;
+async fn a_client_continues_after_its_last_message(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, 2).await;
     let mut peer = Peer::connect(&service, &key, "?instance=a").await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use gateway_events::client::reliable::NackCode;
 use serde_json::json;
 
-use super::{Bed, GREETED, Kind, RELIABLE, over};
-use crate::both_databases::{On, on_both};
+use super::{GREETED, Kind, RELIABLE, TestBed, over};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     acknowledgements_move_the_position_at_their_level
@@ -20,8 +20,8 @@ on_both! {
     a_confirmation_beyond_what_was_sent_ends_the_connection_and_loses_nothing
 }
 
-async fn acknowledgements_move_the_position_at_their_level(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn acknowledgements_move_the_position_at_their_level(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=6).await;
         let mut peer = bed.connected().await;
         peer.events(1..=6).await;
@@ -41,8 +41,8 @@ async fn acknowledgements_move_the_position_at_their_level(on: On) {
     .await;
 }
 
-async fn an_instance_may_confirm_by_what_it_has_received(on: On) {
-    over(&on, &[], GREETED, async |bed: Bed| {
+async fn an_instance_may_confirm_by_what_it_has_received(backend: Backend) {
+    over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=2).await;
         let mut peer = bed.connect(json!({"confirm": "received"})).await;
         peer.events(1..=2).await;
@@ -53,8 +53,8 @@ async fn an_instance_may_confirm_by_what_it_has_received(on: On) {
     .await;
 }
 
-async fn what_was_received_counts_once_an_instance_confirms_by_that(on: On) {
-    over(&on, &[], GREETED, async |bed: Bed| {
+async fn what_was_received_counts_once_an_instance_confirms_by_that(backend: Backend) {
+    over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=3).await;
         let mut peer = bed.connect(json!({"instance": "a"})).await;
         peer.events(1..=3).await;
@@ -69,8 +69,8 @@ async fn what_was_received_counts_once_an_instance_confirms_by_that(on: On) {
     .await;
 }
 
-async fn a_retry_is_sent_again_with_all_after_it(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn a_retry_is_sent_again_with_all_after_it(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=4).await;
         let mut peer = bed.connected().await;
         peer.events(1..=4).await;
@@ -89,8 +89,8 @@ async fn a_retry_is_sent_again_with_all_after_it(on: On) {
     .await;
 }
 
-async fn a_rejected_event_is_a_dead_letter_and_the_stream_goes_on(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn a_rejected_event_is_a_dead_letter_and_the_stream_goes_on(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=3).await;
         let mut peer = bed.connected().await;
         peer.events(1..=3).await;
@@ -110,8 +110,8 @@ async fn a_rejected_event_is_a_dead_letter_and_the_stream_goes_on(on: On) {
     .await;
 }
 
-async fn a_rejection_outlasts_the_retry_of_an_earlier_event(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn a_rejection_outlasts_the_retry_of_an_earlier_event(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=3).await;
         let mut peer = bed.connected().await;
         peer.events(1..=3).await;
@@ -127,8 +127,8 @@ async fn a_rejection_outlasts_the_retry_of_an_earlier_event(on: On) {
     .await;
 }
 
-async fn an_event_that_fails_too_often_is_given_up(on: On) {
-    over(&on, &[("DELIVERY__MAX_ATTEMPTS", "2")], RELIABLE, async |bed: Bed| {
+async fn an_event_that_fails_too_often_is_given_up(backend: Backend) {
+    over(&backend, &[("DELIVERY__MAX_ATTEMPTS", "2")], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut peer = bed.connected().await;
         for attempt in 1..=2 {
@@ -142,8 +142,8 @@ async fn an_event_that_fails_too_often_is_given_up(on: On) {
     .await;
 }
 
-async fn progress_extends_the_deadline_and_silence_does_not(on: On) {
-    over(&on, &[("DELIVERY__CONFIRMATION_TIMEOUT", "2s")], RELIABLE, async |bed: Bed| {
+async fn progress_extends_the_deadline_and_silence_does_not(backend: Backend) {
+    over(&backend, &[("DELIVERY__CONFIRMATION_TIMEOUT", "2s")], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut peer = bed.connected().await;
         peer.event(1).await;
@@ -163,8 +163,10 @@ async fn progress_extends_the_deadline_and_silence_does_not(on: On) {
     .await;
 }
 
-async fn a_confirmation_beyond_what_was_sent_ends_the_connection_and_loses_nothing(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn a_confirmation_beyond_what_was_sent_ends_the_connection_and_loses_nothing(
+    backend: Backend,
+) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut other = bed.connect(json!({"instance": "other"})).await;
         let mut peer = bed.connected().await;

@@ -3,16 +3,16 @@
 use gateway_events::client::reliable::ConnectError;
 use serde_json::json;
 
-use super::bed::World;
-use super::{Bed, Kind, Peer, SERVED, hello, over};
-use crate::both_databases::{On, on_both};
+use super::test_bed::World;
+use super::{Kind, Peer, SERVED, TestBed, hello, over};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     a_connection_is_shown_with_its_transport
 }
 
-async fn a_connection_is_shown_with_its_transport(on: On) {
-    over(&on, &[], SERVED, async |bed: Bed| {
+async fn a_connection_is_shown_with_its_transport(backend: Backend) {
+    over(&backend, &[], SERVED, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut peer = bed.connected().await;
         peer.event(1).await;
@@ -28,7 +28,7 @@ async fn a_connection_is_shown_with_its_transport(on: On) {
 }
 
 /// The refusal of an attempt, and whether it says when to try again.
-async fn refused(bed: &Bed) -> (u16, bool) {
+async fn refused(bed: &TestBed) -> (u16, bool) {
     match Peer::try_connect(bed, hello(&json!({}))).await {
         Err(ConnectError::Refused { status, retry_after }) => (status, retry_after.is_some()),
         Err(other) => panic!("{other:?}"),
@@ -37,11 +37,11 @@ async fn refused(bed: &Bed) -> (u16, bool) {
 }
 
 /// A gateway for each transport on one service.
-async fn beds(settings: &[(&str, &str)]) -> Vec<Bed> {
-    let world = std::sync::Arc::new(World::served(&On::Embedded, settings).await);
+async fn beds(settings: &[(&str, &str)]) -> Vec<TestBed> {
+    let world = std::sync::Arc::new(World::served(&Backend::Sqlite, settings).await);
     let mut beds = Vec::new();
     for kind in SERVED {
-        beds.push(Bed::new(world.clone(), *kind, "one").await);
+        beds.push(TestBed::new(world.clone(), *kind, "one").await);
     }
     beds
 }
@@ -50,8 +50,8 @@ async fn beds(settings: &[(&str, &str)]) -> Vec<Bed> {
 async fn an_unknown_key_is_refused_and_too_many_attempts_are() {
     for kind in SERVED {
         let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "2")];
-        let world = std::sync::Arc::new(World::served(&On::Embedded, &settings).await);
-        let mut bed = Bed::new(world, *kind, "one").await;
+        let world = std::sync::Arc::new(World::served(&Backend::Sqlite, &settings).await);
+        let mut bed = TestBed::new(world, *kind, "one").await;
         bed.key = "gwk_nonsense".to_owned();
         let mut found = refused(&bed).await;
         assert_eq!(found.0, 401, "{kind:?}");

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::bed::World;
-use super::{Bed, Kind};
-use crate::both_databases::On;
+use super::test_bed::World;
+use super::{Kind, TestBed};
+use crate::both_databases::Backend;
 use crate::reliable::peer::Peer as Socket;
 use crate::streams::long_poll::Peer as Polling;
 use crate::streams::sse_peer::Peer as Stream;
@@ -166,14 +166,14 @@ fn contradictions() -> Vec<(String, &'static str)> {
 
 /// A gateway whose connection a bad frame ends, and another one with an event in flight, which must be
 /// confirmed afterwards.
-async fn beside_another(kind: Kind, case: impl AsyncFn(&Bed)) {
+async fn beside_another(kind: Kind, case: impl AsyncFn(&TestBed)) {
     let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
-    let world = std::sync::Arc::new(World::served(&On::Embedded, &settings).await);
-    let other = Bed::new(world.clone(), kind, "other").await;
+    let world = std::sync::Arc::new(World::served(&Backend::Sqlite, &settings).await);
+    let other = TestBed::new(world.clone(), kind, "other").await;
     other.publish(1..=1).await;
     let mut peer = other.connected().await;
     peer.event(1).await;
-    case(&Bed::new(world, kind, "bad").await).await;
+    case(&TestBed::new(world, kind, "bad").await).await;
     peer.applied(1).await;
     other.confirmed(1).await;
     other.publish(2..=2).await;
@@ -287,10 +287,10 @@ fn told() -> Vec<(Value, &'static str)> {
 #[tokio::test]
 async fn an_error_says_what_the_member_must_be() {
     let world = std::sync::Arc::new(
-        World::served(&On::Embedded, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await,
+        World::served(&Backend::Sqlite, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await,
     );
-    let socket = Bed::new(world.clone(), Kind::WebSocket, "one").await;
-    let stream = Bed::new(world, Kind::Sse, "two").await;
+    let socket = TestBed::new(world.clone(), Kind::WebSocket, "one").await;
+    let stream = TestBed::new(world, Kind::Sse, "two").await;
     for (frame, message) in told() {
         let mut peer = Socket::connect(socket.service(), &socket.key, json!({})).await;
         peer.send(&frame).await;

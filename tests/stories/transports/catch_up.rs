@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::bed::World;
-use super::{Bed, SERVED};
-use crate::both_databases::{On, on_both};
+use super::test_bed::World;
+use super::{SERVED, TestBed};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     a_gateway_catches_up_with_bounded_memory
@@ -22,15 +22,15 @@ const BATCH: i64 = 200;
 /// By how many MiB the service may grow: much more than windows, pages and caches need.
 const GROWTH: u64 = 96;
 
-async fn a_gateway_catches_up_with_bounded_memory(on: On) {
+async fn a_gateway_catches_up_with_bounded_memory(backend: Backend) {
     let asked = std::env::var("CATCH_UP_EVENTS").ok().and_then(|events| events.parse().ok());
     let events = asked.unwrap_or(EVENTS);
     let settings =
         [("RETENTION__HARD_MAX_EVENTS", "1000000"), ("RETENTION__MAX_EVENTS", "1000000")];
-    let world = Arc::new(World::served(&on, &settings).await);
+    let world = Arc::new(World::served(&backend, &settings).await);
     let mut beds = Vec::new();
     for kind in SERVED {
-        beds.push(Bed::new(world.clone(), *kind, "one").await);
+        beds.push(TestBed::new(world.clone(), *kind, "one").await);
     }
     let gateways: Vec<&str> = beds.iter().map(|bed| bed.id.as_str()).collect();
     let event = json!({

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{ALL, Bed, GREETED, Kind, RELIABLE, over};
-use crate::both_databases::{On, on_both};
+use super::{ALL, GREETED, Kind, RELIABLE, TestBed, over};
+use crate::both_databases::{Backend, on_both};
 use crate::support::pause;
 
 on_both! {
@@ -21,8 +21,8 @@ on_both! {
     an_idle_connection_lives
 }
 
-async fn events_come_in_order_each_after_the_one_before_it(on: On) {
-    over(&on, &[], ALL, async |bed: Bed| {
+async fn events_come_in_order_each_after_the_one_before_it(backend: Backend) {
+    over(&backend, &[], ALL, async |bed: TestBed| {
         bed.publish(1..=150).await;
         let mut peer = bed.connected().await;
         for first in (1..=150).step_by(25) {
@@ -38,8 +38,8 @@ async fn events_come_in_order_each_after_the_one_before_it(on: On) {
     .await;
 }
 
-async fn a_gateway_resumes_after_what_it_has_confirmed(on: On) {
-    over(&on, &[], ALL, async |bed: Bed| {
+async fn a_gateway_resumes_after_what_it_has_confirmed(backend: Backend) {
+    over(&backend, &[], ALL, async |bed: TestBed| {
         bed.publish(1..=2).await;
         let mut peer = bed.connected().await;
         peer.events(1..=2).await;
@@ -59,8 +59,8 @@ async fn a_gateway_resumes_after_what_it_has_confirmed(on: On) {
     .await;
 }
 
-async fn unconfirmed_events_are_sent_again_after_a_lost_connection(on: On) {
-    over(&on, &[], ALL, async |bed: Bed| {
+async fn unconfirmed_events_are_sent_again_after_a_lost_connection(backend: Backend) {
+    over(&backend, &[], ALL, async |bed: TestBed| {
         bed.publish(1..=3).await;
         let mut peer = bed.connected().await;
         peer.events(1..=3).await;
@@ -76,8 +76,8 @@ async fn unconfirmed_events_are_sent_again_after_a_lost_connection(on: On) {
     .await;
 }
 
-async fn each_way_to_resume_starts_where_it_says(on: On) {
-    over(&on, &[], GREETED, async |bed: Bed| {
+async fn each_way_to_resume_starts_where_it_says(backend: Backend) {
+    over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=5).await;
         let mut peer = bed.connected().await;
         let epoch = peer.ack.as_ref().expect("one").epoch;
@@ -101,8 +101,8 @@ async fn each_way_to_resume_starts_where_it_says(on: On) {
     .await;
 }
 
-async fn skipped_types_are_confirmed_by_previous_and_by_marks(on: On) {
-    over(&on, &[], GREETED, async |bed: Bed| {
+async fn skipped_types_are_confirmed_by_previous_and_by_marks(backend: Backend) {
+    over(&backend, &[], GREETED, async |bed: TestBed| {
         let (wanted, other) = ("api.deployed", "gateway.config.updated");
         bed.publish_as(&[(1, other), (2, wanted), (3, other), (4, other), (5, wanted), (6, other)])
             .await;
@@ -125,8 +125,8 @@ async fn skipped_types_are_confirmed_by_previous_and_by_marks(on: On) {
     .await;
 }
 
-async fn credit_limits_what_is_in_flight(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn credit_limits_what_is_in_flight(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut peer = bed.connected().await;
         peer.event(1).await;
@@ -153,8 +153,8 @@ async fn credit_limits_what_is_in_flight(on: On) {
     .await;
 }
 
-async fn the_window_in_bytes_lets_a_larger_event_through_alone(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn the_window_in_bytes_lets_a_larger_event_through_alone(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut peer = bed.connected().await;
         peer.event(1).await;
@@ -174,8 +174,8 @@ async fn the_window_in_bytes_lets_a_larger_event_through_alone(on: On) {
     .await;
 }
 
-async fn the_hello_limits_the_window(on: On) {
-    over(&on, &[], GREETED, async |bed: Bed| {
+async fn the_hello_limits_the_window(backend: Backend) {
+    over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=3).await;
         let mut peer = bed.connect(json!({"window": 2})).await;
         peer.events(1..=2).await;
@@ -193,8 +193,8 @@ async fn the_hello_limits_the_window(on: On) {
     .await;
 }
 
-async fn the_window_of_the_service_is_the_limit(on: On) {
-    over(&on, &[("RELIABLE__WINDOW", "2")], RELIABLE, async |bed: Bed| {
+async fn the_window_of_the_service_is_the_limit(backend: Backend) {
+    over(&backend, &[("RELIABLE__WINDOW", "2")], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=3).await;
         let mut peer = bed.connected().await;
         peer.events(1..=2).await;
@@ -203,13 +203,13 @@ async fn the_window_of_the_service_is_the_limit(on: On) {
     .await;
 }
 
-async fn an_idle_connection_lives(on: On) {
+async fn an_idle_connection_lives(backend: Backend) {
     let settings = [
         ("RELIABLE__HEARTBEAT_INTERVAL", "200ms"),
         ("DELIVERY__HEARTBEAT_INTERVAL", "300ms"),
         ("DELIVERY__HEARTBEAT_TIMEOUT", "2s"),
     ];
-    over(&on, &settings, ALL, async |bed: Bed| {
+    over(&backend, &settings, ALL, async |bed: TestBed| {
         let mut peer = bed.connected().await;
         let later = async {
             pause(Duration::from_secs(5)).await;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use gateway_events::client::reliable::ConnectError;
 use serde_json::json;
 
-use super::bed::World;
-use super::{ALL, Bed, Kind, Peer, SERVED, hello, over};
-use crate::both_databases::{On, on_both};
+use super::test_bed::World;
+use super::{ALL, Kind, Peer, SERVED, TestBed, hello, over};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     a_revoked_key_ends_its_connections
@@ -26,7 +26,7 @@ fn for_good(kind: Kind, code: u16, error: &str) -> (Option<u16>, Option<String>)
 }
 
 /// The HTTP status, or what stands for it, with which an attempt to connect is refused.
-async fn refused(bed: &Bed) -> u16 {
+async fn refused(bed: &TestBed) -> u16 {
     match Peer::try_connect(bed, hello(&json!({}))).await {
         Err(ConnectError::Refused { status, .. }) => status,
         Err(other) => panic!("{other:?}"),
@@ -34,8 +34,8 @@ async fn refused(bed: &Bed) -> u16 {
     }
 }
 
-async fn a_revoked_key_ends_its_connections(on: On) {
-    over(&on, &[], ALL, async |bed: Bed| {
+async fn a_revoked_key_ends_its_connections(backend: Backend) {
+    over(&backend, &[], ALL, async |bed: TestBed| {
         let mut peer = bed.connected().await;
         bed.revoke().await;
         assert_eq!(peer.closed().await, for_good(bed.kind, 4500, "token_revoked"));
@@ -46,8 +46,8 @@ async fn a_revoked_key_ends_its_connections(on: On) {
     .await;
 }
 
-async fn disabled_and_deleted_gateways_are_disconnected(on: On) {
-    over(&on, &[], SERVED, async |bed: Bed| {
+async fn disabled_and_deleted_gateways_are_disconnected(backend: Backend) {
+    over(&backend, &[], SERVED, async |bed: TestBed| {
         let (api, path) = (bed.service().api(), format!("/gateways/{}", bed.id));
         let mut peer = bed.connected().await;
         api.patch(&path, &json!({"disabled": true})).await.expect("disabled");
@@ -62,11 +62,11 @@ async fn disabled_and_deleted_gateways_are_disconnected(on: On) {
     .await;
 }
 
-async fn a_node_that_shuts_down_waits_for_confirmations(on: On) {
+async fn a_node_that_shuts_down_waits_for_confirmations(backend: Backend) {
     for kind in SERVED {
-        let on = on.fresh();
-        let world = World::served(&on, &[("SHUTDOWN__DRAIN", "100ms")]).await;
-        let bed = Bed::new(Arc::new(world), *kind, "one").await;
+        let backend = backend.fresh();
+        let world = World::served(&backend, &[("SHUTDOWN__DRAIN", "100ms")]).await;
+        let bed = TestBed::new(Arc::new(world), *kind, "one").await;
         bed.publish(1..=1).await;
         let mut peer = bed.connected().await;
         peer.event(1).await;

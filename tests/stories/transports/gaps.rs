@@ -4,8 +4,8 @@ use gateway_events::client::reliable::GapReason;
 use gateway_events::event::Epoch;
 use serde_json::json;
 
-use super::{Bed, Kind, RELIABLE, over};
-use crate::both_databases::{On, on_both};
+use super::{Kind, RELIABLE, TestBed, over};
+use crate::both_databases::{Backend, on_both};
 
 on_both! {
     what_retention_has_removed_is_a_gap
@@ -13,14 +13,14 @@ on_both! {
     a_position_that_does_not_fit_the_log_is_a_gap
 }
 
-impl Bed {
+impl TestBed {
     /// The epoch of the log, which has the event 1.
     async fn epoch(&self) -> Epoch {
         self.connect(json!({"instance": "first"})).await.event(1).await.epoch
     }
 }
 
-async fn what_retention_has_removed_is_a_gap(on: On) {
+async fn what_retention_has_removed_is_a_gap(backend: Backend) {
     let settings = [
         ("RETENTION__MAX_EVENTS", "2"),
         ("RETENTION__HARD_MAX_EVENTS", "4"),
@@ -29,7 +29,7 @@ async fn what_retention_has_removed_is_a_gap(on: On) {
     ];
     // Retention is a job of the service.
     let served = [Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc];
-    over(&on, &settings, &served, async |bed: Bed| {
+    over(&backend, &settings, &served, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let epoch = bed.epoch().await;
         bed.publish(2..=10).await;
@@ -52,8 +52,8 @@ async fn what_retention_has_removed_is_a_gap(on: On) {
     .await;
 }
 
-async fn purged_events_are_one_gap(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn purged_events_are_one_gap(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=4).await;
         bed.purge(2).await;
         bed.purge(3).await;
@@ -72,8 +72,8 @@ async fn purged_events_are_one_gap(on: On) {
     .await;
 }
 
-async fn a_position_that_does_not_fit_the_log_is_a_gap(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn a_position_that_does_not_fit_the_log_is_a_gap(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=5).await;
         let epoch = bed.epoch().await;
         let another = "01890a5d-ac96-774b-bcce-b302099a8057";

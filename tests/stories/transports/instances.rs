@@ -3,8 +3,8 @@
 use gateway_events::client::reliable::ConnectError;
 use serde_json::json;
 
-use super::{Bed, GREETED, Kind, Peer, RELIABLE, hello, over};
-use crate::both_databases::{On, on_both};
+use super::{GREETED, Kind, Peer, RELIABLE, TestBed, hello, over};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::peer::Peer as Socket;
 use crate::reliable::publish;
 
@@ -33,9 +33,9 @@ const CONFUSING: [&str; 12] = [
     "a\u{a0}",
 ];
 
-async fn a_new_instance_has_a_name_that_looks_like_no_other(on: On) {
+async fn a_new_instance_has_a_name_that_looks_like_no_other(backend: Backend) {
     let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
-    over(&on, &settings, RELIABLE, async |bed: Bed| {
+    over(&backend, &settings, RELIABLE, async |bed: TestBed| {
         for name in CONFUSING {
             match Peer::try_connect(&bed, hello(&json!({"instance": name}))).await {
                 Err(ConnectError::Refused { status, .. }) => assert_eq!(status, 422, "{name:?}"),
@@ -66,8 +66,8 @@ async fn a_new_instance_has_a_name_that_looks_like_no_other(on: On) {
     .await;
 }
 
-async fn an_instance_whose_name_would_be_refused_now_connects(on: On) {
-    let service = on.start().await;
+async fn an_instance_whose_name_would_be_refused_now_connects(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let connect =
         async |instance: &str| Socket::connect(&service, &key, json!({"instance": instance})).await;
@@ -79,13 +79,15 @@ async fn an_instance_whose_name_would_be_refused_now_connects(on: On) {
     drop(peer);
     let connections = format!("/gateways/{id}/connections?status=connected");
     service.eventually(&connections, |shown| shown["count"] == 0).await;
-    on.change(&service, "update cursors set instance = ' padded ' where instance = 'padded'").await;
+    backend
+        .change(&service, "update cursors set instance = ' padded ' where instance = 'padded'")
+        .await;
     let mut peer = connect(" padded ").await;
     peer.event(2).await;
 }
 
-async fn each_instance_has_its_own_position(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn each_instance_has_its_own_position(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         bed.publish(1..=3).await;
         // A new instance starts at the gateway's position.
         let mut one = bed.connect(json!({"instance": "one"})).await;
@@ -105,9 +107,9 @@ async fn each_instance_has_its_own_position(on: On) {
     .await;
 }
 
-async fn a_later_connection_of_an_instance_replaces_the_earlier_one(on: On) {
+async fn a_later_connection_of_an_instance_replaces_the_earlier_one(backend: Backend) {
     // Requests of one instance share a connection when it polls.
-    over(&on, &[], GREETED, async |bed: Bed| {
+    over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=1).await;
         let mut earlier = bed.connected().await;
         let mut other = bed.connect(json!({"instance": "other"})).await;
@@ -120,8 +122,8 @@ async fn a_later_connection_of_an_instance_replaces_the_earlier_one(on: On) {
     .await;
 }
 
-async fn delivered_means_confirmed_by_any_or_by_all_instances(on: On) {
-    over(&on, &[], RELIABLE, async |bed: Bed| {
+async fn delivered_means_confirmed_by_any_or_by_all_instances(backend: Backend) {
+    over(&backend, &[], RELIABLE, async |bed: TestBed| {
         let mut one = bed.connect(json!({"instance": "one"})).await;
         let mut two = bed.connect(json!({"instance": "two"})).await;
         for (number, confirmation) in [(1, "any"), (2, "all")] {

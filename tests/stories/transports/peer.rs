@@ -13,7 +13,7 @@ use gateway_events::transport::frames::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::bed::{Bed, Kind};
+use super::test_bed::{Kind, TestBed};
 use crate::support::PATIENCE;
 
 /// How long nothing must come until a case says that nothing does.
@@ -42,14 +42,14 @@ pub(super) fn hello(members: &Value) -> Hello {
 }
 
 impl Peer {
-    pub(super) async fn try_connect(bed: &Bed, hello: Hello) -> Result<Self, ConnectError> {
+    pub(super) async fn try_connect(bed: &TestBed, hello: Hello) -> Result<Self, ConnectError> {
         let transport = bed.transport();
         let link = timeout(PATIENCE, transport.connect(&hello)).await.expect("in time")?;
         let (ack, resumed, error, kept) = (None, None, None, None);
         Ok(Self { kind: bed.kind, link, ack, resumed, error, kept })
     }
 
-    pub(super) async fn connect(bed: &Bed, hello: Hello) -> Self {
+    pub(super) async fn connect(bed: &TestBed, hello: Hello) -> Self {
         let mut peer = Self::try_connect(bed, hello).await.expect("admitted");
         if !matches!(peer.kind, Kind::Plain | Kind::LongPoll) {
             match peer.frame().await {

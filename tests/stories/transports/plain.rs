@@ -8,7 +8,7 @@ use gateway_events::client::reliable::{Closed, ConnectError, Link, Received, Tra
 use gateway_events::transport::frames::{Ack, GatewayFrame, Hello, ServerFrame};
 use serde_json::{Value, json};
 
-use super::bed::World;
+use super::test_bed::World;
 use crate::raw_gateway::{CLOSE, PING, RawGateway, TEXT};
 use crate::support::streams::check;
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::memory::Memory;
 use super::plain::Plain;
 use super::{Peer, hello};
-use crate::both_databases::On;
+use crate::both_databases::Backend;
 use crate::conformance::actor;
 use crate::server::Database;
 use crate::store_postgres;
@@ -68,22 +68,22 @@ pub(super) struct Node {
 }
 
 impl World {
-    pub(super) async fn served(on: &On, settings: &[(&str, &str)]) -> Self {
-        Self::Served(on.start_with(settings).await)
+    pub(super) async fn served(backend: &Backend, settings: &[(&str, &str)]) -> Self {
+        Self::Served(backend.start_with(settings).await)
     }
 
-    pub(super) async fn in_memory(on: &On, settings: &[(&str, &str)]) -> Self {
+    pub(super) async fn in_memory(backend: &Backend, settings: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (wake, node) = (Wake::default(), NodeId::new());
-        let (store, database): (Arc<dyn Store>, _) = match on {
-            On::Embedded => {
+        let (store, database): (Arc<dyn Store>, _) = match backend {
+            Backend::Sqlite => {
                 let path = directory.path().join("test.db");
                 let (min_free_bytes, ballast_bytes) = (0, 0);
                 let options =
                     sqlite::Options { path, min_free_bytes, ballast_bytes, ..<_>::default() };
                 (SqliteStore::open(&options, node, wake.clone()).await.expect("opened"), None)
             }
-            On::Shared(_) => {
+            Backend::Postgres(_) => {
                 let database = Database::new();
                 let store = store_postgres::open_with(&database, node, wake.clone()).await;
                 (store.expect("opened"), Some(database))
@@ -117,7 +117,7 @@ impl World {
 
 /// A gateway, and the transport over which it connects.
 #[derive(Clone)]
-pub(crate) struct Bed {
+pub(crate) struct TestBed {
     pub(super) world: Arc<World>,
     pub(super) kind: Kind,
     pub(super) id: String,
@@ -133,7 +133,7 @@ pub(super) struct Delivery {
     pub(super) details: Vec<String>,
 }
 
-impl Bed {
+impl TestBed {
     pub(super) async fn new(world: Arc<World>, kind: Kind, name: &str) -> Self {
         let (id, key) = match world.as_ref() {
             World::Served(service) => service.gateway(&format!("{name}-{kind:?}")).await,
