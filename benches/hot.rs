@@ -191,6 +191,7 @@ fn batch(organisation: OrganisationKey, gateway: GatewayId) -> Publish {
         is_named: false,
         target: Target::Gateways(vec![gateway]),
         digest: [1; 32],
+        collapse: None,
         artifact_id: None,
         deployment_id: None,
     };

@@ -81,6 +81,8 @@ pub mod name {
     pub const TARGET_ALL: &str = "targetall";
     /// In how many seconds the event expires.
     pub const TTL_SECONDS: &str = "ttlseconds";
+    /// What the event supersedes older unsent events of its type by.
+    pub const COLLAPSE_KEY: &str = "collapsekey";
     /// The data, where it is a member of the same object. No attribute may have this name.
     pub const DATA: &str = "data";
     /// The data in Base64, likewise.

@@ -18,8 +18,9 @@ use crate::clock::{Timestamp, millis};
 use crate::defaults;
 use crate::event::{ConnectionId, GatewayKey, Reason};
 use crate::jobs::Supervisor;
+use crate::store::supersession::Supersession;
 use crate::store::{
-    Deleted, NewConnection, ReplacedConnection, Store, StoreError, UndeliveredRange,
+    Deleted, NewConnection, Opened, ReplacedConnection, Store, StoreError, UndeliveredRange,
 };
 use crate::wake::{LogState, Wake};
 
@@ -262,6 +263,7 @@ impl Dispatcher {
                 dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
                 return Err(StoreError::Unavailable("this node is shutting down".to_owned()));
             };
+            dispatcher.supersede(admission.gateway, id, &opened).await;
             let ready = Ready {
                 registration,
                 stop,
@@ -276,6 +278,28 @@ impl Dispatcher {
             Ok(Session::new(id, ready))
         });
         opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    /// Withholds what newer events of a backlog supersede, before anything is sent. If that fails or the
+    /// node shuts down, the rest is sent. Gateways that reconnect at once take turns.
+    async fn supersede(&self, gateway: GatewayKey, connection: ConnectionId, opened: &Opened) {
+        if !opened.is_collapsible {
+            return;
+        }
+        let Ok(_turn) = self.reads.acquire().await else { return };
+        let mut backlog = Supersession::new(gateway, connection, opened.head);
+        while !backlog.is_done && !self.is_draining() {
+            backlog = match self.store.supersede(backlog).await {
+                Ok(backlog) => backlog,
+                Err(error) => {
+                    tracing::warn!(%connection, %error, "failed to look for superseded events; they are sent");
+                    return;
+                }
+            };
+        }
+        if backlog.superseded > 0 {
+            tracing::info!(%connection, events = backlog.superseded, "newer events supersede these");
+        }
     }
 
     /// A gateway reconnects at once. What its previous connection confirmed must be recorded before

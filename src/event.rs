@@ -226,6 +226,12 @@ text_newtype!(
     check_id
 );
 text_newtype!(
+    /// What a newer event of the same type supersedes older ones by: 1 to 256 bytes, none of them a
+    /// control character.
+    CollapseKey,
+    check_collapse_key
+);
+text_newtype!(
     /// The first characters of an event's id: 1 to 64 visible ASCII characters.
     EventIdPrefix,
     check_id
@@ -274,6 +280,17 @@ fn check_id(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("must be 1 to 64 visible ASCII characters without blanks, not {}", quoted(text)))
+}
+
+fn check_collapse_key(text: &str) -> Result<(), String> {
+    if (1..=256).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(format!(
+        "must be 1 to 256 bytes, none of them a control character, not {} of {} bytes",
+        quoted(text),
+        text.len()
+    ))
 }
 
 /// Prefixes of frames that are not events. Gateways would mistake an event of such a type for one
@@ -416,6 +433,8 @@ reasons! {
     Skipped = "skipped",
     /// An admin has purged the event's payload before it was delivered.
     Purged = "purged",
+    /// A newer event with the same type and collapse key was sent instead. This is no failure.
+    Superseded = "superseded",
     /// The gateway reported that it could not process the event (`GATEWAY_PROCESSING_ERROR`).
     GatewayProcessingError = "gateway_processing_error",
     /// The gateway reported a different deployment (`DEPLOYMENT_ID_MISMATCH`).
@@ -452,7 +471,12 @@ impl Reason {
     pub const fn is_withdrawn(self) -> bool {
         matches!(
             self,
-            Self::Skipped | Self::Purged | Self::Expired | Self::Retention | Self::Unreadable
+            Self::Skipped
+                | Self::Purged
+                | Self::Superseded
+                | Self::Expired
+                | Self::Retention
+                | Self::Unreadable
         )
     }
 

@@ -71,6 +71,8 @@ pub struct EventTypeInfo {
     pub schema: Option<Box<RawValue>>,
     /// After how many seconds an event of this type expires, unless its publisher says when.
     pub ttl_secs: Option<u64>,
+    /// Whether events before and after one of this type never supersede one another.
+    pub barrier: bool,
 }
 
 impl EventTypeInfo {

@@ -18,8 +18,9 @@ use crate::api;
 use crate::clock::Timestamp;
 use crate::cloud_event::Attributes;
 use crate::compute::{ComputeError, Pool, Source};
-use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId};
+use crate::event::{CollapseKey, CorrelationId, Event, EventId, EventType, GatewayId};
 use crate::event_types::{self, Subject, Validator};
+use crate::store::supersession::Collapse;
 use crate::store::{EventTypeInfo, InvalidEvent, NewEvent, Target, Validated};
 use crate::trace_context::TraceParent;
 use crate::transport::frame;
@@ -69,6 +70,8 @@ pub struct Draft {
     pub expires_at: Option<Timestamp>,
     /// In how many seconds from now it expires.
     pub ttl_secs: Option<u64>,
+    /// What older unsent events of its type are superseded by.
+    pub collapse_key: Option<CollapseKey>,
     /// When it occurred, as gateways see it. Not part of the digest: a repeat may
     /// carry another time.
     pub occurred_at: Timestamp,
@@ -99,6 +102,9 @@ impl Draft {
         // Room for the payload's quotes, which are escaped, and for the other members.
         let mut text = Vec::with_capacity(self.payload.get().len() / 8 * 9 + 512);
         serde_json::to_writer(&mut text, &whole).expect("texts and numbers are JSON");
+        if let Some(key) = &self.collapse_key {
+            serde_json::to_writer(&mut text, key).expect("texts are JSON");
+        }
         // As texts: the modes of the HTTP binding keep different types.
         for (name, value) in self.attributes.iter().flat_map(|attributes| attributes.iter()) {
             let attribute = (name, value.to_string());
@@ -230,6 +236,10 @@ impl Rules {
             let ttl_secs = info?.ttl_secs?;
             Some(now.plus(Duration::from_secs(ttl_secs)))
         });
+        let collapse = match draft.collapse_key {
+            _ if info.is_some_and(|info| info.barrier) => Some(Collapse::Barrier),
+            key => key.map(Collapse::Key),
+        };
         let is_invalid = |user: &String| user.len() > 256 || user.chars().any(char::is_control);
         if draft.user_id.as_ref().is_some_and(is_invalid) {
             let allowed = "must be at most 256 bytes, none of them a control character";
@@ -265,6 +275,7 @@ impl Rules {
             is_named,
             target,
             digest,
+            collapse,
         })
     }
 

@@ -56,6 +56,7 @@ pub mod sqlite;
 mod sqlstate;
 mod statement_failures;
 mod summary;
+pub mod supersession;
 mod timed_key;
 mod trimming;
 mod undelivered;

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
-use crate::event::{CorrelationId, EventId, EventType};
+use crate::event::{CollapseKey, CorrelationId, EventId, EventType};
 use crate::trace_context::TraceParent;
 
 /// A CloudEvent 1.0 in its JSON format. Exactly one of `gatewayids`, `targetlabels` and `targetall`
@@ -57,6 +57,9 @@ pub struct CloudEvent {
     /// In how many seconds it expires, instead of `expirytime`; also as a string.
     #[schema(minimum = 1, maximum = 316_224_000)]
     pub ttlseconds: Option<u64>,
+    /// Of the events with the same type and key that are published while a gateway has no connection,
+    /// only the newest is sent to it.
+    pub collapsekey: Option<CollapseKey>,
     /// The W3C trace context that gateways receive with it; by default that of the request.
     pub traceparent: Option<TraceParent>,
     /// The gateways that it is for: their ids, separated by commas.

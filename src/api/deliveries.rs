@@ -74,6 +74,9 @@ pub enum DeliveryState {
     /// Not wanted by the gateway's instances: its type is not among those that they asked for, or
     /// they started after it. None of them has received it.
     Filtered,
+    /// A newer event with the same type and collapse key, published while the gateway had no
+    /// connection, is sent instead.
+    Superseded,
     /// It is a dead letter.
     Failed,
 }
@@ -85,6 +88,7 @@ impl DeliveryState {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
             Self::Filtered => "filtered",
+            Self::Superseded => "superseded",
             Self::Failed => "failed",
         }
     }
@@ -143,6 +147,10 @@ pub struct Delivery {
     pub reason: Option<Reason>,
     /// Attempts on record.
     pub attempt_count: i64,
+    /// The sequence that superseded it, in the same log. Omitted unless one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub superseded_by: Option<Sequence>,
     /// The attempts, oldest first; of more than 100 the newest 100.
     pub attempts: Vec<Attempt>,
 }
@@ -196,6 +204,8 @@ pub enum Outcome {
     Filtered,
     /// The event could not be delivered, and the gateway has read a snapshot instead.
     Snapshot,
+    /// The event was not sent, because a newer one with the same type and collapse key superseded it.
+    Superseded,
     /// Unknown: another connection has confirmed the event meanwhile, the node was lost, or a newer
     /// version of the service recorded it.
     Unknown,
@@ -203,12 +213,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All outcomes.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Received,
         Self::Applied,
         Self::Failed,
         Self::Filtered,
         Self::Snapshot,
+        Self::Superseded,
         Self::Unknown,
     ];
 
@@ -220,6 +231,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Filtered => "filtered",
             Self::Snapshot => "snapshot",
+            Self::Superseded => "superseded",
             Self::Unknown => "unknown",
         }
     }

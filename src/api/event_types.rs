@@ -23,6 +23,10 @@ pub struct EventTypeDefinition {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 316_224_000, nullable = false)]
     pub ttl_seconds: Option<u64>,
+    /// `true`: events before and after one of this type never supersede one another, whatever their
+    /// `collapseKey`, and its own is ignored. Concerns events that are published from now on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub barrier: bool,
 }
 
 /// How to delete an event type.
@@ -56,4 +60,7 @@ pub struct EventTypeInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub ttl_seconds: Option<u64>,
+    /// Whether events before and after one of this type never supersede one another.
+    #[serde(default)]
+    pub barrier: bool,
 }

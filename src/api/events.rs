@@ -13,7 +13,7 @@ use super::json;
 use super::{Delivery, EventVerdict, Labels, Problem, PublishedTarget, Purge, Rollout};
 use crate::clock::Timestamp;
 use crate::cloud_event::Attributes;
-use crate::event::{CorrelationId, EventId, EventType, GatewayId, Sequence};
+use crate::event::{CollapseKey, CorrelationId, EventId, EventType, GatewayId, Sequence};
 use crate::trace_context::TraceParent;
 
 /// The maximum number of events in a batch.
@@ -67,6 +67,11 @@ pub struct NewEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 316_224_000)]
     pub ttl_seconds: Option<u64>,
+    /// Of the events with the same type and key that are published while a gateway has no connection,
+    /// only the newest is sent to it: the others are superseded. At most 256 bytes, none of them a
+    /// control character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collapse_key: Option<CollapseKey>,
     /// The W3C trace context that gateways receive with it; by default that of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<TraceParent>,
@@ -87,6 +92,7 @@ impl NewEvent {
             timestamp: None,
             expires_at: None,
             ttl_seconds: None,
+            collapse_key: None,
             traceparent: None,
         }
     }
@@ -240,6 +246,11 @@ pub struct EventWithDeliveries {
     /// When it expires; `null` if it does not.
     #[schema(required = true)]
     pub expires_at: Option<Timestamp>,
+    /// The collapse key that it was published with. Omitted if there was none, if its type is a barrier,
+    /// and once retention has trimmed it from the logs of all gateways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub collapse_key: Option<String>,
     /// The W3C trace context that it was published with; `null` if there was none.
     #[serde(default)]
     #[schema(required = true)]

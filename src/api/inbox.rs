@@ -172,6 +172,10 @@ pub struct RejectedRow {
     #[serde(default)]
     #[schema(required = true)]
     pub traceparent: Option<String>,
+    /// The column `collapse_key`.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub collapse_key: Option<String>,
     /// The payload's size in bytes.
     pub payload_bytes: i64,
 }
@@ -234,6 +238,10 @@ pub struct RejectedRowChange {
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub traceparent: Option<Option<String>>,
+    /// What it supersedes older unsent events of its type by.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub collapse_key: Option<Option<String>>,
     /// `true`: validate the row, and change nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,

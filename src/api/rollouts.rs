@@ -135,7 +135,7 @@ pub struct RolloutQuery {
 }
 
 /// How far events have come. Each gateway of each event is counted once: `targets` is the sum of
-/// `applied`, `received`, `filtered`, `pending`, `notConnected` and `failed`.
+/// `applied`, `received`, `filtered`, `superseded`, `pending`, `notConnected` and `failed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
@@ -149,6 +149,10 @@ pub struct Rollout {
     /// Those whose instances did not want it, and none has received it. They are not waited for,
     /// unless a connected instance has not come to the event yet.
     pub filtered: usize,
+    /// Those that are sent a newer event instead, with the same type and collapse key. They are not
+    /// waited for.
+    #[serde(default)]
+    pub superseded: usize,
     /// Those that are connected and have not confirmed it.
     pub pending: usize,
     /// Those at which it was given up, for example because they refused it or it expired.
@@ -185,6 +189,9 @@ pub enum WaitEnd {
     Unreachable,
     /// The instances of all gateways filtered the event, so there is nothing to wait for.
     Filtered,
+    /// Newer events superseded the event at a gateway, and the instances of all others filtered it, so
+    /// there is nothing to wait for.
+    Superseded,
     /// The time was up. Repeat the request to wait on.
     Timeout,
     /// The node is shutting down. Repeat the request to wait on, at another node.
@@ -225,6 +232,8 @@ pub enum RolloutState {
     /// The gateway's instances did not want it: its type is not among those that they asked for, or
     /// they started after it. None of them has received it.
     Filtered,
+    /// A newer event with the same type and collapse key is sent instead.
+    Superseded,
     /// The gateway is connected and has not confirmed it.
     Pending,
     /// The gateway has not confirmed it and has no live connection.
@@ -240,6 +249,7 @@ impl RolloutState {
             Self::Applied => "applied",
             Self::Received => "received",
             Self::Filtered => "filtered",
+            Self::Superseded => "superseded",
             Self::Pending => "pending",
             Self::NotConnected => "notConnected",
             Self::Failed => "failed",
@@ -285,6 +295,9 @@ pub struct EventVerdict {
     pub targets: usize,
     /// At how many of them the instances filtered it.
     pub filtered: usize,
+    /// At how many of them a newer event superseded it.
+    #[serde(default)]
+    pub superseded: usize,
     /// The verdict in a sentence, for people.
     #[schema(
         example = "failed at 1 of 3 gateways since 2026-01-31T02:14:00Z: GATEWAY_PROCESSING_ERROR"
@@ -302,8 +315,10 @@ pub enum EventState {
     Failed,
     /// A gateway has not confirmed it yet.
     Pending,
-    /// All gateways have confirmed it, except those whose instances filtered it.
+    /// All gateways have confirmed it, except those where it was filtered or superseded.
     Delivered,
+    /// It was superseded at a gateway, and filtered at all others.
+    Superseded,
     /// The instances of all gateways filtered it.
     Filtered,
 }
@@ -316,6 +331,7 @@ impl EventState {
             Self::Failed => "failed",
             Self::Pending => "pending",
             Self::Delivered => "delivered",
+            Self::Superseded => "superseded",
             Self::Filtered => "filtered",
         }
     }

@@ -10,8 +10,8 @@ use utoipa::{PartialSchema, ToSchema};
 use super::RejectionReason;
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, JobId, NodeId, Reason,
-    Sequence,
+    CollapseKey, ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, JobId, NodeId,
+    Reason, Sequence,
 };
 use crate::trace_context::TraceParent;
 
@@ -73,6 +73,13 @@ schema!(
          ASCII characters.",
         "deploy-42"
     )
+);
+schema!(
+    CollapseKey,
+    text("A collapse key: at most 256 bytes, none of them a control character.")
+        .min_length(Some(1))
+        .max_length(Some(256))
+        .examples([json!("api-42")])
 );
 schema!(
     EventType,

@@ -238,6 +238,7 @@ fn state(delivery: &Delivery) -> String {
     let word = |state| match state {
         DeliveryState::Delivered => "delivered",
         DeliveryState::Filtered => "filtered",
+        DeliveryState::Superseded => "superseded",
         DeliveryState::Failed => "dead letter",
         DeliveryState::Pending => "pending",
     };
@@ -253,6 +254,7 @@ fn state(delivery: &Delivery) -> String {
     match delivery.state {
         DeliveryState::Failed => "dead letter".to_owned(),
         DeliveryState::Filtered => "filtered since".to_owned(),
+        DeliveryState::Superseded => "superseded since".to_owned(),
         DeliveryState::Pending | DeliveryState::Delivered => "pending".to_owned(),
     }
 }

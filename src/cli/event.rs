@@ -12,7 +12,7 @@ use gateway_events::api::{
     RolloutQuery, Target, Warning,
 };
 use gateway_events::client::api::Api;
-use gateway_events::event::{CorrelationId, EventId, EventType};
+use gateway_events::event::{CollapseKey, CorrelationId, EventId, EventType};
 use serde_json::value::RawValue;
 
 use super::access::ClientOptions;
@@ -93,6 +93,10 @@ pub(crate) struct Publish {
     /// that of its type
     #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
     ttl: Option<u64>,
+    /// Of the events of its type with this key that are published while a gateway is away, only the
+    /// newest is sent to it
+    #[arg(long, value_name = "KEY")]
+    collapse_key: Option<CollapseKey>,
     #[command(flatten)]
     wait: WaitOptions,
 }
@@ -172,7 +176,14 @@ impl Publish {
             event.target = Some(Target { labels, ..Target::default() });
         }
         let (id, correlation_id, user_id) = (self.id, self.correlation_id, self.user);
-        Ok(NewEvent { id, correlation_id, user_id, ttl_seconds: self.ttl, ..event })
+        Ok(NewEvent {
+            id,
+            correlation_id,
+            user_id,
+            ttl_seconds: self.ttl,
+            collapse_key: self.collapse_key,
+            ..event
+        })
     }
 }
 
@@ -245,6 +256,9 @@ fn shown(event: &EventWithDeliveries) -> String {
             of.map_or_else(|| cell(id), |delivery| cell(&delivery.gateway_name))
         }),
     );
+    if let Some(key) = &event.collapse_key {
+        _ = writeln!(text, "collapse key {}", cell(key));
+    }
     if let Some(traceparent) = &event.traceparent {
         _ = writeln!(text, "traceparent  {traceparent}");
     }

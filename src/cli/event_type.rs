@@ -45,6 +45,9 @@ pub(crate) struct Put {
     /// never if omitted
     #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
     ttl: Option<u64>,
+    /// Events before and after one of this type never supersede one another
+    #[arg(long)]
+    barrier: bool,
 }
 
 #[derive(Debug, Args)]
@@ -63,9 +66,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::List => answer(client.json, &api.event_types().await?, listed),
         Command::Show { name } => answer(client.json, &api.event_type(&name).await?, shown),
-        Command::Put(Put { name, description, schema, ttl }) => {
+        Command::Put(Put { name, description, schema, ttl, barrier }) => {
             let schema = schema.as_deref().map(read).transpose()?;
-            let definition = EventTypeDefinition { description, schema, ttl_seconds: ttl };
+            let definition = EventTypeDefinition { description, schema, ttl_seconds: ttl, barrier };
             answer(client.json, &api.put_event_type(&name, &definition).await?, shown)
         }
         Command::Delete(Delete { name, force, confirmation }) => {
@@ -105,6 +108,9 @@ fn shown(info: &EventTypeInfo) -> String {
         format!("name         {}\ndescription  {}\n", clean(&info.name), cell(&info.description));
     if let Some(seconds) = info.ttl_seconds {
         _ = writeln!(text, "ttl          {seconds} s");
+    }
+    if info.barrier {
+        _ = writeln!(text, "barrier      yes");
     }
     for (title, schema) in [("schema", &info.schema), ("built-in schema", &info.built_in_schema)] {
         if let Some(schema) = schema {

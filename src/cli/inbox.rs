@@ -143,7 +143,7 @@ fn shown(shown: &RejectedRowWithPayload) -> String {
     format!(
         "row          {} (in the inbox: {})\nversion      {}\nreason       {}\ndetail       {}\nrejected     {}\nput back     {}\n\n\
          type         {}\ngateway      {}\ntarget       {}\nevent        {}\ncorrelation  {}\nuser         {}\n\
-         expires      {}\ntraceparent  {}\ninserted     {}\npayload      {}",
+         expires      {}\ntraceparent  {}\ncollapse key {}\ninserted     {}\npayload      {}",
         row.id,
         row.inbox_id,
         row.version,
@@ -159,6 +159,7 @@ fn shown(shown: &RejectedRowWithPayload) -> String {
         optional(row.user_id.as_ref()),
         optional(row.expires_at.as_ref()),
         optional(row.traceparent.as_ref()),
+        optional(row.collapse_key.as_ref()),
         time(row.inserted_at),
         cell(&shown.payload),
     )

@@ -134,7 +134,12 @@ pub(crate) async fn waited(
                 let ended = rollout.rollout.ended;
                 let is_over = matches!(
                     ended,
-                    Some(WaitEnd::Reached | WaitEnd::Unreachable | WaitEnd::Filtered) | None
+                    Some(
+                        WaitEnd::Reached
+                            | WaitEnd::Unreachable
+                            | WaitEnd::Filtered
+                            | WaitEnd::Superseded
+                    ) | None
                 );
                 if is_over || Instant::now() >= deadline {
                     progress.clear();
@@ -244,6 +249,7 @@ fn counts(rollout: &RolloutOfEvents) -> String {
         (it.applied, "applied"),
         (it.received, "received"),
         (it.filtered, "filtered"),
+        (it.superseded, "superseded"),
         (it.pending, "pending"),
         (it.not_connected, "not connected"),
         (it.failed, "failed"),
@@ -263,7 +269,7 @@ fn missing(
     level: Option<WaitFor>,
 ) -> impl Iterator<Item = &RolloutGateway> {
     rollout.rollout.gateways.iter().filter(move |gateway| match gateway.state {
-        RolloutState::Applied | RolloutState::Filtered => false,
+        RolloutState::Applied | RolloutState::Filtered | RolloutState::Superseded => false,
         RolloutState::Received => level == Some(WaitFor::Applied),
         RolloutState::Pending | RolloutState::NotConnected | RolloutState::Failed => true,
     })
@@ -282,12 +288,20 @@ fn outcome(rollout: &RolloutOfEvents, wait: WaitOptions) -> String {
     if of.filtered > 0 {
         _ = write!(what, ", {} filtered", of.filtered);
     }
+    if of.superseded > 0 {
+        _ = write!(what, ", {} superseded", of.superseded);
+    }
     let verdict = match of.ended {
         Some(WaitEnd::Reached) => return format!("reached: {what}"),
         Some(WaitEnd::Filtered) => {
             let rows = of.gateways.iter().map(row);
             let gateways = table(HEADER, rows, "for no gateway");
             return format!("not reached: all gateways filtered it\n\n{gateways}");
+        }
+        Some(WaitEnd::Superseded) => {
+            let rows = of.gateways.iter().map(row);
+            let gateways = table(HEADER, rows, "for no gateway");
+            return format!("not reached: newer events superseded it\n\n{gateways}");
         }
         Some(WaitEnd::Unreachable) if of.targets == 0 => {
             "not reached: no gateway matched".to_owned()

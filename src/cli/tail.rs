@@ -59,6 +59,7 @@ enum OutcomeName {
     Failed,
     Filtered,
     Snapshot,
+    Superseded,
     Unknown,
 }
 
@@ -72,6 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         OutcomeName::Failed => Outcome::Failed,
         OutcomeName::Filtered => Outcome::Filtered,
         OutcomeName::Snapshot => Outcome::Snapshot,
+        OutcomeName::Superseded => Outcome::Superseded,
         OutcomeName::Unknown => Outcome::Unknown,
     });
     let kinds = args.kinds.iter().map(|kind| match kind {

@@ -56,6 +56,9 @@ pub(super) struct Feed {
     /// The last sequence in `ready` or taken from it.
     last: Sequence,
     head: Sequence,
+    /// Rows up to here are read from the log: they may have been superseded when the connection was
+    /// opened, after a hint with them was on its way.
+    opened_at: Sequence,
     /// How the log is delivered.
     control: Control,
     /// Set when that has changed, until the rows are read again.
@@ -102,6 +105,7 @@ impl Feed {
             page: FIRST_PAGE.min(limits.events),
             last: position,
             head: head.max(state.head),
+            opened_at: head,
             control: state.control,
             is_outdated: false,
             read: None,
@@ -232,7 +236,7 @@ impl Feed {
         let before = self.ready.len();
         for (sequence, event) in hint.rows.iter().skip_while(|(sequence, _)| *sequence < next) {
             let full = self.ready.len() >= self.most_rows || self.ready_bytes >= self.most_bytes;
-            if full || *sequence != self.last.next() {
+            if full || *sequence != self.last.next() || *sequence <= self.opened_at {
                 break;
             }
             let event = Arc::clone(event);

@@ -154,6 +154,7 @@ impl Greeted {
                 "the gateway has a position beyond the head of its log; if the database was restored from a backup or lost commits in a failover, stop all nodes and run `gateway-events epoch renew`"
             );
         }
+        dispatcher.supersede(admission.gateway, id, &opened.opened).await;
         let ready = Ready {
             registration,
             stop,

@@ -303,7 +303,7 @@ impl Outcomes {
     fn is_logged(&self, range: Range, reason: Reason) -> bool {
         match reason {
             Reason::Expired => range.last <= self.expired_before,
-            Reason::Skipped | Reason::Purged => true,
+            Reason::Skipped | Reason::Purged | Reason::Superseded => true,
             // The gateway has rejected it.
             reason => reason.is_reported(),
         }

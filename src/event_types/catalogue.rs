@@ -238,6 +238,7 @@ fn built(name: &str, description: &str, fields: &'static [Field]) -> BuiltIn {
         description: description.to_owned(),
         schema: Some(schema),
         ttl_secs: None,
+        barrier: false,
     };
     BuiltIn { info, fields }
 }

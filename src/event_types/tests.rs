@@ -14,6 +14,7 @@ fn typed(schema: &Value) -> EventTypeInfo {
         description: String::new(),
         schema: Some(raw(schema)),
         ttl_secs: None,
+        barrier: false,
     }
 }
 

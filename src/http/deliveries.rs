@@ -419,6 +419,7 @@ impl From<RedriveProgress> for RedriveCursor {
 
 impl From<store::Delivery> for Delivery {
     fn from(delivery: store::Delivery) -> Self {
+        let superseded_by = delivery.superseded_by();
         Self {
             gateway_id: delivery.gateway_id,
             gateway_name: delivery.gateway_name,
@@ -440,6 +441,7 @@ impl From<store::Delivery> for Delivery {
             last_failure_at: delivery.last_failure_at,
             reason: delivery.reason,
             attempt_count: delivery.attempt_count,
+            superseded_by,
             attempts: delivery.attempts.into_iter().map(Into::into).collect(),
         }
     }
@@ -451,6 +453,7 @@ impl From<store::DeliveryState> for api::DeliveryState {
             store::DeliveryState::Pending => Self::Pending,
             store::DeliveryState::Delivered => Self::Delivered,
             store::DeliveryState::Filtered => Self::Filtered,
+            store::DeliveryState::Superseded => Self::Superseded,
             store::DeliveryState::Failed => Self::Failed,
         }
     }
@@ -464,6 +467,7 @@ impl From<store::Outcome> for api::Outcome {
             store::Outcome::Failed => Self::Failed,
             store::Outcome::Filtered => Self::Filtered,
             store::Outcome::Snapshot => Self::Snapshot,
+            store::Outcome::Superseded => Self::Superseded,
             store::Outcome::Unknown => Self::Unknown,
         }
     }

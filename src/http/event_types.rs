@@ -102,6 +102,7 @@ pub(super) async fn put(
         description: definition.description,
         schema: definition.schema,
         ttl_secs: definition.ttl_seconds,
+        barrier: definition.barrier,
     };
     let put = app.store.put_event_type(&actor, &info).await;
     // Even if it is unknown whether that was stored.
@@ -191,8 +192,8 @@ fn named(name: &str) -> Answer<EventType> {
 impl From<store::EventTypeInfo> for EventTypeInfo {
     fn from(info: store::EventTypeInfo) -> Self {
         let (name, description) = (info.name.clone(), info.description.clone());
-        let ttl_seconds = info.ttl_secs;
+        let (ttl_seconds, barrier) = (info.ttl_secs, info.barrier);
         let (schema, built_in_schema) = info.into_schemas();
-        Self { name, description, schema, built_in_schema, ttl_seconds }
+        Self { name, description, schema, built_in_schema, ttl_seconds, barrier }
     }
 }

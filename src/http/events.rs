@@ -163,6 +163,7 @@ pub(super) async fn show(
         occurred_at: event.occurred_at,
         appended_at: history.appended_at,
         expires_at: event.expires_at,
+        collapse_key: history.collapse_key,
         traceparent: event.traceparent,
         attributes: event.attributes.map(|attributes| *attributes),
         target: history.target.map(Into::into),

@@ -64,10 +64,9 @@ impl FromQuery for FeedQuery {
                 .ok_or("must be published, attempt or connection")
         };
         let outcome = |word: &str| {
-            Outcome::ALL
-                .into_iter()
-                .find(|outcome| outcome.as_str() == word)
-                .ok_or("must be received, applied, failed, filtered, snapshot or unknown")
+            Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == word).ok_or(
+                "must be received, applied, failed, filtered, snapshot, superseded or unknown",
+            )
         };
         let asked = Self {
             types: listed(parameters, "types", kind)?,

@@ -207,6 +207,7 @@ impl From<store::RejectedRow> for RejectedRow {
             user_id: row.user_id,
             expires_at: row.expires_at,
             traceparent: row.traceparent,
+            collapse_key: row.collapse_key,
             payload_bytes: row.payload_bytes,
         }
     }

@@ -118,6 +118,7 @@ fn apply(mut content: InboxContent, change: RejectedRowChange) -> Answer<InboxCo
         user_id,
         expires_at,
         traceparent,
+        collapse_key,
         dry_run: _,
     } = change;
     content.event_type = event_type.unwrap_or(content.event_type);
@@ -133,6 +134,7 @@ fn apply(mut content: InboxContent, change: RejectedRowChange) -> Answer<InboxCo
     content.correlation_id = correlation_id.unwrap_or(content.correlation_id);
     content.user_id = user_id.unwrap_or(content.user_id);
     content.traceparent = traceparent.unwrap_or(content.traceparent);
+    content.collapse_key = collapse_key.unwrap_or(content.collapse_key);
     let texts = [
         ("type", Some(&content.event_type)),
         ("payload", Some(&content.payload)),
@@ -141,6 +143,7 @@ fn apply(mut content: InboxContent, change: RejectedRowChange) -> Answer<InboxCo
         ("correlationId", content.correlation_id.as_ref()),
         ("userId", content.user_id.as_ref()),
         ("traceparent", content.traceparent.as_ref()),
+        ("collapseKey", content.collapse_key.as_ref()),
     ];
     // Postgres strings can't contain it.
     let bad = texts.iter().find(|(_, text)| text.is_some_and(|text| text.contains('\0')));

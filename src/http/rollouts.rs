@@ -242,7 +242,7 @@ fn check(rollout: &store::Rollout, wait: Wait) -> Answer<()> {
     Ok(())
 }
 
-/// Whether the wait has ended. A gateway whose instances filtered the event counts neither as one
+/// Whether the wait has ended. A gateway where the event was filtered or superseded counts neither as one
 /// that came far enough nor as one that has to.
 fn decide(rollout: &store::Rollout, wait: Wait) -> Option<WaitEnd> {
     let needed = wait.quorum.of(rollout.awaited());
@@ -256,7 +256,8 @@ fn decide(rollout: &store::Rollout, wait: Wait) -> Option<WaitEnd> {
         return Some(WaitEnd::Unreachable);
     }
     if rollout.awaited() == 0 {
-        return Some(WaitEnd::Filtered);
+        let superseded = rollout.count(TargetState::Superseded);
+        return Some(if superseded > 0 { WaitEnd::Superseded } else { WaitEnd::Filtered });
     }
     if there >= needed {
         return Some(WaitEnd::Reached);
@@ -278,6 +279,7 @@ fn shown(rollout: store::Rollout, waited: Option<(usize, WaitEnd)>) -> RolloutOf
         applied: count(TargetState::Applied),
         received: count(TargetState::Received),
         filtered: count(TargetState::Filtered),
+        superseded: count(TargetState::Superseded),
         pending: count(TargetState::Pending),
         failed: count(TargetState::Failed),
         not_connected: count(TargetState::NotConnected),
@@ -301,6 +303,7 @@ impl From<store::RolloutTarget> for RolloutGateway {
                 TargetState::Applied => RolloutState::Applied,
                 TargetState::Received => RolloutState::Received,
                 TargetState::Filtered => RolloutState::Filtered,
+                TargetState::Superseded => RolloutState::Superseded,
                 TargetState::Pending => RolloutState::Pending,
                 TargetState::NotConnected => RolloutState::NotConnected,
                 TargetState::Failed => RolloutState::Failed,
@@ -319,6 +322,7 @@ impl From<store::EventVerdict> for api::EventVerdict {
                 EventState::Failed => api::EventState::Failed,
                 EventState::Pending => api::EventState::Pending,
                 EventState::Delivered => api::EventState::Delivered,
+                EventState::Superseded => api::EventState::Superseded,
                 EventState::Filtered => api::EventState::Filtered,
             },
             since: verdict.since,
@@ -326,6 +330,7 @@ impl From<store::EventVerdict> for api::EventVerdict {
             gateways: verdict.gateways,
             targets: verdict.targets,
             filtered: verdict.filtered,
+            superseded: verdict.superseded,
             summary: verdict.to_string(),
         }
     }

@@ -21,7 +21,7 @@ use crate::trace_context::TraceParent;
 
 type Result<T> = std::result::Result<T, ValidationError>;
 
-const FIELDS: [&str; 12] = [
+const FIELDS: [&str; 13] = [
     "type",
     "payload",
     "gatewayIds",
@@ -33,6 +33,7 @@ const FIELDS: [&str; 12] = [
     "timestamp",
     "expiresAt",
     "ttlSeconds",
+    "collapseKey",
     "traceparent",
 ];
 
@@ -166,6 +167,7 @@ impl<'a> Fields<'a> {
             user_id: self.get("userId")?,
             expires_at: self.get("expiresAt")?,
             ttl_secs: self.get("ttlSeconds")?,
+            collapse_key: self.get("collapseKey")?,
             occurred_at: occurred_at(self.get("timestamp")?, now)?,
             traceparent: self.get("traceparent")?.or(traceparent),
             attributes: None,

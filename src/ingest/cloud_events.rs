@@ -28,7 +28,7 @@ type Result<T> = std::result::Result<T, ValidationError>;
 const LONGEST_TARGET: usize = 64 * 1024;
 
 /// Attributes that become fields of the draft.
-const CONSUMED: [&str; 11] = [
+const CONSUMED: [&str; 12] = [
     name::ID,
     name::TYPE,
     name::TIME,
@@ -36,6 +36,7 @@ const CONSUMED: [&str; 11] = [
     name::USER_ID,
     name::EXPIRY_TIME,
     name::TTL_SECONDS,
+    name::COLLAPSE_KEY,
     name::TRACEPARENT,
     name::GATEWAY_IDS,
     name::TARGET_LABELS,
@@ -374,6 +375,7 @@ impl Incoming {
             user_id: self.text(name::USER_ID)?.map(str::to_owned),
             expires_at: self.parsed(name::EXPIRY_TIME, Timestamp::parse)?,
             ttl_secs: self.ttl_seconds()?,
+            collapse_key: self.parsed(name::COLLAPSE_KEY, str::parse)?,
             occurred_at: occurred_at(self.parsed(name::TIME, Timestamp::parse)?, now)
                 .map_err(of_attributes)?,
             traceparent: self.parsed(name::TRACEPARENT, str::parse)?.or(traceparent),

@@ -34,6 +34,7 @@ pub(super) fn read(
         user_id: content.user_id,
         expires_at: parsed("expiresAt", content.expires_at.as_deref(), Timestamp::parse)?,
         ttl_secs: None,
+        collapse_key: parsed("collapseKey", content.collapse_key.as_deref(), str::parse)?,
         occurred_at: inserted_at.min(now),
         traceparent: parsed("traceparent", content.traceparent.as_deref(), str::parse)?,
         attributes: None,

@@ -21,6 +21,7 @@ fn row() -> InboxContent {
         user_id: None,
         expires_at: None,
         traceparent: None,
+        collapse_key: None,
     }
 }
 

@@ -10,6 +10,9 @@
 //! | filtered | an instance filtered it, and none received or applied it or read it in a snapshot |
 //! | received, applied | otherwise. The instances that filtered it do not count: if all must confirm, it is applied once each of the others that received it has applied it |
 //!
+//! A delivery that was [superseded](super::supersession) is passed over in the same way, and the attempts
+//! tell it, too: once the position has passed it, it is superseded, unless an instance received it.
+//!
 //! Once retention has removed the attempts, the position alone decides again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +32,7 @@ pub struct InstanceAttempt {
     pub outcome: Outcome,
 }
 
-/// The state of a delivery that an instance has filtered.
+/// The state of a delivery that an instance has filtered, or that was superseded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filtered {
     /// The instances that filtered it, by name; the name of unnamed connections is empty.
@@ -38,12 +41,14 @@ pub struct Filtered {
     pub is_received: bool,
     /// Whether an instance applied it.
     pub is_applied: bool,
+    /// Whether a newer event superseded it.
+    pub is_superseded: bool,
     /// Instances that received it, and have neither applied nor filtered it.
     not_applied: BTreeSet<String>,
 }
 
 impl Filtered {
-    /// Those of these deliveries that an instance has filtered.
+    /// Those of these deliveries that an instance has filtered or a newer event has superseded.
     pub fn of(attempts: Vec<InstanceAttempt>) -> BTreeMap<DeliveryKey, Self> {
         let mut all: BTreeMap<DeliveryKey, Self> = BTreeMap::new();
         // Received before applied and filtered, which take it back.
@@ -69,10 +74,11 @@ impl Filtered {
                     of.not_applied.remove(&instance);
                     of.by.insert(instance);
                 }
+                Outcome::Superseded => of.is_superseded = true,
                 Outcome::Failed | Outcome::Unknown => {}
             }
         }
-        all.retain(|_, of| !of.by.is_empty());
+        all.retain(|_, of| of.is_superseded || !of.by.is_empty());
         all
     }
 

@@ -97,6 +97,8 @@ pub struct InboxContent {
     pub expires_at: Option<String>,
     /// The W3C trace context of the event's cause.
     pub traceparent: Option<String>,
+    /// What the event supersedes older unsent events of its type by.
+    pub collapse_key: Option<String>,
 }
 
 /// Why a row was not read.
@@ -195,6 +197,7 @@ fn column(field: &str) -> &str {
         "correlationId" => "correlation_id",
         "userId" => "user_id",
         "expiresAt" => "expires_at",
+        "collapseKey" => "collapse_key",
         same => same,
     }
 }
@@ -366,6 +369,8 @@ pub struct RejectedRow {
     pub expires_at: Option<String>,
     /// The column as it was inserted.
     pub traceparent: Option<String>,
+    /// The column as it was inserted.
+    pub collapse_key: Option<String>,
     /// The payload's size in bytes.
     pub payload_bytes: i64,
 }

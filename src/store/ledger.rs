@@ -35,6 +35,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::filtered::Filtered;
+use super::supersession::Superseded;
 use super::{Actor, AuditHead, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
@@ -157,25 +158,30 @@ pub enum DeliveryState {
     /// The gateway's position has passed it, but its instances did not want it: see
     /// [`filtered`](super::filtered).
     Filtered,
+    /// The gateway's position has passed it, but a newer event with the same type and collapse key was
+    /// sent instead: see [`supersession`](super::supersession).
+    Superseded,
     /// Given up: it is a dead letter.
     Failed,
 }
 
 impl DeliveryState {
     /// A dead letter is failed regardless of the position. Otherwise the position decides, and what
-    /// became of a delivery that an instance has filtered.
-    pub fn of(is_dead: bool, is_confirmed: bool, filtered: Option<&Filtered>) -> Self {
-        match (is_dead, is_confirmed) {
-            (true, _) => Self::Failed,
-            (false, true) if filtered.is_some_and(|it| !it.is_received) => Self::Filtered,
-            (false, true) => Self::Delivered,
-            (false, false) => Self::Pending,
+    /// became of a delivery that an instance has filtered or a newer event has superseded.
+    pub fn of(is_dead: bool, is_passed: bool, filtered: Option<&Filtered>) -> Self {
+        match (is_dead, is_passed, filtered) {
+            (true, _, _) => Self::Failed,
+            (false, false, _) => Self::Pending,
+            (false, true, Some(it)) if it.is_received => Self::Delivered,
+            (false, true, Some(it)) if it.is_superseded => Self::Superseded,
+            (false, true, Some(_)) => Self::Filtered,
+            (false, true, None) => Self::Delivered,
         }
     }
 
-    /// Whether it is settled without a failure: delivered or filtered.
+    /// Whether it is settled without a failure: delivered, filtered or superseded.
     pub const fn is_settled(self) -> bool {
-        matches!(self, Self::Delivered | Self::Filtered)
+        matches!(self, Self::Delivered | Self::Filtered | Self::Superseded)
     }
 }
 
@@ -193,6 +199,8 @@ pub enum Outcome {
     Filtered,
     /// It could not be delivered, and the gateway has read a snapshot instead.
     Snapshot,
+    /// It was not sent, because a newer event with the same type and collapse key superseded it.
+    Superseded,
     /// Unknown: another connection confirmed the event in the meantime, the node was lost, or a
     /// newer version recorded an outcome that this one does not know.
     Unknown,
@@ -207,6 +215,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Filtered => "filtered",
             Self::Snapshot => "snapshot",
+            Self::Superseded => "superseded",
             Self::Unknown => "unknown",
         }
     }
@@ -220,7 +229,14 @@ impl Outcome {
 
     /// The outcome with a name from the database, which a newer version may have written.
     pub fn stored(name: &str) -> Self {
-        let known = [Self::Received, Self::Applied, Self::Failed, Self::Filtered, Self::Snapshot];
+        let known = [
+            Self::Received,
+            Self::Applied,
+            Self::Failed,
+            Self::Filtered,
+            Self::Snapshot,
+            Self::Superseded,
+        ];
         known.into_iter().find(|outcome| outcome.as_str() == name).unwrap_or(Self::Unknown)
     }
 }
@@ -314,6 +330,13 @@ pub struct Attempts {
 }
 
 impl Delivery {
+    /// The sequence of the delivery that superseded it, if one did and the ledger still says so.
+    pub fn superseded_by(&self) -> Option<Sequence> {
+        let attempts = self.attempts.iter().rev();
+        let mut attempts = attempts.filter(|attempt| attempt.outcome == Outcome::Superseded);
+        attempts.find_map(|attempt| Superseded::by_of(attempt.detail.as_deref()?))
+    }
+
     /// Sets the attempts, the newest redrive, and what is derived from them.
     #[must_use]
     pub fn with(mut self, attempts: Attempts, redriven_as: Option<RedrivenAs>) -> Self {
@@ -397,6 +420,9 @@ pub struct EventHistory {
     pub target: Option<PublishedTarget>,
     /// How many gateways that selected.
     pub matched: i64,
+    /// What older events are [superseded](super::supersession) by, if it was published with a collapse
+    /// key. `None` once retention has trimmed it from all logs.
+    pub collapse_key: Option<String>,
     /// Its delivery to every gateway; to a gateway to which it was redriven, more than one.
     pub deliveries: Vec<Delivery>,
     /// The purge of its payload, if it was purged.

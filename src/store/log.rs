@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::positions::Repeats;
+use super::supersession::{Collapse, Supersession};
 use super::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, GapReason, HighWater,
     Labels, Level, LogPage, LogSpan, Refusal, Result, ValidationError,
@@ -52,6 +53,9 @@ pub trait Log: Send + Sync + 'static {
         id: GatewayId,
         span: LogSpan,
     ) -> Result<Option<LogPage>>;
+    /// Examines the next page of a connection's backlog, and withholds what newer events supersede.
+    /// Does nothing if the connection is not open or not the gateway's only one.
+    async fn supersede(&self, backlog: Supersession) -> Result<Supersession>;
     /// How far all logs have come.
     async fn high_water(&self) -> Result<HighWater>;
 }
@@ -79,6 +83,8 @@ pub struct NewEvent {
     pub target: Target,
     /// SHA-256 of its content. The same id with another digest is a conflict.
     pub digest: [u8; 32],
+    /// How it takes part in supersession; `None` if it does not.
+    pub collapse: Option<Collapse>,
     /// The payload's artifact (`apiId`, `providerId` or `proxyId`), to match a `deployment.ack`
     /// with.
     pub artifact_id: Option<String>,
@@ -165,7 +171,8 @@ pub struct OutboxRow {
     pub sequence: Sequence,
     /// Its event, shared by all lanes that send it.
     pub event: Arc<Event>,
-    /// Why it must not be sent: an admin has skipped it, or purged its event's payload.
+    /// Why it must not be sent: an admin has skipped it, or purged its event's payload, or a newer
+    /// event has superseded it.
     pub withheld: Option<Reason>,
 }
 
@@ -236,6 +243,8 @@ pub struct Opened {
     pub is_unsure: bool,
     /// Confirmed events after `position`.
     pub repeats: Repeats,
+    /// Whether the log has events with a collapse key that no connection can have been sent.
+    pub is_collapsible: bool,
     /// How the log is delivered.
     pub control: Control,
 }

@@ -78,6 +78,8 @@ pub enum TargetState {
     Received,
     /// The gateway's instances did not want the event, and none of them has received it.
     Filtered,
+    /// A newer event with the same type and collapse key was sent instead.
+    Superseded,
     /// It is not confirmed yet, and the gateway is connected.
     Pending,
     /// It is not confirmed yet, and the gateway has no live connection.
@@ -148,6 +150,7 @@ impl RolloutRow {
             DeliveryState::Failed => TargetState::Failed,
             _ if is_applied => TargetState::Applied,
             DeliveryState::Filtered => TargetState::Filtered,
+            DeliveryState::Superseded => TargetState::Superseded,
             DeliveryState::Delivered => TargetState::Received,
             DeliveryState::Pending if self.is_connected => TargetState::Pending,
             DeliveryState::Pending => TargetState::NotConnected,
@@ -211,7 +214,11 @@ pub fn targets(
 
 impl RolloutTarget {
     fn is_awaited(&self) -> bool {
-        self.state != TargetState::Filtered || self.is_behind
+        match self.state {
+            TargetState::Superseded => false,
+            TargetState::Filtered => self.is_behind,
+            _ => true,
+        }
     }
 }
 
@@ -221,8 +228,8 @@ impl Rollout {
         self.targets.iter().filter(|target| target.state == state).count()
     }
 
-    /// The number of targets that are waited for: without those whose instances filtered the event,
-    /// unless one that is connected has not passed it yet.
+    /// The number of targets that are waited for: without those where a newer event superseded it, and
+    /// those whose instances filtered it, unless one that is connected has not passed it yet.
     pub fn awaited(&self) -> usize {
         self.targets.iter().filter(|target| target.is_awaited()).count()
     }
@@ -252,7 +259,8 @@ impl Rollout {
 /// | `unmatched` | it is for no gateway | when it was appended | `no_gateways_matched` |
 /// | `failed` | it was given up at a gateway and not delivered there since | the first of these failures | why the last of them failed |
 /// | `pending` | a gateway has not confirmed it | when the oldest pending delivery was appended | why the last attempt at a pending delivery failed, if one did |
-/// | `delivered` | all gateways have confirmed it, except those whose instances filtered it | the last confirmation | none |
+/// | `delivered` | all gateways have confirmed it, except those where it was filtered or superseded | the last confirmation | none |
+/// | `superseded` | it was superseded at a gateway, and filtered at all others | when that was decided | none |
 /// | `filtered` | the instances of all gateways filtered it | when the last of them did | none |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventVerdict {
@@ -268,6 +276,8 @@ pub struct EventVerdict {
     pub targets: usize,
     /// At how many of them the instances filtered it.
     pub filtered: usize,
+    /// At how many of them a newer event superseded it.
+    pub superseded: usize,
 }
 
 /// The states of an [`EventVerdict`], by decreasing precedence.
@@ -279,8 +289,10 @@ pub enum EventState {
     Failed,
     /// A gateway has not confirmed it.
     Pending,
-    /// All gateways have confirmed it, except those whose instances filtered it.
+    /// All gateways have confirmed it, except those where it was filtered or superseded.
     Delivered,
+    /// It was superseded at a gateway, and filtered at all others.
+    Superseded,
     /// The instances of all gateways filtered it.
     Filtered,
 }
@@ -301,6 +313,7 @@ impl EventHistory {
         let targets = gateways.len();
         let of = |state| gateways.values().filter(move |it: &&AtGateway| it.state == state);
         let filtered = of(DeliveryState::Filtered).count();
+        let superseded = of(DeliveryState::Superseded).count();
         let is = |state, since, reason, gateways| EventVerdict {
             state,
             since,
@@ -308,6 +321,7 @@ impl EventHistory {
             gateways,
             targets,
             filtered,
+            superseded,
         };
         if targets == 0 {
             return is(EventState::Unmatched, self.appended_at, Some("no_gateways_matched"), 0);
@@ -323,6 +337,8 @@ impl EventHistory {
         }
         let (state, word) = if filtered == targets {
             (DeliveryState::Filtered, EventState::Filtered)
+        } else if filtered + superseded == targets {
+            (DeliveryState::Superseded, EventState::Superseded)
         } else {
             (DeliveryState::Delivered, EventState::Delivered)
         };
@@ -339,7 +355,7 @@ impl EventHistory {
             let since = match delivery.state {
                 DeliveryState::Pending => appended_at,
                 DeliveryState::Failed => delivery.last_failure_at.unwrap_or(appended_at),
-                DeliveryState::Delivered | DeliveryState::Filtered => {
+                DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Superseded => {
                     delivery.attempts.last().map_or(appended_at, |last| last.finished_at)
                 }
             };

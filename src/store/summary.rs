@@ -118,15 +118,29 @@ impl fmt::Display for EventVerdict {
             EventState::Unmatched => write!(f, "unmatched since {at}")?,
             EventState::Failed => write!(f, "failed at {gateways} of {of} since {at}")?,
             EventState::Pending => write!(f, "pending at {gateways} of {of} since {at}")?,
-            EventState::Delivered if self.filtered == 0 => {
+            EventState::Delivered if self.filtered + self.superseded == 0 => {
                 return write!(f, "delivered to {of}, the last at {at}");
             }
             EventState::Delivered => {
-                let filtered = self.filtered;
-                return write!(
+                write!(f, "delivered to {gateways} of {of}, the last at {at}")?;
+                if self.filtered > 0 {
+                    write!(f, "; filtered by {}", self.filtered)?;
+                }
+                if self.superseded > 0 {
+                    write!(f, "; superseded at {}", self.superseded)?;
+                }
+                return Ok(());
+            }
+            EventState::Superseded => {
+                write!(
                     f,
-                    "delivered to {gateways} of {of}, the last at {at}; filtered by {filtered}"
-                );
+                    "superseded by newer events at {} of {of}, the last at {at}",
+                    self.superseded
+                )?;
+                if self.filtered > 0 {
+                    write!(f, "; filtered by {}", self.filtered)?;
+                }
+                return Ok(());
             }
             EventState::Filtered => return write!(f, "filtered by {of}, the last at {at}"),
         }

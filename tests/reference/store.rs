@@ -45,6 +45,7 @@ mod redrive;
 mod resync;
 mod retention;
 mod rollout;
+mod supersession;
 mod tables;
 pub(crate) mod tampering;
 mod tokens;

@@ -291,6 +291,7 @@ impl Run {
             is_named: true,
             target: Target::Gateways(target),
             digest: [1; 32],
+            collapse: None,
             artifact_id: None,
             deployment_id: None,
         }

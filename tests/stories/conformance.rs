@@ -33,6 +33,7 @@ mod outcomes;
 mod positions;
 mod queries;
 mod reports;
+mod supersession;
 mod undelivered;
 
 pub(crate) use actions::*;
@@ -51,6 +52,7 @@ pub(crate) use outcomes::*;
 pub(crate) use positions::*;
 pub(crate) use queries::*;
 pub(crate) use reports::*;
+pub(crate) use supersession::*;
 pub(crate) use undelivered::*;
 
 /// Runs every test on a store of its own, which `$fresh` opens. What it returns beside the store is
@@ -109,6 +111,10 @@ macro_rules! conforms {
             a_resync_is_pending_until_the_instance_has_applied_a_snapshot
             retention_keeps_what_an_instance_has_not_confirmed
             a_receipt_on_a_deleted_connection_moves_its_gateway
+            the_newest_event_of_a_key_supersedes_what_was_not_sent
+            an_event_supersedes_none_that_lasts_longer
+            superseded_deliveries_that_retention_removes_do_not_fail
+            nothing_is_superseded_while_another_connection_is_open
             an_abandoned_opening_leaves_no_live_connection
             the_peak_of_simultaneous_connections_is_known
             a_refusal_is_recorded_for_its_gateway
@@ -339,6 +345,7 @@ pub(crate) fn event_with(id: EventId, target: Target, payload: &str) -> NewEvent
         is_named: true,
         target,
         digest: [1; 32],
+        collapse: None,
         artifact_id: None,
         deployment_id: None,
     }

@@ -80,6 +80,7 @@ impl Node {
             is_named: true,
             target: Target::Gateways(vec![self.id]),
             digest: [0; 32],
+            collapse: None,
             artifact_id: Some("a".to_owned()),
             deployment_id: Some(event_id.to_owned()),
         };

@@ -247,6 +247,7 @@ fn a_thousand_hostile_schemas_and_payloads_are_each_answered() {
                 description: String::new(),
                 schema: Some(raw),
                 ttl_secs: None,
+                barrier: false,
             };
             let errors = Validator::default().check(&info, &payload.to_string()).err();
             let took = begun.elapsed();

@@ -146,6 +146,7 @@ mod store_postgres;
 mod store_sqlite;
 mod streams;
 mod summary;
+mod supersession;
 mod support;
 mod switch_over;
 mod tables;

@@ -65,6 +65,7 @@ fn content(row: &Row) -> InboxContent {
         user_id: None,
         expires_at: None,
         traceparent: None,
+        collapse_key: None,
     }
 }
 

@@ -22,7 +22,7 @@ async fn a_missing_event_is_recorded_as_failed_and_delivery_continues(backend: B
         (select event from outbox where sequence in (2, 3));";
     match &backend {
         Backend::Sqlite => {
-            backend.change(&service, &format!("pragma foreign_keys = off; {loses}")).await
+            backend.change(&service, &format!("pragma foreign_keys = off; {loses}")).await;
         }
         Backend::Postgres(_) => backend.change(&service, loses).await,
     }

@@ -51,6 +51,9 @@ pub(crate) struct Edit {
     /// The user on whose behalf it is published
     #[arg(long)]
     user: Option<String>,
+    /// The collapse key
+    #[arg(long, value_name = "KEY")]
+    collapse_key: Option<String>,
     /// When it expires: RFC 3339
     #[arg(long, value_parser = parse_instant)]
     expires_at: Option<Timestamp>,
@@ -103,6 +106,7 @@ impl Edit {
             user_id: self.user.map(Some),
             expires_at: if self.no_expiry { Some(None) } else { self.expires_at.map(Some) },
             traceparent: None,
+            collapse_key: self.collapse_key.map(Some),
             dry_run: self.dry_run,
         })
     }

@@ -99,7 +99,8 @@ pub fn event_type_put(old: Option<&EventTypeInfo>, new: &EventTypeInfo) -> Optio
     let is_described = old.is_none_or(|old| old.description != new.description);
     let has_schema = old.is_none_or(|old| schema(old) != schema(new));
     let has_ttl = old.is_none_or(|old| old.ttl_secs != new.ttl_secs);
-    if !is_described && !has_schema && !has_ttl {
+    let has_barrier = new.barrier != old.is_some_and(|old| old.barrier);
+    if !(is_described || has_schema || has_ttl || has_barrier) && old.is_some() {
         return None;
     }
     let facts = |info: &EventTypeInfo| {
@@ -107,7 +108,8 @@ pub fn event_type_put(old: Option<&EventTypeInfo>, new: &EventTypeInfo) -> Optio
         let schema = schema(info).filter(|_| has_schema);
         let facts = Facts::none().with_some("description", description);
         let facts = facts.with_some("schema", schema.as_deref());
-        facts.with_some("ttlSeconds", seconds(info.ttl_secs.filter(|_| has_ttl)))
+        let facts = facts.with_some("ttlSeconds", seconds(info.ttl_secs.filter(|_| has_ttl)));
+        facts.with_some("barrier", has_barrier.then_some(info.barrier))
     };
     let action = match old {
         None => AuditAction::EventTypeRegistered,
@@ -127,7 +129,8 @@ pub fn event_type_deleted(old: &EventTypeInfo) -> AuditEntry {
     let before = Facts::none()
         .with("description", old.description.as_str())
         .with_some("schema", schema)
-        .with_some("ttlSeconds", seconds(old.ttl_secs));
+        .with_some("ttlSeconds", seconds(old.ttl_secs))
+        .with_some("barrier", old.barrier.then_some(true));
     let object = AuditObject::new("event_type", &old.name, &old.name);
     entry(AuditAction::EventTypeDeleted, object, before, Facts::none())
 }
@@ -354,6 +357,7 @@ fn columns(row: &RejectedRow) -> Facts {
         .with_some("userId", row.user_id.as_deref())
         .with_some("expiresAt", row.expires_at.as_deref())
         .with_some("traceparent", row.traceparent.as_deref())
+        .with_some("collapseKey", row.collapse_key.as_deref())
 }
 
 fn gateway_token(id: GatewayId, gateway: &str, token: &TokenInfo) -> (AuditObject, Facts) {
@@ -406,6 +410,7 @@ mod tests {
             description: "d".to_owned(),
             schema: serde_json::value::to_raw_value(&format!("{}{tail}", "x".repeat(1000))).ok(),
             ttl_secs: None,
+            barrier: false,
         };
         let changed = event_type_put(Some(&info("1")), &info("2")).unwrap();
         assert_eq!(changed.action, AuditAction::EventTypeChanged);

@@ -78,7 +78,11 @@ pub(super) async fn open_connection(
     let stream = query!(
         r#"
         select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence", g.replicas as "replicas!: i64",
-            s.revision as "revision!: i64", (g.paused_at is not null) as "is_paused!: bool"
+            s.revision as "revision!: i64", (g.paused_at is not null) as "is_paused!: bool",
+            exists (
+                select 1 from outbox o
+                where o.gateway = s.gateway and o.collapse_key is not null and o.sequence > s.attended
+            ) as "is_collapsible!: bool"
         from streams s join gateways g using (gateway)
         where s.gateway = $1 and g.deleted_at is null and g.disabled_at is null
         "#,
@@ -117,7 +121,8 @@ pub(super) async fn open_connection(
     let (sent, suspect) = sent_behind(conn, new.gateway, position).await?;
     let (epoch, head) = (stream.epoch, stream.head);
     let control = Control { revision: stream.revision, is_paused: stream.is_paused };
-    Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
+    let is_collapsible = stream.is_collapsible;
+    Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, is_collapsible, control })
 }
 
 /// The position of an [instance](crate::store::instances). A new one starts at the gateway's.

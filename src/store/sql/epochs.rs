@@ -35,9 +35,14 @@ pub(crate) async fn renew(
             .fetch_all(&mut *conn)
             .await?;
     for gateway in &gateways {
-        query!("update streams set epoch = $2 where gateway = $1", gateway.0, Epoch::new() as _)
-            .execute(&mut *conn)
-            .await?;
+        // What a gateway was sent after the copy was made is not known, so nothing is superseded.
+        query!(
+            "update streams set epoch = $2, attended = head where gateway = $1",
+            gateway.0,
+            Epoch::new() as _
+        )
+        .execute(&mut *conn)
+        .await?;
     }
     let logs = u64::try_from(gateways.len()).unwrap_or(u64::MAX);
     let organisation = organisation(conn, "default").await?;

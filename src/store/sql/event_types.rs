@@ -51,7 +51,8 @@ pub(super) async fn event_types(
     let rows = query!(
         r#"
         select name as "name!: String", description as "description!: String",
-            schema as "schema?: String", ttl_seconds as "ttl_seconds?: i64"
+            schema as "schema?: String", ttl_seconds as "ttl_seconds?: i64",
+            barrier as "barrier!: bool"
         from event_types where organisation = $1
         "#,
         organisation.0
@@ -63,7 +64,7 @@ pub(super) async fn event_types(
     for row in rows {
         types.insert(
             row.name.clone(),
-            info(row.name, row.description, row.schema, row.ttl_seconds)?,
+            info(row.name, row.description, row.schema, row.ttl_seconds, row.barrier)?,
         );
     }
     Ok(types.into_values().collect())
@@ -78,7 +79,8 @@ pub(super) async fn event_type(
     let row = query!(
         r#"
         select description as "description!: String", schema as "schema?: String",
-            ttl_seconds as "ttl_seconds?: i64"
+            ttl_seconds as "ttl_seconds?: i64",
+            barrier as "barrier!: bool"
         from event_types where organisation = $1 and name = $2
         "#,
         organisation.0,
@@ -87,7 +89,10 @@ pub(super) async fn event_type(
     .fetch_optional(conn)
     .await?;
     match row {
-        Some(row) => info(name.to_owned(), row.description, row.schema, row.ttl_seconds).map(Some),
+        Some(row) => {
+            info(name.to_owned(), row.description, row.schema, row.ttl_seconds, row.barrier)
+                .map(Some)
+        }
         None => Ok(built_in(name).cloned()),
     }
 }
@@ -104,8 +109,8 @@ pub(super) async fn put_event_type(
     let inserted = query!(
         r#"
         insert into event_types
-            (organisation, name, schema, description, ttl_seconds, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $6)
+            (organisation, name, schema, description, ttl_seconds, barrier, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $7)
         on conflict (organisation, name) do nothing
         "#,
         organisation.0,
@@ -113,6 +118,7 @@ pub(super) async fn put_event_type(
         schema,
         new.description,
         ttl,
+        new.barrier,
         now as _
     )
     .execute(&mut *conn)
@@ -128,20 +134,22 @@ pub(super) async fn put_event_type(
         r#"
         update event_types set updated_at = updated_at where organisation = $1 and name = $2
         returning description as "description!: String", schema as "schema?: String",
-            ttl_seconds as "ttl_seconds?: i64"
+            ttl_seconds as "ttl_seconds?: i64",
+            barrier as "barrier!: bool"
         "#,
         organisation.0,
         new.name
     )
     .fetch_one(&mut *conn)
     .await?;
-    let old = info(new.name.clone(), row.description, row.schema, row.ttl_seconds)?;
+    let old = info(new.name.clone(), row.description, row.schema, row.ttl_seconds, row.barrier)?;
     let Some(entry) = entries::event_type_put(Some(&old), &new) else {
         return Ok(Audited::new(false, []));
     };
     query!(
         r#"
-        update event_types set schema = $3, description = $4, ttl_seconds = $5, updated_at = $6
+        update event_types set schema = $3, description = $4, ttl_seconds = $5, barrier = $6,
+            updated_at = $7
         where organisation = $1 and name = $2
         "#,
         organisation.0,
@@ -149,6 +157,7 @@ pub(super) async fn put_event_type(
         schema,
         new.description,
         ttl,
+        new.barrier,
         now as _
     )
     .execute(conn)
@@ -166,7 +175,8 @@ async fn delete_event_type(
         r#"
         delete from event_types where organisation = $1 and name = $2
         returning description as "description!: String", schema as "schema?: String",
-            ttl_seconds as "ttl_seconds?: i64"
+            ttl_seconds as "ttl_seconds?: i64",
+            barrier as "barrier!: bool"
         "#,
         organisation.0,
         text
@@ -175,7 +185,8 @@ async fn delete_event_type(
     .await?;
     match row {
         Some(row) => {
-            let old = info(text.to_owned(), row.description, row.schema, row.ttl_seconds)?;
+            let old =
+                info(text.to_owned(), row.description, row.schema, row.ttl_seconds, row.barrier)?;
             Ok(Audited::new((), [entries::event_type_deleted(&old)]))
         }
         None if built_in(text).is_some() => Err(Conflict::BuiltInType(name).into()),
@@ -188,11 +199,12 @@ fn info(
     description: String,
     schema: Option<String>,
     ttl_seconds: Option<i64>,
+    barrier: bool,
 ) -> Result<EventTypeInfo> {
     let schema = schema
         .map(RawValue::from_string)
         .transpose()
         .map_err(|error| StoreError::Corrupt(format!("the schema of {name}: {error}")))?;
     let ttl_secs = ttl_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    Ok(EventTypeInfo { name, description, schema, ttl_secs })
+    Ok(EventTypeInfo { name, description, schema, ttl_secs, barrier })
 }

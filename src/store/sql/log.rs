@@ -4,9 +4,10 @@ use async_trait::async_trait;
 
 use super::Backend;
 use super::access::{Access as _, run};
-use super::epochs;
+use super::{epochs, supersession};
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::deployments::CANDIDATES;
+use crate::store::supersession::Supersession;
 use crate::store::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, HighWater, Log, LogPage,
     LogSpan, OutboxPage, Publish, Published, Result,
@@ -62,6 +63,11 @@ impl Log for Backend {
         span: LogSpan,
     ) -> Result<Option<LogPage>> {
         run!(self.query, |conn| browse::gateway_log(conn, organisation, id, span))
+    }
+
+    async fn supersede(&self, backlog: Supersession) -> Result<Supersession> {
+        let node = self.node;
+        run!(self.write_tx, |conn, now| supersession::supersede(conn, now, node, backlog))
     }
 
     async fn high_water(&self) -> Result<HighWater> {

@@ -40,5 +40,6 @@ pub(crate) mod nodes;
 pub(crate) mod not_connected;
 pub(crate) mod redrive;
 pub(crate) mod retention;
+mod supersession;
 pub(crate) mod verify;
 pub(crate) mod writer;

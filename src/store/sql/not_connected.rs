@@ -8,6 +8,7 @@ use super::dialect::not_connected::{NotConnected, NotConnectedCount};
 use super::dialect::{Connection, LedgerStatements, NodeStatements, NotConnectedStatements};
 use super::ledger;
 use super::ledger::logged::{Failed, named};
+use super::supersession::not_superseded;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason};
 use crate::store::ranges::cut;
@@ -35,8 +36,11 @@ pub(crate) async fn sweep_not_connected(
     let (mut failed, mut counts, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
     for row in found {
         let all = Range { first: row.answered.next(), last: row.head };
-        let open =
+        let mut open =
             if row.has_dead { ledger::not_dead(conn, row.gateway, all).await? } else { vec![all] };
+        if row.has_superseded {
+            open = not_superseded(conn, row.gateway, open).await?;
+        }
         let count = open.iter().map(|range| range.last.0 - range.first.0 + 1).sum();
         counts.push(NotConnectedCount { gateway: row.gateway, head: row.head, count });
         for range in open {

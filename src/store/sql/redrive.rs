@@ -123,7 +123,9 @@ async fn one(
 fn count(answer: &mut Redriven, standing: &details::Standing) -> bool {
     match standing.delivery.state {
         DeliveryState::Pending => answer.pending += 1,
-        DeliveryState::Delivered | DeliveryState::Filtered => answer.delivered += 1,
+        DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Superseded => {
+            answer.delivered += 1;
+        }
         DeliveryState::Failed if standing.delivery.redriven => answer.already_redriven += 1,
         DeliveryState::Failed if standing.is_gateway_deleted => answer.gateway_deleted += 1,
         DeliveryState::Failed => return false,

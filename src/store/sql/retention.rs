@@ -10,6 +10,7 @@ use super::dialect::{Connection, NodeStatements, RetentionStatements, query, que
 use super::gateways::history;
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
+use super::supersession::not_superseded;
 use super::{audit, bulk, cursors, instances};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
@@ -335,7 +336,8 @@ impl SpentEvents {
     }
 }
 
-/// Records the removal of unconfirmed deliveries. Dead letters are already recorded.
+/// Records the removal of unconfirmed deliveries. Dead letters and superseded deliveries are already
+/// recorded.
 async fn lose(
     conn: &mut Connection,
     now: Timestamp,
@@ -344,7 +346,8 @@ async fn lose(
     range: Range,
 ) -> Result<u64> {
     let mut lost = 0;
-    for part in ledger::not_dead(conn, gateway, range).await? {
+    let open = ledger::not_dead(conn, gateway, range).await?;
+    for part in not_superseded(conn, gateway, open).await? {
         let ended = Ended {
             gateway,
             connection: None,
@@ -354,8 +357,8 @@ async fn lose(
             finished_at: now,
         };
         ledger::insert_attempts(conn, node, &ended).await?;
+        ledger::dead_letter(conn, gateway, part, Reason::Retention, now).await?;
         lost += u64::try_from(part.last.0 - part.first.0 + 1).unwrap_or(0);
     }
-    ledger::dead_letter(conn, gateway, range, Reason::Retention, now).await?;
     Ok(lost)
 }

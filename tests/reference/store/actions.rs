@@ -227,6 +227,7 @@ impl Tables {
         })?;
         self.dead_letter(key, range, Reason::Skipped, now)?;
         self.skipped.insert((key, sequence.0));
+        self.superseded.remove(&(key, sequence.0));
         let control = Some(self.revise(now, key)?);
         let entry = entries::delivery_skipped(&gateway, sequence, delivery.events.first(), reason);
         Ok(Audited::new(Skipped { key, changed, delivery, control }, [entry]))

@@ -83,13 +83,15 @@ impl Tables {
             (None, Ok(new)) => {
                 let targets = self.targets(organisation, &new.target)?;
                 let event = self.insert_event(now, organisation, new, &targets);
-                let deliveries = targets
-                    .into_iter()
-                    .map(|(gateway, gateway_id)| AppendedDelivery {
-                        gateway_id,
-                        sequence: self.number(gateway, event, growth),
-                    })
-                    .collect();
+                let mut deliveries = Vec::new();
+                for (gateway, gateway_id) in targets {
+                    let sequence = self.number(gateway, event, growth);
+                    if let Some(collapse) = &new.collapse {
+                        let key = collapse.stored().to_owned();
+                        self.collapse_keys.insert((gateway, sequence.0), key);
+                    }
+                    deliveries.push(AppendedDelivery { gateway_id, sequence });
+                }
                 Ok(Appended { id: new.event.id.clone(), deliveries })
             }
         }
@@ -230,7 +232,9 @@ impl Tables {
             if bytes > max_bytes && !rows.is_empty() {
                 break;
             }
-            let withheld = if row.purged.is_some() {
+            let withheld = if self.superseded.contains(&(gateway, *sequence)) {
+                Some(Reason::Superseded)
+            } else if row.purged.is_some() {
                 Some(Reason::Purged)
             } else {
                 self.skipped.contains(&(gateway, *sequence)).then_some(Reason::Skipped)

@@ -55,7 +55,8 @@ impl Tables {
             }
         }
         if was_open {
-            self.stream(end.gateway)?.left = Some((now, end.reason));
+            let stream = self.stream(end.gateway)?;
+            (stream.left, stream.attended) = (Some((now, end.reason)), stream.head);
             self.leave(now, end);
         }
         Ok(())

@@ -52,7 +52,18 @@ impl Tables {
         let (sent, suspect) = self.sent_behind(new.gateway, position);
         let (sent, suspect) = (Sequence(sent), Sequence(suspect));
         let position = Sequence(position);
-        Ok(Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control })
+        let is_collapsible = self.is_collapsible(new.gateway);
+        Ok(Opened {
+            epoch,
+            position,
+            head,
+            sent,
+            suspect,
+            is_unsure,
+            repeats,
+            is_collapsible,
+            control,
+        })
     }
 
     pub(super) fn insert_connection(&mut self, now: Timestamp, node: NodeId, new: &NewConnection) {

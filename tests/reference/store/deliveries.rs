@@ -188,7 +188,7 @@ impl Tables {
         let row = self.gateway_row(gateway)?;
         let event = self.event_at(key);
         let letter = self.dead_letter_at(key).map(|(_, letter)| letter);
-        let is_confirmed = sequence <= self.shown_position(gateway);
+        let is_passed = sequence <= self.shown_position(gateway).max(row.stream.floor);
         Ok(Delivery {
             gateway_id: row.id,
             gateway_name: row.name.clone(),
@@ -197,7 +197,7 @@ impl Tables {
             event_type: event.map(|row| row.event.event_type.clone()),
             correlation_id: event.map(|row| row.event.correlation_id.clone()),
             appended_at: event.map(|row| self.again_at(key).unwrap_or(row.appended_at)),
-            state: DeliveryState::of(letter.is_some(), is_confirmed, self.filtered(key).as_ref()),
+            state: DeliveryState::of(letter.is_some(), is_passed, self.filtered(key).as_ref()),
             trimmed: sequence <= row.stream.floor,
             delivered_since: false,
             redriven: letter.is_some_and(|letter| letter.redriven_at.is_some()),

@@ -91,7 +91,10 @@ impl Tables {
     pub(super) fn can_expire(&self, key: Key) -> bool {
         let (gateway, sequence) = key;
         let is_live = self.gateways.get(&gateway).is_some_and(|row| row.deleted_at.is_none());
-        is_live && sequence > self.shown_position(gateway) && !self.is_dead(key)
+        is_live
+            && sequence > self.shown_position(gateway)
+            && !self.is_dead(key)
+            && !self.superseded.contains(&key)
     }
 }
 

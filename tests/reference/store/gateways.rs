@@ -47,6 +47,7 @@ impl Tables {
             reported: 0,
             failing: None,
             left: None,
+            attended: 0,
             revision: 0,
             revised_at: None,
         };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gateway_events::event::{EventId, OrganisationKey};
+use gateway_events::store::supersession::BARRIER;
 use gateway_events::store::{EventHistory, Result, Totals};
 
 use super::tables::Tables;
@@ -17,9 +18,11 @@ impl Tables {
             return Ok(None);
         };
         let Some(row) = self.events.get(event) else { return Ok(None) };
+        let mut collapse_key = None;
         let mut keys = Vec::new();
         for (key, _) in self.deliveries().filter(|(_, of)| of == event) {
             keys.push((&self.gateway_row(key.0)?.name, key.1, key.0));
+            collapse_key = collapse_key.or_else(|| self.collapse_keys.get(&key).cloned());
         }
         keys.sort_unstable();
         let deliveries = keys.into_iter().map(|(_, sequence, of)| self.delivery((of, sequence)));
@@ -28,6 +31,7 @@ impl Tables {
             appended_at: row.appended_at,
             target: Some(row.target.clone()),
             matched: row.matched,
+            collapse_key: collapse_key.filter(|key| key != BARRIER),
             purged: row.purged.clone(),
             deliveries: deliveries.collect::<Result<_>>()?,
         }))

@@ -199,6 +199,7 @@ fn size(content: &InboxContent) -> usize {
         &content.user_id,
         &content.expires_at,
         &content.traceparent,
+        &content.collapse_key,
     ];
     let optional = optional.into_iter().flatten().map(String::len).sum::<usize>();
     content.organisation.len() + content.event_type.len() + content.payload.len() + optional
@@ -224,6 +225,7 @@ fn shown(id: i64, row: &Row) -> RejectedRow {
         user_id: content.user_id.as_ref().map(cut),
         expires_at: content.expires_at.as_ref().map(cut),
         traceparent: content.traceparent.as_ref().map(cut),
+        collapse_key: content.collapse_key.as_ref().map(cut),
         payload_bytes: i64::try_from(content.payload.len()).unwrap_or(i64::MAX),
     }
 }

@@ -180,7 +180,17 @@ impl Tables {
         let (epoch, head) = (log.epoch, log.head);
         is_unsure |= !replaces.is_empty();
         Ok(OpenedInstance {
-            opened: Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control },
+            opened: Opened {
+                epoch,
+                position,
+                head,
+                sent,
+                suspect,
+                is_unsure,
+                repeats,
+                is_collapsible: gap.is_none() && self.is_collapsible(gateway),
+                control,
+            },
             floor: log.floor,
             received: Sequence(received).max(first),
             applied: Sequence(applied),

@@ -30,6 +30,7 @@ pub(super) enum How<'a> {
     Applied(&'a str),
     Filtered(&'a str),
     Snapshot(&'a str),
+    Superseded(&'a str),
     Failed(Reason, &'a str),
     Unknown(&'a str),
 }
@@ -42,6 +43,7 @@ impl Tables {
             How::Applied(detail) => (Outcome::Applied, None, detail),
             How::Filtered(detail) => (Outcome::Filtered, None, detail),
             How::Snapshot(detail) => (Outcome::Snapshot, None, detail),
+            How::Superseded(detail) => (Outcome::Superseded, None, detail),
             How::Failed(reason, detail) => (Outcome::Failed, Some(reason), detail),
             How::Unknown(detail) => (Outcome::Unknown, None, detail),
         };
@@ -172,7 +174,7 @@ impl Tables {
                 continue;
             }
             let all = Range { first: Sequence(answered + 1), last: Sequence(head) };
-            for range in self.not_dead(gateway, all) {
+            for range in self.not_superseded(gateway, self.not_dead(gateway, all)) {
                 self.write_attempts(&Ended {
                     gateway,
                     connection: None,

@@ -9,6 +9,7 @@ use gateway_events::event::{
 };
 use gateway_events::store::bucket_width;
 use gateway_events::store::limits::NOTED_EVERY;
+use gateway_events::store::supersession::Supersession;
 use gateway_events::store::{
     AboutNode, AccessCredential, Actor, ConnectionCursor, ConnectionPage, Connections, Credentials,
     Deleted, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState,
@@ -267,6 +268,10 @@ impl Log for MemoryStore {
         let mut page = self.read(|tables| tables.page(gateway, after, limit, max_bytes)).await?;
         self.database.tampering().page(&mut page);
         Ok(page)
+    }
+
+    async fn supersede(&self, backlog: Supersession) -> Result<Supersession> {
+        self.write(|tables, now| tables.supersede(now, backlog)).await
     }
 
     async fn find_deployment(

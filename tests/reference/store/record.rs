@@ -362,6 +362,9 @@ impl Tables {
         reason: Reason,
         at: Timestamp,
     ) -> Result<()> {
+        if reason == Reason::Superseded {
+            return Ok(());
+        }
         let confirmed = Sequence(self.confirmed(gateway));
         let Some(open) = above(range, confirmed) else { return Ok(()) };
         for part in self.not_dead(gateway, open) {

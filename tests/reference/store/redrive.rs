@@ -176,7 +176,9 @@ impl Tables {
         let is_deleted = self.gateway_row(key.0)?.deleted_at.is_some();
         match delivery.state {
             DeliveryState::Pending => answer.pending += 1,
-            DeliveryState::Delivered | DeliveryState::Filtered => answer.delivered += 1,
+            DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Superseded => {
+                answer.delivered += 1;
+            }
             DeliveryState::Failed if delivery.redriven => answer.already_redriven += 1,
             DeliveryState::Failed if is_deleted => answer.gateway_deleted += 1,
             DeliveryState::Failed => return Ok(false),

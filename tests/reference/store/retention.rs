@@ -185,6 +185,8 @@ impl Tables {
         stream.missed = stream.missed.max(range.last.0);
         for (sequence, event) in &gone {
             self.outbox.remove(&(gateway, *sequence));
+            self.collapse_keys.remove(&(gateway, *sequence));
+            self.superseded.remove(&(gateway, *sequence));
             self.trimmed.insert((gateway, *sequence), *event);
         }
         let passed = if is_deleted { i64::MAX } else { lowest };
@@ -204,10 +206,11 @@ impl Tables {
         Ok(i64::try_from(looked_at.len()).unwrap_or(i64::MAX))
     }
 
-    /// Records the removal of unconfirmed deliveries. Dead letters are already recorded.
+    /// Records the removal of unconfirmed deliveries. Dead letters and superseded deliveries are already
+    /// recorded.
     fn lose(&mut self, now: Timestamp, gateway: GatewayKey, range: Range) -> Result<u64> {
         let mut lost = 0;
-        for part in self.not_dead(gateway, range) {
+        for part in self.not_superseded(gateway, self.not_dead(gateway, range)) {
             self.write_attempts(&Ended {
                 gateway,
                 connection: None,
@@ -216,9 +219,9 @@ impl Tables {
                 started_at: now,
                 finished_at: now,
             })?;
+            self.dead_letter(gateway, part, Reason::Retention, now)?;
             lost += u64::try_from(length(part)).unwrap_or(0);
         }
-        self.dead_letter(gateway, range, Reason::Retention, now)?;
         Ok(lost)
     }
 

@@ -44,6 +44,10 @@ pub(super) struct Tables {
     pub(super) bulk_jobs: BTreeMap<i64, BulkJob>,
     /// Deliveries that are not sent, because an admin has skipped them.
     pub(super) skipped: BTreeSet<Key>,
+    /// Deliveries that take part in supersession, and their keys as they are stored.
+    pub(super) collapse_keys: BTreeMap<Key, String>,
+    /// Deliveries that are not sent, because newer events supersede them.
+    pub(super) superseded: BTreeSet<Key>,
     pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
     /// By their first sequence. They don't overlap.
@@ -115,6 +119,8 @@ pub(super) struct Stream {
     pub(super) reported: i64,
     pub(super) failing: Option<Failing>,
     pub(super) left: Option<(Timestamp, Reason)>,
+    /// What a connection that has ended may have been sent.
+    pub(super) attended: i64,
     /// Raised by each change to the delivery of the log, and when it was.
     pub(super) revision: i64,
     pub(super) revised_at: Option<Timestamp>,

@@ -89,6 +89,7 @@ pub(crate) async fn every_change_is_recorded_with_what_it_changed(store: &dyn St
         description: description.to_owned(),
         schema: schema.map(|schema| serde_json::value::to_raw_value(&schema).unwrap()),
         ttl_secs: None,
+        barrier: false,
     };
     assert!(store.put_event_type(&actor, &info("a.b", "first", None)).await.unwrap());
     let schema = json!({"type": "object"});
@@ -194,6 +195,7 @@ pub(crate) async fn a_change_that_changes_nothing_or_fails_leaves_no_record(stor
         description: "d".to_owned(),
         schema: None,
         ttl_secs: None,
+        barrier: false,
     };
     store.put_event_type(&actor, &info).await.unwrap();
     let before = fixture.audit().await;
@@ -327,6 +329,7 @@ pub(crate) async fn records_are_bounded(store: &dyn Store) {
         description: "a\0\u{1b}[2J\u{202e}b".repeat(100),
         schema: serde_json::value::to_raw_value(&schema).ok(),
         ttl_secs: None,
+        barrier: false,
     };
     store.put_event_type(&fixture.actor(), &info).await.unwrap();
     store.delete_gateway(&fixture.actor(), id).await.unwrap();

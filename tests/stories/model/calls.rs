@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
-    ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, NodeId,
-    OrganisationKey, Reason, Sequence,
+    CollapseKey, ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey,
+    NodeId, OrganisationKey, Reason, Sequence,
 };
+use gateway_events::store::supersession::{Collapse, Supersession};
 use gateway_events::store::{
     DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, InboxRow, InvalidEvent,
-    Labels, Level, NewConnection, NewEvent, Publish, Range, Record, RedriveSelection, RejectedEdit,
-    RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection, Store, Target,
-    Validated, ValidatedRow, ValidationError,
+    Labels, Level, NewConnection, NewEvent, Opened, Publish, Range, Record, RedriveSelection,
+    RejectedEdit, RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection,
+    Store, Target, Validated, ValidatedRow, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -298,12 +299,15 @@ impl World {
             remote_address: "192.0.2.1:4711".to_owned(),
         };
         let answers = both!(self, sides, side => {
-            let opened = side.store.open_connection(new.clone()).await;
             // Everything except the epoch, which each store generates.
-            opened.map(|it| {
-                let sent = (it.sent, it.suspect, it.is_unsure, it.repeats);
-                (it.position, it.head, sent, it.control)
-            })
+            match side.store.open_connection(new.clone()).await {
+                Ok(it) => {
+                    let sent = (it.sent, it.suspect, it.is_unsure, it.repeats);
+                    let superseded = superseded(&side.store, &new, &it).await;
+                    Ok((it.position, it.head, sent, it.control, superseded))
+                }
+                Err(error) => Err(error),
+            }
         });
         // A refused connection is never used.
         if !answers[0].starts_with("error") {
@@ -465,6 +469,19 @@ fn deployment(sent: i64) -> DeploymentKey {
     }
 }
 
+/// Lets the newest events of a connection's backlog supersede the others. `None` if none can.
+pub(super) async fn superseded(
+    store: &Arc<dyn Store>,
+    new: &NewConnection,
+    opened: &Opened,
+) -> Option<u64> {
+    let mut backlog = Supersession::new(new.gateway, new.id, opened.head);
+    while opened.is_collapsible && !backlog.is_done {
+        backlog = store.supersede(backlog).await.unwrap();
+    }
+    opened.is_collapsible.then_some(backlog.superseded)
+}
+
 fn event(
     id: EventId,
     event_type: &str,
@@ -473,6 +490,11 @@ fn event(
     occurred_at: Timestamp,
     expires_at: Option<Timestamp>,
 ) -> NewEvent {
+    let collapse = match id.as_str().bytes().last().unwrap() % 6 {
+        0 => None,
+        1 => Some(Collapse::Barrier),
+        _ => Some(Collapse::Key(CollapseKey::new("k").unwrap())),
+    };
     let event = Event {
         correlation_id: CorrelationId::new(id.as_str()).unwrap(),
         id,
@@ -489,6 +511,7 @@ fn event(
         is_named: true,
         target,
         digest: [content; 32],
+        collapse,
         artifact_id: Some("a".to_owned()),
         deployment_id: Some(format!("d{content}")),
     }

@@ -8,7 +8,7 @@ use gateway_events::store::{
 };
 
 use super::Side;
-use super::calls::{Answers, World, both, event_id};
+use super::calls::{Answers, World, both, event_id, superseded};
 use super::snapshot::{gateway as alike, shown};
 use super::steps::{From, RecordKind, RecordStep, Step};
 use crate::conformance::actor;
@@ -69,15 +69,18 @@ impl World {
                 (From::Server | From::After { .. }, _) => ResumeFrom::Server,
             };
             let opening = OpenInstance { connection: connection.clone(), confirm, resume };
-            let opened = side.store.open_instance(opening).await;
             // Everything except the epoch, which each store generates.
-            opened.map(|mut it| {
-                it.replaces.sort_by_key(|replaced| replaced.id);
-                let at = it.opened;
-                let sent = (at.sent, at.suspect, at.is_unsure, at.repeats);
-                let cursor = (it.received, it.applied, it.floor, it.gap, it.replaces);
-                (at.position, at.head, sent, at.control, cursor)
-            })
+            match side.store.open_instance(opening).await {
+                Ok(mut it) => {
+                    it.replaces.sort_by_key(|replaced| replaced.id);
+                    let at = it.opened;
+                    let sent = (at.sent, at.suspect, at.is_unsure, at.repeats);
+                    let superseded = superseded(&side.store, &connection, &at).await;
+                    let cursor = (it.received, it.applied, it.floor, it.gap, it.replaces);
+                    Ok((at.position, at.head, sent, at.control, cursor, superseded))
+                }
+                Err(error) => Err(error),
+            }
         });
         if !answers[0].starts_with("error") {
             self.levels.insert(connection.id, confirm);

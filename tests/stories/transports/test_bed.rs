@@ -390,6 +390,7 @@ fn new_event(id: &str, event_type: &str, gateway: GatewayId) -> NewEvent {
         is_named: true,
         target: Target::Gateways(vec![gateway]),
         digest: [0; 32],
+        collapse: None,
         artifact_id: None,
         deployment_id: None,
     }

@@ -259,13 +259,13 @@ impl DeliveryStatements for Connection {
                     select true from (
                         select 1 from attempts a
                         where a.gateway = w.gateway and a.first_sequence = w.sequence
-                            and a.outcome = 'filtered'
+                            and a.outcome in ('filtered', 'superseded')
                         union all
                         select 1 from attempts a
                         where a.gateway = w.gateway
                             and a.first_sequence between w.sequence - 999 and w.sequence - 1
                             and a.last_sequence >= w.sequence and a.last_sequence > a.first_sequence
-                            and a.outcome = 'filtered'
+                            and a.outcome in ('filtered', 'superseded')
                     ) f limit 1
                 ), false) as "filtered!: bool"
             from unnest($1::bigint[], $2::bigint[]) with ordinality as w (gateway, sequence, nth)
@@ -346,7 +346,7 @@ impl DeliveryStatements for Connection {
                     where gateway = w.gateway and first_sequence between w.sequence - 999 and w.sequence - 1
                         and last_sequence >= w.sequence and last_sequence > first_sequence
                 ) covering
-                where outcome in ('received', 'applied', 'snapshot', 'filtered')
+                where outcome in ('received', 'applied', 'snapshot', 'filtered', 'superseded')
             ) a
             "#,
             &column(keys, |key| key.gateway.0),

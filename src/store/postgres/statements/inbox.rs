@@ -41,10 +41,11 @@ impl InboxStatements for Connection {
         query!(
             r#"
             insert into inbox_rejected (inbox_id, organisation, type, payload, gateway_id, target,
-                event_id, correlation_id, user_id, expires_at, traceparent, inserted_at, reason, detail,
-                rejected_at)
+                event_id, correlation_id, user_id, expires_at, traceparent, collapse_key,
+                inserted_at, reason, detail, rejected_at)
             select i.id, i.organisation, i.type, i.payload, i.gateway_id, i.target,
-                i.event_id, i.correlation_id, i.user_id, i.expires_at, i.traceparent, i.inserted_at,
+                i.event_id, i.correlation_id, i.user_id, i.expires_at, i.traceparent,
+                i.collapse_key, i.inserted_at,
                 r.reason, r.detail, $4
             from unnest($1::bigint[], $2::text[], $3::text[]) as r (id, reason, detail)
             join inbox i on i.id = r.id
@@ -77,7 +78,8 @@ impl InboxStatements for Connection {
                 (octet_length(organisation)::bigint + octet_length(type) + octet_length(payload)
                 + coalesce(octet_length(target), 0) + coalesce(octet_length(event_id), 0)
                 + coalesce(octet_length(correlation_id), 0) + coalesce(octet_length(user_id), 0)
-                + coalesce(octet_length(traceparent), 0)) as "bytes!: i64"
+                + coalesce(octet_length(traceparent), 0)
+                + coalesce(octet_length(collapse_key), 0)) as "bytes!: i64"
             from inbox
             where xmax not in (
                 select deleting.transactionid from pg_locks deleting
@@ -105,7 +107,7 @@ impl InboxStatements for Connection {
                 gateway_id::text as "gateway_id?: String", target as "target?: String",
                 event_id as "event_id?: String", correlation_id as "correlation_id?: String",
                 user_id as "user_id?: String", expires_at as "expires_at?: Timestamp",
-                traceparent as "traceparent?: String"
+                traceparent as "traceparent?: String", collapse_key as "collapse_key?: String"
             from inbox where id = any($1)
             order by id
             "#,
@@ -127,6 +129,7 @@ impl InboxStatements for Connection {
                     user_id: row.user_id,
                     expires_at: row.expires_at.map(|at| at.to_string()),
                     traceparent: row.traceparent,
+                    collapse_key: row.collapse_key,
                 };
                 (row.id, Ok(content))
             })
@@ -152,6 +155,7 @@ impl InboxStatements for Connection {
                 left(r.correlation_id, 4096) as "correlation_id?: String",
                 left(r.user_id, 4096) as "user_id?: String", r.expires_at as "expires_at?: Timestamp",
                 left(r.traceparent, 4096) as "traceparent?: String",
+                left(r.collapse_key, 4096) as "collapse_key?: String",
                 octet_length(r.payload)::bigint as "payload_bytes!: i64"
             from inbox_rejected r join organisations o on o.name = r.organisation
             where o.organisation = $1 and ($2::bigint is null or r.id = $2)
@@ -191,6 +195,7 @@ impl InboxStatements for Connection {
                     user_id: row.user_id,
                     expires_at: row.expires_at.map(|at| at.to_string()),
                     traceparent: row.traceparent,
+                    collapse_key: row.collapse_key,
                     payload_bytes: row.payload_bytes,
                 })
             })
@@ -222,7 +227,7 @@ impl InboxStatements for Connection {
                 r.gateway_id::text as "gateway_id?: String", r.target as "target?: String",
                 r.event_id as "event_id?: String", r.correlation_id as "correlation_id?: String",
                 r.user_id as "user_id?: String", r.expires_at as "expires_at?: Timestamp",
-                r.traceparent as "traceparent?: String",
+                r.traceparent as "traceparent?: String", r.collapse_key as "collapse_key?: String",
                 r.inserted_at as "inserted_at!: Timestamp", r.version as "version!: i64",
                 r.retried_at as "retried_at?: Timestamp"
             from inbox_rejected r join organisations o on o.name = r.organisation
@@ -246,6 +251,7 @@ impl InboxStatements for Connection {
                 user_id: row.user_id,
                 expires_at: row.expires_at.map(|at| at.to_string()),
                 traceparent: row.traceparent,
+                collapse_key: row.collapse_key,
             },
             payload_bytes: usize::try_from(row.payload_bytes).unwrap_or(usize::MAX),
             inserted_at: row.inserted_at,
@@ -272,7 +278,7 @@ impl InboxStatements for Connection {
             update inbox_rejected
             set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
                 event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
-                traceparent = $11, reason = $12, detail = $13, rejected_at = $14
+                traceparent = $11, collapse_key = $12, reason = $13, detail = $14, rejected_at = $15
             where id = $1 and version = $2 and retried_at is null
             "#,
             edit.id,
@@ -286,6 +292,7 @@ impl InboxStatements for Connection {
             content.user_id.as_deref(),
             expires_at as _,
             content.traceparent.as_deref(),
+            content.collapse_key.as_deref(),
             reason,
             rejection.detail,
             now as _
@@ -329,9 +336,9 @@ impl InboxStatements for Connection {
         query!(
             r#"
             insert into inbox (organisation, type, payload, gateway_id, target, event_id,
-                correlation_id, user_id, expires_at, traceparent, inserted_at)
+                correlation_id, user_id, expires_at, traceparent, collapse_key, inserted_at)
             select organisation, type, payload, gateway_id, target, event_id,
-                correlation_id, user_id, expires_at, traceparent, inserted_at
+                correlation_id, user_id, expires_at, traceparent, collapse_key, inserted_at
             from inbox_rejected where id = any($1)
             order by id
             "#,

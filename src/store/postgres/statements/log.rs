@@ -12,10 +12,11 @@ use super::super::sql::dialect::log::{
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
+use crate::store::supersession::Superseded;
 use crate::store::{Result, StoreError, storable};
 
 impl LogStatements for Connection {
@@ -140,6 +141,76 @@ impl LogStatements for Connection {
         Err(StoreError::Unavailable("retention has just removed an event; try again".to_owned()))
     }
 
+    /// `limit 1`: as for [`stored_answers`](Self::stored_answers).
+    async fn set_collapse_keys(&mut self, rows: &[(GatewayKey, Sequence, &str)]) -> Result<()> {
+        query!(
+            r#"
+            update outbox set collapse_key = found.key
+            from unnest($1::bigint[], $2::bigint[], $3::text[]) as new (gateway, sequence, key)
+            cross join lateral (
+                select o.ctid, new.key from outbox o
+                where o.gateway = new.gateway and o.sequence = new.sequence limit 1
+            ) as found
+            where outbox.ctid = found.ctid
+            "#,
+            &column(rows, |row| row.0.0),
+            &column(rows, |row| row.1.0),
+            &column(rows, |row| row.2) as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn withhold_superseded(
+        &mut self,
+        gateway: GatewayKey,
+        superseded: &[Superseded],
+    ) -> Result<()> {
+        query!(
+            r#"
+            update outbox set withheld = 'superseded'
+            from unnest($2::bigint[], $3::bigint[]) as range (first, last)
+            where outbox.gateway = $1 and outbox.sequence between range.first and range.last
+            "#,
+            gateway.0,
+            &column(superseded, |it| it.range.first.0),
+            &column(superseded, |it| it.range.last.0)
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn insert_superseded(
+        &mut self,
+        now: Timestamp,
+        node: NodeId,
+        gateway: GatewayKey,
+        superseded: &[Superseded],
+    ) -> Result<()> {
+        let details = column(superseded, Superseded::detail);
+        query!(
+            r#"
+            insert into attempts (gateway, first_sequence, last_sequence, outcome, detail, instance,
+                node, started_at, finished_at)
+            select $1, first, last, 'superseded', detail, '', $5, $6, $6
+            from unnest($2::bigint[], $3::bigint[], $4::text[])
+                with ordinality as range (first, last, detail, nth)
+            order by nth
+            "#,
+            gateway.0,
+            &column(superseded, |it| it.range.first.0),
+            &column(superseded, |it| it.range.last.0),
+            &details,
+            node as _,
+            now as _
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
     /// `limit 1` makes the planner look up keys one by one: the statement is planned while the table
     /// is empty, and a plan that reads the whole table would be kept until the next `analyze`.
     async fn stored_answers(
@@ -254,7 +325,8 @@ impl LogStatements for Connection {
                     case when e.traceparent is not null or e.attributes is not null
                             or o.withheld is not null or e.purged_at is not null
                         then json_build_array(e.traceparent, e.attributes,
-                            case when e.purged_at is null then o.withheld else 'purged' end)::text
+                            case when e.purged_at is null or o.withheld = 'superseded'
+                                then o.withheld else 'purged' end)::text
                     end as extras,
                     sum(octet_length(e.payload)) over (order by o.sequence)
                         - octet_length(e.payload) as before

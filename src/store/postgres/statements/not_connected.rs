@@ -29,7 +29,12 @@ impl NotConnectedStatements for Connection {
                     select 1 from dead_letters d where d.gateway = s.gateway
                         and d.first_sequence > greatest(s.missed, coalesce(u.received, 0)) - $2
                         and d.last_sequence > greatest(s.missed, coalesce(u.received, 0))
-                ) as "has_dead!: bool"
+                ) as "has_dead!: bool",
+                exists (
+                    select 1 from outbox o where o.gateway = s.gateway and o.collapse_key is not null
+                        and o.withheld = 'superseded'
+                        and o.sequence > greatest(s.missed, coalesce(u.received, 0))
+                ) as "has_superseded!: bool"
             from streams s join gateways g using (gateway)
                 left join cursors u on u.gateway = s.gateway and u.instance = ''
             where s.head > greatest(s.missed, coalesce(u.received, 0))

@@ -58,13 +58,13 @@ impl RolloutStatements for Connection {
                     select true from (
                         select 1 from attempts a
                         where a.gateway = d.gateway and a.first_sequence = d.sequence
-                            and a.outcome = 'filtered'
+                            and a.outcome in ('filtered', 'superseded')
                         union all
                         select 1 from attempts a
                         where a.gateway = d.gateway
                             and a.first_sequence between d.sequence - 999 and d.sequence - 1
                             and a.last_sequence >= d.sequence and a.last_sequence > a.first_sequence
-                            and a.outcome = 'filtered'
+                            and a.outcome in ('filtered', 'superseded')
                     ) f limit 1
                 ), false) as "is_filtered!: bool"
             from deliveries d

@@ -128,7 +128,7 @@ async fn pending(conn: &mut Connection, event: i64) -> Result<Vec<Failed>> {
         select o.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
             g.name as "gateway_name!: String", o.sequence as "sequence!: Sequence"
         from outbox o join gateways g using (gateway)
-        where o.event = $1 and g.deleted_at is null
+        where o.event = $1 and g.deleted_at is null and o.withheld is distinct from 'superseded'
             and o.sequence > coalesce(
                 (select received from cursors u where u.gateway = o.gateway and u.instance = ''),
                 (select max(received) from cursors u where u.gateway = o.gateway), 0)

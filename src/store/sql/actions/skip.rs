@@ -78,9 +78,10 @@ async fn is_skipped(conn: &mut Connection, gateway: &Gateway, sequence: Sequence
     match standing.delivery.state {
         DeliveryState::Pending if sequence > gateway.floor => Ok(false),
         DeliveryState::Pending => Err(MISSING),
-        DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Failed => {
-            Err(Conflict::Delivered(sequence).into())
-        }
+        DeliveryState::Delivered
+        | DeliveryState::Filtered
+        | DeliveryState::Superseded
+        | DeliveryState::Failed => Err(Conflict::Delivered(sequence).into()),
     }
 }
 

@@ -121,7 +121,7 @@ async fn leave(
     recorded: Timestamp,
 ) -> Result<()> {
     query!(
-        "update streams set left_at = $2, left_reason = $3 where gateway = $1",
+        "update streams set left_at = $2, left_reason = $3, attended = head where gateway = $1",
         end.gateway.0,
         now as _,
         end.reason as _

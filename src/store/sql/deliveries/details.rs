@@ -83,7 +83,7 @@ pub(crate) async fn standings(
     let rows = conn.standings(keys).await?;
     let filtered: Vec<DeliveryKey> = rows
         .iter()
-        .filter(|row| row.filtered && !row.dead && row.sequence <= row.confirmed)
+        .filter(|row| row.filtered && !row.dead && row.is_passed())
         .map(|row| DeliveryKey::new(row.gateway, row.sequence))
         .collect();
     let filtered = if filtered.is_empty() {
@@ -95,8 +95,7 @@ pub(crate) async fn standings(
         .into_iter()
         .map(|row| {
             let key = DeliveryKey::new(row.gateway, row.sequence);
-            let is_confirmed = row.sequence <= row.confirmed;
-            let state = DeliveryState::of(row.dead, is_confirmed, filtered.get(&key));
+            let state = DeliveryState::of(row.dead, row.is_passed(), filtered.get(&key));
             let delivery = Delivery {
                 gateway_id: row.gateway_id,
                 gateway_name: row.gateway_name,

@@ -119,8 +119,15 @@ pub(crate) struct StandingRow {
     pub(crate) dead: bool,
     pub(crate) redriven: bool,
     pub(crate) redriven_as: Option<i64>,
-    /// Whether an instance has filtered it.
+    /// Whether an instance has filtered it or a newer event has superseded it.
     pub(crate) filtered: bool,
+}
+
+impl StandingRow {
+    /// Whether the gateway's position, or retention, has passed it.
+    pub(crate) fn is_passed(&self) -> bool {
+        self.sequence <= self.confirmed.max(self.floor)
+    }
 }
 
 /// A delivery at its newest failure that matches.

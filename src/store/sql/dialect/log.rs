@@ -6,8 +6,10 @@ use futures_util::stream::BoxStream;
 
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
+    Sequence,
 };
+use crate::store::supersession::Superseded;
 use crate::store::{NewEvent, Result, deployments};
 use crate::trace_context::TraceParent;
 
@@ -21,6 +23,22 @@ pub(crate) trait LogStatements {
     async fn append(&mut self, now: Timestamp, rows: &BatchRows<'_>) -> Result<Vec<Head>>;
     /// Inserts outbox rows of events that exist.
     async fn insert_repeats(&mut self, rows: &[Repeat]) -> Result<()>;
+    /// Sets the collapse keys of deliveries that were just inserted.
+    async fn set_collapse_keys(&mut self, rows: &[(GatewayKey, Sequence, &str)]) -> Result<()>;
+    /// Withholds superseded deliveries of a gateway.
+    async fn withhold_superseded(
+        &mut self,
+        gateway: GatewayKey,
+        superseded: &[Superseded],
+    ) -> Result<()>;
+    /// Inserts an attempt for each of these ranges of superseded deliveries.
+    async fn insert_superseded(
+        &mut self,
+        now: Timestamp,
+        node: NodeId,
+        gateway: GatewayKey,
+        superseded: &[Superseded],
+    ) -> Result<()>;
     /// The stored answers of these idempotency keys.
     async fn stored_answers(
         &mut self,

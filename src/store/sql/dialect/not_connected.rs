@@ -33,6 +33,8 @@ pub(crate) struct NotConnected {
     pub(crate) left_at: Option<Timestamp>,
     /// Whether some of these rows are dead letters.
     pub(crate) has_dead: bool,
+    /// Whether some of these rows are superseded.
+    pub(crate) has_superseded: bool,
 }
 
 /// The number of rows of a stream, up to its head, that are recorded as `not_connected`.

@@ -188,6 +188,7 @@ async fn built_in_types_need_no_row_and_yield_to_one() {
         description: "own".to_owned(),
         schema: None,
         ttl_secs: None,
+        barrier: false,
     };
     for (name, is_new) in [("a.b", true), ("a.b", false), ("api.deployed", false)] {
         let put = event_types::put_event_type(conn, at(1), ORGANISATION, own(name)).await.unwrap();

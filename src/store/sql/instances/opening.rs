@@ -62,7 +62,11 @@ pub(crate) async fn open_instance(
         r#"
         select s.epoch as "epoch!: Epoch", s.head as "head!: Sequence", s.floor as "floor!: Sequence",
             g.replicas as "replicas!: i64", s.revision as "revision!: i64",
-            (g.paused_at is not null) as "is_paused!: bool"
+            (g.paused_at is not null) as "is_paused!: bool",
+            exists (
+                select 1 from outbox o
+                where o.gateway = s.gateway and o.collapse_key is not null and o.sequence > s.attended
+            ) as "is_collapsible!: bool"
         from streams s join gateways g using (gateway)
         where s.gateway = $1 and g.deleted_at is null and g.disabled_at is null
         "#,
@@ -118,7 +122,19 @@ pub(crate) async fn open_instance(
     let Before { is_unsure, repeats, .. } = before;
     let (epoch, head) = (log.epoch, log.head);
     let is_unsure = is_unsure || !replaces.is_empty();
-    let opened = Opened { epoch, position, head, sent, suspect, is_unsure, repeats, control };
+    // A snapshot replaces what is before its end.
+    let is_collapsible = stream.is_collapsible && gap.is_none();
+    let opened = Opened {
+        epoch,
+        position,
+        head,
+        sent,
+        suspect,
+        is_unsure,
+        repeats,
+        is_collapsible,
+        control,
+    };
     Ok(OpenedInstance { opened, floor: log.floor, received, applied, nacked, gap, replaces })
 }
 

@@ -11,6 +11,7 @@ use super::super::log::read::attributes;
 use super::LONGEST_RANGE;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey, Reason};
+use crate::store::supersession::BARRIER;
 use crate::store::{DeliveryKey, EventHistory, PublishedTarget, Purge, Result, StoreError, Totals};
 use crate::trace_context::TraceParent;
 
@@ -41,11 +42,12 @@ pub(crate) async fn event_history(
     let rows = query!(
         r#"
         select d.gateway as "gateway!: i64", d.sequence as "sequence!: i64",
-            g.id as "gateway_id!: GatewayId", d.appended_at is null as "is_published!: bool"
+            g.id as "gateway_id!: GatewayId", d.appended_at is null as "is_published!: bool",
+            d.collapse_key as "collapse_key?: String"
         from (
-            select gateway, sequence, appended_at from outbox where event = $1
+            select gateway, sequence, appended_at, collapse_key from outbox where event = $1
             union all
-            select gateway, sequence, appended_at from trimmed where event = $1
+            select gateway, sequence, appended_at, null from trimmed where event = $1
         ) as d join gateways g on g.gateway = d.gateway
         where g.organisation = $2
         order by g.name, d.sequence
@@ -60,6 +62,7 @@ pub(crate) async fn event_history(
     // Not those that it was resent to.
     let gateways: BTreeSet<GatewayId> =
         rows.iter().filter(|row| row.is_published).map(|row| row.gateway_id).collect();
+    let collapse_key = rows.into_iter().find_map(|row| row.collapse_key);
     let event = Event {
         id: id.clone(),
         event_type: row.event_type,
@@ -84,6 +87,7 @@ pub(crate) async fn event_history(
         appended_at: row.appended_at,
         target,
         matched,
+        collapse_key: collapse_key.filter(|key| key != BARRIER),
         deliveries,
         purged: Purge::stored(row.purged_at, row.purged_by, row.purge_reason),
     }))

@@ -436,6 +436,10 @@ async fn skipped(
     reason: Reason,
     at: Timestamp,
 ) -> Result<()> {
+    if reason == Reason::Superseded {
+        // That was recorded when it was decided.
+        return Ok(());
+    }
     let confirmed = cursors::confirmed(conn, gateway).await?;
     let Some(open) = cursors::above(range, confirmed) else { return Ok(()) };
     for part in ledger::not_dead(conn, gateway, open).await? {

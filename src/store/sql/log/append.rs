@@ -75,6 +75,10 @@ pub(crate) async fn append(
         checked(heads, &rows.counts)?
     };
     let (numbered, grown) = number(&fresh, &rows.counts, &heads)?;
+    let keys = collapse_keys(&fresh, &numbered);
+    if !keys.is_empty() {
+        conn.set_collapse_keys(&keys).await?;
+    }
     let appended: Vec<Appended> = fresh
         .iter()
         .zip(numbered)
@@ -275,6 +279,19 @@ fn number(
         numbered.push(numbers);
     }
     Ok((numbered, grown.into_values().collect()))
+}
+
+/// The new deliveries whose events take part in supersession, and their keys as they are stored.
+fn collapse_keys<'a>(
+    fresh: &[Fresh<'a>],
+    numbered: &[Vec<Sequence>],
+) -> Vec<(GatewayKey, Sequence, &'a str)> {
+    let with_keys = fresh.iter().zip(numbered).filter_map(|(fresh, numbers)| {
+        let key = fresh.new.collapse.as_ref()?.stored();
+        let gateways = fresh.targets.iter().map(|(gateway, _)| *gateway);
+        Some(gateways.zip(numbers).map(move |(gateway, sequence)| (gateway, *sequence, key)))
+    });
+    with_keys.flatten().collect()
 }
 
 /// Raises heads by these counts; returns the new heads.

@@ -288,12 +288,12 @@ impl DeliveryStatements for Connection {
                  order by d.first_sequence desc limit 1) as "redriven_as?: i64",
                 case when exists (
                     select 1 from attempts a indexed by attempts_by_sequence
-                    where a.gateway = w.gateway and a.first_sequence = w.sequence and a.outcome = 'filtered'
+                    where a.gateway = w.gateway and a.first_sequence = w.sequence and a.outcome in ('filtered', 'superseded')
                 ) or exists (
                     select 1 from attempts a indexed by attempts_ranges
                     where a.gateway = w.gateway and a.first_sequence between w.sequence - 999 and w.sequence
                         and a.last_sequence >= w.sequence and a.last_sequence > a.first_sequence
-                        and a.outcome = 'filtered'
+                        and a.outcome in ('filtered', 'superseded')
                 ) then true else false end as "filtered!: bool"
             from wanted w
             cross join gateways g on g.gateway = w.gateway
@@ -375,7 +375,7 @@ impl DeliveryStatements for Connection {
                     where x.gateway = w.gateway and x.first_sequence between w.sequence - 999 and w.sequence
                       and x.last_sequence >= w.sequence and x.last_sequence > x.first_sequence
                 )
-                where a.outcome in ('received', 'applied', 'snapshot', 'filtered')
+                where a.outcome in ('received', 'applied', 'snapshot', 'filtered', 'superseded')
             )
             select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64",
                 o.instance as "instance!: String", o.outcome as "outcome!: Outcome",

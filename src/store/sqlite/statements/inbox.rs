@@ -44,10 +44,11 @@ impl InboxStatements for Connection {
         query!(
             r#"
             insert into inbox_rejected (inbox_id, organisation, type, payload, gateway_id, target,
-                event_id, correlation_id, user_id, expires_at, traceparent, inserted_at, reason, detail,
-                rejected_at)
+                event_id, correlation_id, user_id, expires_at, traceparent, collapse_key,
+                inserted_at, reason, detail, rejected_at)
             select i.id, i.organisation, i.type, i.payload, i.gateway_id, i.target,
-                i.event_id, i.correlation_id, i.user_id, i.expires_at, i.traceparent, i.inserted_at,
+                i.event_id, i.correlation_id, i.user_id, i.expires_at, i.traceparent,
+                i.collapse_key, i.inserted_at,
                 r.value ->> 1, r.value ->> 2, $2
             from json_each($1) as r join inbox i on i.id = r.value ->> 0
             order by i.id
@@ -78,7 +79,8 @@ impl InboxStatements for Connection {
                 + coalesce(octet_length(gateway_id), 0) + coalesce(octet_length(target), 0)
                 + coalesce(octet_length(event_id), 0) + coalesce(octet_length(correlation_id), 0)
                 + coalesce(octet_length(user_id), 0) + coalesce(octet_length(expires_at), 0)
-                + coalesce(octet_length(traceparent), 0) as "bytes!: i64"
+                + coalesce(octet_length(traceparent), 0)
+                + coalesce(octet_length(collapse_key), 0) as "bytes!: i64"
             from inbox order by id limit $1
             "#,
             limit
@@ -101,7 +103,8 @@ impl InboxStatements for Connection {
                 cast(i.correlation_id as blob) as "correlation_id?: Vec<u8>",
                 cast(i.user_id as blob) as "user_id?: Vec<u8>",
                 cast(i.expires_at as blob) as "expires_at?: Vec<u8>",
-                cast(i.traceparent as blob) as "traceparent?: Vec<u8>"
+                cast(i.traceparent as blob) as "traceparent?: Vec<u8>",
+                cast(i.collapse_key as blob) as "collapse_key?: Vec<u8>"
             from json_each($1) as wanted join inbox i on i.id = wanted.value
             order by i.id
             "#,
@@ -124,6 +127,7 @@ impl InboxStatements for Connection {
                         user_id: optional("user_id", row.user_id)?,
                         expires_at: optional("expires_at", row.expires_at)?,
                         traceparent: optional("traceparent", row.traceparent)?,
+                        collapse_key: optional("collapse_key", row.collapse_key)?,
                     })
                 };
                 (row.id, content())
@@ -153,6 +157,7 @@ impl InboxStatements for Connection {
                 cast(substr(r.user_id, 1, 4096) as blob) as "user_id?: Vec<u8>",
                 cast(substr(r.expires_at, 1, 4096) as blob) as "expires_at?: Vec<u8>",
                 cast(substr(r.traceparent, 1, 4096) as blob) as "traceparent?: Vec<u8>",
+                cast(substr(r.collapse_key, 1, 4096) as blob) as "collapse_key?: Vec<u8>",
                 octet_length(r.payload) as "payload_bytes!: i64"
             from inbox_rejected r join organisations o on o.name = r.organisation
             where o.organisation = $1 and ($2 is null or r.id = $2) and ($3 is null or r.id < $3)
@@ -190,6 +195,7 @@ impl InboxStatements for Connection {
                     user_id: row.user_id.as_deref().map(lossy),
                     expires_at: row.expires_at.as_deref().map(lossy),
                     traceparent: row.traceparent.as_deref().map(lossy),
+                    collapse_key: row.collapse_key.as_deref().map(lossy),
                     payload_bytes: row.payload_bytes,
                 })
             })
@@ -230,6 +236,7 @@ impl InboxStatements for Connection {
                 cast(r.user_id as blob) as "user_id?: Vec<u8>",
                 cast(r.expires_at as blob) as "expires_at?: Vec<u8>",
                 cast(r.traceparent as blob) as "traceparent?: Vec<u8>",
+                cast(r.collapse_key as blob) as "collapse_key?: Vec<u8>",
                 r.inserted_at as "inserted_at!: Timestamp", r.version as "version!: i64",
                 r.retried_at as "retried_at?: Timestamp"
             from inbox_rejected r join organisations o on o.name = r.organisation
@@ -253,6 +260,7 @@ impl InboxStatements for Connection {
                 user_id: row.user_id.as_deref().map(lossy),
                 expires_at: row.expires_at.as_deref().map(lossy),
                 traceparent: row.traceparent.as_deref().map(lossy),
+                collapse_key: row.collapse_key.as_deref().map(lossy),
             },
             payload_bytes: usize::try_from(row.payload_bytes).unwrap_or(usize::MAX),
             inserted_at: row.inserted_at,
@@ -274,7 +282,7 @@ impl InboxStatements for Connection {
             update inbox_rejected
             set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
                 event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
-                traceparent = $11, reason = $12, detail = $13, rejected_at = $14
+                traceparent = $11, collapse_key = $12, reason = $13, detail = $14, rejected_at = $15
             where id = $1 and version = $2 and retried_at is null
             "#,
             edit.id,
@@ -288,6 +296,7 @@ impl InboxStatements for Connection {
             content.user_id,
             content.expires_at,
             content.traceparent,
+            content.collapse_key,
             reason,
             rejection.detail,
             now as _
@@ -330,9 +339,9 @@ impl InboxStatements for Connection {
         query!(
             r#"
             insert into inbox (organisation, type, payload, gateway_id, target, event_id,
-                correlation_id, user_id, expires_at, traceparent, inserted_at)
+                correlation_id, user_id, expires_at, traceparent, collapse_key, inserted_at)
             select r.organisation, r.type, r.payload, r.gateway_id, r.target, r.event_id,
-                r.correlation_id, r.user_id, r.expires_at, r.traceparent, r.inserted_at
+                r.correlation_id, r.user_id, r.expires_at, r.traceparent, r.collapse_key, r.inserted_at
             from json_each($1) as chosen join inbox_rejected r on r.id = chosen.value
             order by r.id
             "#,

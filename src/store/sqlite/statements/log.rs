@@ -12,10 +12,11 @@ use super::super::sql::dialect::log::{
 use super::{Connection, hex, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{
-    CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
+    CorrelationId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
 use crate::store::deployments::{Candidate, performed_at};
 use crate::store::limits::LONGEST_RANGE;
+use crate::store::supersession::Superseded;
 use crate::store::{Result, storable};
 
 impl LogStatements for Connection {
@@ -64,6 +65,70 @@ impl LogStatements for Connection {
             from jsonb_each($1) where true
             "#,
             rows
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn set_collapse_keys(&mut self, rows: &[(GatewayKey, Sequence, &str)]) -> Result<()> {
+        let rows = rows.iter().map(|(gateway, sequence, key)| (gateway.0, sequence, key));
+        let rows = json(&rows.collect::<Vec<_>>())?;
+        query!(
+            r#"
+            update outbox set collapse_key = new.value ->> 2
+            from json_each($1) as new
+            where outbox.gateway = new.value ->> 0 and outbox.sequence = new.value ->> 1
+            "#,
+            rows
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn withhold_superseded(
+        &mut self,
+        gateway: GatewayKey,
+        superseded: &[Superseded],
+    ) -> Result<()> {
+        let rows = superseded.iter().map(|it| (it.range.first, it.range.last));
+        let rows = json(&rows.collect::<Vec<_>>())?;
+        query!(
+            r#"
+            update outbox set withheld = 'superseded'
+            from json_each($2) as range
+            where outbox.gateway = $1
+                and outbox.sequence between range.value ->> 0 and range.value ->> 1
+            "#,
+            gateway.0,
+            rows
+        )
+        .execute(self)
+        .await?;
+        Ok(())
+    }
+
+    async fn insert_superseded(
+        &mut self,
+        now: Timestamp,
+        node: NodeId,
+        gateway: GatewayKey,
+        superseded: &[Superseded],
+    ) -> Result<()> {
+        let rows = superseded.iter().map(|it| (it.range.first, it.range.last, it.detail()));
+        let rows = json(&rows.collect::<Vec<_>>())?;
+        query!(
+            r#"
+            insert into attempts (gateway, first_sequence, last_sequence, outcome, detail, instance,
+                node, started_at, finished_at)
+            select $1, value ->> 0, value ->> 1, 'superseded', value ->> 2, '', $3, $4, $4
+            from json_each($2) where true order by key
+            "#,
+            gateway.0,
+            rows,
+            node as _,
+            now as _
         )
         .execute(self)
         .await?;
@@ -169,7 +234,8 @@ impl LogStatements for Connection {
                     e.expires_at,
                     case when coalesce(e.traceparent, e.attributes, o.withheld, e.purged_at) is not null
                         then json_array(e.traceparent, e.attributes,
-                            case when e.purged_at is null then o.withheld else 'purged' end)
+                            case when e.purged_at is null or o.withheld = 'superseded'
+                                then o.withheld else 'purged' end)
                     end
                 from outbox o left join events e on e.event = o.event
                 where o.gateway = $1 and o.sequence > $2

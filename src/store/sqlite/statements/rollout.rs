@@ -57,12 +57,12 @@ impl RolloutStatements for Connection {
                 ) as "is_behind!: bool",
                 case when exists (
                     select 1 from attempts a indexed by attempts_by_sequence
-                    where a.gateway = d.gateway and a.first_sequence = d.sequence and a.outcome = 'filtered'
+                    where a.gateway = d.gateway and a.first_sequence = d.sequence and a.outcome in ('filtered', 'superseded')
                 ) or exists (
                     select 1 from attempts a indexed by attempts_ranges
                     where a.gateway = d.gateway and a.first_sequence between d.sequence - 999 and d.sequence
                         and a.last_sequence >= d.sequence and a.last_sequence > a.first_sequence
-                        and a.outcome = 'filtered'
+                        and a.outcome in ('filtered', 'superseded')
                 ) then true else false end as "is_filtered!: bool"
             from deliveries d
             cross join events e on e.event = d.event

@@ -22,7 +22,7 @@ async fn change(database: &mut Database, nth: i64) {
     let (name, description) = (format!("a.b{nth}"), format!("\u{202e}\u{1b}[2J{nth}"));
     let entry = entries::event_type_put(
         None,
-        &EventTypeInfo { name, description, schema: None, ttl_secs: None },
+        &EventTypeInfo { name, description, schema: None, ttl_secs: None, barrier: false },
     );
     record(&mut database.conn, &actor, entry.into_iter().collect()).await.unwrap();
 }
