@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
@@ -91,7 +93,15 @@ pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
     let mut conn = connect::connect_read_only(live).await.map_err(opened)?;
     check_space(&mut conn, options, to).await?;
     let copy = Partial::new(to).map_err(BackupError::io(to))?;
+    let pace = Pace::new(&copy.path).map_err(BackupError::io(to))?;
+    let failure = pace
+        .keep(&mut conn)
+        .await
+        .map_err(|error| BackupError::Copy { path: to.to_owned(), error })?;
     vacuum_into(&mut conn, &copy.path).await.map_err(|error| {
+        if let Some(error) = failure.get() {
+            return BackupError::io(to)(io::Error::new(error.kind(), error.to_string()));
+        }
         if is_full(&error) {
             return BackupError::DiskFull(to.to_owned());
         }
@@ -109,6 +119,56 @@ pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
     });
     let placed = placing.await.map_err(io::Error::other).flatten();
     placed.map_err(BackupError::io(to))
+}
+
+/// Writes a copy to the disk in small parts while it is made, and rests as long after each. A server that
+/// uses the same disk syncs each commit, which would otherwise wait until all of a large copy is written.
+struct Pace {
+    file: File,
+    synced: u64,
+}
+
+impl Pace {
+    /// Bytes that are synced at once.
+    const PART: u64 = 4 << 20;
+    /// Instructions of SQLite between two looks at the size of the copy: about thirty rows.
+    const INSTRUCTIONS: i32 = 200;
+    /// The longest rest, so that a slow disk does not delay the copy without end.
+    const LONGEST_REST: Duration = Duration::from_millis(100);
+
+    fn new(copy: &Path) -> io::Result<Self> {
+        Ok(Self { file: File::open(copy)?, synced: 0 })
+    }
+
+    /// Sets the pace of what this connection copies. Returns where a failed sync is stored: it
+    /// interrupts the statement.
+    async fn keep(mut self, conn: &mut SqliteConnection) -> sqlx::Result<Arc<OnceLock<io::Error>>> {
+        let failure = Arc::new(OnceLock::new());
+        let failed = Arc::clone(&failure);
+        conn.lock_handle().await?.set_progress_handler(Self::INSTRUCTIONS, move || {
+            match self.sync() {
+                Ok(()) => true,
+                Err(error) => {
+                    let _ = failed.set(error);
+                    false
+                }
+            }
+        });
+        Ok(failure)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let written = self.file.metadata()?.len();
+        if written.saturating_sub(self.synced) < Self::PART {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.file.sync_data()?;
+        self.synced = written;
+        #[expect(clippy::disallowed_methods, reason = "SQLite's own thread runs this")]
+        std::thread::sleep(started.elapsed().min(Self::LONGEST_REST));
+        Ok(())
+    }
 }
 
 /// Copies the database of a connection into an empty file. The contents are not synced.
