@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_events::event::NodeId;
+use gateway_events::clock::Timestamp;
+use gateway_events::event::{ConnectionId, NodeId};
 use gateway_events::store::sqlite::{OpenError, Options, SqliteStore, pending_migrations};
-use gateway_events::store::{Health as _, Queue};
+use gateway_events::store::{
+    Credentials as _, Health as _, Ledger as _, Log as _, Publish, Queue, Record, Target,
+};
 use gateway_events::wake::Wake;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -118,6 +121,42 @@ async fn the_file_is_readable_by_its_owner_alone() {
         let entry = entry.unwrap();
         let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{:?}", entry.file_name());
+    }
+    store.close().await;
+}
+
+/// Thousands of lanes have a record each to write.
+#[tokio::test]
+async fn publishers_wait_their_turn_behind_the_records_of_many_lanes() {
+    let (store, directory) = fresh().await;
+    let organisation = store.organisation("default").await.unwrap();
+    let path = directory.path().join("gateway-events.db");
+    let mut other = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+    sqlx::query("begin immediate").execute(&mut other).await.unwrap();
+    // More than one transaction and the queue take.
+    let records: Vec<_> = (0..4000)
+        .map(|_| {
+            let (store, connection) = (Arc::clone(&store), ConnectionId::new());
+            let sign = Record::Heartbeat { connection, at: Timestamp::now() };
+            tokio::spawn(async move { store.record(vec![sign]).await })
+        })
+        .collect();
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
+    let stuck = async {
+        while store.check().await.is_ok() {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(crate::support::PATIENCE, stuck).await.expect("noticed");
+    let events = vec![Ok(conformance::event(Target::Gateways(Vec::new())))];
+    let publish = store.append(Publish { organisation, events, idempotency: None });
+    let unlock = async { sqlx::query("rollback").execute(&mut other).await };
+    // The publisher asks first.
+    let (published, unlocked) = tokio::join!(biased; publish, unlock);
+    unlocked.unwrap();
+    published.unwrap();
+    for record in records {
+        record.await.unwrap().unwrap();
     }
     store.close().await;
 }

@@ -32,8 +32,8 @@ pub(crate) use command::Work;
 use command::{Command, Permit, job};
 use session::{Fatal, WriterSession as _};
 
-/// Commands that may be queued. Callers other than publishers wait for capacity: each lane and
-/// each request has only one command at a time.
+/// Commands that may be queued. Callers wait for capacity, and all of them are limited: each lane and
+/// each request has only one command at a time, and publishers take permits for their events first.
 const QUEUE_COMMANDS: usize = 1024;
 /// Limits of one transaction, so that its first command does not wait for long.
 const BATCH_ITEMS: usize = 2048;
@@ -107,7 +107,7 @@ impl Writer {
         !self.commands.is_closed()
     }
 
-    /// Appends, or fails at once if the queue is full.
+    /// Appends, or fails at once if as many events wait as may.
     pub(crate) async fn append(&self, publish: Publish) -> Result<Published> {
         let full = || StoreError::Unavailable("too many events wait to be appended".to_owned());
         // A request that exceeds the queue's capacity takes all of it, or it would never fit.
@@ -121,12 +121,7 @@ impl Writer {
         };
         let (answer, answered) = oneshot::channel();
         let begun = Instant::now();
-        self.commands.try_send(Command::Append(publish, answer, permit)).map_err(|error| {
-            match error {
-                mpsc::error::TrySendError::Full(_) => full(),
-                mpsc::error::TrySendError::Closed(_) => stopped(),
-            }
-        })?;
+        self.send(Command::Append(publish, answer, permit)).await?;
         let published = received(answered).await?;
         self.append_duration.record(begun.elapsed());
         Ok(published)
