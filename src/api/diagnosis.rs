@@ -346,7 +346,7 @@ pub struct GatewayThen {
     pub differences: Vec<LabelDifference>,
     /// The same in words. Its wording may change.
     #[schema(
-        example = "berlin had region=eu-west, not region=eu-wset; did you mean region=eu-west?"
+        example = "berlin had region=eu-west, not region=eu-wset; region=eu-west is similar, so one of them may be mistyped"
     )]
     pub summary: String,
 }

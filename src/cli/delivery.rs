@@ -251,6 +251,9 @@ fn state(delivery: &Delivery) -> String {
     if delivery.delivered_since {
         return "delivered since".to_owned();
     }
+    if let Some(newer) = delivery.superseded_by {
+        return format!("superseded by {newer}");
+    }
     match delivery.state {
         DeliveryState::Failed => "dead letter".to_owned(),
         DeliveryState::Filtered => "filtered since".to_owned(),
@@ -293,7 +296,7 @@ fn redriven(done: &Redriven, names: &Names, is_dry_run: bool) -> String {
     }
     for (count, why) in [
         (done.pending, "still pending; they will be delivered"),
-        (done.delivered, "delivered since"),
+        (done.delivered, "delivered, filtered or superseded since"),
         (done.already_redriven, "appended again before"),
         (done.event_removed, "removed by retention; publish them again"),
         (done.payload_purged, "purged; publish new events"),

@@ -36,7 +36,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let name = migrate::name(&migrate::database(&config));
     confirmation.require(
         format_args!(
-            "Every log in {name} gets a new epoch. Gateways in reliable mode that resume from a position of the old one read a snapshot."
+            "Every log in {name} gets a new epoch. Gateways in reliable mode that resume from a position of the old one read a snapshot, and agents with `--on-gap exit`, the default, end with exit code 4."
         ),
         "Renew the epochs?",
     )?;

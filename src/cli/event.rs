@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use gateway_events::api::{
-    Attempt, Delivery, EventWithDeliveries, NewEvent, Purge, PurgeAnswer, PurgeRequest,
-    RolloutQuery, Target, Warning,
+    Attempt, Delivery, DeliveryState, EventWithDeliveries, NewEvent, Purge, PurgeAnswer,
+    PurgeRequest, RolloutQuery, Target, Warning,
 };
 use gateway_events::client::api::Api;
 use gateway_events::event::{CollapseKey, CorrelationId, EventId, EventType};
@@ -269,8 +269,16 @@ fn shown(event: &EventWithDeliveries) -> String {
 
 /// The state of a delivery, and whether retention has trimmed it from the log.
 fn state(delivery: &Delivery) -> String {
-    let state = delivery.state.as_str();
-    if delivery.trimmed { format!("{state}, trimmed") } else { state.to_owned() }
+    let mut state = delivery.state.as_str().to_owned();
+    if let Some(newer) = delivery.superseded_by
+        && delivery.state == DeliveryState::Superseded
+    {
+        _ = write!(state, " by {newer}");
+    }
+    if delivery.trimmed {
+        state.push_str(", trimmed");
+    }
+    state
 }
 
 /// The outcomes of the attempts, oldest first.

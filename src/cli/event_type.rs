@@ -25,7 +25,7 @@ pub(crate) enum Command {
         /// Its name, such as api.deployed
         name: EventType,
     },
-    /// Register an event type, or replace its description and schema
+    /// Register an event type, or replace its description, schema, time to live and barrier
     Put(Put),
     /// Delete a registered event type; a built-in one of the same name is in force again
     Delete(Delete),
@@ -98,9 +98,11 @@ fn read(path: &Path) -> anyhow::Result<Box<RawValue>> {
 fn listed(page: &Page<EventTypeInfo>) -> String {
     let rows = page.list.iter().map(|info| {
         let schema = if info.schema.is_some() { "yes" } else { "-" };
-        [cell(&info.name), cell(schema), cell(&info.description)]
+        let ttl = info.ttl_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"));
+        let barrier = if info.barrier { "yes" } else { "-" };
+        [cell(&info.name), cell(schema), ttl, cell(barrier), cell(&info.description)]
     });
-    table(["name", "schema", "description"], rows, "no event types")
+    table(["name", "schema", "ttl", "barrier", "description"], rows, "no event types")
 }
 
 fn shown(info: &EventTypeInfo) -> String {

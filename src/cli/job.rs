@@ -167,7 +167,7 @@ fn shown(job: &Job, names: &Names) -> String {
     let skipped = &job.skipped;
     for (count, why) in [
         (skipped.pending, "still pending; they will be delivered"),
-        (skipped.delivered, "delivered since"),
+        (skipped.delivered, "delivered, filtered or superseded since"),
         (skipped.already_redriven, "appended again by another request"),
         (skipped.gateway_deleted, "the gateway is deleted"),
         (skipped.repeated, "the event occurs again later in the range"),

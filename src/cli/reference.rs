@@ -121,8 +121,9 @@ fn ambiguous(
 /// as it was given if there is none: the service says so.
 pub(crate) async fn event_id(given: &EventId, api: &Api) -> anyhow::Result<EventId> {
     const UUID: usize = 36;
-    let Some(prefix) =
-        EventIdPrefix::new(given.as_str()).ok().filter(|_| given.as_str().len() < UUID)
+    let Some(prefix) = EventIdPrefix::new(given.as_str())
+        .ok()
+        .filter(|_| (SHORTEST_PREFIX..UUID).contains(&given.as_str().len()))
     else {
         return Ok(given.clone());
     };

@@ -53,5 +53,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     say_prose(
         "keys and tokens that were revoked after the backup are valid again: revoke them again",
     )?;
+    say_prose(
+        "agents with `--on-gap exit`, the default, will end with exit code 4: run each of them once with `--on-gap accept`",
+    )?;
     Ok(ExitCode::SUCCESS)
 }

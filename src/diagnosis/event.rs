@@ -252,7 +252,10 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
     for answer in missed.list.iter().filter(has_none) {
         let name = gateway_word(&answer.name, answer.id);
         steps.push(Step::new(
-            format!("{}. If it needs the event, send it.", answer.in_words()),
+            format!(
+                "{}. If it needs the event, correct its labels if they are wrong, and send it.",
+                answer.in_words()
+            ),
             format!("event resend {id} --gateway {name}"),
         ));
     }

@@ -37,7 +37,7 @@ impl Difference {
         if let Some(until) = until {
             _ = write!(text, "; it had {label}={wanted} until {}", to_the_second(*until));
         } else if let Some(meant) = meant {
-            _ = write!(text, "; did you mean {meant}?");
+            _ = write!(text, "; {meant} is similar, so one of them may be mistyped");
         }
         text
     }

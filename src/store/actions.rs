@@ -146,6 +146,9 @@ pub struct StreamChanges {
 }
 
 impl Purge {
+    /// The detail of a rejected row whose payload was purged, if it was about the payload.
+    pub const DETAIL: &str = "payload: was purged";
+
     /// From the columns of an event; `None` if it was not purged.
     pub fn stored(
         at: Option<Timestamp>,

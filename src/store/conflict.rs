@@ -98,7 +98,9 @@ pub enum Conflict {
         version: i64,
     },
     /// The delivery was confirmed, so it can't be skipped.
-    #[error("The delivery {0} is confirmed; only a pending delivery can be skipped.")]
+    #[error(
+        "The gateway's position has passed the delivery {0}; only a pending delivery can be skipped."
+    )]
     Delivered(Sequence),
     /// The delivery was given up for another reason, so it can't be skipped.
     #[error(

@@ -173,7 +173,7 @@ async fn a_label_that_was_removed_or_mistyped_is_found(backend: Backend) {
     );
     assert_eq!(missed.len(), 2, "{found:#}");
     let text = why(&service, "berlin", &found).await;
-    assert!(text.contains("did you mean region=eu-west?"), "{text}");
+    assert!(text.contains("region=eu-west is similar, so one of them may be mistyped"), "{text}");
     assert!(text.contains("it had region=eu-west until "), "{text}");
     let history = found["history"]["list"].as_array().expect("a list");
     assert_eq!(history.len(), 3, "registered, labelled, and the label removed");

@@ -108,6 +108,10 @@ async fn a_gateway_that_was_away_is_sent_the_newest_event_of_a_key(backend: Back
     let history = service.admin().get("/events/e2").await.success();
     assert_eq!(history["verdict"]["state"], superseded, "{history:#}");
     assert_eq!(history["collapseKey"], "k", "{history:#}");
+    let shown = service.run("event show e2").await;
+    assert!(shown.well().contains("superseded by 5"), "{shown:?}");
+    let failed = service.run("delivery failed --gateway away").await;
+    assert!(failed.well().contains("superseded by 5"), "{failed:?}");
     let why = service.run("why e2").await;
     assert!(why.well().contains("superseded by newer events at 1 of 1 gateway"), "{why:?}");
     let why = service.admin().get("/events/e2/diagnosis").await.success();
@@ -141,6 +145,9 @@ async fn a_barrier_ends_collapsing(backend: Backend) {
     let (service, id, key) = away(&backend).await;
     let put = service.run("event-type put cache.replaced --barrier --json").await.json();
     assert_eq!(put["barrier"], true, "{put:#}");
+    let listed = service.run("event-type list").await;
+    let line = listed.well().lines().find(|line| line.contains("cache.replaced"));
+    assert!(line.is_some_and(|line| line.contains("yes")), "{listed:?}");
     publish(&service, &id, &[("e1", "k"), ("e2", "k")]).await;
     let mut barrier = event(&id, "barrier", "k");
     barrier["type"] = json!("cache.replaced");

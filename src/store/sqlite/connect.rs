@@ -27,7 +27,7 @@ const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
 pub enum OpenError {
     /// Another server has opened the database.
     #[error(
-        "{0} is in use by another gateway-events server or command; stop that one first, or give this one a data directory of its own"
+        "{0} is in use by another gateway-events server or command; stop that one first, or use another data directory for a second service"
     )]
     InUse(PathBuf),
     /// File locks and shared memory don't work on a network file system.

@@ -278,6 +278,9 @@ impl Tables {
         });
         for row in rejected {
             "{}".clone_into(&mut row.row.content.payload);
+            if row.rejection.detail.starts_with("payload") {
+                Purge::DETAIL.clone_into(&mut row.rejection.detail);
+            }
             row.version += 1;
         }
         for (gateway, range) in &pending {

@@ -153,8 +153,8 @@ async fn pending(conn: &mut Connection, event: i64) -> Result<Vec<Failed>> {
     Ok(rows.collect())
 }
 
-/// Removes the payload from rejected rows with the event's id: a row that was put back into the
-/// inbox is kept with its payload.
+/// Removes the payload from rejected rows with the event's id, and what the reason quotes of it: a row
+/// that was put back into the inbox is kept with its payload.
 async fn forget_rejected(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -163,12 +163,14 @@ async fn forget_rejected(
     let text = id.as_str();
     query!(
         r#"
-        update inbox_rejected set payload = '{}', version = version + 1
+        update inbox_rejected set payload = '{}', version = version + 1,
+            detail = case when detail like 'payload%' then $3 else detail end
         where event_id = $2
             and organisation = (select name from organisations where organisation = $1)
         "#,
         organisation.0,
-        text
+        text,
+        Purge::DETAIL
     )
     .execute(conn)
     .await?;
