@@ -132,12 +132,13 @@ async fn the_beginning_of_an_id_stands_for_it_if_it_is_the_only_one() {
     for id in ["alpha-1", "alpha-2", "beta-1"] {
         service.run(&format!("{publish} --id {id}")).await.well();
     }
-    let shown = service.run("event show bet --json").await.json();
+    let shown = service.run("event show beta --json").await.json();
     assert_eq!((&shown["id"], &shown["userId"]), (&json!("beta-1"), &json!("u-1")));
     service.run("event show alpha").await.failed(1, &["alpha-1", "alpha-2"]);
     service.run("event show gamma").await.failed(1, &["404"]);
+    service.run("event show bet").await.failed(1, &["404"]);
     service.eventually("/deliveries?eventId=beta-1", |page| page["count"] == 4).await;
-    let failed = service.run("delivery failed --event bet --json").await.json();
+    let failed = service.run("delivery failed --event beta --json").await.json();
     assert_eq!(failed["count"], 4);
 
     let made = service.run("token create --access ci --scope read --json").await.json();
