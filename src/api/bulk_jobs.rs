@@ -133,7 +133,7 @@ pub struct JobProgress {
 pub struct JobSkips {
     /// Of a redrive: still pending.
     pub pending: i64,
-    /// Of a redrive: delivered since.
+    /// Of a redrive: delivered, filtered or superseded since.
     pub delivered: i64,
     /// Of a redrive: redriven by another request, before or while the job ran. Includes those whose
     /// gateway was deleted while it ran.

@@ -74,8 +74,8 @@ pub enum DeliveryState {
     /// Not wanted by the gateway's instances: its type is not among those that they asked for, or
     /// they started after it. None of them has received it.
     Filtered,
-    /// A newer event with the same type and collapse key, published while the gateway had no
-    /// connection, is sent instead.
+    /// The gateway's position has passed it without it: it was published while the gateway had no
+    /// connection, and a newer event with the same type and collapse key is sent instead.
     Superseded,
     /// It is a dead letter.
     Failed,
@@ -332,7 +332,7 @@ pub struct Redriven {
     pub redriven: Vec<RedrivenDelivery>,
     /// Skipped because they are still pending.
     pub pending: i64,
-    /// Skipped because they have been delivered since.
+    /// Skipped because they have been delivered, filtered or superseded since.
     pub delivered: i64,
     /// Skipped because they were redriven before.
     pub already_redriven: i64,

@@ -149,8 +149,8 @@ pub struct Rollout {
     /// Those whose instances did not want it, and none has received it. They are not waited for,
     /// unless a connected instance has not come to the event yet.
     pub filtered: usize,
-    /// Those that are sent a newer event instead, with the same type and collapse key. They are not
-    /// waited for.
+    /// Those whose position has passed it without it, because they are sent a newer event with the same
+    /// type and collapse key instead. They are not waited for.
     #[serde(default)]
     pub superseded: usize,
     /// Those that are connected and have not confirmed it.
@@ -232,7 +232,8 @@ pub enum RolloutState {
     /// The gateway's instances did not want it: its type is not among those that they asked for, or
     /// they started after it. None of them has received it.
     Filtered,
-    /// A newer event with the same type and collapse key is sent instead.
+    /// The gateway's position has passed it without it: a newer event with the same type and collapse key
+    /// is sent instead.
     Superseded,
     /// The gateway is connected and has not confirmed it.
     Pending,

@@ -254,7 +254,7 @@ pub struct BulkCounts {
     pub appended: i64,
     /// Skipped: still pending.
     pub pending: i64,
-    /// Skipped: delivered since.
+    /// Skipped: delivered, filtered or superseded since.
     pub delivered: i64,
     /// Skipped: already redriven, or not to be redriven any more when the job reached it, because
     /// another request redrove it or its gateway was deleted.

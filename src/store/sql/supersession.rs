@@ -27,6 +27,9 @@ pub(super) async fn supersede(
 
 /// The next deliveries with a collapse key that no connection can have been sent, newest first. None if
 /// the connection is not the gateway's only one.
+///
+/// A node of an earlier version, which exits after the migration, closes its connections without raising
+/// `attended`. `left_at` covers what it has sent until then.
 async fn collapsible(
     conn: &mut Connection,
     now: Timestamp,

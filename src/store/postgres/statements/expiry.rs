@@ -69,7 +69,7 @@ impl ExpiryStatements for Connection {
                 g.name as "gateway_name!: String", o.sequence as "sequence!: Sequence"
             from outbox o join gateways g using (gateway)
             where o.event = any($1) and g.deleted_at is null
-                    and o.withheld is distinct from 'superseded'
+                and o.withheld is distinct from 'superseded'
                 and o.sequence > coalesce(
                     (select received from cursors u where u.gateway = o.gateway and u.instance = ''),
                     (select max(received) from cursors u where u.gateway = o.gateway), 0)

@@ -73,7 +73,7 @@ impl ExpiryStatements for Connection {
             cross join outbox o on o.event = due.value
             cross join gateways g on g.gateway = o.gateway
             where g.deleted_at is null
-                    and o.withheld is distinct from 'superseded'
+                and o.withheld is distinct from 'superseded'
                 and o.sequence > coalesce(
                     (select received from cursors u where u.gateway = o.gateway and u.instance = ''),
                     (select max(received) from cursors u where u.gateway = o.gateway), 0)
