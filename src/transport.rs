@@ -22,8 +22,9 @@
 //!   [`Reason::ProtocolError`] at a frame that it can't read. What the values mean is for the lane,
 //!   which answers a contradiction with [`Control::Violation`].
 //! - Every write has a timeout. A peer that does not read ends with [`Reason::WriteTimeout`].
-//! - If it sends on request only, it reports before its end which events it has not sent
-//!   ([`Incoming::Unsent`]).
+//! - If it sends on request only, it reports which events it has not sent ([`Incoming::Unsent`]): before
+//!   its end, and before a request if they have waited for it, because they may have expired, or an
+//!   admin may have acted since.
 //! - [`Incoming::Ended`] is its last message, sent exactly once. After it, the transport holds no
 //!   resources of the connection.
 //!
@@ -74,7 +75,7 @@ const LINK_CONTROLS: usize = 4;
 pub enum Outgoing {
     /// An event.
     Event(OutgoingEvent),
-    /// Where delivery starts. Precedes the first event.
+    /// Where delivery starts. Precedes the first event, and the first one after [`Incoming::Unsent`].
     Resumed(Box<ConnectionResumed>),
     /// The peer has been sent everything up to here that is meant for it.
     Mark(DeliveryMark),
@@ -133,8 +134,9 @@ pub enum Incoming {
     Alive,
     /// A message that is ignored. It is counted.
     Invalid(InvalidMessage),
-    /// Events from this sequence on were passed and not sent. Precedes the end of a transport that
-    /// sends on request. Reliable mode only.
+    /// Events from this sequence on were passed and not sent, by a transport that sends on request. The
+    /// lane reads them from the log again, and passes [`Outgoing::Resumed`] before them, unless the
+    /// transport ends. Reliable mode only.
     Unsent(Sequence),
     /// The connection has ended. This is the last message.
     Ended(Box<Ended>),

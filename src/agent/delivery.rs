@@ -2,11 +2,14 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+
 use crate::client::reliable::{DeliveryGap, EventFrame};
 use crate::clock::Timestamp;
+use crate::cloud_event::Attributes;
 use crate::event::{Epoch, Sequence};
 use crate::trace_context::TraceParent;
-use crate::transport::frames::{FrameType as _, ServerFrame};
+use crate::transport::frames::FrameType as _;
 
 /// An event or a gap.
 #[derive(Debug)]
@@ -24,10 +27,13 @@ pub(super) struct Delivery<'a> {
     pub(super) attempt: Option<u32>,
     pub(super) time: Option<Timestamp>,
     pub(super) user_id: Option<&'a str>,
+    pub(super) expires_at: Option<Timestamp>,
     pub(super) traceparent: Option<&'a TraceParent>,
+    /// Those with which it was published as a CloudEvent.
+    pub(super) attributes: Option<&'a Attributes>,
     /// The payload, byte for byte as it was published; of a gap, its frame.
     pub(super) payload: Cow<'a, str>,
-    /// The whole frame as JSON.
+    /// The whole frame as JSON, with these attributes.
     pub(super) frame: String,
 }
 
@@ -42,14 +48,16 @@ impl<'a> Delivery<'a> {
             attempt: Some(event.attempt),
             time: Some(event.timestamp),
             user_id: event.user_id.as_deref(),
+            expires_at: event.expires_at,
             traceparent: event.traceparent.as_ref(),
+            attributes: event.attributes.as_deref(),
             payload: Cow::Borrowed(event.payload.get()),
-            frame: text(&ServerFrame::Event(Box::new(event.clone()))),
+            frame: text(&WithAttributes { event, attributes: event.attributes.as_deref() }),
         }
     }
 
     pub(super) fn of_gap(gap: &DeliveryGap) -> Self {
-        let frame = text(&ServerFrame::Gap(gap.clone()));
+        let frame = text(gap);
         Self {
             id: Cow::Owned(format!("gap-{}-{}-{}", gap.epoch, gap.from, gap.to)),
             kind: DeliveryGap::TYPE,
@@ -59,14 +67,26 @@ impl<'a> Delivery<'a> {
             attempt: None,
             time: None,
             user_id: None,
+            expires_at: None,
             traceparent: None,
+            attributes: None,
             payload: Cow::Owned(frame.clone()),
             frame,
         }
     }
 }
 
+/// An event's frame, with the attributes that it does not have as members.
+#[derive(Serialize)]
+struct WithAttributes<'a> {
+    #[serde(flatten)]
+    event: &'a EventFrame,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attributes: Option<&'a Attributes>,
+}
+
 /// A frame as JSON.
-fn text(frame: &ServerFrame) -> String {
-    String::from_utf8_lossy(&frame.to_text()).into_owned()
+fn text(frame: &impl Serialize) -> String {
+    // Nothing in a frame can't be written as JSON.
+    serde_json::to_string(frame).unwrap_or_default()
 }

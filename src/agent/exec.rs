@@ -2,8 +2,8 @@
 //! environment. The exit status is the answer.
 //!
 //! Each run is a process group of its own, which is ended at the time limit. A run may outlive an agent
-//! that was killed; it inherits a locked file, and the next agent waits for it, so that two programs
-//! never handle events of one position file at the same time.
+//! that was killed; it inherits a locked file, and the next agent waits for it, or ends it at the time
+//! limit, so that two programs never handle events of one position file at the same time.
 
 use std::ffi::OsString;
 use std::io;
@@ -90,9 +90,9 @@ impl Program {
         Ok(Self { path, arguments, limit, grace, running: Running::new(lock) })
     }
 
-    /// Waits for a program of an agent that was killed, as long as it may take.
+    /// Waits for a program of an agent that was killed, as long as it may take, and then ends it.
     pub async fn wait_for_previous(&self) {
-        self.running.wait(self.limit + self.grace).await;
+        self.running.wait(self.limit, self.grace).await;
     }
 
     pub(super) async fn run(&self, delivery: &Delivery<'_>) -> Reply {
@@ -173,8 +173,11 @@ impl Program {
             command.env("GATEWAY_EVENTS_ATTEMPT", attempt.to_string());
         }
         // Held by the child alone from here on.
-        let _inherited = self.running.begin();
+        let inherited = self.running.begin();
         let child = command.spawn()?;
+        if let Some(file) = inherited {
+            Running::note(&file, &child);
+        }
         let group = Group::led_by(&child);
         Ok((child, group))
     }

@@ -13,7 +13,7 @@ use crate::client::reliable::NackCode;
 use crate::client::tls::{Trust, TrustError, plain};
 use crate::clock::Timestamp;
 use crate::cloud_event::{
-    HEADER_PREFIX, JSON, SPECVERSION, check_uri_reference, encoded, name, padded,
+    Attributes, HEADER_PREFIX, JSON, SPECVERSION, check_uri_reference, encoded, name, padded,
 };
 
 /// How much of a response's body is read.
@@ -124,7 +124,9 @@ impl Forwarder {
             Some((name, value))
         });
         let mut headers: HeaderMap = headers.collect();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        let content_type = delivery.attributes.and_then(|them| them.get(name::DATACONTENTTYPE));
+        let content_type = content_type.and_then(|value| value.to_string().parse().ok());
+        headers.insert(CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static(JSON)));
         if let Some(context) = delivery.traceparent
             && let Ok(context) = HeaderValue::from_str(&context.to_string())
         {
@@ -141,21 +143,27 @@ pub fn source(text: &str) -> Result<String, String> {
 }
 
 /// The attributes of an event, by name.
-fn attributes(delivery: &Delivery<'_>, source: &str) -> Vec<(&'static str, String)> {
-    let mut attributes = vec![
+fn attributes<'a>(delivery: &Delivery<'a>, source: &str) -> Vec<(&'a str, String)> {
+    let published = delivery.attributes.into_iter().flat_map(Attributes::iter);
+    let published = published.filter(|(name, _)| *name != name::DATACONTENTTYPE);
+    let mut attributes: Vec<_> = published.map(|(name, value)| (name, value.to_string())).collect();
+    if attributes.iter().all(|(name, _)| *name != name::SOURCE) {
+        attributes.push((name::SOURCE, source.to_owned()));
+    }
+    attributes.extend([
         (name::SPECVERSION, SPECVERSION.to_owned()),
         (name::ID, delivery.id.to_string()),
-        (name::SOURCE, source.to_owned()),
         (name::TYPE, delivery.kind.to_owned()),
         (name::SEQUENCE, padded(delivery.sequence.0).to_string()),
         (name::EPOCH, delivery.epoch.to_string()),
-    ];
+    ]);
     let optional = [
         (name::TIME, delivery.time.map(|time| time.to_string())),
         (name::CORRELATION_ID, delivery.correlation_id.map(str::to_owned)),
         (name::ATTEMPT, delivery.attempt.map(|attempt| attempt.to_string())),
         (name::USER_ID, delivery.user_id.map(str::to_owned)),
         (name::TRACEPARENT, delivery.traceparent.map(ToString::to_string)),
+        (name::EXPIRY_TIME, delivery.expires_at.map(|at| at.to_string())),
     ];
     attributes.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
     attributes

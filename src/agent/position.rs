@@ -5,8 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{LONGEST_PAUSE, millis};
 use crate::backoff::Backoff;
-use crate::client::reliable::{FilePosition, PositionError, PositionStore};
-use crate::transport::frames::Position;
+use crate::client::reliable::{FilePosition, PositionError, PositionStore, StoredPosition};
 
 /// A position file that is tried again while it can't be written, for example because the disk is full.
 ///
@@ -27,11 +26,11 @@ impl RetryingPosition {
 
 #[async_trait]
 impl PositionStore for RetryingPosition {
-    async fn load(&self) -> Result<Option<Position>, PositionError> {
+    async fn load(&self) -> Result<Option<StoredPosition>, PositionError> {
         self.file.load().await
     }
 
-    async fn save(&self, position: &Position) -> Result<(), PositionError> {
+    async fn save(&self, position: &StoredPosition) -> Result<(), PositionError> {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let error = match self.file.save(position).await {
@@ -41,7 +40,7 @@ impl PositionStore for RetryingPosition {
             let pause = pauses.next_pause();
             tracing::error!(
                 %error,
-                sequence = position.sequence.0,
+                sequence = position.position.sequence.0,
                 retry_in_ms = millis(pause),
                 "the event is applied, but it can't be confirmed before its position is stored"
             );

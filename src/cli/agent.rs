@@ -11,7 +11,9 @@ use gateway_events::agent::exec::Program;
 use gateway_events::agent::forward::{self, Forwarder};
 use gateway_events::agent::{Agent, OnGap, RetryingPosition, Target, metrics};
 use gateway_events::client::api::Api;
-use gateway_events::client::reliable::{Client, ClientError, Confirm, FilePosition, Options};
+use gateway_events::client::reliable::{
+    Client, ClientError, Confirm, Envelope, FilePosition, Options,
+};
 use gateway_events::client::{CancellationToken, Endpoint, Url};
 use gateway_events::event::{EventType, NodeId};
 use gateway_events::lifecycle::{Outcome, Signals};
@@ -58,7 +60,8 @@ struct Product {
     /// Allow --forward-to with an address that is not a loopback one: events leave this machine
     #[arg(long, requires = "forward_to")]
     allow_remote: bool,
-    /// The CloudEvents attribute `source`; by default the service's address
+    /// The CloudEvents attribute `source` of events that were published without it; by default the
+    /// service's address
     #[arg(long, value_name = "URI", value_parser = forward::source, requires = "forward_to")]
     source: Option<String>,
     /// How long the product may take for an event; after that a program is terminated, and the event is
@@ -208,6 +211,7 @@ impl Gateway {
             instance: self.instance,
             types: (!self.types.is_empty()).then_some(self.types),
             confirm: Confirm::Applied,
+            envelope: Some(Envelope::CloudEvents),
             batch: 1,
             ..Options::default()
         }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::event::EventType;
+use crate::event::{EventType, GatewayId};
 use crate::transport::frames::Credit;
 
 mod driver;
@@ -40,14 +40,16 @@ pub mod state;
 mod websocket;
 
 pub use crate::transport::frames::{
-    Confirm, DeliveryGap, EventFrame, GapReason, NackCode, Position, Resume,
+    Confirm, DeliveryGap, Envelope, EventFrame, GapReason, NackCode, Position, Resume,
 };
 pub use event_stream::EventStream;
 pub use grpc::Grpc;
 pub use handler::{Handler, Notice, Outcome, SnapshotError};
 pub use link::{Closed, ConnectError, Link, Received, Transport};
 pub use long_poll::LongPoll;
-pub use position::{FilePosition, MemoryPosition, PositionError, PositionStore};
+pub use position::{
+    FilePosition, MOST_REJECTIONS, MemoryPosition, PositionError, PositionStore, StoredPosition,
+};
 pub use websocket::WebSocket;
 
 /// Options of a client.
@@ -66,6 +68,9 @@ pub struct Options {
     pub types: Option<Vec<EventType>>,
     /// What a confirmation means. By default `applied`.
     pub confirm: Confirm,
+    /// The form in which events are transmitted; [`Envelope::CloudEvents`] has the
+    /// [attributes](EventFrame::attributes) with which they were published. `None` leaves it to the service.
+    pub envelope: Option<Envelope>,
     /// How many events are stored and confirmed together, at most.
     pub batch: u32,
     /// How long a confirmation may wait for others.
@@ -86,6 +91,7 @@ impl Default for Options {
             window_bytes: None,
             types: None,
             confirm: Confirm::Applied,
+            envelope: None,
             batch: 32,
             batch_delay: Duration::from_millis(20),
             progress_interval: Duration::from_secs(15),
@@ -115,6 +121,16 @@ pub enum ClientError {
     /// The position can't be read or stored.
     #[error(transparent)]
     Position(#[from] PositionError),
+    /// The stored position is of another gateway. Nothing was handled.
+    #[error(
+        "the stored position is of gateway {stored}, but the key is that of gateway {connected}; use that gateway's key, or another place for the position"
+    )]
+    OtherGateway {
+        /// The gateway of the position.
+        stored: GatewayId,
+        /// The gateway of the key.
+        connected: GatewayId,
+    },
 }
 
 /// A client of the service.

@@ -13,7 +13,9 @@ use super::session::{Admission, Ready, Session};
 use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
-use crate::store::{EarlierNacks, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::store::{
+    EarlierNacks, GapReason, Level, NewConnection, OpenInstance, ResumeFrom, StoreError,
+};
 use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
 use crate::transport::{Greeting, ReliableGreeting};
 use crate::wake::Subscription;
@@ -143,15 +145,15 @@ impl Greeted {
         }
         if let Some((epoch, sequence)) = stated
             && epoch == opened.opened.epoch
-            && sequence > opened.opened.head
+            && opened.gap.is_some_and(|gap| gap.reason == GapReason::Epoch)
         {
-            // It is answered with a gap. Rates of connections are limited, and so is this line.
+            // Rates of connections are limited, and so is this line.
             tracing::warn!(
                 gateway = %admission.gateway_id,
                 connection = %id,
                 %sequence,
                 head = %opened.opened.head,
-                "the gateway has a position beyond the head of its log; if the database was restored from a backup or lost commits in a failover, stop all nodes and run `gateway-events epoch renew`"
+                "the gateway has a position that is beyond the head of its log, or was that of another event; if the database was restored from a backup or lost commits in a failover, stop all nodes and run `gateway-events epoch renew`"
             );
         }
         dispatcher.supersede(admission.gateway, id, &opened.opened).await;

@@ -263,13 +263,15 @@ impl Outcomes {
             }
             Record::Skipped { range, reason, .. } if self.is_logged(*range, *reason) => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "skipped"),
-            Record::Closed { unconfirmed: Some((range, _)), reason, is_in_progress, .. }
-                if *is_in_progress || *reason == Reason::NodeLost =>
-            {
-                self.unknown(*range, *reason);
-            }
-            Record::Closed { unconfirmed: Some((range, _)), reason, detail, .. } => {
-                self.failed(*range, *reason, detail);
+            Record::Closed { unconfirmed, reason, detail, is_in_progress, .. } => {
+                let is_unknown = *is_in_progress || *reason == Reason::NodeLost;
+                for run in unconfirmed {
+                    if is_unknown {
+                        self.unknown(run.range, *reason);
+                    } else {
+                        self.failed(run.range, *reason, detail);
+                    }
+                }
             }
             Record::Instance { outcome, .. } => match outcome {
                 InstanceOutcome::Acknowledged { level, confirms: true, range, .. } => {
@@ -291,8 +293,7 @@ impl Outcomes {
                 InstanceOutcome::Acknowledged { confirms: false, .. }
                 | InstanceOutcome::Filtered { .. } => {}
             },
-            Record::Closed { unconfirmed: None, .. }
-            | Record::ConfirmedElsewhere { .. }
+            Record::ConfirmedElsewhere { .. }
             | Record::Unmatched { result: Ok(()), .. }
             | Record::Heartbeat { .. } => {}
         }

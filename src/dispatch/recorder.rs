@@ -213,7 +213,8 @@ impl Recording {
         };
         detail.clear();
         *give_up_after = None;
-        unconfirmed.take().map(|_| record)
+        let is_shorter = !std::mem::take(unconfirmed).is_empty();
+        is_shorter.then_some(record)
     }
 
     /// The store panicked at these records, which must not be retried forever.

@@ -23,6 +23,7 @@ use crate::event::{Epoch, EventType, Reason, Sequence};
 use crate::metric;
 use crate::store::{Gap, GapReason};
 use crate::transport::frames::{ConnectionDrain, Envelope, ErrorCode, FrameError};
+use crate::transport::reliable::beyond_sent;
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd};
 
 mod acknowledgements;
@@ -113,10 +114,7 @@ impl End {
 
     fn violation(violation: Violation) -> Self {
         let error = match violation {
-            Violation::BeyondSent(sequence) => FrameError::new(
-                ErrorCode::BeyondSent,
-                format!("{sequence} was not sent on this connection"),
-            ),
+            Violation::BeyondSent(sequence) => beyond_sent(sequence),
             Violation::Confirmed(sequence) => {
                 FrameError::new(ErrorCode::NotInFlight, format!("{sequence} was confirmed before"))
             }
@@ -313,7 +311,7 @@ impl Lane {
                     state.note_end(ended.by_peer);
                     return Some(End::Ended(ended));
                 }
-                Incoming::Unsent(first) => self.withdraw(state, first),
+                Incoming::Unsent(first) => self.take_back(state, first),
                 incoming => {
                     if let Err(violation) = self.receive(state, incoming) {
                         return Some(End::violation(violation));

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Policy;
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
-use crate::store::Range;
+use crate::store::{Range, Unconfirmed};
 
 /// How much may be unconfirmed at once.
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +64,10 @@ pub enum Receipt {
 }
 
 /// What the end of a connection leaves unconfirmed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Closing {
-    /// The unconfirmed events, and when the first of them was sent.
-    pub unconfirmed: Option<(Range, Timestamp)>,
+    /// The unconfirmed events, in order.
+    pub unconfirmed: Vec<Unconfirmed>,
     /// Whether the gateway has reported progress on the first of them.
     pub is_in_progress: bool,
     /// The first of them is given up after this many attempts; `None`: it is not.
@@ -254,7 +254,7 @@ impl Window {
             && reason.is_attributed_to_the_event();
         let range = Range { first: oldest.sequence, last: self.sent };
         Closing {
-            unconfirmed: Some((range, oldest.started_at)),
+            unconfirmed: vec![Unconfirmed { range, started_at: oldest.started_at }],
             is_in_progress: false,
             give_up_after: may_give_up.then_some(patience.max_attempts),
         }

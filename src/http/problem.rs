@@ -164,7 +164,7 @@ impl From<Refusal> for Problem {
             Refusal::IdTaken(id) => Self::new(
                 Code::EventIdTaken,
                 format!(
-                    "The id {id} belongs to an event with different content. Repeat that event unchanged, or use a new id."
+                    "The id {id} belongs to an event with different content. Repeat that event unchanged, or use a new id. Ids are unique in the organisation, whatever the source of a CloudEvent."
                 ),
             ),
             Refusal::Invalid(error) => error.into(),

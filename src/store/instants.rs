@@ -19,10 +19,10 @@ impl Record {
                 }
             }
             Self::Closed { unconfirmed, at, .. } => {
-                let began = unconfirmed.map_or(*at, |(_, started_at)| started_at).min(now);
-                let ended = (*at).min(now).max(began);
-                if ended != *at || unconfirmed.is_some_and(|(_, started_at)| started_at != began) {
-                    changed = Some((began, ended));
+                let latest = unconfirmed.iter().map(|run| run.started_at).max();
+                let ended = latest.map_or(*at, |latest| latest.max(*at)).min(now);
+                if ended != *at || latest.is_some_and(|latest| latest > now) {
+                    changed = Some((now, ended));
                 }
             }
             Self::Instance { outcome, at, .. } => {
@@ -49,8 +49,8 @@ impl Record {
                 (*started_at, *finished_at) = (began, ended);
             }
             Self::Closed { unconfirmed, at, .. } => {
-                if let Some((_, started_at)) = unconfirmed {
-                    *started_at = began;
+                for run in unconfirmed {
+                    run.started_at = run.started_at.min(began);
                 }
                 *at = ended;
             }
@@ -97,7 +97,7 @@ impl InstanceOutcome {
 mod tests {
     use super::*;
     use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-    use crate::store::Range;
+    use crate::store::{Range, Unconfirmed};
 
     fn at(micros: i64) -> Timestamp {
         Timestamp::from_micros(micros)
@@ -123,7 +123,7 @@ mod tests {
                 connection,
                 reason: Reason::ConnectionLost,
                 detail: String::new(),
-                unconfirmed: Some((range, at(began))),
+                unconfirmed: vec![Unconfirmed { range, started_at: at(began) }],
                 is_in_progress: false,
                 give_up_after: None,
                 alive_at: None,
@@ -134,9 +134,7 @@ mod tests {
                     Record::Confirmed { started_at, finished_at, .. } => {
                         (*started_at, *finished_at)
                     }
-                    Record::Closed { unconfirmed: Some((_, started_at)), at, .. } => {
-                        (*started_at, *at)
-                    }
+                    Record::Closed { unconfirmed, at, .. } => (unconfirmed[0].started_at, *at),
                     other => panic!("{other:?}"),
                 };
                 assert!(started <= finished && finished <= at(now), "{began}, {ended}, {now}");

@@ -215,13 +215,22 @@ impl NewConnection {
             connection: self.id,
             reason: Reason::ConnectionLost,
             detail: String::new(),
-            unconfirmed: None,
+            unconfirmed: Vec::new(),
             is_in_progress: false,
             give_up_after: None,
             alive_at: None,
             at,
         }
     }
+}
+
+/// Consecutive events that were sent on a connection and not confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// Which.
+    pub range: Range,
+    /// When the first of them was sent.
+    pub started_at: Timestamp,
 }
 
 /// Where an opened connection starts.
@@ -377,14 +386,14 @@ pub enum Record {
         reason: Reason,
         /// Details for people.
         detail: String,
-        /// What was sent and not confirmed, and when the first of it was sent. Above the gateway's
-        /// confirmed position it becomes a failed attempt. At or below it, where another connection
-        /// has confirmed it, the attempt's outcome is unknown.
-        unconfirmed: Option<(Range, Timestamp)>,
+        /// What was sent and not confirmed, in order. Above the gateway's confirmed position it
+        /// becomes a failed attempt. At or below it, where another connection has confirmed it, the
+        /// attempt's outcome is unknown.
+        unconfirmed: Vec<Unconfirmed>,
         /// Whether the gateway has reported progress on the first of these on this connection: it was
         /// still handling that event, so the outcome is unknown, and no attempt blames the event.
         is_in_progress: bool,
-        /// The event at `unconfirmed.first` is given up after this many attempts that blame it, on
+        /// The first of these events is given up after this many attempts that blame it, on
         /// any connections: it becomes a dead letter, and the position passes it.
         give_up_after: Option<u32>,
         /// The last activity that is not recorded yet.

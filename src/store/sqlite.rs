@@ -14,6 +14,7 @@ use crate::event::NodeId;
 use crate::wake::Wake;
 
 mod backup;
+mod backup_mark;
 mod connect;
 mod disk;
 mod migrations;
@@ -75,6 +76,9 @@ impl SqliteStore {
         connect::create(&options.path)?;
         let disk = disk::Disk::of(options);
         let mut conn = connect::connect(&options.path).await?;
+        if backup_mark::is_set(&mut conn).await? {
+            return Err(OpenError::Backup(options.path.clone()));
+        }
         migrations::run(&mut conn).await?;
         connect::prepare_writer(&mut conn).await?;
         let readers = connect::readers(options, options.readers).await?;

@@ -9,11 +9,11 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::frame;
+use super::{cloud_event, frame};
 use crate::event::Sequence;
 use crate::json_error::WrongValue;
 
@@ -138,7 +138,8 @@ impl ServerFrame {
 
     /// Parses a frame; `None` if its type is one of the protocol's that this version does not know.
     pub fn parse(text: &[u8]) -> Result<Option<Self>, FrameError> {
-        let frame_type = type_of(text)?;
+        let head = head(text)?;
+        let frame_type = head.frame_type;
         let frame = match frame_type.as_str() {
             ConnectionAck::TYPE => Self::Ack(read(&frame_type, text)?),
             ConnectionResumed::TYPE => Self::Resumed(read(&frame_type, text)?),
@@ -149,6 +150,7 @@ impl ServerFrame {
             other if PROTOCOL_PREFIXES.iter().any(|prefix| other.starts_with(prefix)) => {
                 return Ok(None);
             }
+            _ if head.specversion.is_some() => Self::Event(Box::new(cloud_event::parse(text)?)),
             _ => Self::Event(Box::new(read(&frame_type, text)?)),
         };
         frame.check()?;
@@ -201,7 +203,7 @@ impl GatewayFrame {
                 ),
             ));
         }
-        let frame_type = type_of(text)?;
+        let frame_type = head(text)?.frame_type;
         let frame = match frame_type.as_str() {
             Hello::TYPE => Self::Hello(read(&frame_type, text)?),
             Ack::TYPE => Self::Ack(read(&frame_type, text)?),
@@ -256,16 +258,18 @@ fn to_text(frame: &impl Serialize) -> Bytes {
 struct Head {
     #[serde(rename = "type")]
     frame_type: String,
+    /// Only CloudEvents have it.
+    specversion: Option<IgnoredAny>,
 }
 
 /// The type of a frame, which must be an object.
-fn type_of(text: &[u8]) -> Result<String, FrameError> {
+fn head(text: &[u8]) -> Result<Head, FrameError> {
     // serde also reads a struct from an array.
     if !text.trim_ascii_start().starts_with(b"{") {
         return Err(FrameError::malformed("the frame is not a JSON object"));
     }
     match serde_json::from_slice::<Head>(text) {
-        Ok(head) => Ok(head.frame_type),
+        Ok(head) => Ok(head),
         Err(error) => Err(FrameError::malformed(match WrongValue::find::<Head>(text) {
             Some(WrongValue { path, why }) => format!("{}: {why}", path.join(".")),
             None => format!("not valid JSON: {error}"),

@@ -12,8 +12,10 @@
 //! said before confirms that it has read the snapshot.
 //!
 //! The gateway counts as alive for twice the time that its last request was willing to wait. The lane
-//! passes events while no request waits, too. Those that were not answered when the connection ends
-//! count as not sent ([`Incoming::Unsent`]).
+//! passes events while no request waits, too. Those that have waited for some time when a request comes
+//! are read from the log again, because they may have been purged or skipped, or the gateway paused.
+//! They, and those that were not answered when the connection ends, count as not sent
+//! ([`Incoming::Unsent`]).
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -23,7 +25,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::frames::{ConnectionError, DeliveryGap, FrameError, Position, ServerFrame};
 use super::push::{Fault, Inbound};
-use super::{Control, Ended, Greeting, Incoming, TransportEnd, reliable};
+use super::{Control, Ended, Greeting, Incoming, Outgoing, TransportEnd, reliable};
+use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
 
 mod answers;
@@ -39,6 +42,8 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 /// How long a request waits at least if the lane is about to pass events. It reads its first page
 /// after the connection has opened.
 const READING: Duration = Duration::from_secs(2);
+/// How long events may wait for a request before they are read from the log again.
+const LONGEST_KEPT: Duration = Duration::from_millis(500);
 /// Requests that wait to be read. Gateways send one after another.
 const REQUESTS: usize = 4;
 
@@ -182,6 +187,7 @@ pub fn start(greeting: Greeting, end: TransportEnd, first_wait: Duration) -> (Po
         messages,
         faults,
         answers: Answers::default(),
+        kept_since: Some(Instant::now()),
         expires: Instant::now() + (first_wait * 2).max(SHORTEST_LIFE),
     };
     (Poller { asks: asks_in, inbound }, connection)
@@ -197,6 +203,9 @@ pub struct Connection {
     messages: mpsc::Receiver<Incoming>,
     faults: mpsc::Receiver<Fault>,
     answers: Answers,
+    /// Since when events may be waiting for a request; `None` if they are to be read from the log again in
+    /// any case.
+    kept_since: Option<Instant>,
     /// When the gateway counts as gone.
     expires: Instant,
 }
@@ -373,12 +382,12 @@ enum Begin {
 
 impl Connection {
     /// Confirms what a request confirms, and compares its position.
-    async fn begin(&mut self, request: &Request) -> Result<Begin, LaneGone> {
+    async fn begin(&mut self, request: &Request) -> Result<Begin, End> {
         self.expires = Instant::now() + (request.wait * 2).max(SHORTEST_LIFE);
         // The lane says first where delivery begins.
         while !self.answers.is_resumed {
-            let message = self.end.events.recv().await.ok_or(LaneGone)?;
-            self.answers.keep(*message);
+            let message = self.next_of_lane().await?;
+            self.answers.keep(message);
         }
         let is_first = !std::mem::replace(&mut self.answers.is_used, true);
         // The first request has the connection that was opened for it. What does not fit is a gap.
@@ -407,7 +416,51 @@ impl Connection {
             return Ok(Begin::Gap);
         }
         let is_there = after.unwrap_or(self.answers.acked) == self.answers.position;
-        Ok(if is_there { Begin::Wait } else { or_first })
+        if !is_there {
+            return Ok(or_first);
+        }
+        self.read_again().await?;
+        Ok(Begin::Wait)
+    }
+
+    /// Lets the lane read the events again that have waited for a request for too long.
+    async fn read_again(&mut self) -> Result<(), End> {
+        while let Ok(message) = self.end.events.try_recv() {
+            self.answers.keep(*message);
+        }
+        let is_fresh = self.kept_since.is_some_and(|since| since.elapsed() < LONGEST_KEPT);
+        self.kept_since = Some(Instant::now());
+        if is_fresh && !self.answers.has_expired(Timestamp::now()) {
+            return Ok(());
+        }
+        // Without events there may be a gap, which stays one.
+        let Some(first) = self.answers.unanswered() else { return Ok(()) };
+        self.tell(Incoming::Unsent(first)).await?;
+        loop {
+            // What was passed before the lane knew that.
+            if let Outgoing::Resumed(resumed) = self.next_of_lane().await? {
+                self.answers.restart(&resumed);
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next message of the lane, unless it ends the connection.
+    async fn next_of_lane(&mut self) -> Result<Outgoing, End> {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.end.events.recv() => {
+                    return message.map(|message| *message).ok_or_else(|| LaneGone.into());
+                }
+                control = self.end.control.recv() => match control {
+                    Some(Control::Probe | Control::Drain(_)) => {}
+                    Some(Control::Close(reason)) => return Err(End::closed(reason)),
+                    Some(Control::Violation(error)) => return Err(End::violation(&error)),
+                    None => return Err(LaneGone.into()),
+                },
+            }
+        }
     }
 
     fn wait(request: &Request, reply: oneshot::Sender<Reply>) -> Waiting {
@@ -436,6 +489,9 @@ impl Connection {
         // Fails if the gateway has given the request up. It has seen none of the answer then.
         if reply.send(Reply::Events(events)).is_ok() {
             self.answers.answered(count, position, gap);
+            if self.answers.len() == 0 && self.end.events.is_empty() {
+                self.kept_since = self.kept_since.and(Some(Instant::now()));
+            }
             self.live_on();
             if let Some(first) = first.filter(|_| is_confirmed) {
                 // The time to confirm it begins now, not when the lane passed it.
@@ -465,18 +521,33 @@ impl Connection {
         Ok(())
     }
 
-    /// Passes on what the gateway has sent.
-    async fn pass(&mut self, message: Incoming) -> Result<(), LaneGone> {
-        // A gateway confirms what it has, even if the lane has not passed it on this connection. More
-        // than that is a violation, which the lane answers.
-        let has = self.answers.position.max(self.answers.passed);
-        match message {
-            Incoming::Applied(sequence) if sequence <= has => self.applied(sequence).await,
-            Incoming::Receipt(sequence) if sequence <= has => {
-                self.tell(Incoming::Receipt(sequence.min(self.answers.passed))).await
-            }
-            message => self.tell(message).await,
+    /// Passes on what the gateway has sent. It may be about what it has, even if the lane has not passed
+    /// that on this connection. More than that is a violation, even if the lane has passed it.
+    async fn pass(&mut self, message: Incoming) -> Result<(), End> {
+        let about = match &message {
+            Incoming::Applied(sequence)
+            | Incoming::Receipt(sequence)
+            | Incoming::Progress(sequence) => Some(*sequence),
+            Incoming::Nack(nack) => Some(nack.sequence),
+            _ => None,
+        };
+        if let Some(sequence) = about.filter(|sequence| *sequence > self.answers.position) {
+            return Err(End::violation(&reliable::beyond_sent(sequence)));
         }
+        match message {
+            Incoming::Applied(sequence) => self.applied(sequence).await?,
+            Incoming::Receipt(sequence) => {
+                self.tell(Incoming::Receipt(sequence.min(self.answers.passed))).await?;
+            }
+            message => {
+                if let Incoming::Credit(_) = message {
+                    // The lane has passed some events without regard to it.
+                    self.kept_since = None;
+                }
+                self.tell(message).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The gateway has applied everything up to here.

@@ -8,7 +8,7 @@ use super::frames::{
     event_text,
 };
 use super::{Incoming, Outgoing};
-use crate::event::{Epoch, Reason};
+use crate::event::{Epoch, Reason, Sequence};
 
 /// The frame of a message to the peer, as JSON.
 pub fn outgoing_text(outgoing: Outgoing, epoch: Epoch) -> Bytes {
@@ -76,6 +76,11 @@ pub fn connection_error(reason: Reason) -> Option<ConnectionError> {
         _ => return None,
     };
     Some(ConnectionError { code: code.as_str().to_owned(), message: message.to_owned() })
+}
+
+/// The violation of a peer whose message is about a sequence that it was not sent.
+pub fn beyond_sent(sequence: Sequence) -> FrameError {
+    FrameError::new(ErrorCode::BeyondSent, format!("{sequence} was not sent on this connection"))
 }
 
 /// The frame that tells the peer about a violation.

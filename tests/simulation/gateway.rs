@@ -9,7 +9,7 @@ use gateway_events::backoff::Backoff;
 use gateway_events::client::CancellationToken;
 use gateway_events::client::reliable::{
     Client, Confirm, DeliveryGap, EventFrame, Handler, NackCode, Options, Outcome, Position,
-    PositionError, PositionStore, SnapshotError,
+    PositionError, PositionStore, SnapshotError, StoredPosition,
 };
 use gateway_events::event::EventType;
 use tokio::task::JoinHandle;
@@ -92,38 +92,39 @@ struct Disk {
 }
 
 impl Disk {
-    fn write(world: &World, id: Id, position: &Position) {
+    fn write(world: &World, id: Id, stored: &StoredPosition) {
         let mut state = world.state();
         let replica = &mut state.gateways[id.gateway].replicas[id.replica];
         // A transaction of the handler may have stored a later one.
-        let is_old = replica.storage == Storage::Transactional
-            && replica
-                .position
-                .as_ref()
-                .is_some_and(|it| it.epoch == position.epoch && it.sequence >= position.sequence);
-        if !is_old {
-            replica.position = Some(position.clone());
+        let mut stored = stored.clone();
+        if replica.storage == Storage::Transactional
+            && let Some(StoredPosition { position, .. }) = &replica.position
+            && position.epoch == stored.position.epoch
+            && position.sequence >= stored.position.sequence
+        {
+            stored.position = position.clone();
         }
+        replica.position = Some(stored);
     }
 }
 
 #[async_trait]
 impl PositionStore for Disk {
-    async fn load(&self) -> Result<Option<Position>, PositionError> {
+    async fn load(&self) -> Result<Option<StoredPosition>, PositionError> {
         let state = self.world.state();
         let replica = &state.gateways[self.id.gateway].replicas[self.id.replica];
-        let mut position = replica.position.clone();
+        let mut stored = replica.position.clone();
         if self.world.has(Bug::ApplyTwice)
-            && let Some(stored) = position.as_mut()
-            && stored.sequence.0 > 1
+            && let Some(StoredPosition { position, .. }) = stored.as_mut()
+            && position.sequence.0 > 1
         {
-            stored.sequence = stored.sequence.previous();
-            stored.event_id = None;
+            position.sequence = position.sequence.previous();
+            position.event_id = None;
         }
-        Ok(position)
+        Ok(stored)
     }
 
-    async fn save(&self, position: &Position) -> Result<(), PositionError> {
+    async fn save(&self, position: &StoredPosition) -> Result<(), PositionError> {
         let at = Instant::now() + Duration::from_millis(fastrand::u64(1..40));
         if self.world.has(Bug::AcknowledgeEarly) {
             let (world, id, position) = (Arc::clone(&self.world), self.id, position.clone());
@@ -184,15 +185,23 @@ impl App {
         let (epoch, sequence) = (event.epoch, event.sequence.0);
         if !is_applied {
             replica.in_log(epoch).rejected.insert(sequence);
+            replica.in_log(epoch).rejected_last.insert(sequence);
+        } else {
+            replica.in_log(epoch).rejected_last.remove(&sequence);
         }
         replica.in_log(epoch).applied.insert(sequence);
         let is_newer = replica
             .position
             .as_ref()
-            .is_none_or(|it| it.epoch == epoch && it.sequence.0 < sequence);
+            .is_none_or(|it| it.position.epoch == epoch && it.position.sequence.0 < sequence);
         if is_applied && replica.storage == Storage::Transactional && is_newer {
             let event_id = Some(event.event_id.clone());
-            replica.position = Some(Position { epoch, sequence: event.sequence, event_id });
+            let position = Position { epoch, sequence: event.sequence, event_id };
+            let stored = replica.position.take();
+            replica.position = Some(match stored {
+                Some(stored) => StoredPosition { position, ..stored },
+                None => position.into(),
+            });
         }
     }
 }

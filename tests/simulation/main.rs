@@ -65,13 +65,25 @@ fn main() -> ExitCode {
     }));
     let (mut seed, mut seeds, mut bug, mut filters) = (None, None, None, Vec::new());
     for argument in std::env::args().skip(1) {
-        match argument.split_once('=') {
-            Some(("seed", number)) => seed = number.parse::<u64>().ok(),
-            Some(("seeds", range)) => seeds = parse(range),
-            Some(("bug", name)) => bug = Bug::ALL.iter().find(|it| it.name() == name).copied(),
+        let is_read = match argument.split_once('=') {
+            Some(("seed", number)) => set(&mut seed, number.parse::<u64>().ok()),
+            Some(("seeds", range)) => set(&mut seeds, parse(range)),
+            Some(("bug", name)) => {
+                set(&mut bug, Bug::ALL.iter().find(|it| it.name() == name).copied())
+            }
             // Options of the standard harness.
-            _ if argument.starts_with('-') => {}
-            _ => filters.push(argument),
+            _ if argument.starts_with('-') => true,
+            _ => {
+                filters.push(argument.clone());
+                true
+            }
+        };
+        if !is_read {
+            let names = Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
+            println!(
+                "{argument} can't be read: use seed=N, seeds=N, seeds=FROM..TO or bug=NAME (one of {names})"
+            );
+            return ExitCode::FAILURE;
         }
     }
     let is_fine = match (seed, seeds) {
@@ -84,6 +96,12 @@ fn main() -> ExitCode {
             .fold(true, |is_fine, (_, test)| test() && is_fine),
     };
     if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Sets a value; whether there was one.
+fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {
+    *place = value;
+    place.is_some()
 }
 
 fn parse(range: &str) -> Option<Range<u64>> {

@@ -481,6 +481,7 @@ pub(crate) fn frame(outgoing: Outgoing, epoch: Epoch) -> ServerFrame {
                 attempt,
                 expires_at: event.expires_at,
                 traceparent: None,
+                attributes: None,
             }))
         }
         Outgoing::Resumed(it) => ServerFrame::Resumed(*it),

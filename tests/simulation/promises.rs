@@ -32,7 +32,8 @@ pub(crate) type Handled = Option<(Epoch, i64, bool)>;
 pub(crate) fn said(world: &World, id: Id, frame: &GatewayFrame) {
     let mut state = world.state();
     let replica = &mut state.gateways[id.gateway].replicas[id.replica];
-    let Some((epoch, stored)) = replica.position.as_ref().map(|it| (it.epoch, it.sequence.0))
+    let Some((epoch, stored)) =
+        replica.position.as_ref().map(|it| (it.position.epoch, it.position.sequence.0))
     else {
         if matches!(frame, GatewayFrame::Ack(_)) {
             drop(state);
@@ -312,12 +313,25 @@ pub(crate) fn unfinished(world: &World) -> Option<String> {
         if confirmed < head {
             return Some(format!("{} counts as at {confirmed} of {head}", known.name));
         }
+        if let Some(rejected) = unrecorded(known, &given_up) {
+            return Some(format!("{}: the rejection of {rejected} is not on record", known.name));
+        }
         if let Some(rejection) = known.rejections.first() {
             let Rejection { sequence, by, .. } = rejection;
             return Some(format!("{}: {by} rejected {sequence}, unrecorded", known.name));
         }
     }
     None
+}
+
+/// The first event that a gateway has rejected, and that was not given up.
+fn unrecorded(known: &Known, given_up: &GivenUp) -> Option<i64> {
+    // What another replica has confirmed need not fail.
+    let [replica] = &known.replicas[..] else { return None };
+    let progress = replica.progress.get(&known.log().epoch)?;
+    let is_recorded =
+        |it: i64| given_up.is_dead(it) || known.given_up.contains_key(&it) || it <= progress.base;
+    progress.rejected_last.iter().copied().find(|it| !is_recorded(*it))
 }
 
 /// A gateway that counts as connected.

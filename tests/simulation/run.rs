@@ -429,6 +429,7 @@ impl Run {
                 progress.sent = progress.sent.min(head);
                 progress.applied.retain(|it| *it <= head);
                 progress.rejected.retain(|it| *it <= head);
+                progress.rejected_last.clear();
                 replica.progress.insert(epoch, progress);
             }
             known.logs.push(Log { epoch, rows });
@@ -443,7 +444,9 @@ impl Run {
         let id = all[fastrand::usize(..all.len())];
         let window = if one_in(2) { 0 } else { fastrand::u32(1..8) };
         note!(self.world, self.world.label(id), "sets its window to {window}");
-        self.processes[&id].client.set_window(Credit { window: Some(window), window_bytes: None });
+        // Events have up to some hundred bytes.
+        let window_bytes = one_in(3).then(|| fastrand::u64(1..2000));
+        self.processes[&id].client.set_window(Credit { window: Some(window), window_bytes });
     }
 
     /// An admin pauses or resumes a gateway, or skips an event.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gateway_events::client::reliable::StoredPosition;
 use gateway_events::event::{Epoch, EventId, GatewayKey, Reason};
 use gateway_events::store::Gateway;
-use gateway_events::transport::frames::Position;
 use tokio::time::Instant;
 
 use crate::bugs::Bug;
@@ -63,6 +63,8 @@ pub(crate) struct Progress {
     pub(crate) applied: BTreeSet<i64>,
     /// Events that it refused for good.
     pub(crate) rejected: BTreeSet<i64>,
+    /// Those that it has not applied since, on a repeat.
+    pub(crate) rejected_last: BTreeSet<i64>,
     /// The highest sequence that it has confirmed.
     pub(crate) confirmed: i64,
     /// The highest sequence that its connections were sent.
@@ -76,7 +78,7 @@ pub(crate) struct Replica {
     /// Whether it wants events of the first type only.
     pub(crate) is_filtered: bool,
     pub(crate) storage: Storage,
-    pub(crate) position: Option<Position>,
+    pub(crate) position: Option<StoredPosition>,
     /// Whether it has been told where delivery starts.
     pub(crate) has_begun: bool,
     pub(crate) progress: BTreeMap<Epoch, Progress>,

@@ -19,7 +19,7 @@ use crate::support::{PATIENCE, Service, deployed};
 on_both! {
     new_epochs_are_started_while_no_node_runs
     a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed
-    a_position_beyond_the_head_is_answered_with_a_gap_and_reported
+    a_position_that_the_log_does_not_have_is_answered_with_a_gap_and_reported
 }
 
 /// Runs a command on the service's database, beside it.
@@ -587,6 +587,32 @@ async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(
     service.restart().await;
 }
 
+/// Otherwise its sequences would be given to other events than before, in the same epoch, and nobody could
+/// tell: the data directory may be a new one.
+#[tokio::test]
+async fn a_backup_is_not_served_before_it_is_restored_or_its_epochs_are_renewed() {
+    let mut fleet = Fleet::backed_up().await;
+    let epoch = shown(&fleet.service, &fleet.plain.0).await["epoch"].clone();
+    assert_eq!(fleet.service.terminate().await, Some(0));
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("gateway-events.db");
+    std::fs::copy(fleet.file(), &copy).expect("copied");
+    let serve = || {
+        let mut serve = command("serve --listen 127.0.0.1:0 --data-dir");
+        serve.arg(directory.path());
+        serve
+    };
+    for _ in 0..2 {
+        let refused = run(&mut serve()).await;
+        refused.failed(1, &["is a backup", "gateway-events restore", "gateway-events epoch renew"]);
+    }
+    run(command("epoch renew --yes --data-dir").arg(directory.path())).await.well();
+    std::fs::copy(&copy, fleet.service.database()).expect("copied");
+    std::fs::remove_file(fleet.service.directory().join("high-water.json")).expect("removed");
+    fleet.service.restart().await;
+    assert_ne!(shown(&fleet.service, &fleet.plain.0).await["epoch"], epoch);
+}
+
 /// A failover that loses commits, for example.
 #[tokio::test]
 async fn a_running_node_ends_when_its_database_goes_backwards() {
@@ -606,14 +632,22 @@ async fn a_running_node_ends_when_its_database_goes_backwards() {
     assert!(service.log().contains("gateway-events epoch renew"), "{}", service.log());
 }
 
-async fn a_position_beyond_the_head_is_answered_with_a_gap_and_reported(backend: Backend) {
+async fn a_position_that_the_log_does_not_have_is_answered_with_a_gap_and_reported(
+    backend: Backend,
+) {
     let service = backend.start().await;
-    let (id, key) = service.gateway("one").await;
-    publish(&service, &[&id], "d-1").await;
-    let mut peer = Peer::greet(&service, &key).await;
-    let position = json!({"epoch": peer.ack["epoch"], "sequence": 7});
-    peer.hello(json!({"instance": "a", "resume": position})).await;
-    let gap = peer.frame_of("delivery.gap").await;
-    assert_eq!((&gap["reason"], &gap["resumeAt"]), (&json!("epoch"), &json!(1)), "{gap}");
-    service.logged(|log| log.contains("gateway-events epoch renew")).await;
+    for (name, sequence, event) in [("beyond", 7, None), ("another", 1, Some("another-event"))] {
+        let (id, key) = service.gateway(name).await;
+        publish(&service, &[&id], "d-1").await;
+        let mut peer = Peer::greet(&service, &key).await;
+        let mut position = json!({"epoch": peer.ack["epoch"], "sequence": sequence});
+        if let Some(event) = event {
+            position["eventId"] = json!(event);
+        }
+        peer.hello(json!({"instance": "a", "resume": position})).await;
+        let gap = peer.frame_of("delivery.gap").await;
+        assert_eq!((&gap["reason"], &gap["resumeAt"]), (&json!("epoch"), &json!(1)), "{gap}");
+        let is_reported = |line: &str| line.contains("epoch renew") && line.contains(&id);
+        service.logged(|log| log.lines().any(is_reported)).await;
+    }
 }

@@ -24,6 +24,7 @@ on_both! {
     an_idempotency_key_covers_the_headers_of_an_event
     the_attributes_select_the_gateways_and_the_expiry
     the_scenarios_of_the_conformance_suite_are_read
+    the_examples_of_the_json_format_are_read_or_refused_by_name
 }
 
 /// An event for all gateways, with these members in addition.
@@ -44,7 +45,7 @@ async fn post(caller: &Caller, media_type: &str, body: impl Into<reqwest::Body>)
 }
 
 /// Publishes an event in binary mode.
-async fn post_binary(caller: &Caller, headers: &[(&str, &str)], body: &str) -> Reply {
+pub(crate) async fn post_binary(caller: &Caller, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut request = caller.request(Method::POST, "/events").body(body.to_owned());
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -300,5 +301,65 @@ async fn the_scenarios_of_the_conformance_suite_are_read(backend: Backend) {
         let event = peer.frame_of(kind).await;
         assert_eq!((&event["id"], &event["data"]), (&json!(id), &data), "{event}");
         assert_eq!(event["datacontenttype"], "application/json");
+    }
+}
+
+/// The examples of the JSON format (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>,
+/// sections 3.2 and 4.2), with the target that this service needs: what it accepts, and which member it
+/// refuses because events must have a JSON object as data.
+async fn the_examples_of_the_json_format_are_read_or_refused_by_name(backend: Backend) {
+    let service = backend.start().await;
+    let (_, key) = service.gateway("one").await;
+    let caller = service.admin();
+    for kind in ["com.example.someevent", "com.example.someotherevent"] {
+        let described = json!({"description": "An example"});
+        caller.put(&format!("/event-types/{kind}"), &described).await.success();
+    }
+    let example = |id: &str, more: Value| {
+        let mut event = json!({
+            "specversion": "1.0", "type": "com.example.someevent", "source": "/mycontext", "subject": null,
+            "id": id, "time": "2018-04-05T17:31:00Z", "comexampleextension1": "value",
+            "comexampleothervalue": 5, "targetall": true,
+        });
+        let members = event.as_object_mut().expect("an object");
+        members.extend(more.as_object().expect("an object").clone());
+        event
+    };
+    let object = json!({"appinfoA": "abc", "appinfoB": 123, "appinfoC": true});
+    let with_object = json!({"datacontenttype": "application/json", "data": object});
+    let base64 = json!({
+        "datacontenttype": "application/vnd.apache.thrift.binary", "data_base64": "AAECAwQ=",
+    });
+    let xml = json!({"datacontenttype": "application/xml", "data": "<much wow=\"xml\"/>"});
+    let number = json!({"datacontenttype": "application/json", "data": 1.5});
+    for (id, more, refused) in [
+        ("A234-1234-1234", xml, Some("datacontenttype")),
+        ("B234-1234-1234", base64.clone(), Some("datacontenttype")),
+        ("C234-1234-1234", with_object.clone(), None),
+        ("D234-1234-1234", number, Some("data")),
+    ] {
+        let answer = post(&caller, STRUCTURED, example(id, more).to_string()).await;
+        match refused {
+            Some(member) => answer.invalid(member, &[]),
+            None => assert_eq!(answer.status, 202, "{answer:?}"),
+        }
+    }
+    let other = json!({"type": "com.example.someotherevent", "source": "/mycontext/9"});
+    let mut second = example("C234-1234-1235", with_object);
+    second.as_object_mut().expect("an object").extend(other.as_object().expect("one").clone());
+    let batch = json!([example("B234-1234-1235", base64), second]);
+    let answer = post(&caller, BATCHED, batch.to_string()).await.json();
+    assert_eq!(answer["results"][0]["status"], 422, "{answer:#}");
+    assert_eq!(answer["results"][1]["id"], "C234-1234-1235", "{answer:#}");
+    assert_eq!(post(&caller, BATCHED, json!([second]).to_string()).await.status, 202);
+    let mut peer = connected(&service, &key).await;
+    for (kind, id) in [
+        ("com.example.someevent", "C234-1234-1234"),
+        ("com.example.someotherevent", "C234-1234-1235"),
+    ] {
+        let event = peer.frame_of(kind).await;
+        assert_eq!((&event["id"], &event["data"]), (&json!(id), &object), "{event}");
+        assert_eq!(event["comexampleextension1"], "value");
+        assert_eq!(event["comexampleothervalue"], 5);
     }
 }

@@ -13,8 +13,8 @@ use gateway_events::event::{
 };
 use gateway_events::store::{
     Actor, Appended, Attempt, Gateway, InvalidEvent, Labels, NewConnection, NewEvent, Principal,
-    Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target, Validated,
-    ValidationError,
+    Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target, Unconfirmed,
+    Validated, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -402,12 +402,16 @@ pub(crate) fn closed(
         connection,
         reason,
         detail: "as the story wants it".to_owned(),
-        unconfirmed: unconfirmed.map(|range| (range, Timestamp::now())),
+        unconfirmed: unconfirmed.into_iter().map(sent_now).collect(),
         is_in_progress: false,
         give_up_after: give_up.then_some(1),
         alive_at: None,
         at: Timestamp::now(),
     }
+}
+
+pub(crate) fn sent_now(range: Range) -> Unconfirmed {
+    Unconfirmed { range, started_at: Timestamp::now() }
 }
 
 /// Limits that keep everything.

@@ -1,5 +1,6 @@
 //! Gateways that don't use WebSocket.
 
+mod between_polls;
 mod grpc;
 mod grpc_requests;
 pub(crate) mod long_poll;

@@ -11,8 +11,12 @@ pub(super) struct Group(Option<Pid>);
 impl Group {
     /// The group of a program that was started as its leader.
     pub(super) fn led_by(child: &Child) -> Self {
-        let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        Self(pid.and_then(Pid::from_raw))
+        child.id().map_or(Self(None), Self::of)
+    }
+
+    /// The group that this process leads.
+    pub(super) fn of(leader: u32) -> Self {
+        Self(i32::try_from(leader).ok().and_then(Pid::from_raw))
     }
 
     /// Sends all of its processes a signal.

@@ -3,19 +3,25 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::Signal;
+use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
+use super::group::Group;
 use crate::files::PRIVATE;
 
 /// The interval of attempts to lock the file.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The file. It stays, and is always empty.
+/// How long the processes of a program may take to end after SIGKILL.
+const END_OF_KILLED: Duration = Duration::from_secs(5);
+
+/// The file. It stays, and contains the id and the start time of the last program.
 #[derive(Debug)]
 pub(super) struct Running {
     path: PathBuf,
@@ -40,21 +46,61 @@ impl Running {
         })
     }
 
-    /// Waits until no program of an earlier agent runs, at most for `limit`.
-    pub(super) async fn wait(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        let mut is_waiting = false;
-        while matches!(self.lock(), Ok(None)) {
-            if !is_waiting {
-                tracing::info!("waiting for the program of an agent that was killed");
-                is_waiting = true;
-            }
-            if Instant::now() >= deadline {
-                tracing::warn!("a program of an earlier agent is still running; continuing");
+    /// Notes the program that has inherited the file.
+    pub(super) fn note(file: &File, child: &Child) {
+        let Some((pid, started)) = child.id().and_then(|pid| Some((pid, start_time(pid)?))) else {
+            return;
+        };
+        let text = format!("{pid} {started}\n");
+        if let Err(error) = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)) {
+            tracing::warn!(%error, "failed to note the program that runs");
+        }
+    }
+
+    /// Waits until no program of an earlier agent runs. One that runs for longer than `limit` is ended,
+    /// as the earlier agent would have done, within `grace`.
+    pub(super) async fn wait(&self, limit: Duration, grace: Duration) {
+        if self.is_free_within(Duration::ZERO).await {
+            return;
+        }
+        tracing::info!("waiting for the program of an agent that was killed");
+        if self.is_free_within(limit).await {
+            return;
+        }
+        if let Some(group) = self.group() {
+            tracing::warn!("the program of an agent that was killed takes too long; ending it");
+            group.signal(Signal::TERM);
+            if self.is_free_within(grace).await {
                 return;
+            }
+            group.signal(Signal::KILL);
+            if self.is_free_within(END_OF_KILLED).await {
+                return;
+            }
+        }
+        tracing::warn!(
+            "a process that a program of an earlier agent has left behind is still running; continuing"
+        );
+    }
+
+    async fn is_free_within(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while matches!(self.lock(), Ok(None)) {
+            if Instant::now() >= deadline {
+                return false;
             }
             sleep(POLL).await;
         }
+        true
+    }
+
+    /// The group of the last program, if that still runs.
+    fn group(&self) -> Option<Group> {
+        let text = std::fs::read_to_string(&self.path).ok()?;
+        let (pid, started) = text.trim().split_once(' ')?;
+        let pid: u32 = pid.parse().ok()?;
+        // The id may be that of another process by now.
+        (start_time(pid)?.to_string() == started).then(|| Group::of(pid))
     }
 
     /// The locked file; `None` if it is locked already.
@@ -68,4 +114,12 @@ impl Running {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// When a process was started, in ticks since the boot (proc_pid_stat(5), field 22). Only Linux tells.
+fn start_time(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses, which may contain anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }

@@ -113,6 +113,7 @@ impl<'a> Driver<'a> {
             window_bytes: options.window_bytes,
             types: options.types.clone(),
             confirm: options.confirm,
+            envelope: options.envelope,
             batch: options.batch,
         };
         let mut credit = client.credit.subscribe();
@@ -376,6 +377,9 @@ impl<'a> Driver<'a> {
         self.state.disconnected();
         let (code, why, is_drained) = match end {
             End::Closed(Disconnect::Stopped) => return Ok(Duration::ZERO),
+            End::Closed(Disconnect::OtherGateway { stored, connected }) => {
+                return Err(ClientError::OtherGateway { stored, connected });
+            }
             End::Closed(Disconnect::Drained(_)) => (None, "drained".to_owned(), true),
             End::Closed(Disconnect::Broken(why)) => (None, why, false),
             End::Lost(closed) => {

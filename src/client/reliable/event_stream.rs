@@ -41,6 +41,7 @@ impl EventStream {
         let mut query = vec![("resume", resume), ("confirm", confirm.to_owned())];
         query.extend(hello.instance.clone().map(|instance| ("instance", instance)));
         query.extend(hello.window.map(|window| ("window", window.to_string())));
+        query.extend(hello.envelope.map(|envelope| ("envelope", envelope.as_str().to_owned())));
         if let Some(types) = &hello.types {
             let types: Vec<&str> = types.iter().map(EventType::as_str).collect();
             query.push(("types", types.join(",")));

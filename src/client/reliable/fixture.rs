@@ -27,6 +27,7 @@ pub(super) fn event(log: u8, sequence: i64, previous: i64, attempt: u32) -> Box<
         attempt,
         expires_at: None,
         traceparent: None,
+        attributes: None,
     })
 }
 
@@ -47,7 +48,7 @@ pub(super) fn acknowledged(log: u8) -> ServerFrame {
 pub(super) fn resumed(log: u8, from: i64) -> ServerFrame {
     ServerFrame::Resumed(ConnectionResumed {
         from: Sequence(from),
-        head: Sequence(from),
+        head: Sequence(from + 100),
         epoch: epoch(log),
         mode: ResumeMode::Live,
         pending: 0,

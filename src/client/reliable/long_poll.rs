@@ -21,7 +21,8 @@ use crate::api::PolledEvents;
 use crate::client::socket::Endpoint;
 use crate::event::{ConnectionId, Epoch, Sequence};
 use crate::transport::frames::{
-    Ack, Confirm, ConnectionResumed, Credit, GatewayFrame, Hello, Resume, ResumeMode, ServerFrame,
+    Ack, Confirm, ConnectionResumed, Credit, Envelope, GatewayFrame, Hello, Resume, ResumeMode,
+    ServerFrame,
 };
 
 /// How long a request waits for an event.
@@ -54,6 +55,7 @@ impl Transport for LongPoll {
         let polls = Polls {
             requests: self.0.clone(),
             instance: hello.instance.clone(),
+            envelope: hello.envelope,
             max: window.map_or(MOST_EVENTS, |window| window.clamp(1, MOST_EVENTS)),
             credit: Credit { window, window_bytes },
             applied: applied.clone(),
@@ -101,6 +103,7 @@ fn start(hello: &Hello) -> Result<Option<(Epoch, Sequence)>, ConnectError> {
 struct Polls {
     requests: Requests,
     instance: Option<String>,
+    envelope: Option<Envelope>,
     max: u32,
     /// What the requests have no parameters for. Sent when the connection is known.
     credit: Credit,
@@ -153,6 +156,7 @@ impl Polls {
         let mut query =
             vec![("max", self.max.to_string()), ("wait", format!("{}s", WAIT.as_secs()))];
         query.extend(self.instance.clone().map(|instance| ("instance", instance)));
+        query.extend(self.envelope.map(|envelope| ("envelope", envelope.as_str().to_owned())));
         query.extend(self.position.map(|after| ("after", text(after))));
         let applied = *self.applied.borrow();
         query.extend(applied.map(|applied| ("ack", text(applied))));

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::event::Sequence;
+use crate::event::{GatewayId, Sequence};
 use crate::files;
-use crate::transport::frames::Position;
+use crate::transport::frames::{Nack, Position};
 
 /// Why a position can't be read or stored.
 #[derive(Debug, thiserror::Error)]
@@ -50,32 +50,55 @@ pub enum PositionError {
     Other(String),
 }
 
+/// The most rejections that a client keeps track of.
+pub const MOST_REJECTIONS: usize = 16;
+
+/// What a client stores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredPosition {
+    /// Everything up to here is handled.
+    pub position: Position,
+    /// The gateway whose log this is; `None` if the client has connected by long polling only, which does
+    /// not tell.
+    pub gateway: Option<GatewayId>,
+    /// The last rejections, in order, at most [`MOST_REJECTIONS`]. The service does not acknowledge a
+    /// rejection, so the next connection finds out whether it has recorded these, and repeats them if not.
+    pub rejections: Vec<Nack>,
+}
+
+impl From<Position> for StoredPosition {
+    fn from(position: Position) -> Self {
+        Self { position, gateway: None, rejections: Vec::new() }
+    }
+}
+
 /// Stores a client's position. A gateway that keeps its state in a database can implement it over a
 /// row that the handler updates in the transaction in which it applies an event: then a crash
-/// repeats nothing. [`save`](Self::save) has nothing left to do there.
+/// repeats nothing. [`save`](Self::save) then only has to store the rest, which changes when an event is
+/// rejected.
 #[async_trait]
 pub trait PositionStore: Send + Sync {
     /// The stored position; `None` before the first one.
-    async fn load(&self) -> Result<Option<Position>, PositionError>;
+    async fn load(&self) -> Result<Option<StoredPosition>, PositionError>;
 
     /// Stores a position. When this returns, it must survive a crash, because the service is then told
     /// that everything up to it is handled. Positions are in the order of events, except after a
     /// snapshot.
-    async fn save(&self, position: &Position) -> Result<(), PositionError>;
+    async fn save(&self, position: &StoredPosition) -> Result<(), PositionError>;
 }
 
 /// Keeps the position in memory. After a restart the client resumes from the position that the
 /// service has stored for its instance.
 #[derive(Debug, Default)]
-pub struct MemoryPosition(Mutex<Option<Position>>);
+pub struct MemoryPosition(Mutex<Option<StoredPosition>>);
 
 #[async_trait]
 impl PositionStore for MemoryPosition {
-    async fn load(&self) -> Result<Option<Position>, PositionError> {
+    async fn load(&self) -> Result<Option<StoredPosition>, PositionError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    async fn save(&self, position: &Position) -> Result<(), PositionError> {
+    async fn save(&self, position: &StoredPosition) -> Result<(), PositionError> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(position.clone());
         Ok(())
     }
@@ -99,6 +122,10 @@ const FORMAT: u32 = 1;
 struct Stored {
     format: u32,
     position: Position,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<GatewayId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rejections: Vec<Nack>,
 }
 
 impl FilePosition {
@@ -138,7 +165,7 @@ impl FilePosition {
         Ok(())
     }
 
-    fn read(&self) -> Result<Option<Position>, PositionError> {
+    fn read(&self) -> Result<Option<StoredPosition>, PositionError> {
         self.lock()?;
         let temporary = self.beside(".new");
         let writable = write_synced(&temporary, &[b' '; LONGEST]);
@@ -149,23 +176,23 @@ impl FilePosition {
             Err(error) => return Err(self.error("read")(error)),
         };
         let damaged = |why: String| PositionError::Damaged { path: self.path.clone(), why };
-        let stored: Stored =
+        let Stored { format, position, gateway, rejections } =
             serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        if stored.format != FORMAT {
+        if format != FORMAT {
             return Err(damaged(format!(
-                "its format is {}, and this version reads {FORMAT}",
-                stored.format
+                "its format is {format}, and this version reads {FORMAT}"
             )));
         }
-        let sequence = stored.position.sequence;
+        let sequence = position.sequence;
         if !(Sequence::ZERO..=Sequence::MAX).contains(&sequence) {
             return Err(damaged(format!("the sequence {sequence} is out of range")));
         }
-        Ok(Some(stored.position))
+        Ok(Some(StoredPosition { position, gateway, rejections }))
     }
 
-    fn write(&self, position: &Position) -> Result<(), PositionError> {
-        let stored = Stored { format: FORMAT, position: position.clone() };
+    fn write(&self, position: &StoredPosition) -> Result<(), PositionError> {
+        let StoredPosition { position, gateway, rejections } = position.clone();
+        let stored = Stored { format: FORMAT, position, gateway, rejections };
         let mut text =
             serde_json::to_vec(&stored).map_err(|error| PositionError::Other(error.to_string()))?;
         text.push(b'\n');
@@ -198,18 +225,18 @@ fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// The length of the longest text of a position, in bytes.
-const LONGEST: usize = 512;
+/// The length of a long text of a position, in bytes.
+const LONGEST: usize = 4096;
 /// Only the owner may read or write the file.
 const MODE: u32 = 0o600;
 
 #[async_trait]
 impl PositionStore for FilePosition {
-    async fn load(&self) -> Result<Option<Position>, PositionError> {
+    async fn load(&self) -> Result<Option<StoredPosition>, PositionError> {
         self.blocking(Self::read).await
     }
 
-    async fn save(&self, position: &Position) -> Result<(), PositionError> {
+    async fn save(&self, position: &StoredPosition) -> Result<(), PositionError> {
         let position = position.clone();
         self.blocking(move |this| this.write(&position)).await
     }
@@ -219,13 +246,23 @@ impl PositionStore for FilePosition {
 mod tests {
     use super::*;
     use crate::event::{Epoch, EventId};
+    use crate::transport::frames::NackCode;
 
-    fn position(sequence: i64) -> Position {
-        Position {
+    fn position(sequence: i64) -> StoredPosition {
+        let position = Position {
             epoch: Epoch(uuid::Uuid::nil()),
             sequence: Sequence(sequence),
             event_id: Some(EventId::new("e-1").unwrap()),
-        }
+        };
+        let rejected = Nack {
+            sequence: Sequence(1),
+            code: NackCode::Invalid,
+            retryable: false,
+            retry_after_ms: None,
+            detail: Some("no \"disk\"".to_owned()),
+        };
+        let rejections = if sequence > 1 { vec![rejected] } else { Vec::new() };
+        StoredPosition { position, gateway: Some(GatewayId::new()), rejections }
     }
 
     #[tokio::test]
@@ -234,8 +271,9 @@ mod tests {
         let file = FilePosition::new(directory.path().join("position"));
         assert_eq!(file.load().await.unwrap(), None);
         for sequence in [1, 2] {
-            file.save(&position(sequence)).await.unwrap();
-            assert_eq!(file.load().await.unwrap(), Some(position(sequence)));
+            let position = position(sequence);
+            file.save(&position).await.unwrap();
+            assert_eq!(file.load().await.unwrap(), Some(position));
         }
         let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().flatten().collect();
         assert_eq!(names.len(), 2, "the position and its lock: {names:?}");
@@ -245,11 +283,12 @@ mod tests {
     async fn a_temporary_file_of_a_crash_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let file = FilePosition::new(directory.path().join("position"));
-        file.save(&position(1)).await.unwrap();
+        let (one, two) = (position(1), position(2));
+        file.save(&one).await.unwrap();
         std::fs::write(directory.path().join("position.new"), "{\"for").unwrap();
-        assert_eq!(file.load().await.unwrap(), Some(position(1)));
-        file.save(&position(2)).await.unwrap();
-        assert_eq!(file.load().await.unwrap(), Some(position(2)));
+        assert_eq!(file.load().await.unwrap(), Some(one));
+        file.save(&two).await.unwrap();
+        assert_eq!(file.load().await.unwrap(), Some(two));
     }
 
     #[tokio::test]
@@ -266,7 +305,8 @@ mod tests {
             whole.replace("\"format\":1", "\"format\":2"),
             whole.replace(":7", ":-7"),
             whole.replace(":7", ":9007199254740992"),
-            whole.replace("00000000", "0000"),
+            whole.replace("00000000-", "0000-"),
+            whole.replace("\"gateway\"", "\"gatevay\""),
         ] {
             std::fs::write(&path, &damaged).unwrap();
             let error = file.load().await.unwrap_err();
@@ -290,7 +330,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("position");
         let first = FilePosition::new(&path);
-        first.save(&position(1)).await.unwrap();
+        let stored = position(1);
+        first.save(&stored).await.unwrap();
         let second = FilePosition::new(&path);
         for error in
             [second.load().await.unwrap_err(), second.save(&position(2)).await.unwrap_err()]
@@ -298,8 +339,8 @@ mod tests {
             assert!(matches!(error, PositionError::InUse { .. }), "{error}");
             assert!(error.to_string().contains("in use by another client"), "{error}");
         }
-        assert_eq!(first.clone().load().await.unwrap(), Some(position(1)));
+        assert_eq!(first.clone().load().await.unwrap(), Some(stored.clone()));
         drop(first);
-        assert_eq!(second.load().await.unwrap(), Some(position(1)));
+        assert_eq!(second.load().await.unwrap(), Some(stored));
     }
 }

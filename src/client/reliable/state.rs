@@ -13,17 +13,19 @@
 //! - What is being handled when a connection ends is handled to its end. If the next connection
 //!   delivers it again meanwhile, that is the same delivery.
 //!
-//! A rejection is not acknowledged by the service. If the connection ends before the service has
-//! received it, the event counts as applied.
+//! A rejection is not acknowledged by the service, which may die before it has recorded it. So the last
+//! ones are stored with the position. The next connection does not resume after that, which would confirm
+//! them, but where the service is: if it sends such an event again, the rejection is repeated. The client
+//! then checks itself what the service checks otherwise, and resumes after its own position if that fails.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use super::Outcome;
-use crate::event::{Epoch, EventId, EventType, Sequence};
+use super::{MOST_REJECTIONS, Outcome, StoredPosition};
+use crate::event::{Epoch, EventId, EventType, GatewayId, Sequence};
 use crate::transport::frames::{
-    Ack, Confirm, ConnectionError, ConnectionResumed, Credit, DeliveryGap, DeliveryMark,
+    Ack, Confirm, ConnectionError, ConnectionResumed, Credit, DeliveryGap, DeliveryMark, Envelope,
     EventFrame, GapReason, GatewayFrame, Hello, Limits, Nack, Position, Progress, Resume,
     ServerFrame,
 };
@@ -46,6 +48,8 @@ pub struct Settings {
     pub types: Option<Vec<EventType>>,
     /// What a confirmation means.
     pub confirm: Confirm,
+    /// The form of events; the service's default if `None`.
+    pub envelope: Option<Envelope>,
     /// How many events are confirmed together, at most. Less if that is more than half of the window.
     pub batch: u32,
 }
@@ -59,8 +63,8 @@ pub enum Action {
     Handle(Box<EventFrame>),
     /// Read a snapshot of what the gateway needs, then call [`ClientState::snapshot_read`].
     ReadSnapshot(DeliveryGap),
-    /// Store this position durably, then call [`ClientState::saved`].
-    Save(Position),
+    /// Store this durably, then call [`ClientState::saved`].
+    Save(StoredPosition),
     /// Close the connection, then call [`ClientState::disconnected`].
     Disconnect(Disconnect),
 }
@@ -74,6 +78,13 @@ pub enum Disconnect {
     Drained(Duration),
     /// The client was stopped.
     Stopped,
+    /// The position is of another gateway than the key. Reconnecting does not help.
+    OtherGateway {
+        /// The gateway of the position.
+        stored: GatewayId,
+        /// The gateway of the key.
+        connected: GatewayId,
+    },
 }
 
 /// The state of a client.
@@ -86,6 +97,12 @@ pub struct ClientState {
     saved: Option<Position>,
     /// What is being stored.
     saving: Option<Position>,
+    /// The gateway whose position this is, if it is known.
+    gateway: Option<GatewayId>,
+    /// The last rejections that the service may not have recorded, up to `handled` and in its epoch.
+    rejections: VecDeque<Nack>,
+    /// Whether the next connection resumes after the stored position although there are rejections.
+    resumes_exactly: bool,
     /// Events that were handled since the last position was stored.
     unsaved: u32,
     /// Store and confirm without waiting for a full batch.
@@ -129,6 +146,8 @@ struct Connection {
     /// Whether the hello named a position of the client, so that the service may not skip anything
     /// without a gap.
     has_position: bool,
+    /// Whether it named the service's position although the client has one.
+    resumes_at_service: bool,
     /// The window that the service was told.
     credit: Credit,
     /// Received and not handled yet.
@@ -148,13 +167,22 @@ struct Connection {
 }
 
 impl ClientState {
-    /// A client that resumes after `position`, or starts as its settings say.
-    pub fn new(settings: Settings, position: Option<Position>) -> Self {
+    /// A client that resumes after a stored position, or starts as its settings say.
+    pub fn new(settings: Settings, stored: Option<StoredPosition>) -> Self {
+        let (position, gateway, rejections) = match stored {
+            Some(StoredPosition { position, gateway, rejections }) => {
+                (Some(position), gateway, rejections)
+            }
+            None => (None, None, Vec::new()),
+        };
         Self {
             settings,
             handled: position.clone(),
             saved: position,
             saving: None,
+            gateway,
+            rejections: rejections.into(),
+            resumes_exactly: false,
             unsaved: 0,
             flush: false,
             busy: None,
@@ -169,17 +197,25 @@ impl ClientState {
     pub fn connect(&mut self) -> Hello {
         debug_assert!(!self.is_saving(), "the position is still being stored");
         let has_position = self.saved.is_some();
+        let is_exact = mem::take(&mut self.resumes_exactly) || self.rejections.is_empty();
+        let resumes_at_service = has_position && !is_exact;
         let Settings { window, window_bytes, .. } = self.settings;
         let credit = Credit { window, window_bytes };
-        self.connection = Some(Connection { has_position, credit, ..Connection::default() });
+        self.connection =
+            Some(Connection { has_position, resumes_at_service, credit, ..Connection::default() });
+        let resume = match self.saved.clone() {
+            Some(_) if resumes_at_service => Resume::Server,
+            Some(position) => Resume::After(position),
+            None => self.settings.start.clone(),
+        };
         Hello {
             instance: self.settings.instance.clone(),
-            resume: self.saved.clone().map_or_else(|| self.settings.start.clone(), Resume::After),
+            resume,
             window: self.settings.window,
             window_bytes: self.settings.window_bytes,
             types: self.settings.types.clone(),
             confirm: self.settings.confirm,
-            envelope: None,
+            envelope: self.settings.envelope,
         }
     }
 
@@ -201,6 +237,14 @@ impl ClientState {
             ServerFrame::Ack(ack) if connection.epoch.is_none() => {
                 connection.epoch = Some(ack.epoch);
                 connection.limits = Some(ack.limits);
+                let connected = ack.gateway_id;
+                match self.gateway.replace(connected) {
+                    Some(stored) if stored != connected => {
+                        self.gateway = Some(stored);
+                        return self.disconnect(Disconnect::OtherGateway { stored, connected });
+                    }
+                    _ => {}
+                }
             }
             ServerFrame::Ack(_) => self.broken("a second connection.ack".to_owned()),
             ServerFrame::Resumed(resumed) => self.resumed(resumed),
@@ -225,8 +269,17 @@ impl ClientState {
             // The gap says where delivery starts.
             return;
         }
-        let ConnectionResumed { epoch, from, .. } = resumed;
+        let ConnectionResumed { epoch, from, head, .. } = resumed;
         connection.epoch = Some(epoch);
+        if connection.resumes_at_service
+            && let Some(handled) = &self.handled
+        {
+            if handled.epoch != epoch || !(from..=head).contains(&handled.sequence) {
+                return self.resume_exactly("the service is at another position".to_owned());
+            }
+            // The position is behind what is recorded.
+            self.rejections.retain(|rejection| rejection.sequence > from);
+        }
         connection.seen = match &self.handled {
             // A jump ahead is only allowed with a gap. Without one, the next event is a loss.
             Some(handled) if connection.has_position && handled.epoch == epoch => {
@@ -268,6 +321,13 @@ impl ClientState {
         if sequence <= seen {
             return;
         }
+        if connection.resumes_at_service
+            && let Some(Position { sequence: at, event_id: Some(id), .. }) = &self.handled
+            && *at == sequence
+            && *id != event.event_id
+        {
+            return self.resume_exactly(format!("event {sequence} is another one than before"));
+        }
         connection.seen = Some(sequence);
         connection.confirmable = sequence;
         let is_handled = self
@@ -281,7 +341,17 @@ impl ClientState {
         );
         if !is_handled && !is_being_handled {
             connection.queue.push_back(Item::Event { event, before: seen });
+        } else if let Some(rejection) = self.rejections.iter().find(|it| it.sequence == sequence) {
+            // Before the confirmation of what follows.
+            let rejection = rejection.clone();
+            self.send(GatewayFrame::Nack(rejection));
         }
+    }
+
+    /// Reconnects, and lets the service check the stored position: there may be a gap.
+    fn resume_exactly(&mut self, why: String) {
+        self.resumes_exactly = true;
+        self.broken(why);
     }
 
     fn mark(&mut self, mark: DeliveryMark) {
@@ -311,22 +381,21 @@ impl ClientState {
         };
         // If the connection on which it came has ended, it comes again.
         let in_flight = self.connection.as_mut().filter(|it| it.has_received(epoch, sequence));
-        let nack = |(code, detail), retry: Option<Duration>| {
-            Action::Send(GatewayFrame::Nack(Nack {
-                sequence,
-                code,
-                retryable: retry.is_some(),
-                retry_after_ms: retry.map(|after| {
-                    let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                    after.min(crate::transport::frames::MAX_RETRY_AFTER_MS)
-                }),
-                detail,
-            }))
+        let nack = |(code, detail), retry: Option<Duration>| Nack {
+            sequence,
+            code,
+            retryable: retry.is_some(),
+            retry_after_ms: retry.map(|after| {
+                let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                after.min(crate::transport::frames::MAX_RETRY_AFTER_MS)
+            }),
+            detail,
         };
+        let mut rejection = None;
         let is_done = match (outcome, in_flight) {
             (Outcome::Applied, _) => true,
             (Outcome::Reject { code, detail }, Some(_)) => {
-                self.actions.push_back(nack((code, shortened(detail)), None));
+                rejection = Some(nack((code, shortened(detail)), None));
                 true
             }
             (Outcome::RetryAfter { after, code, detail }, Some(connection)) => {
@@ -334,7 +403,8 @@ impl ClientState {
                 // The next connection begins with the event anyway. A negative acknowledgement would
                 // only count as one more failed attempt.
                 if !self.is_stopping {
-                    self.actions.push_back(nack((code, shortened(detail)), Some(after)));
+                    let nack = nack((code, shortened(detail)), Some(after));
+                    self.actions.push_back(Action::Send(GatewayFrame::Nack(nack)));
                 }
                 false
             }
@@ -344,6 +414,15 @@ impl ClientState {
         if is_done && self.handled.as_ref().is_none_or(|handled| handled.epoch == epoch) {
             self.handled = Some(Position { epoch, sequence, event_id: Some(id) });
             self.unsaved += 1;
+            if let Some(rejection) = &rejection {
+                if self.rejections.len() == MOST_REJECTIONS {
+                    self.rejections.pop_front();
+                }
+                self.rejections.push_back(rejection.clone());
+            }
+        }
+        if let Some(rejection) = rejection {
+            self.send(GatewayFrame::Nack(rejection));
         }
         self.proceed();
     }
@@ -360,6 +439,8 @@ impl ClientState {
             && self.handled.as_ref().is_some_and(|it| it.epoch == epoch && it.sequence > resume_at);
         if !is_beyond {
             self.handled = Some(Position { epoch, sequence: resume_at, event_id: None });
+            // The snapshot includes whatever they were about.
+            self.rejections.clear();
         }
         self.flush = true;
         if let Some(connection) = &mut self.connection
@@ -498,7 +579,10 @@ impl ClientState {
                 self.flush = false;
                 self.unsaved = 0;
                 self.saving.clone_from(&self.handled);
-                self.actions.extend(self.saving.clone().map(Action::Save));
+                self.actions.extend(self.saving.clone().map(|position| {
+                    let rejections = self.rejections.iter().cloned().collect();
+                    Action::Save(StoredPosition { position, gateway: self.gateway, rejections })
+                }));
             }
         }
         if is_ending && self.saving.is_none() && self.handled == self.saved {

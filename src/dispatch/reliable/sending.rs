@@ -158,6 +158,14 @@ impl Lane {
         None
     }
 
+    /// The transport has not sent the events from `first` on. They are read from the log again.
+    pub(super) fn take_back(&mut self, state: &mut State, first: Sequence) {
+        self.window.take_back(first);
+        state.in_flight.remove_from(first);
+        self.feed.rewind(self.window.sent());
+        state.is_resumed = false;
+    }
+
     /// Room in the link. `None` if there is none, or if the transport is gone, which it reports.
     fn place(&self) -> Option<Permit<'_, Box<Outgoing>>> {
         self.link.events.try_reserve().ok()

@@ -14,11 +14,11 @@ use super::super::Policy;
 use super::super::window::{Closing, Limits, Patience};
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
-use crate::store::{EarlierNacks, Level, Range};
+use crate::store::{EarlierNacks, Level, Range, Unconfirmed};
 use crate::transport::frames::{Confirm, Credit};
 
 /// The most runs of events that are received and not applied, on a connection that confirms the
-/// former. What exceeds them is not recorded as applied.
+/// former, and of those that are unconfirmed at its end. What exceeds them is not recorded.
 const MOST_RUNS: usize = 256;
 
 /// Consecutive open sequences with the same fate.
@@ -745,6 +745,27 @@ impl Window {
         Some(since + confirmation_timeout)
     }
 
+    /// The transport has not sent the events from `first` on. They are passed again.
+    pub(crate) fn take_back(&mut self, first: Sequence) {
+        let place = self.open.partition_point(|open| open.range.first < first);
+        for open in self.open.drain(place..) {
+            match open.what {
+                What::Sent { bytes, previous, .. } => {
+                    self.in_flight -= 1;
+                    self.bytes -= bytes;
+                    self.told = self.told.min(previous);
+                }
+                What::Rejected(reason) => {
+                    self.rejected.insert(open.range.first, reason);
+                }
+                What::Filtered | What::Skipped(_) | What::Gap => {}
+            }
+        }
+        self.skipped.retain(|it| it.sequence < first);
+        self.busy.retain(|it| *it < first);
+        self.sent = self.open.back().map_or(self.position, |open| open.range.last);
+    }
+
     /// Forgets the events from `first` on. The connection is ending, and its transport has not sent
     /// them.
     pub(crate) fn withdraw(&mut self, first: Sequence) {
@@ -765,19 +786,19 @@ impl Window {
     /// on which the peer has reported progress, unless the peer then exceeded its deadline or violated the
     /// protocol.
     pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {
-        let mut runs = self.open.iter().filter_map(|open| match open.what {
-            What::Sent { started_at, .. } => Some((open.range, started_at)),
-            _ => None,
-        });
-        let Some((mut range, started_at)) = runs.next() else { return Closing::default() };
-        for (next, _) in runs {
-            // The attempts at events after a skipped one are not recorded. They are sent again.
-            if next.first != range.last.next() {
-                break;
+        let mut unconfirmed: Vec<Unconfirmed> = Vec::new();
+        for Open { range, what } in &self.open {
+            let What::Sent { started_at, .. } = *what else { continue };
+            let is_full = unconfirmed.len() >= MOST_RUNS;
+            match unconfirmed.last_mut() {
+                Some(run) if run.range.last.next() == range.first => run.range.last = range.last,
+                // The attempts at the others are not recorded. They are sent again.
+                _ if is_full => break,
+                _ => unconfirmed.push(Unconfirmed { range: *range, started_at }),
             }
-            range.last = next.last;
         }
-        let is_in_progress = self.busy.contains(&range.first)
+        let Some(oldest) = unconfirmed.first() else { return Closing::default() };
+        let is_in_progress = self.busy.contains(&oldest.range.first)
             && !matches!(reason, Reason::ConfirmationTimeout | Reason::ProtocolError);
         let may_give_up = patience.poison == Policy::DeadLetter
             && self.in_flight == 1
@@ -785,7 +806,7 @@ impl Window {
             && !is_in_progress
             && reason.is_attributed_to_the_event();
         Closing {
-            unconfirmed: Some((range, started_at)),
+            unconfirmed,
             is_in_progress,
             give_up_after: may_give_up.then_some(patience.max_attempts),
         }

@@ -134,7 +134,7 @@ proptest! {
             prop_assert_eq!(window.confirmation_deadline(TIMEOUT).is_some(), !unconfirmed.is_empty());
         }
         let closing = window.close(reason, Some(&[]), PATIENCE);
-        let range = closing.unconfirmed.map(|(range, _)| (range.first, range.last));
+        let range = closing.unconfirmed.first().map(|run| (run.range.first, run.range.last));
         let expected = unconfirmed.first().copied().zip(sent.last().copied());
         prop_assert_eq!(range, expected);
         let may_give_up = reason.is_attributed_to_the_event() && !unconfirmed.is_empty();

@@ -256,7 +256,7 @@ pub(super) async fn reap(
             connection: row.id,
             reason: Reason::NodeLost,
             detail: "",
-            unconfirmed: None,
+            unconfirmed: &[],
             is_in_progress: false,
             give_up_after: None,
             alive_at: None,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::{OpenError, Options, connect, migrations};
+use super::{OpenError, Options, backup_mark, connect, migrations};
 use crate::files;
 use crate::store::sqlite_code;
 
@@ -111,7 +111,8 @@ pub async fn backup(options: &Options, to: &Path) -> Result<u64, BackupError> {
     let _ = conn.close().await;
     let (path, target) = (copy.path.clone(), to.to_owned());
     let placing = tokio::task::spawn_blocking(move || -> io::Result<u64> {
-        let file = File::open(&path)?;
+        let file = File::options().read(true).write(true).open(&path)?;
+        backup_mark::set(&file)?;
         file.sync_all()?;
         files::rename_new(&path, &target)?;
         files::sync_directory_of(&target)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sqlx::{Connection as _, SqliteConnection};
 
-use super::{OpenError, connect, migrations, sql};
+use super::{OpenError, backup_mark, connect, migrations, sql};
 use crate::clock::Timestamp;
 use crate::store::{NewToken, Principal, RenewalReason};
 
@@ -34,6 +34,7 @@ pub async fn renew_epochs(path: &Path, principal: Principal) -> Result<u64, Open
     migrations::refuse_another_version(path).await?;
     let mut conn = connect::connect(path).await?;
     let logs = renew(&mut conn, principal, RenewalReason::Requested).await?;
+    backup_mark::clear(&mut conn).await?;
     conn.close().await?;
     Ok(logs)
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use sqlx::Connection as _;
 
 use super::backup::{Partial, beside, is_full, vacuum_into};
-use super::{OpenError, connect, migrations, recovery, verify};
+use super::{OpenError, backup_mark, connect, migrations, recovery, verify};
 use crate::clock::Timestamp;
 use crate::files;
 use crate::store::{Principal, RenewalReason, Restore, Restored, StoreError, sqlite_code};
@@ -190,6 +190,7 @@ async fn prepare(
     }
     let renewed = recovery::renew(&mut conn, principal, RenewalReason::Restored).await;
     let logs = renewed.map_err(failed)?;
+    backup_mark::clear(&mut conn).await.map_err(|error| failed(error.into()))?;
     // The last connection writes everything to the database's file.
     conn.close().await.map_err(|error| failed(error.into()))?;
     Ok((logs, report.problems))

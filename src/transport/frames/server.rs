@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::super::{cloud_event, frame};
 use super::Envelope;
 use crate::clock::Timestamp;
+use crate::cloud_event::Attributes;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence,
 };
@@ -112,7 +113,8 @@ pub struct EventFrame {
     pub previous: Sequence,
     /// The epoch of the log.
     pub epoch: Epoch,
-    /// How many times this connection has sent the event, this time included.
+    /// How many times this connection has sent the event, this time included, plus how many times the
+    /// instance has rejected it on earlier ones.
     #[schema(minimum = 1)]
     pub attempt: u32,
     /// When the event expires. It is not sent afterwards.
@@ -123,6 +125,10 @@ pub struct EventFrame {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub traceparent: Option<TraceParent>,
+    /// The attributes with which the event was published as a CloudEvent, such as `source` and unknown
+    /// extensions. Known only if CloudEvents are the connection's envelope; not a member of this frame.
+    #[serde(skip)]
+    pub attributes: Option<Box<Attributes>>,
 }
 
 /// The members of an event's frame that differ between the connections on which it is sent.

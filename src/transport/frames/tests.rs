@@ -447,6 +447,26 @@ fn an_event_is_encoded_as_its_frame_and_by_at_most_some_bytes_longer_than_in_pla
     let published = Event { attributes, ..event.clone() };
     let text = event_text(&published, position, Envelope::CloudEvents);
     assert!(text.len() <= frame::longest_event_text(&published) + EXTRA_CLOUD_EVENT_BYTES);
+    let position = EventPosition { attempt: 1, ..position };
+    for event in [&event, &published] {
+        let text = event_text(event, position, Envelope::CloudEvents);
+        let Ok(Some(ServerFrame::Event(read))) = ServerFrame::parse(&text) else {
+            panic!("{}", String::from_utf8_lossy(&text));
+        };
+        assert_eq!(read.attributes, event.attributes);
+        let native = event_text(event, position, Envelope::Native);
+        assert_eq!(ServerFrame::Event(read).to_text(), native);
+    }
+    let text = String::from_utf8(text.to_vec()).expect("UTF-8");
+    for (part, with, why) in [
+        (r#","epoch":"#, r#","apoch":"#, "CloudEvent: epoch: is missing"),
+        (r#""sequence":"9"#, r#""sequence":"x"#, "CloudEvent: sequence: "),
+        (r#""a":5"#, r#""a":[5]"#, "CloudEvent: a: "),
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+        let error = ServerFrame::parse(text.replace(part, with).as_bytes()).expect_err("an error");
+        assert!(error.to_string().contains(why), "{error}");
+    }
 
     let position =
         EventPosition { sequence: Sequence(7), previous: Sequence(5), epoch, attempt: 2 };

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
+use super::super::cloud_event;
 use super::super::frames::{
     Ack, Confirm, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit,
     DeliveryGap, DeliveryMark, Envelope, ErrorCode, EventFrame, FrameError, GapReason,
@@ -79,6 +80,9 @@ fn ack(ack: generated::ConnectionAck) -> Result<ConnectionAck, FrameError> {
 }
 
 fn event(event: generated::Event) -> Result<EventFrame, FrameError> {
+    if let Some(cloud_event) = event.cloud_event {
+        return cloud_event::parse(&cloud_event);
+    }
     let payload = String::from_utf8(event.payload.into());
     let payload = payload.map_err(|error| invalid("payload", error))?;
     let traceparent = event.traceparent.as_deref().map(str::parse).transpose();
@@ -96,6 +100,7 @@ fn event(event: generated::Event) -> Result<EventFrame, FrameError> {
         attempt: event.attempt,
         expires_at: event.expires_at.map(|at| timestamp("expires_at", Some(at))).transpose()?,
         traceparent: traceparent.map_err(|error| invalid("traceparent", error))?,
+        attributes: None,
     })
 }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Events;
+use crate::clock::Timestamp;
 use crate::event::Sequence;
-use crate::transport::frames::{DeliveryGap, GapReason};
+use crate::transport::frames::{ConnectionResumed, DeliveryGap, GapReason};
 use crate::transport::{Greeting, Outgoing, reliable};
 
 /// The most bytes of events in an answer, unless one event is larger.
@@ -109,6 +110,24 @@ impl Answers {
                 self.kept.push(message);
             }
         }
+    }
+
+    /// Whether an event has expired while it was kept.
+    pub(super) fn has_expired(&self, now: Timestamp) -> bool {
+        self.kept.iter().any(|message| match message {
+            Outgoing::Event(event) => event.event.expires_at.is_some_and(|at| at <= now),
+            _ => false,
+        })
+    }
+
+    /// The lane passes everything after this again that was not answered.
+    pub(super) fn restart(&mut self, resumed: &ConnectionResumed) {
+        let passed = resumed.from;
+        self.kept.clear();
+        self.passed = passed;
+        self.head = self.head.max(resumed.head);
+        self.marks.retain(|mark, _| *mark <= passed);
+        self.last_mark = self.last_mark.filter(|mark| *mark <= passed);
     }
 
     /// The last sequence that the gateway was told of, with the kept messages.
@@ -295,7 +314,8 @@ impl Answers {
         self.head = self.head.max(position);
         if let Some(gap) = gap {
             let is_empty = gap.to < gap.from && gap.reason == GapReason::Resync;
-            let is_ambiguous = is_empty || self.stated >= Some(gap.resume_at);
+            // A request that stated more can't be repeated with less.
+            let is_ambiguous = is_empty || self.stated == Some(gap.resume_at);
             self.gap = Some(OpenGap { gap, is_ambiguous, repeats: 0 });
         }
     }

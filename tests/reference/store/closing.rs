@@ -3,7 +3,7 @@
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::{above, up_to};
-use gateway_events::store::{Outcome, Range, Result};
+use gateway_events::store::{Outcome, Range, Result, Unconfirmed};
 
 use super::feed::ConnectionChange;
 use super::ledger::{Ended, How};
@@ -16,7 +16,7 @@ pub(super) struct End<'a> {
     pub(super) connection: ConnectionId,
     pub(super) reason: Reason,
     pub(super) detail: &'a str,
-    pub(super) unconfirmed: Option<(Range, Timestamp)>,
+    pub(super) unconfirmed: &'a [Unconfirmed],
     pub(super) is_in_progress: bool,
     pub(super) give_up_after: Option<u32>,
     pub(super) alive_at: Option<Timestamp>,
@@ -45,13 +45,13 @@ impl Tables {
             };
             self.connection_changes.insert(next(&mut self.last.connection_change), change);
         }
-        if let Some((range, started_at)) = end.unconfirmed {
-            self.unconfirmed(end, range, started_at)?;
+        if let Some(oldest) = end.unconfirmed.first().map(|run| run.range.first) {
+            self.unconfirmed(end)?;
             let most = end.give_up_after.filter(|_| was_open);
-            if most.is_some_and(|most| {
-                self.count_attributed_attempts(end.gateway, range.first.0) >= most
-            }) {
-                self.give_up(end, range.first)?;
+            if most
+                .is_some_and(|most| self.count_attributed_attempts(end.gateway, oldest.0) >= most)
+            {
+                self.give_up(end, oldest)?;
             }
         }
         if was_open {
@@ -63,33 +63,35 @@ impl Tables {
     }
 
     /// Deliveries that the gateway has confirmed on another connection have not failed.
-    fn unconfirmed(&mut self, end: &End<'_>, range: Range, started_at: Timestamp) -> Result<()> {
+    fn unconfirmed(&mut self, end: &End<'_>) -> Result<()> {
         let unknown = How::Unknown(end.reason.as_str());
         let interrupted = Outcome::interrupted(end.reason);
-        let parts = if end.is_in_progress {
-            [Some((range, How::Unknown(&interrupted))), None]
-        } else if end.reason == Reason::NodeLost {
-            [Some((range, unknown)), None]
-        } else {
-            let confirmed = Sequence(self.confirmed(end.gateway));
-            let failed = How::Failed(end.reason, end.detail);
-            [
-                up_to(range, confirmed).map(|part| (part, unknown)),
-                above(range, confirmed).map(|part| (part, failed)),
-            ]
-        };
-        for (range, how) in parts.into_iter().flatten() {
-            self.write_attempts(&Ended {
-                gateway: end.gateway,
-                connection: Some(end.connection),
-                range,
-                how,
-                started_at,
-                finished_at: end.at,
-            })?;
+        let confirmed = Sequence(self.confirmed(end.gateway));
+        for Unconfirmed { range, started_at } in end.unconfirmed.iter().copied() {
+            let parts = if end.is_in_progress {
+                [Some((range, How::Unknown(&interrupted))), None]
+            } else if end.reason == Reason::NodeLost {
+                [Some((range, unknown)), None]
+            } else {
+                let failed = How::Failed(end.reason, end.detail);
+                [
+                    up_to(range, confirmed).map(|part| (part, unknown)),
+                    above(range, confirmed).map(|part| (part, failed)),
+                ]
+            };
+            for (range, how) in parts.into_iter().flatten() {
+                self.write_attempts(&Ended {
+                    gateway: end.gateway,
+                    connection: Some(end.connection),
+                    range,
+                    how,
+                    started_at,
+                    finished_at: end.at,
+                })?;
+            }
+            let stream = self.stream(end.gateway)?;
+            stream.missed = stream.missed.max(range.last.0.min(stream.head));
         }
-        let stream = self.stream(end.gateway)?;
-        stream.missed = stream.missed.max(range.last.0.min(stream.head));
         Ok(())
     }
 
@@ -125,12 +127,12 @@ impl Tables {
 
     /// Whether a connection that was lost with its node has deliveries without a recorded outcome.
     fn lacks_outcome(&self, end: &End<'_>) -> bool {
-        let Some((range, _)) = end.unconfirmed else { return false };
+        let Some(oldest) = end.unconfirmed.first() else { return false };
         let closed = self.connections.get(&end.connection).and_then(|row| row.closed);
         closed.is_some_and(|(_, reason)| reason == Reason::NodeLost)
             && !self.attempts.values().any(|row| {
                 row.gateway == end.gateway
-                    && row.first == range.first.0
+                    && row.first == oldest.range.first.0
                     && row.connection == Some(end.connection)
                     && matches!(row.outcome, Outcome::Failed | Outcome::Unknown)
             })

@@ -115,7 +115,7 @@ impl Tables {
                 connection,
                 reason: Reason::NodeLost,
                 detail: "",
-                unconfirmed: None,
+                unconfirmed: &[],
                 is_in_progress: false,
                 give_up_after: None,
                 alive_at: None,

@@ -52,7 +52,7 @@ impl Tables {
                 (gateway, Some(Range { first: *sequence, last: *sequence }))
             }
             Record::Closed { gateway, unconfirmed, .. } => {
-                (gateway, unconfirmed.map(|(range, _)| range))
+                (gateway, unconfirmed.first().map(|run| run.range))
             }
             Record::Instance { gateway, outcome, .. } => (gateway, outcome_range(outcome)),
             Record::ConfirmedElsewhere { .. }
@@ -255,7 +255,7 @@ impl Tables {
                     connection: *connection,
                     reason: *reason,
                     detail,
-                    unconfirmed: *unconfirmed,
+                    unconfirmed,
                     is_in_progress: *is_in_progress,
                     give_up_after: *give_up_after,
                     alive_at: *alive_at,

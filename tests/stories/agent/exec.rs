@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Agent, attempts, confirmed, failures, program, publish, until, why, written};
 use crate::both_databases::{Backend, on_both};
+use crate::cloud_events::post_binary;
 use crate::support::Service;
 use crate::support::command::{command, run};
 
@@ -110,6 +111,22 @@ async fn a_program_gets_the_event_and_no_secret() {
     assert!(!environment.contains(&key) && !environment.contains(&service.token));
     let log = agent.log();
     assert!(!log.contains(&key), "no key in the log");
+    assert_eq!(frame.get("attributes"), None, "it was not published as a CloudEvent");
+
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "e-2"),
+        ("ce-source", "/platform"),
+        ("ce-type", "gateway.config.updated"),
+        ("ce-tenant", "a"),
+        ("ce-gatewayids", id.as_str()),
+    ];
+    post_binary(&service.admin(), &headers, payload).await.success();
+    confirmed(&service, &id, 2).await;
+    let frame = read("event");
+    assert!(frame.contains(payload), "byte for byte: {frame}");
+    let frame: Value = serde_json::from_str(&frame).expect("JSON");
+    assert_eq!(frame["attributes"], json!({"source": "/platform", "tenant": "a"}));
     agent.stop().await;
 }
 

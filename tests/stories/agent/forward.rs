@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::product::{Product, status};
 use super::{Agent, confirmed, failures, publish, why};
 use crate::both_databases::{Backend, on_both};
+use crate::cloud_events::post_binary;
 use crate::support::Service;
 
 on_both! {
@@ -109,4 +110,39 @@ async fn an_event_is_a_cloud_event_in_binary_mode() {
     assert!(!secret.contains(&key), "{secret}");
     agent.stop().await;
     assert_eq!(product.requests().len(), 1, "once");
+}
+
+#[tokio::test]
+async fn the_attributes_of_a_cloud_event_reach_the_product_over_every_transport() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    let product = Product::start(|_| status(200, "", "")).await;
+    for (sequence, transport) in (1..).zip(["websocket", "sse", "long-poll", "grpc"]) {
+        let headers = [
+            ("content-type", "application/vnd.cache+json"),
+            ("ce-specversion", "1.0"),
+            ("ce-id", transport),
+            ("ce-source", "/platform/config"),
+            ("ce-type", "gateway.config.updated"),
+            ("ce-subject", "Z%C3%BCrich"),
+            ("ce-tenant7", "7"),
+            ("ce-ttlseconds", "3600"),
+            ("ce-gatewayids", &id),
+        ];
+        let payload = r#"{"configType": "cache",  "action":"update", "n": 1.50}"#;
+        post_binary(&service.admin(), &headers, payload).await.success();
+        let agent =
+            Agent::start(&service, &key, &["--transport", transport, "--forward-to", &product.url]);
+        confirmed(&service, &id, sequence).await;
+        agent.stop().await;
+        let request = product.requests().pop().expect("a request");
+        assert_eq!(request.body, payload, "byte for byte");
+        for (name, value) in headers {
+            match name {
+                "ce-ttlseconds" => assert_ne!(request.header("ce-expirytime"), "", "{request:#?}"),
+                "ce-gatewayids" => {}
+                _ => assert_eq!(request.header(name), value, "{transport}, {name}: {request:#?}"),
+            }
+        }
+    }
 }

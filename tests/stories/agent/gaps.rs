@@ -25,9 +25,38 @@ async fn with_the_position_of_another_gateway(
     confirmed(&service, &other, 1).await;
     agent.stop().await;
     std::fs::remove_file(service.directory().join("journal")).expect("removed");
+    // Like a position that was stored over long polling, which does not tell the gateway.
+    let file = service.directory().join("position");
+    let stored = std::fs::read_to_string(&file).expect("a position");
+    let mut stored: Value = serde_json::from_str(&stored).expect("JSON");
+    assert_eq!(stored["gateway"].take(), other);
+    std::fs::write(&file, stored.to_string()).expect("written");
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, &["d-1", "d-2"]).await;
     (service, id, key, record)
+}
+
+#[tokio::test]
+async fn a_position_that_names_another_gateway_is_refused_and_kept() {
+    let service = Service::start().await;
+    let (other, key) = service.gateway("other").await;
+    publish(&service, &other, &["d-1"]).await;
+    let agent = Agent::start(&service, &key, &["--exec", "true"]);
+    confirmed(&service, &other, 1).await;
+    agent.stop().await;
+    let file = service.directory().join("position");
+    let stored = std::fs::read_to_string(&file).expect("a position");
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, &["d-1", "d-2"]).await;
+    for gap in ["exit", "accept"] {
+        let mut agent = Agent::start(&service, &key, &["--on-gap", gap, "--exec", "true"]);
+        assert_eq!(agent.ended().await, Some(1), "{}", agent.log());
+        agent.logged(&format!("the stored position is of gateway {other}")).await;
+        agent.logged(&id).await;
+    }
+    assert_eq!(std::fs::read_to_string(&file).expect("a position"), stored);
+    let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("an answer");
+    assert_eq!(gateway["confirmed"], 0, "{gateway:#}");
 }
 
 async fn by_default_the_agent_ends_and_nothing_is_confirmed(backend: Backend) {

@@ -1,9 +1,11 @@
 //! SIGKILL of the service and the agent at random: each event is handed over at least once, in order,
-//! and none is skipped; only what has succeeded is confirmed. `AGENT_KILL_ROUNDS=50` repeats it more
-//! often.
+//! and none is skipped; only what has succeeded is confirmed, and what was rejected is on record as failed.
+//! `AGENT_KILL_ROUNDS=50` repeats it more often.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use serde_json::Value;
 
 use super::product::{Product, status};
 use super::{Agent, program, publish, until};
@@ -17,14 +19,17 @@ on_both! {
 
 const ROUNDS: i64 = 4;
 const PER_ROUND: i64 = 30;
-/// Every tenth event is refused at first, which is no success.
+/// Every tenth event is refused at first, which is no success. Another tenth is rejected.
 const RECORD: &str = r#"
 case $GATEWAY_EVENTS_SEQUENCE in
 *0) [ -e "$GATEWAY_EVENTS_SEQUENCE.refused" ] || { touch "$GATEWAY_EVENTS_SEQUENCE.refused"; exit 75; } ;;
 esac
-echo "$GATEWAY_EVENTS_SEQUENCE" >>journal"#;
+echo "$GATEWAY_EVENTS_SEQUENCE" >>journal
+case $GATEWAY_EVENTS_SEQUENCE in
+*5) echo "event $GATEWAY_EVENTS_SEQUENCE is refused" >&2; exit 65 ;;
+esac"#;
 
-/// The successes, as the product has recorded them.
+/// The successes and rejections, as the product has recorded them.
 trait Successes {
     fn list(&self) -> Vec<i64>;
 }
@@ -48,6 +53,10 @@ fn is_refused(sequence: i64, times: usize) -> bool {
     sequence % 10 == 0 && times == 1
 }
 
+fn is_rejected(sequence: i64) -> bool {
+    sequence % 10 == 5
+}
+
 async fn with_a_program(backend: Backend) {
     let service = started(&backend).await;
     let record = program(&service, "record", RECORD);
@@ -58,8 +67,14 @@ async fn with_a_program(backend: Backend) {
 async fn with_an_address(backend: Backend) {
     let service = started(&backend).await;
     let product = Product::start(|request| {
-        let is_refused = is_refused(request.sequence(), request.times);
-        status(if is_refused { 503 } else { 200 }, "", "")
+        let sequence = request.sequence();
+        if is_refused(sequence, request.times) {
+            status(503, "", "")
+        } else if is_rejected(sequence) {
+            status(422, "", &format!("event {sequence} is refused"))
+        } else {
+            status(200, "", "")
+        }
     })
     .await;
     let url = product.url.clone();
@@ -111,7 +126,22 @@ async fn killed_at_random(mut service: Service, arguments: &[&str], successes: &
         last = last.max(sequence);
     }
     assert_eq!(last, total);
-    super::failures(&service, &id, 0).await;
+    let rejected: Vec<i64> = (1..=total).filter(|it| is_rejected(*it)).collect();
+    let failed = format!("/deliveries?gatewayId={id}&status=failed&reason=invalid&limit=1000");
+    let page = service.eventually(&failed, |page| page["count"] == rejected.len()).await;
+    for row in page["list"].as_array().expect("rows") {
+        let sequence = row["sequence"].as_i64().expect("a sequence");
+        assert!(is_rejected(sequence) && row["state"] == "failed", "{row:#}");
+        let attempts = row["attempts"].as_array().expect("attempts");
+        let detail = format!("event {sequence} is refused");
+        let has_detail = |it: &Value| it["detail"].as_str().is_some_and(|it| it.contains(&detail));
+        assert!(attempts.iter().any(has_detail), "{row:#}");
+    }
+    let all = format!("/deliveries?gatewayId={id}&limit=1000");
+    let all = service.admin().get(&all).await.success();
+    let rows = all["list"].as_array().expect("rows").iter();
+    let failed = rows.filter(|row| row["state"] == "failed").count();
+    assert_eq!(failed, rejected.len(), "nothing else has failed");
 }
 
 async fn reached(agent: &Agent, successes: &impl Successes, sequence: i64) {

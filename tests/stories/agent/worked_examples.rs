@@ -131,8 +131,32 @@ async fn nginx_is_reloaded_and_a_configuration_that_it_refuses_is_a_failed_deliv
     update(&service, &id, &with(configuration(&nginx.directory, nginx.port, "three"))).await;
     nginx.answers(&service, "three").await;
     confirmed(&service, &id, 5).await;
-    agent.stop().await;
+
+    // `nginx -t` accepts a port that another process uses, and the reload fails.
+    let third = fs::read_to_string(&conf).expect("readable");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let log = nginx.directory.join("error.log");
+    let conflicting = configuration(&nginx.directory, port, "four");
+    let conflicting = format!("error_log {};\n{conflicting}", log.display());
+    update(&service, &id, &with(conflicting)).await;
+    confirmed(&service, &id, 6).await;
+    let failed = failures(&service, &id, 3).await;
+    let (reason, detail) = why(&failed[2]);
+    assert_eq!(reason, "apply_failed");
+    assert!(detail.contains("runs with the previous one"), "{detail}");
+    nginx.answers(&service, "three").await;
+    assert_eq!(fs::read_to_string(&conf).expect("readable"), third, "it was put back");
+    drop(taken);
+
+    // Without nginx, the file is replaced for its next start.
+    let last = configuration(&nginx.directory, nginx.port, "five");
     nginx.stop().await;
+    update(&service, &id, &with(last.clone())).await;
+    confirmed(&service, &id, 7).await;
+    assert_eq!(fs::read_to_string(&conf).expect("readable"), last);
+    failures(&service, &id, 3).await;
+    agent.stop().await;
 }
 
 #[tokio::test]

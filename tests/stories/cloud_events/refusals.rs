@@ -132,6 +132,8 @@ async fn an_error_about_a_binary_event_names_the_attribute() {
         ("ce-tenant", "100%", "tenant", "%25"),
         ("ce-tenant", "\"a", "tenant", "%22"),
         ("ce-tenant", "%00", "tenant", "U+0000"),
+        ("ce-tenant", &"x".repeat(1025), "tenant", "at most 1024"),
+        ("ce-collapsekey", &"x".repeat(10_000), "collapsekey", "256"),
         ("content-type", "application/json", "Content-Type", "given once"),
     ] {
         let headers: Vec<_> = complete.into_iter().chain([(name, value)]).collect();

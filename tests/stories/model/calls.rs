@@ -14,7 +14,7 @@ use gateway_events::store::{
     DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, InboxRow, InvalidEvent,
     Labels, Level, NewConnection, NewEvent, Opened, Publish, Range, Record, RedriveSelection,
     RejectedEdit, RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection,
-    Store, Target, Validated, ValidatedRow, ValidationError,
+    Store, Target, Unconfirmed, Validated, ValidatedRow, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -146,9 +146,18 @@ impl World {
             }),
             Step::Expire => both!(self, sides, side => {
                 let (mut mark, mut expired) = (ExpiryMark::default(), Vec::new());
+                let mut confirmed = BTreeMap::new();
+                for (id, _) in &self.gateways {
+                    let gateway = side.store.gateway(of, *id).await.unwrap();
+                    confirmed.insert(*id, gateway.map_or(Sequence::MAX, |it| it.confirmed));
+                }
                 loop {
                     match side.store.expire(&mut mark).await {
                         Ok(found) => {
+                            for given_up in &found.expired {
+                                let position = confirmed[&given_up.gateway_id];
+                                assert!(given_up.range.first > position, "{position}: {given_up:?}");
+                            }
                             expired.extend(found.expired);
                             if !found.more {
                                 break Ok(expired);
@@ -444,7 +453,10 @@ impl World {
                 connection,
                 reason: *reason,
                 detail: "as the story wants it".to_owned(),
-                unconfirmed: sent.then_some((range, started_at)),
+                unconfirmed: sent
+                    .then_some(Unconfirmed { range, started_at })
+                    .into_iter()
+                    .collect(),
                 is_in_progress: first % 3 == 0,
                 give_up_after: give_up.then_some(u32::from(last % 2 == 0) + 1),
                 alive_at: (first % 2 == 0).then(Timestamp::now),

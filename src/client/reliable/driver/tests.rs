@@ -130,7 +130,7 @@ impl Running {
         };
         let store = MemoryPosition::default();
         if let Some(position) = position {
-            store.save(&position).await.expect("stored");
+            store.save(&position.into()).await.expect("stored");
         }
         let client = Client::new(script, store, Applies(sender), options);
         let stop = CancellationToken::new();

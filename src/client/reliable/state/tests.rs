@@ -17,6 +17,7 @@ fn settings(start: Resume, batch: u32) -> Settings {
         window_bytes: None,
         types: None,
         confirm: Confirm::Applied,
+        envelope: None,
         batch,
     }
 }
@@ -55,7 +56,7 @@ fn an_event_is_confirmed_after_its_position_was_stored() {
     state.handled(Outcome::Applied);
     let now = actions(&mut state);
     assert_eq!(to_handle(&now), [6]);
-    assert!(matches!(&now[1], Action::Save(position) if Some(position) == at(1, 5).as_ref()));
+    assert!(matches!(&now[1], Action::Save(it) if Some(&it.position) == at(1, 5).as_ref()));
     assert!(state.has_unconfirmed());
     state.saved();
     let ack = Ack { received: None, applied: Some(Sequence(5)) };
@@ -87,7 +88,8 @@ fn a_window_that_changes_after_the_hello_is_told_when_delivery_begins() {
 
 #[test]
 fn confirmations_are_batched_until_a_flush() {
-    let mut state = ClientState::new(settings(Resume::Server, 3), at(1, 0));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 3), at(1, 0).map(StoredPosition::from));
     open(&mut state, 1, 0);
     for sequence in 1..=2 {
         state.receive(ServerFrame::Event(event(1, sequence, sequence - 1, 1)));
@@ -96,7 +98,9 @@ fn confirmations_are_batched_until_a_flush() {
         assert!(actions(&mut state).is_empty());
     }
     state.flush();
-    assert!(matches!(&actions(&mut state)[..], [Action::Save(it)] if it.sequence == Sequence(2)));
+    assert!(
+        matches!(&actions(&mut state)[..], [Action::Save(it)] if it.position.sequence == Sequence(2))
+    );
     state.saved();
     assert!(matches!(&actions(&mut state)[..], [Action::Send(_)]));
     state.flush();
@@ -105,7 +109,8 @@ fn confirmations_are_batched_until_a_flush() {
 
 #[test]
 fn a_lost_event_is_detected_and_a_skipped_one_is_no_loss() {
-    let mut state = ClientState::new(settings(Resume::Server, 1), at(1, 4));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 1), at(1, 4).map(StoredPosition::from));
     let hello = open(&mut state, 1, 4);
     assert_eq!(hello.resume, Resume::After(at(1, 4).expect("a position")));
     // 5 and 6 are skipped, with and without a mark.
@@ -120,7 +125,8 @@ fn a_lost_event_is_detected_and_a_skipped_one_is_no_loss() {
 
 #[test]
 fn a_jump_ahead_without_a_gap_and_another_log_are_losses() {
-    let mut state = ClientState::new(settings(Resume::Server, 1), at(1, 4));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 1), at(1, 4).map(StoredPosition::from));
     open(&mut state, 1, 9);
     state.receive(ServerFrame::Event(event(1, 10, 9, 1)));
     assert!(is_broken(&actions(&mut state)));
@@ -132,7 +138,8 @@ fn a_jump_ahead_without_a_gap_and_another_log_are_losses() {
 
 #[test]
 fn repeats_are_dropped_and_confirmed_again() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 6));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 6).map(StoredPosition::from));
     open(&mut state, 1, 4);
     for sequence in [5, 6, 6, 7] {
         state.receive(ServerFrame::Event(event(1, sequence, sequence - 1, 2)));
@@ -148,7 +155,8 @@ fn repeats_are_dropped_and_confirmed_again() {
 
 #[test]
 fn what_was_in_flight_after_a_refused_event_is_dropped_until_it_comes_again() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 4));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 4).map(StoredPosition::from));
     open(&mut state, 1, 4);
     for sequence in 5..=7 {
         state.receive(ServerFrame::Event(event(1, sequence, sequence - 1, 1)));
@@ -183,7 +191,8 @@ fn what_was_in_flight_after_a_refused_event_is_dropped_until_it_comes_again() {
 
 #[test]
 fn a_handler_that_outlives_its_connection_handles_its_event_once() {
-    let mut state = ClientState::new(settings(Resume::Server, 1), at(1, 4));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 1), at(1, 4).map(StoredPosition::from));
     open(&mut state, 1, 4);
     state.receive(ServerFrame::Event(event(1, 5, 4, 1)));
     assert_eq!(to_handle(&actions(&mut state)), [5]);
@@ -205,7 +214,8 @@ fn a_refusal_after_the_connection_ended_is_repeated_on_the_next() {
         Outcome::Reject { code: NackCode::Invalid, detail: None },
         Outcome::RetryAfter { after: Duration::ZERO, code: NackCode::Timeout, detail: None },
     ] {
-        let mut state = ClientState::new(settings(Resume::Server, 1), at(1, 4));
+        let mut state =
+            ClientState::new(settings(Resume::Server, 1), at(1, 4).map(StoredPosition::from));
         open(&mut state, 1, 4);
         state.receive(ServerFrame::Event(event(1, 5, 4, 1)));
         actions(&mut state);
@@ -228,7 +238,8 @@ enum Resumes {
 #[test]
 fn a_snapshot_is_read_stored_and_then_confirmed() {
     for resumes in [Resumes::BeforeTheGap, Resumes::AfterTheGap, Resumes::AfterTheSnapshot] {
-        let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 4));
+        let mut state =
+            ClientState::new(settings(Resume::Server, 10), at(1, 4).map(StoredPosition::from));
         state.connect();
         state.receive(acknowledged(2));
         if resumes == Resumes::BeforeTheGap {
@@ -242,7 +253,7 @@ fn a_snapshot_is_read_stored_and_then_confirmed() {
         assert!(matches!(&now[..], [Action::ReadSnapshot(_)]), "{now:?}");
         state.snapshot_read();
         let now = actions(&mut state);
-        let [Action::Save(position)] = &now[..] else { panic!("{now:?}") };
+        let [Action::Save(StoredPosition { position, .. })] = &now[..] else { panic!("{now:?}") };
         assert_eq!((position.epoch, position.sequence), (epoch(2), Sequence(20)));
         state.saved();
         let ack = Ack { received: None, applied: Some(Sequence(20)) };
@@ -262,7 +273,8 @@ fn a_snapshot_is_read_stored_and_then_confirmed() {
 
 #[test]
 fn a_gap_between_events_is_read_after_those_before_it() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 4));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 4).map(StoredPosition::from));
     open(&mut state, 1, 4);
     state.receive(ServerFrame::Event(event(1, 5, 4, 1)));
     state.receive(ServerFrame::Event(event(1, 6, 5, 1)));
@@ -284,7 +296,8 @@ fn a_gap_between_events_is_read_after_those_before_it() {
 
 #[test]
 fn a_snapshot_is_not_confirmed_on_a_connection_that_did_not_ask_for_it() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 4));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 4).map(StoredPosition::from));
     state.connect();
     state.receive(acknowledged(2));
     state.receive(gap(2, 20));
@@ -303,7 +316,8 @@ fn a_snapshot_is_not_confirmed_on_a_connection_that_did_not_ask_for_it() {
 
 #[test]
 fn a_snapshot_before_an_event_that_outlived_its_connection_does_not_repeat_it() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 5));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 5).map(StoredPosition::from));
     open(&mut state, 1, 5);
     // 6 and 7 are skipped.
     state.receive(ServerFrame::Event(event(1, 8, 5, 1)));
@@ -334,7 +348,9 @@ fn a_snapshot_before_an_event_that_outlived_its_connection_does_not_repeat_it() 
 fn the_newest_position_is_stored_before_the_first_event() {
     let mut state = ClientState::new(settings(Resume::Latest, 10), None);
     assert_eq!(open(&mut state, 1, 7).resume, Resume::Latest);
-    assert!(matches!(&actions(&mut state)[..], [Action::Save(it)] if it.sequence == Sequence(7)));
+    assert!(
+        matches!(&actions(&mut state)[..], [Action::Save(it)] if it.position.sequence == Sequence(7))
+    );
     state.saved();
     state.disconnected();
     let Resume::After(position) = state.connect().resume else { panic!("a position") };
@@ -343,7 +359,8 @@ fn the_newest_position_is_stored_before_the_first_event() {
 
 #[test]
 fn a_drain_finishes_and_confirms_what_was_received() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 0));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 0).map(StoredPosition::from));
     open(&mut state, 1, 0);
     for sequence in 1..=2 {
         state.receive(ServerFrame::Event(event(1, sequence, sequence - 1, 1)));
@@ -369,7 +386,8 @@ fn a_drain_finishes_and_confirms_what_was_received() {
 
 #[test]
 fn a_stop_finishes_the_current_event_only() {
-    let mut state = ClientState::new(settings(Resume::Server, 10), at(1, 0));
+    let mut state =
+        ClientState::new(settings(Resume::Server, 10), at(1, 0).map(StoredPosition::from));
     open(&mut state, 1, 0);
     for sequence in 1..=2 {
         state.receive(ServerFrame::Event(event(1, sequence, sequence - 1, 1)));
@@ -378,7 +396,9 @@ fn a_stop_finishes_the_current_event_only() {
     state.stop();
     assert!(actions(&mut state).is_empty() && !state.is_finished());
     state.handled(Outcome::Applied);
-    assert!(matches!(&actions(&mut state)[..], [Action::Save(it)] if it.sequence == Sequence(1)));
+    assert!(
+        matches!(&actions(&mut state)[..], [Action::Save(it)] if it.position.sequence == Sequence(1))
+    );
     state.saved();
     let now = actions(&mut state);
     assert!(
@@ -450,12 +470,16 @@ struct World {
     floor: i64,
     skipped: BTreeSet<i64>,
     rejected: BTreeSet<i64>,
-    /// What the client rejected. The service may not have received it.
+    /// What the client has rejected.
     refused: BTreeSet<i64>,
+    /// What it has rejected and not applied since. The service has it on record in the end.
+    to_record: BTreeSet<i64>,
     covered: BTreeSet<i64>,
     confirmed_here: i64,
-    stored: Option<Position>,
-    saving: Option<Position>,
+    /// What the service has on record as confirmed or rejected.
+    cursor: i64,
+    stored: Option<StoredPosition>,
+    saving: Option<StoredPosition>,
     handling: Option<i64>,
     reading: Option<i64>,
     applied: Vec<i64>,
@@ -480,8 +504,10 @@ impl World {
             skipped: BTreeSet::new(),
             rejected: BTreeSet::new(),
             refused: BTreeSet::new(),
+            to_record: BTreeSet::new(),
             covered: BTreeSet::new(),
             confirmed_here: 0,
+            cursor: 0,
             stored: None,
             saving: None,
             handling: None,
@@ -501,12 +527,15 @@ impl World {
         self.to_service.clear();
         (self.sent, self.confirmed_here, self.gap) = (0, 0, None);
         self.is_lossy = false;
-        let from = if let Resume::After(position) = hello.resume {
-            position.sequence.0
-        } else {
-            self.covered.extend(1..=self.floor);
-            self.floor
+        let from = match hello.resume {
+            Resume::After(position) => position.sequence.0,
+            Resume::Server => self.cursor,
+            Resume::Earliest | Resume::Latest => {
+                self.covered.extend(1..=self.floor);
+                self.floor
+            }
         };
+        self.settle(from);
         let start = from.max(self.floor);
         self.to_client.push_back(resumed(1, start));
         if from < self.floor {
@@ -585,6 +614,16 @@ impl World {
         self.sent = self.sent.max(sequence);
     }
 
+    /// The service has it on record that everything up to here is confirmed.
+    fn settle(&mut self, to: i64) {
+        self.cursor = self.cursor.max(to);
+        while self.skipped.contains(&(self.cursor + 1))
+            || self.rejected.contains(&(self.cursor + 1))
+        {
+            self.cursor += 1;
+        }
+    }
+
     fn reply(&mut self) {
         match self.to_service.pop_front() {
             Some(GatewayFrame::Ack(ack)) => {
@@ -592,6 +631,7 @@ impl World {
                 if self.gap == Some(applied) {
                     self.gap = None;
                 }
+                self.settle(applied);
             }
             Some(GatewayFrame::Nack(nack)) if nack.retryable => {
                 self.next = nack.sequence.0;
@@ -603,6 +643,7 @@ impl World {
             }
             Some(GatewayFrame::Nack(nack)) => {
                 self.rejected.insert(nack.sequence.0);
+                self.settle(self.cursor);
             }
             _ => {}
         }
@@ -631,6 +672,7 @@ impl World {
 
     /// A gateway that ignores repeats.
     fn apply(&mut self, sequence: i64) {
+        self.to_record.remove(&sequence);
         if self.applied.last().is_none_or(|last| *last < sequence) {
             self.applied.push(sequence);
         }
@@ -665,7 +707,7 @@ impl World {
                 Action::Send(frame) => {
                     assert!(self.is_connected, "{frame:?} without a connection");
                     if let GatewayFrame::Ack(Ack { applied: Some(Sequence(applied)), .. }) = frame {
-                        let stored = self.stored.as_ref().expect("a position").sequence.0;
+                        let stored = self.stored.as_ref().expect("a position").position.sequence.0;
                         let allowed = self.gap.unwrap_or_default().max(self.sent).max(self.floor);
                         assert!(applied <= stored, "{applied} is not stored");
                         assert!(applied <= allowed, "{applied} was not sent");
@@ -674,6 +716,7 @@ impl World {
                     }
                     if let GatewayFrame::Nack(Nack { sequence, retryable: false, .. }) = frame {
                         self.refused.insert(sequence.0);
+                        self.to_record.insert(sequence.0);
                     }
                     self.to_service.push_back(frame);
                 }
@@ -743,6 +786,12 @@ proptest! {
                 || world.refused.contains(&sequence)
                 || world.covered.contains(&sequence);
             prop_assert!(is_accounted_for, "{} was lost: {:?}", sequence, world.applied);
+            let is_recorded = !world.to_record.contains(&sequence)
+                || sequence <= world.floor
+                || world.rejected.contains(&sequence)
+                || world.skipped.contains(&sequence)
+                || world.covered.contains(&sequence);
+            prop_assert!(is_recorded, "the rejection of {} is not on record", sequence);
         }
         prop_assert!(!world.state.has_unconfirmed());
         let position = world.state.position().map(|it| it.sequence.0);

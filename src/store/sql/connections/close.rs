@@ -7,7 +7,7 @@ use super::super::cursors::{self, Move, Reach};
 use super::super::ledger::{self, Ended, How};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{Outcome, Range, Result};
+use crate::store::{Outcome, Range, Result, Unconfirmed};
 
 /// The end of a connection.
 pub(crate) struct End<'a> {
@@ -15,7 +15,7 @@ pub(crate) struct End<'a> {
     pub(crate) connection: ConnectionId,
     pub(crate) reason: Reason,
     pub(crate) detail: &'a str,
-    pub(crate) unconfirmed: Option<(Range, Timestamp)>,
+    pub(crate) unconfirmed: &'a [Unconfirmed],
     pub(crate) is_in_progress: bool,
     pub(crate) give_up_after: Option<u32>,
     pub(crate) alive_at: Option<Timestamp>,
@@ -50,13 +50,13 @@ pub(crate) async fn close(
     if seen_at.is_none() && !lacks_outcome(conn, end).await? {
         return Ok(());
     }
-    if let Some((range, started_at)) = end.unconfirmed {
-        unconfirmed(conn, node, end, range, started_at).await?;
+    if let [oldest, ..] = end.unconfirmed {
+        unconfirmed(conn, node, end).await?;
         let most = end.give_up_after.filter(|_| seen_at.is_some());
         if let Some(most) = most
-            && blamed(conn, end.gateway, range.first).await? >= most
+            && blamed(conn, end.gateway, oldest.range.first).await? >= most
         {
-            give_up(conn, end, range.first).await?;
+            give_up(conn, end, oldest.range.first).await?;
         }
     }
     match seen_at {
@@ -67,37 +67,34 @@ pub(crate) async fn close(
 
 /// Records unconfirmed deliveries. Those that the gateway has confirmed on another connection, or was
 /// still handling, have not failed; only the outcome of this attempt is unknown.
-async fn unconfirmed(
-    conn: &mut Connection,
-    node: NodeId,
-    end: &End<'_>,
-    range: Range,
-    started_at: Timestamp,
-) -> Result<()> {
+async fn unconfirmed(conn: &mut Connection, node: NodeId, end: &End<'_>) -> Result<()> {
+    let Some(newest) = end.unconfirmed.last() else { return Ok(()) };
     let unknown = How::Unknown(end.reason.as_str());
     let interrupted = Outcome::interrupted(end.reason);
-    let parts = if end.is_in_progress {
-        [Some((range, How::Unknown(&interrupted))), None]
-    } else if end.reason == Reason::NodeLost {
-        [Some((range, unknown)), None]
-    } else {
-        let confirmed = cursors::confirmed(conn, end.gateway).await?;
-        let failed = How::Failed(end.reason, end.detail);
-        [
-            cursors::up_to(range, confirmed).map(|part| (part, unknown)),
-            cursors::above(range, confirmed).map(|part| (part, failed)),
-        ]
-    };
-    for (range, how) in parts.into_iter().flatten() {
-        let ended = Ended {
-            gateway: end.gateway,
-            connection: Some(end.connection),
-            range,
-            how,
-            started_at,
-            finished_at: end.at,
+    let confirmed = cursors::confirmed(conn, end.gateway).await?;
+    for Unconfirmed { range, started_at } in end.unconfirmed.iter().copied() {
+        let parts = if end.is_in_progress {
+            [Some((range, How::Unknown(&interrupted))), None]
+        } else if end.reason == Reason::NodeLost {
+            [Some((range, unknown)), None]
+        } else {
+            let failed = How::Failed(end.reason, end.detail);
+            [
+                cursors::up_to(range, confirmed).map(|part| (part, unknown)),
+                cursors::above(range, confirmed).map(|part| (part, failed)),
+            ]
         };
-        ledger::insert_attempts(conn, node, &ended).await?;
+        for (range, how) in parts.into_iter().flatten() {
+            let ended = Ended {
+                gateway: end.gateway,
+                connection: Some(end.connection),
+                range,
+                how,
+                started_at,
+                finished_at: end.at,
+            };
+            ledger::insert_attempts(conn, node, &ended).await?;
+        }
     }
     query!(
         r#"
@@ -105,7 +102,7 @@ async fn unconfirmed(
         where gateway = $1 and missed < head and missed < $2
         "#,
         end.gateway.0,
-        range.last.0
+        newest.range.last.0
     )
     .execute(conn)
     .await?;
@@ -195,7 +192,7 @@ async fn blamed(conn: &mut Connection, gateway: GatewayKey, sequence: Sequence) 
 
 /// Whether a connection that is closed already has deliveries without a recorded outcome.
 async fn lacks_outcome(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
-    let Some((range, _)) = end.unconfirmed else {
+    let Some(oldest) = end.unconfirmed.first() else {
         return Ok(false);
     };
     Ok(query_scalar!(
@@ -211,7 +208,7 @@ async fn lacks_outcome(conn: &mut Connection, end: &End<'_>) -> Result<bool> {
         end.connection as _,
         Reason::NodeLost as _,
         end.gateway.0,
-        range.first.0
+        oldest.range.first.0
     )
     .fetch_one(conn)
     .await?)

@@ -312,7 +312,7 @@ async fn one(conn: &mut Connection, now: Timestamp, node: NodeId, record: &Recor
                 connection: *on,
                 reason: *reason,
                 detail,
-                unconfirmed: *unconfirmed,
+                unconfirmed,
                 is_in_progress: *is_in_progress,
                 give_up_after: *give_up_after,
                 alive_at: *alive_at,
