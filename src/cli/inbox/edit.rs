@@ -125,9 +125,10 @@ fn shown(id: i64, edited: &EditedRow, names: &Names) -> String {
                 edited.gateway_ids.iter().take(SHOWN).map(|id| names.cell(*id)).collect();
             let more = edited.gateway_ids.len().saturating_sub(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let gateways = match gateways.is_empty() {
-                true => "no gateway: none matches its target".to_owned(),
-                false => format!("{}{more}", gateways.join(", ")),
+            let gateways = if gateways.is_empty() {
+                "no gateway: none matches its target".to_owned()
+            } else {
+                format!("{}{more}", gateways.join(", "))
             };
             format!("row {id} would be published as event {event}, for {gateways}")
         }
