@@ -127,13 +127,16 @@ fn why_missed(
         let is_explained = differences.iter().all(Difference::is_explained);
         return is_explained.then_some((MissedBy::MistypedTarget, differences, Labels::new()));
     }
+    let mistyped = mistyped(&target.labels, labels)?;
     let is_asked_for = |(name, value): (&String, &String)| {
         evidence.label_targets.iter().any(|other| other.labels.get(name) == Some(value))
     };
+    // Labels of older states were not looked up.
+    let own = GatewayEvidence::own_labels(&gateway.labels, &evidence.history);
     let is_shared = |(name, value): (&String, &String)| {
-        evidence.shared_labels.contains(&(name.clone(), value.clone()))
+        let label = (name.clone(), value.clone());
+        !own.contains(&label) || evidence.shared_labels.contains(&label)
     };
-    let mistyped = mistyped(&target.labels, labels)?;
     let is_deliberate = mistyped.iter().any(|label| is_shared(label) || is_asked_for(label));
     (!is_deliberate).then_some((MissedBy::MistypedLabel, differences, mistyped))
 }
