@@ -147,7 +147,7 @@ catalogue! {
     // The fleet, from the database: the same on each node.
     /// Registered gateways, by state: `connected`, `away`, `disabled`.
     Gauge GATEWAYS = "gateway_events_gateways";
-    /// Gateways, other than disabled ones, whose last reports on deployments were failures.
+    /// Gateways, other than disabled ones, that refused an event and have applied none of its type since.
     Gauge GATEWAYS_FAILING = "gateway_events_gateways_failing";
     /// Sequences after the confirmed positions of all gateways.
     Gauge PENDING_DELIVERIES = "gateway_events_pending_deliveries";

@@ -75,7 +75,7 @@ pub use credentials::*;
 pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use diagnosis::{
     Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, GatewayState, GatewayThen,
-    LabelTarget, NamedByRow, PendingDelivery, ReasonTally,
+    LabelTarget, NamedByRow, PendingDelivery, ReasonTally, Said,
 };
 pub use event_types::*;
 pub use expiry_mark::ExpiryMark;

@@ -166,6 +166,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "command",
             "config",
             "event",
+            "event_types",
             "http",
             "lifecycle",
             "names",

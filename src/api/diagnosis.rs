@@ -67,9 +67,9 @@ pub struct GatewayDiagnosis {
     pub dead_letters: i64,
     /// These by reason, the last one first; of the newest 5,000 ranges.
     pub dead_letters_by_reason: Vec<FailuresByReason>,
-    /// Rejected rows of the inbox that name it and were not retried, newest first; of the newest
-    /// 500 of the organisation.
-    pub rejected: Evidence<RejectedRow>,
+    /// Rejected rows of the inbox that name it, or have a similar target, and were not retried, newest
+    /// first; of the newest 500 of the organisation.
+    pub rejected: Evidence<RejectedForGateway>,
     /// Events of the last seven days that were published for labels and missed it, although a
     /// removed, changed or mistyped label is all that kept them from it; of the newest 1,000 of the
     /// organisation.
@@ -158,6 +158,27 @@ pub struct FailuresByReason {
     pub first_at: Timestamp,
     /// The last of them.
     pub last_at: Timestamp,
+    /// The newest details of a failed attempt with this reason, such as what the gateway said; of the
+    /// newest 1,000 failed attempts. `null` if there are none.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub last_detail: Option<String>,
+}
+
+/// A rejected row of the inbox that is for a gateway, or was probably meant for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RejectedForGateway {
+    /// The row.
+    #[serde(flatten)]
+    pub row: RejectedRow,
+    /// Whether its target does not select the gateway, and is similar: labels that are probably
+    /// mistyped, or that the gateway has lost.
+    pub similar_target: bool,
+    /// A registered event type with a similar name, if the row's is not registered; `null` if there is
+    /// none.
+    #[schema(required = true)]
+    pub did_you_mean: Option<String>,
 }
 
 /// A delivery that is not confirmed yet.
@@ -209,6 +230,9 @@ pub enum MissedBy {
     RemovedLabel,
     /// It matched no gateway, and its labels are similar to those of this gateway.
     MistypedTarget,
+    /// It matched other gateways, and a label of this gateway that no other gateway has, and no event
+    /// asked for, is similar to one of its labels.
+    MistypedLabel,
 }
 
 /// A label of a target that a gateway did not have.

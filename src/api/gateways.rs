@@ -213,7 +213,8 @@ pub struct Verdict {
     /// `paused`, who paused it, and why, for people. `null` if the state is `ok`.
     #[schema(required = true, example = "not_connected")]
     pub reason: Option<String>,
-    /// Consecutive failed reports; 0 unless it is `failing` because of reports.
+    /// Failed reports since an event of the type that failed last was applied; 0 unless it is `failing`
+    /// because of reports.
     pub failures: i64,
     /// The verdict in a sentence, for people. Its wording may change.
     #[serde(default)]

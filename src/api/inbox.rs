@@ -260,6 +260,10 @@ pub struct EditedRow {
     pub event_id: Option<EventId>,
     /// Its sequence in each gateway's log; empty in a dry run.
     pub deliveries: Vec<AcceptedDelivery>,
+    /// The gateways that its event is for or, in a dry run, would be for.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub gateway_ids: Vec<GatewayId>,
     /// Why the row is still rejected; `null` if it is not.
     #[schema(required = true)]
     pub reason: Option<RejectionReason>,

@@ -21,6 +21,7 @@ use gateway_events::telemetry::{self, Log, LogFormat, Otlp};
 
 use super::access::{ClientOptions, secret};
 use super::listen::gateway::{KEY_VARIABLE, refused};
+use super::output::described;
 use super::time::parse_duration;
 use super::transport::Carrier;
 
@@ -141,6 +142,22 @@ fn log_filter(text: &str) -> Result<String, &'static str> {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let observed = &args.observed;
+    let log = Log { format: observed.log_format, filter: observed.log_filter.clone() };
+    let no_spans = Otlp { endpoint: String::new(), sampling_ratio: 0.0 };
+    let _telemetry = telemetry::start(&log, &no_spans, NodeId::new())?;
+    match hand_over(args).await {
+        // In the format of the log, unless its filter excludes even errors.
+        Err(error) if tracing::enabled!(tracing::Level::ERROR) => {
+            tracing::error!(error = %described(&error), "the agent has ended");
+            Ok(ExitCode::FAILURE)
+        }
+        ended => ended,
+    }
+}
+
+/// Hands events over until a signal, a gap or an error.
+async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
     let Args { product, gateway, observed, client: service } = args;
     let key = secret(gateway.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
         format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
@@ -150,9 +167,6 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (on_gap, retry_delay) = (product.on_gap.into(), product.retry_delay);
     let target = product.target(&base, &gateway.position)?;
 
-    let log = Log { format: observed.log_format, filter: observed.log_filter };
-    let no_spans = Otlp { endpoint: String::new(), sampling_ratio: 0.0 };
-    let _telemetry = telemetry::start(&log, &no_spans, NodeId::new())?;
     let _metrics = match observed.metrics_listen {
         Some(address) => Some(serve_metrics(address).await?),
         None => None,

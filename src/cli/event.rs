@@ -106,7 +106,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::Publish(publish) => {
             let wait = publish.wait;
-            let accepted = api.publish(&publish.event(&api).await?).await?;
+            let event = publish.event(&api).await?;
+            rollout::check(wait, &event, &api).await?;
+            let accepted = api.publish(&event).await?;
             if wait.level().is_some() && !accepted.deliveries.is_empty() {
                 if !client.json {
                     remark(format_args!("event {} is stored", accepted.id));

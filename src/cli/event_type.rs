@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use gateway_events::api::{EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
+use gateway_events::client::api::Api;
 use gateway_events::event::EventType;
+use gateway_events::event_types::built_in;
 use serde_json::value::RawValue;
 
 use super::access::ClientOptions;
@@ -25,7 +27,7 @@ pub(crate) enum Command {
         /// Its name, such as api.deployed
         name: EventType,
     },
-    /// Register an event type, or replace its description, schema, time to live and barrier
+    /// Register an event type, or change it; what is not named stays as it is
     Put(Put),
     /// Delete a registered event type; a built-in one of the same name is in force again
     Delete(Delete),
@@ -36,18 +38,32 @@ pub(crate) struct Put {
     /// Its name, such as billing.plan.changed
     name: EventType,
     /// What the event means to a gateway
-    #[arg(long, default_value = "")]
-    description: String,
-    /// File with the JSON Schema of payloads, `-` for standard input; any object if omitted
+    #[arg(long)]
+    description: Option<String>,
+    /// File with the JSON Schema of payloads, `-` for standard input; a new type without one accepts
+    /// any object
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
+    /// Remove the schema
+    #[arg(long, conflicts_with = "schema")]
+    no_schema: bool,
     /// Time after which its events expire, such as 15m or 7d, unless the publisher sets another one;
-    /// never if omitted
+    /// those of a new type don't expire by default
     #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
     ttl: Option<u64>,
-    /// Events before and after one of this type never supersede one another
-    #[arg(long)]
-    barrier: bool,
+    /// Remove the time to live: its events don't expire by default
+    #[arg(long, conflicts_with = "ttl")]
+    no_ttl: bool,
+    /// Events before and after one of this type never supersede one another; `--barrier=false` ends
+    /// that
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    barrier: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -66,9 +82,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     match command {
         Command::List => answer(client.json, &api.event_types().await?, listed),
         Command::Show { name } => answer(client.json, &api.event_type(&name).await?, shown),
-        Command::Put(Put { name, description, schema, ttl, barrier }) => {
-            let schema = schema.as_deref().map(read).transpose()?;
-            let definition = EventTypeDefinition { description, schema, ttl_seconds: ttl, barrier };
+        Command::Put(put) => {
+            let name = put.name.clone();
+            let definition = put.definition(&api).await?;
             answer(client.json, &api.put_event_type(&name, &definition).await?, shown)
         }
         Command::Delete(Delete { name, force, confirmation }) => {
@@ -82,6 +98,32 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             answer(client.json, &(), |()| format!("event type {name} is deleted"))
         }
     }
+}
+
+impl Put {
+    /// The whole definition: what was not named is as it is now.
+    async fn definition(self, api: &Api) -> anyhow::Result<EventTypeDefinition> {
+        let schema = self.schema.as_deref().map(read).transpose()?;
+        let current = match api.event_type(&self.name).await {
+            Ok(current) => registered(current),
+            Err(error) if error.status() == Some(404) => EventTypeDefinition::default(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(EventTypeDefinition {
+            description: self.description.unwrap_or(current.description),
+            schema: schema.or(current.schema.filter(|_| !self.no_schema)),
+            ttl_seconds: self.ttl.or(current.ttl_seconds.filter(|_| !self.no_ttl)),
+            barrier: self.barrier.unwrap_or(current.barrier),
+        })
+    }
+}
+
+/// The definition that is registered. The schema of a built-in type is in force without being
+/// registered.
+fn registered(info: EventTypeInfo) -> EventTypeDefinition {
+    let EventTypeInfo { name, description, schema, built_in_schema, ttl_seconds, barrier } = info;
+    let is_own = built_in_schema.is_some() || built_in(&name).is_none();
+    EventTypeDefinition { description, schema: schema.filter(|_| is_own), ttl_seconds, barrier }
 }
 
 /// Reads a JSON document, whose bytes are kept.

@@ -1,7 +1,7 @@
 //! `rollout`: how far events have come at their gateways; and waiting for them, which `event publish`
 //! and `event show` do, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use gateway_events::api::{
-    Quorum, RolloutGateway, RolloutOfEvents, RolloutQuery, RolloutState, WaitEnd, WaitFor,
-    WaitQuery,
+    NewEvent, Quorum, RolloutGateway, RolloutOfEvents, RolloutQuery, RolloutState, WaitEnd,
+    WaitFor, WaitQuery,
 };
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::event::{CorrelationId, EventId, GatewayId};
@@ -75,6 +75,40 @@ impl WaitOptions {
             timeout: Some(format!("{}ms", time.as_millis())),
         }
     }
+}
+
+/// Refuses to publish an event to wait for, if the wait can't be reached: if gateways don't report
+/// such an event as applied, or if fewer gateways than the quorum match its target now.
+pub(crate) async fn check(wait: WaitOptions, event: &NewEvent, api: &Api) -> anyhow::Result<()> {
+    let last = event.event_type.as_str().rsplit('.').next();
+    anyhow::ensure!(
+        wait.level() != Some(WaitFor::Applied) || matches!(last, Some("deployed" | "undeployed")),
+        "gateways report only deployments (types that end with .deployed or .undeployed) as applied, and never an event of type {}; nothing was published: use --wait received",
+        event.event_type
+    );
+    let (Some(level), Quorum::Count(count)) = (wait.level(), wait.quorum) else { return Ok(()) };
+    let matched = matched(event, api).await?;
+    anyhow::ensure!(
+        count <= matched,
+        "the quorum is {count}, but the target matches {matched} {}, so it can't be {} by that many; nothing was published",
+        if matched == 1 { "gateway" } else { "gateways" },
+        level.as_str()
+    );
+    Ok(())
+}
+
+/// How many gateways an event would be for.
+async fn matched(event: &NewEvent, api: &Api) -> anyhow::Result<usize> {
+    if let Some(ids) = &event.gateway_ids {
+        return Ok(ids.iter().collect::<BTreeSet<_>>().len());
+    }
+    let wanted = event.target.as_ref().and_then(|target| target.labels.clone());
+    let wanted = wanted.unwrap_or_default();
+    let gateways = api.gateways().await?;
+    let matches = gateways.iter().filter(|gateway| {
+        wanted.iter().all(|(name, value)| gateway.labels.get(name) == Some(value))
+    });
+    Ok(matches.count())
 }
 
 pub(crate) async fn run(rollout: Rollout) -> anyhow::Result<ExitCode> {

@@ -1,24 +1,28 @@
 //! `why`: why a gateway or an event has missing deliveries, and what to do next.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
 use gateway_events::api::{
-    EventDiagnosis, EventDiagnosisQuery, EventFilter, Evidence, FailuresByReason,
-    GatewayChangeRecord, GatewayDiagnosis, NextStep, Resync,
+    EventDiagnosis, EventDiagnosisQuery, EventFilter, EventState, EventVerdict, Evidence,
+    FailuresByReason, GatewayChangeRecord, GatewayDiagnosis, GatewayThen, NextStep,
+    RejectedForGateway, RejectionReason, Resync,
 };
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, EventIdPrefix, GatewayId};
-use gateway_events::names::closest;
+use gateway_events::names::{closest, inert};
 
 use super::access::ClientOptions;
 use super::event::target;
-use super::output::{answer, cell, clean, labels, optional, time};
-use super::reference::{GatewayRef, beginning_with, gateway_named};
+use super::output::{answer, cell, clean, labels, optional, time, width, wrapped_with};
+use super::reference::{GatewayRef, Names, beginning_with, gateway_named};
 
-/// Matches of a prefix that an error lists.
+/// Matches of a prefix that an error lists, and gateways of a target that are named.
 const SHOWN: usize = 5;
+/// Characters of a detail that are shown, at most.
+const LONGEST_DETAIL: usize = 160;
 
 #[derive(Debug, Args)]
 pub(crate) struct Why {
@@ -57,7 +61,11 @@ pub(crate) async fn run(why: Why) -> anyhow::Result<ExitCode> {
         Subject::Gateway(id) => answer(client.json, &api.gateway_diagnosis(id).await?, of_gateway),
         Subject::Event(id) => {
             let query = EventDiagnosisQuery { gateway_id: with };
-            answer(client.json, &api.event_diagnosis(&id, &query).await?, of_event)
+            let diagnosis = api.event_diagnosis(&id, &query).await?;
+            let ids = diagnosis.target.as_ref().and_then(|target| target.gateway_ids.clone());
+            let ids = ids.unwrap_or_default().into_iter().take(SHOWN);
+            let names = Names::of(ids.filter(|_| !client.json), &api).await;
+            answer(client.json, &diagnosis, |diagnosis| of_event(diagnosis, &names))
         }
     }
 }
@@ -118,25 +126,38 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
     )
 }
 
-/// Lines of a text, in sections.
-#[derive(Default)]
-struct Text(Vec<String>);
+/// Lines of a text, in sections, wrapped at the width of the terminal. Commands are not: they are
+/// copied.
+struct Text {
+    lines: Vec<String>,
+    width: usize,
+}
+
+/// The indentation of a paragraph.
+const PARAGRAPH: &str = "  ";
+/// The indentation of a command, and of the further lines of an element of a list.
+const FURTHER: &str = "    ";
 
 impl Text {
-    fn line(&mut self, line: impl Into<String>) {
-        self.0.push(line.into());
+    fn new() -> Self {
+        Self { lines: Vec::new(), width: width() }
+    }
+
+    fn line(&mut self, line: impl AsRef<str>) {
+        self.lines.push(wrapped_with(line.as_ref(), self.width, PARAGRAPH));
     }
 
     fn section<T>(&mut self, name: &str, list: &[T], more: usize, line: impl Fn(&T) -> String) {
         if list.is_empty() && more == 0 {
             return;
         }
-        self.line(format!("\n{name}"));
+        self.heading(name);
         for element in list {
-            self.line(format!("  {}", line(element)));
+            let line = format!("{PARAGRAPH}{}", line(element));
+            self.lines.push(wrapped_with(&line, self.width, FURTHER));
         }
         if more > 0 {
-            self.line(format!("  … and {more} more"));
+            self.line(format!("{PARAGRAPH}… and {more} more"));
         }
     }
 
@@ -144,38 +165,63 @@ impl Text {
         self.section(name, &evidence.list, evidence.more, line);
     }
 
+    fn heading(&mut self, name: &str) {
+        self.lines.push(String::new());
+        self.line(name);
+    }
+
     fn steps(&mut self, steps: &[NextStep]) {
         if steps.is_empty() {
-            return self.line("\nnothing to do");
+            return self.heading("nothing to do");
         }
-        self.line("\nwhat to do next");
+        self.heading("what to do next");
         for step in steps {
-            self.line(format!("  {}", clean(&step.why)));
-            self.line(format!("    {}", clean(&step.command)));
+            self.line(format!("{PARAGRAPH}{}", clean(&step.why)));
+            self.lines.push(format!("{FURTHER}{}", clean(&step.command)));
         }
     }
 
     fn finish(self) -> String {
-        self.0.join("\n")
+        self.lines.join("\n")
     }
 }
 
 fn of_gateway(diagnosis: &GatewayDiagnosis) -> String {
-    let mut text = Text::default();
+    let mut text = Text::new();
     let name = cell(&diagnosis.gateway_name);
     text.line(format!("{name} is {}", clean(&diagnosis.verdict.summary)));
-    text.line(format!("id {}, registered {}", diagnosis.gateway_id, time(diagnosis.registered_at)));
+    // Its labels, unless the history shows them.
+    let only = Some(&diagnosis.history).filter(|it| it.list.len() < 2 && it.more == 0);
+    let has = only.and_then(|it| it.list.first()).filter(|it| !it.labels.is_empty());
+    let summary = &diagnosis.verdict.summary;
+    let registered = format!(", registered {}", time(diagnosis.registered_at));
+    text.line(format!(
+        "id {}{}{}",
+        diagnosis.gateway_id,
+        if summary.contains(", registered ") { "" } else { &registered },
+        has.map(|it| format!(", labels {}", labels(&it.labels))).unwrap_or_default()
+    ));
     text.steps(&diagnosis.next);
+    undelivered(&mut text, diagnosis);
+    connections(&mut text, diagnosis);
+    if only.is_none() {
+        text.evidence("history, newest first", &diagnosis.history, change);
+    }
+    text.finish()
+}
+
+/// What it has not received, and why.
+fn undelivered(text: &mut Text, diagnosis: &GatewayDiagnosis) {
     text.evidence("events that missed it by a label", &diagnosis.missed, |missed| {
         let why: Vec<String> = missed.differences.iter().map(|it| clean(&it.summary)).collect();
-        format!(
-            "{}  {} for {}: it {}; last event {}",
-            time(missed.last_at),
-            missed.events,
-            labels(&missed.labels),
-            why.join(", and "),
-            missed.last_event_id
-        )
+        let events = match missed.events {
+            1 => format!("1 event for {}", labels(&missed.labels)),
+            count => {
+                let (wanted, first) = (labels(&missed.labels), time(missed.first_at));
+                format!("{count} events for {wanted} since {first}")
+            }
+        };
+        format!("{}  {events}: it {}", time(missed.last_at), why.join(", and "))
     });
     let dead = &diagnosis.dead_letters_by_reason;
     text.section("dead letters (given up, not redriven)", dead, 0, failures);
@@ -190,27 +236,48 @@ fn of_gateway(diagnosis: &GatewayDiagnosis) -> String {
             expires.unwrap_or_default()
         )
     });
-    text.evidence("rejected rows of the inbox that name it", &diagnosis.rejected, |row| {
-        format!(
-            "{}  row {}, type {}, {}: {}",
-            time(row.rejected_at),
-            row.id,
-            cell(&row.event_type),
-            row.reason.as_str(),
-            clean(&row.detail)
-        )
-    });
-    text.section("failed attempts by reason", &diagnosis.failures, 0, failures);
+    let rows = &diagnosis.rejected;
+    text.evidence("rejected rows of the inbox", rows, rejected);
+    // Those that became dead letters are shown above.
+    let is_shown = |it: &&FailuresByReason| {
+        dead.iter().any(|dead| (dead.reason, dead.count) == (it.reason, it.count))
+    };
+    let others: Vec<_> = diagnosis.failures.iter().filter(|it| !is_shown(it)).collect();
+    text.section("failed attempts by reason", &others, 0, |it| failures(it));
+}
+
+fn rejected(rejected: &RejectedForGateway) -> String {
+    let row = &rejected.row;
+    let mut text = format!(
+        "{}  row {}, type {}, {}",
+        time(row.rejected_at),
+        row.id,
+        cell(&row.event_type),
+        row.reason.as_str()
+    );
+    if rejected.similar_target {
+        text.push_str(", with a similar target");
+    }
+    // The details of the others are in the steps.
+    if row.reason == RejectionReason::Expired {
+        _ = write!(text, ": {}", clean(&row.detail));
+    }
+    text
+}
+
+/// How it connected, and as whom.
+fn connections(text: &mut Text, diagnosis: &GatewayDiagnosis) {
     if let Some(refusal) = &diagnosis.last_refusal {
         let cause = refusal.cause.as_ref().map(|cause| format!(" ({})", clean(cause)));
-        text.line("\nlast refused connection attempt");
-        text.line(format!(
-            "  {}  {}{}, from {}",
-            time(refusal.at),
-            cell(&refusal.code),
-            cause.unwrap_or_default(),
-            cell(&refusal.address)
-        ));
+        text.section("last refused connection attempt", &[refusal], 0, |refusal| {
+            format!(
+                "{}  {}{}, from {}",
+                time(refusal.at),
+                cell(&refusal.code),
+                cause.clone().unwrap_or_default(),
+                cell(&refusal.address)
+            )
+        });
     }
     text.evidence("connections, newest first", &diagnosis.connections, |connection| {
         let end = connection.closed_at.map_or_else(
@@ -225,27 +292,38 @@ fn of_gateway(diagnosis: &GatewayDiagnosis) -> String {
         let ends = [("expires", key.expires_at), ("revoked", key.revoked_at)];
         let ends =
             ends.into_iter().filter_map(|(word, at)| Some(format!(", {word} {}", time(at?))));
+        let used = key
+            .last_used_at
+            .map_or_else(|| "never used".to_owned(), |at| format!("last used {}", time(at)));
         format!(
-            "{}  {} {}, last used {}{}",
+            "{}  {} {}, {used}{}",
             time(key.created_at),
             cell(&key.id),
             key.state.as_str(),
-            time(key.last_used_at),
             ends.collect::<String>()
         )
     });
-    text.evidence("history, newest first", &diagnosis.history, change);
-    text.finish()
 }
 
 fn failures(failures: &FailuresByReason) -> String {
-    format!(
-        "{}  {} {}, the first {}",
-        time(failures.last_at),
-        failures.count,
-        failures.reason,
-        time(failures.first_at)
-    )
+    let mut text = format!("{}  {} {}", time(failures.last_at), failures.count, failures.reason);
+    if failures.count > 1 && failures.first_at < failures.last_at {
+        _ = write!(text, ", the first {}", time(failures.first_at));
+    }
+    let said = failures.last_detail.as_deref().map(|it| shortened(&inert(it.trim())));
+    let is_more = |said: &String| !said.eq_ignore_ascii_case(failures.reason.as_str());
+    if let Some(said) = said.filter(is_more) {
+        _ = write!(text, ": {said}");
+    }
+    text
+}
+
+/// The beginning of a text.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_DETAIL) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
 }
 
 fn resync(resync: &Resync) -> String {
@@ -281,25 +359,50 @@ fn change(record: &GatewayChangeRecord) -> String {
     )
 }
 
-fn of_event(diagnosis: &EventDiagnosis) -> String {
-    let mut text = Text::default();
-    text.line(format!("{} is {}", diagnosis.event_id, clean(&diagnosis.verdict.summary)));
-    let target = target(diagnosis.target.as_ref(), diagnosis.gateway_count, cell);
-    let (published, event_type) = (time(diagnosis.appended_at), &diagnosis.event_type);
-    text.line(format!("{event_type}, published {published}, for {target}"));
-    if let Some(at) = diagnosis.expires_at {
-        text.line(format!("expires {}", time(at)));
+/// What happened to the event, after its id.
+fn happened(verdict: &EventVerdict) -> String {
+    let summary = clean(&verdict.summary);
+    match verdict.state {
+        EventState::Failed => summary,
+        EventState::Unmatched | EventState::Pending => format!("is {summary}"),
+        EventState::Delivered | EventState::Superseded | EventState::Filtered => {
+            format!("was {summary}")
+        }
     }
+}
+
+/// What the event was published for, with the names of gateways.
+fn published_for(diagnosis: &EventDiagnosis, names: &Names) -> String {
+    let ids = diagnosis.target.as_ref().and_then(|target| target.gateway_ids.as_deref());
+    let Some(ids) = ids else {
+        return target(diagnosis.target.as_ref(), diagnosis.gateway_count, cell);
+    };
+    let shown: Vec<String> = ids.iter().take(SHOWN).map(|id| names.cell(*id)).collect();
+    let more = ids.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+fn of_event(diagnosis: &EventDiagnosis, names: &Names) -> String {
+    let mut text = Text::new();
+    text.line(format!("{} {}", diagnosis.event_id, happened(&diagnosis.verdict)));
+    let target = published_for(diagnosis, names);
+    let (published, event_type) = (time(diagnosis.appended_at), &diagnosis.event_type);
+    let expires = diagnosis.expires_at.map(|at| format!(", expires {}", time(at)));
+    let expires = expires.unwrap_or_default();
+    text.line(format!("{event_type}, published {published}, for {target}{expires}"));
     text.steps(&diagnosis.next);
     text.evidence("not delivered", &diagnosis.open, |open| {
-        let detail = open.detail.as_ref().map(|detail| format!(" ({})", clean(detail)));
+        let reason = optional(open.reason);
+        let detail = open.detail.as_ref().map(|detail| shortened(&inert(detail.trim())));
+        let detail = detail.filter(|detail| !detail.eq_ignore_ascii_case(&reason));
+        let detail = detail.map(|detail| format!(" ({detail})"));
         format!(
-            "{}  {} at {}, sequence {}: {}{}",
+            "{}  {} at {}, sequence {}: {reason}{}",
             time(open.last_failure_at),
             open.state.as_str(),
             cell(&open.gateway_name),
             open.sequence,
-            optional(open.reason),
             detail.unwrap_or_default()
         )
     });
@@ -308,11 +411,15 @@ fn of_event(diagnosis: &EventDiagnosis) -> String {
         let at = time(it.filtered_at);
         format!("{at}  at {}, sequence {}: {}", cell(&it.gateway_name), it.sequence, clean(why))
     });
-    text.evidence("gateways when it was published", &diagnosis.gateways, |then| {
-        clean(&then.summary)
-    });
+    // What the steps say already is not repeated.
+    let is_new = |then: &&GatewayThen| {
+        !diagnosis.next.iter().any(|step| step.why.starts_with(&then.summary))
+    };
+    let gateways: Vec<&GatewayThen> = diagnosis.gateways.list.iter().filter(is_new).collect();
+    let name = "gateways when it was published";
+    text.section(name, &gateways, diagnosis.gateways.more, |then| clean(&then.summary));
     if diagnosis.more {
-        text.line("\nNot all gateways were compared; name one by --gateway.");
+        text.heading("Not all gateways were compared; name one by --gateway.");
     }
     text.finish()
 }

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 
 use super::context::{Contexts, Service, remark_if_exposed};
 use super::formats::Format;
+use crate::client::Url;
 use crate::client::api::Api;
 use crate::client::tls::Trust;
 
@@ -117,11 +118,29 @@ impl ClientOptions {
         let context = Contexts::load()?.in_use(self.context.as_deref())?;
         Ok(match (url, context) {
             (None, Some((_, service))) => (service.url.clone(), service),
-            (Some(url), Some((_, service))) if service.url == url => (url, service),
+            (Some(url), Some((_, service))) if is_same(&service.url, &url) => {
+                (service.url.clone(), service)
+            }
             (Some(url), _) => (url, Service::default()),
             (None, None) => (DEFAULT_URL.to_owned(), Service::default()),
         })
     }
+}
+
+/// Whether two addresses are those of the same service: scheme, host, port and path are equal, in
+/// whatever spelling. Addresses that contain a user, a query or a fragment, or can't be parsed, must be
+/// spelt alike.
+fn is_same(one: &str, other: &str) -> bool {
+    let parsed = |text: &str| {
+        let url = Url::parse(text).ok()?;
+        let is_plain = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        let path = url.path().trim_end_matches('/').to_owned();
+        is_plain.then(|| (url.origin(), path))
+    };
+    one == other || parsed(one).is_some_and(|it| parsed(other) == Some(it))
 }
 
 impl Credentials {

@@ -137,9 +137,20 @@ fn csv(value: Value) -> anyhow::Result<String> {
 fn cell(value: Option<&Value>) -> anyhow::Result<String> {
     Ok(match value {
         None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => clean_lines(text),
+        Some(Value::String(text)) => no_formula(clean_lines(text)),
         Some(other) => escaped(&serde_json::to_string(other)?),
     })
+}
+
+/// Text that a spreadsheet takes for text: one that would begin a formula is put after an
+/// apostrophe, as OWASP recommends against CSV injection. Tabs and line breaks at the beginning, which
+/// spreadsheets skip, begin one, too.
+fn no_formula(text: String) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '\u{fffd}']) {
+        format!("'{text}")
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +201,22 @@ mod tests {
         for format in [Format::Json, Format::Jsonl, Format::Yaml, Format::Csv] {
             let text = text(format);
             assert!(text.chars().all(|c| c == '\n' || !is_invisible(c)), "{format:?}: {text:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_begins_a_formula_is_marked_and_numbers_are_not() {
+        let row = |value: serde_json::Value| {
+            let text = Format::Csv.text(&serde_json::json!({"a": value})).unwrap().unwrap();
+            text.strip_prefix("a\n").unwrap().to_owned()
+        };
+        for text in ["=1+2", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"] {
+            assert!(row(text.into()).trim_start_matches('"').starts_with('\''), "{text:?}");
+        }
+        for (value, shown) in
+            [((-1).into(), "-1"), ("a=b".into(), "a=b"), ("2026-01-31".into(), "2026-01-31")]
+        {
+            assert_eq!(row(value), shown);
         }
     }
 

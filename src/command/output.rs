@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::formats::Format;
-pub use super::text::clean;
 use super::text::prose;
+pub use super::text::{clean, width, wrapped_with};
 use crate::clock::Timestamp;
 
 /// Prints a text and a line break on standard output.
@@ -122,7 +122,7 @@ pub fn exit_code(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
 }
 
 /// The error and its causes, without causes that the text contains already.
-fn described(error: &anyhow::Error) -> String {
+pub fn described(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();

@@ -2,15 +2,11 @@
 //! that is too wide, each row takes several lines, whose columns are aligned with the
 //! header's. Nothing is truncated and no word is broken.
 
-use std::io;
-
 use unicode_width::UnicodeWidthStr as _;
 
 use super::colour::{Meaning, is_coloured};
-use super::text::{INDENT, clean, terminal_width, wrapped};
+use super::text::{INDENT, clean, width, wrapped};
 
-/// The width if standard output is not a terminal.
-const DEFAULT_WIDTH: usize = 80;
 /// The space between two columns.
 const GAP: &str = "  ";
 
@@ -31,7 +27,7 @@ pub fn table<const N: usize>(
     let mut lines = vec![header.map(str::to_uppercase)];
     lines.extend(rows);
     let is_state = header.map(|name| STATES.contains(&name) && is_coloured());
-    coloured(&lines, terminal_width(io::stdout()).unwrap_or(DEFAULT_WIDTH), is_state)
+    coloured(&lines, width(), is_state)
 }
 
 #[cfg(test)]

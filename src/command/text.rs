@@ -7,6 +7,8 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::names::is_invisible;
 
+/// The width if standard output is not a terminal.
+const DEFAULT_WIDTH: usize = 80;
 /// The indentation of continuation lines.
 pub(super) const INDENT: &str = "    ";
 
@@ -26,6 +28,11 @@ pub(super) fn prose(text: &str, terminal: impl AsFd) -> String {
     }
 }
 
+/// The width of standard output: that of the terminal, or 80 columns.
+pub fn width() -> usize {
+    terminal_width(std::io::stdout()).unwrap_or(DEFAULT_WIDTH)
+}
+
 /// The number of columns; `None` if it is not a terminal.
 pub(super) fn terminal_width(terminal: impl AsFd) -> Option<usize> {
     let columns = usize::from(tcgetwinsize(terminal).ok()?.ws_col);
@@ -34,6 +41,11 @@ pub(super) fn terminal_width(terminal: impl AsFd) -> Option<usize> {
 
 /// Wraps a line that is too wide between words; a word that is too wide is not broken.
 pub(super) fn wrapped(line: &str, width: usize) -> String {
+    wrapped_with(line, width, INDENT)
+}
+
+/// Likewise, with another indentation of continuation lines.
+pub fn wrapped_with(line: &str, width: usize, indent: &str) -> String {
     if line.width() <= width {
         return line.to_owned();
     }
@@ -43,8 +55,8 @@ pub(super) fn wrapped(line: &str, width: usize) -> String {
         if has_word && used + word.trim_end().width() > width {
             text.truncate(text.trim_end().len());
             text.push('\n');
-            text.push_str(INDENT);
-            (used, has_word) = (INDENT.len(), false);
+            text.push_str(indent);
+            (used, has_word) = (indent.width(), false);
         }
         text.push_str(word);
         used += word.width();

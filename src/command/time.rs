@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use humantime_serde::re::humantime;
+use humantime_serde::re::humantime::{self, DurationError};
 
 use crate::clock::Timestamp;
 
@@ -42,13 +42,28 @@ fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
     let back = text.strip_prefix('-').or_else(|| text.strip_suffix("ago"));
     if let Some(back) = back {
-        return parse_duration(back).map(|back| now.minus(back));
+        return match humantime::parse_duration(back.trim()) {
+            Err(DurationError::NumberOverflow) => Err(too_far_back()),
+            _ => ago(now, parse_duration(back)?),
+        };
     }
-    if let Ok(back) = parse_duration(text) {
-        return Ok(now.minus(back));
+    match humantime::parse_duration(text) {
+        Ok(back) => return ago(now, back),
+        Err(DurationError::NumberOverflow) => return Err(too_far_back()),
+        Err(_) => {}
     }
     Timestamp::parse(text)
         .map_err(|error| format!("{error}; or how long ago: 2h, 15m ago, yesterday"))
+}
+
+/// The instant this long before `now`.
+fn ago(now: Timestamp, back: Duration) -> Result<Timestamp, String> {
+    let at = now.minus(back);
+    if at < Timestamp::from_micros(0) { Err(too_far_back()) } else { Ok(at) }
+}
+
+fn too_far_back() -> String {
+    "too far back: times begin in 1970".to_owned()
 }
 
 /// The beginning of the day in UTC.
@@ -70,6 +85,16 @@ mod tests {
             assert_eq!(instant_at(text, NOW), Ok(quarter), "{text}");
         }
         assert_eq!(instant_at("now", NOW), Ok(NOW));
+    }
+
+    #[test]
+    fn no_time_is_before_1970() {
+        let far = ["99999y", "-99999y", "99999y ago", "60y", "999999999999999999999d"];
+        for text in far {
+            let refused = instant_at(text, NOW).unwrap_err();
+            assert!(refused.contains("1970"), "{text}: {refused}");
+        }
+        assert!(instant_at("50y", NOW).is_ok());
     }
 
     #[test]

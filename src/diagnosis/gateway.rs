@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use super::Step;
-use super::labels::{Difference, differences};
-use super::step::{argument, count, gateway_word, label_options, labels_in_words};
+use super::labels::{Difference, differences, mistyped};
+use super::step::{argument, count, gateway_word, label_options, labels_in_words, quoted};
 use crate::clock::Timestamp;
 use crate::event::{EventId, Reason};
+use crate::names::{closest, is_misspelling};
 use crate::store::{
-    Few, GatewayEvidence, GatewayState, GatewayThen, Labels, NamedByRow, ReasonTally, RejectedRow,
-    RejectionReason, TokenInfo, VerdictState, reason_in_words, to_the_second,
+    Few, Gateway, GatewayEvidence, GatewayState, GatewayThen, LabelTarget, Labels, NamedByRow,
+    ReasonTally, RejectedRow, RejectionReason, TokenInfo, VerdictState, reason_in_words,
+    to_the_second,
 };
 
 /// A key that expires within this time is about to expire.
@@ -27,6 +29,8 @@ pub struct Missed {
     pub kind: MissedBy,
     /// Which of these labels the gateway did not have when the last of the events was published.
     pub differences: Vec<Difference>,
+    /// Which labels of the gateway are probably mistyped; only then.
+    pub mistyped: Labels,
     /// How many events there are.
     pub events: usize,
     /// When the first of them was published.
@@ -45,6 +49,9 @@ pub enum MissedBy {
     /// It matched no gateway, and its labels are similar to those of this gateway: it is probably
     /// mistyped.
     MistypedTarget,
+    /// It matched other gateways, and a label of this gateway that no other gateway has, and no event
+    /// asked for, is similar to one of its labels: the gateway's label is probably mistyped.
+    MistypedLabel,
 }
 
 /// The state of a key.
@@ -75,25 +82,8 @@ impl KeyState {
 /// The targets of labels that missed the gateway, the last one first.
 pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
     let mut found: Vec<Missed> = Vec::new();
-    for target in &evidence.label_targets {
-        let registered_at = evidence.gateway.created_at;
-        let then = GatewayState::at(&evidence.history, registered_at, target.appended_at);
-        let labels = match then {
-            GatewayThen::Was(state) => &state.labels,
-            GatewayThen::Unknown => &evidence.gateway.labels,
-            GatewayThen::NotRegistered | GatewayThen::Deleted(_) => continue,
-        };
-        let differences =
-            differences(&target.labels, labels, &evidence.history, target.appended_at);
-        let kind = if differences.is_empty() {
-            continue;
-        } else if differences.iter().all(|it| it.until.is_some()) {
-            MissedBy::RemovedLabel
-        } else if target.matched == 0 && differences.iter().all(Difference::is_explained) {
-            MissedBy::MistypedTarget
-        } else {
-            continue;
-        };
+    for target in evidence.label_targets.iter().filter(|target| !target.is_logged) {
+        let Some((kind, differences, mistyped)) = why_missed(evidence, target) else { continue };
         match found.iter_mut().find(|it| it.labels == target.labels && it.kind == kind) {
             Some(same) => {
                 same.events += 1;
@@ -103,6 +93,7 @@ pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
                 labels: target.labels.clone(),
                 kind,
                 differences,
+                mistyped,
                 events: 1,
                 first_at: target.appended_at,
                 last_at: target.appended_at,
@@ -113,26 +104,85 @@ pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
     Few::of(found)
 }
 
-/// The rejected rows that name the gateway, by its id, its labels, or as one of all.
-pub fn rejected(evidence: &GatewayEvidence) -> Few<RejectedRow> {
-    let gateway = &evidence.gateway;
-    let names_it = |row: &&RejectedRow| {
-        let named = NamedByRow::of(row);
-        let has = |labels: &Labels| {
-            let at = row.rejected_at;
-            let missing = differences(labels, &gateway.labels, &evidence.history, at);
-            missing.iter().all(Difference::is_explained)
-        };
-        named.all || named.ids.contains(&gateway.id) || named.labels.as_ref().is_some_and(has)
+/// Why a target missed the gateway, in which labels it differs, and which labels of the gateway are
+/// mistyped. `None` if it was probably not for the gateway.
+fn why_missed(
+    evidence: &GatewayEvidence,
+    target: &LabelTarget,
+) -> Option<(MissedBy, Vec<Difference>, Labels)> {
+    let (gateway, at) = (&evidence.gateway, target.appended_at);
+    let labels = match GatewayState::at(&evidence.history, gateway.created_at, at) {
+        GatewayThen::Was(state) => &state.labels,
+        GatewayThen::Unknown => &gateway.labels,
+        GatewayThen::NotRegistered | GatewayThen::Deleted(_) => return None,
     };
-    Few::of(evidence.rejected.iter().filter(names_it).cloned().collect())
+    let differences = differences(&target.labels, labels, &evidence.history, at);
+    if differences.is_empty() {
+        return None;
+    }
+    if differences.iter().all(|it| it.until.is_some()) {
+        return Some((MissedBy::RemovedLabel, differences, Labels::new()));
+    }
+    if target.matched == 0 {
+        let is_explained = differences.iter().all(Difference::is_explained);
+        return is_explained.then_some((MissedBy::MistypedTarget, differences, Labels::new()));
+    }
+    let mistyped = mistyped(&target.labels, labels)?;
+    let is_asked_for = |(name, value): (&String, &String)| {
+        evidence.label_targets.iter().any(|other| other.labels.get(name) == Some(value))
+    };
+    // Labels of older states were not looked up.
+    let own = GatewayEvidence::own_labels(&gateway.labels, &evidence.history);
+    let is_shared = |(name, value): (&String, &String)| {
+        let label = (name.clone(), value.clone());
+        !own.contains(&label) || evidence.shared_labels.contains(&label)
+    };
+    let is_deliberate = mistyped.iter().any(|label| is_shared(label) || is_asked_for(label));
+    (!is_deliberate).then_some((MissedBy::MistypedLabel, differences, mistyped))
+}
+
+/// A rejected row that is for the gateway, or was probably meant for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The row.
+    pub row: RejectedRow,
+    /// Whether its target does not select the gateway, and has labels that are similar to those of
+    /// the gateway, or that the gateway has lost.
+    pub is_similar: bool,
+    /// A registered event type with a similar name, if the row's is not registered.
+    pub did_you_mean: Option<String>,
+}
+
+/// The rejected rows that name the gateway, by its id, its labels, or as one of all; also by similar
+/// labels. `types` are the names of the event types that can be published.
+pub fn rejected(evidence: &GatewayEvidence, types: &[String]) -> Few<Rejected> {
+    let gateway = &evidence.gateway;
+    let found = evidence.rejected.iter().filter_map(|row| {
+        let named = NamedByRow::of(row);
+        let is_similar = if named.all || named.ids.contains(&gateway.id) {
+            false
+        } else {
+            let wanted = named.labels.as_ref()?;
+            let missing = differences(wanted, &gateway.labels, &evidence.history, row.rejected_at);
+            if !missing.iter().all(Difference::is_explained) {
+                return None;
+            }
+            !missing.is_empty()
+        };
+        let is_unknown = row.reason == RejectionReason::UnknownEventType;
+        let similar = types.iter().map(String::as_str);
+        let similar = similar.filter(|name| is_unknown && is_misspelling(name, &row.event_type));
+        let did_you_mean = closest(&row.event_type, similar).map(str::to_owned);
+        Some(Rejected { row: row.clone(), is_similar, did_you_mean })
+    });
+    Few::of(found.collect())
 }
 
 /// What to do next, the most urgent first. Empty if nothing is wrong.
 pub fn next(
     evidence: &GatewayEvidence,
     missed: &Few<Missed>,
-    rejected: &Few<RejectedRow>,
+    rejected: &Few<Rejected>,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
     connection(evidence, &mut steps);
@@ -181,8 +231,7 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             }
         }
         VerdictState::Failing if verdict.failures == 0 => {
-            let why = "It is connected and did not handle an event in time. Look at the first event that it has not confirmed, and into the gateway's own log.";
-            steps.push(Step::new(why, log()));
+            steps.push(Step::new(unhandled(evidence), log()));
         }
         VerdictState::Behind if is_resyncing(evidence) => {
             let why = "It is connected, and reads a snapshot, because a resync was requested. Delivery goes on when it has applied the snapshot; if that takes long, look into the gateway's own log.";
@@ -202,6 +251,18 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             Some(reason) => format!("Its last connection ended ({reason}), and it has not come back. Start the gateway, or look into its log; its events are kept and delivered when it connects."),
         };
         steps.push(Step::new(why, format!("gateway connections {name} --all")));
+    }
+}
+
+/// Why a connected gateway is failing without a failed report.
+fn unhandled(evidence: &GatewayEvidence) -> String {
+    let refused = evidence.gateway.last_failure.map(|(_, reason)| reason);
+    match refused.filter(|reason| reason.is_reported()) {
+        Some(reason) => format!(
+            "It is connected and could not apply an event ({reason}){}. It is sent the event again. Fix the cause at the gateway, or skip the first event that it has not confirmed.",
+            said(evidence, reason).map(|it| format!(", and said {it}")).unwrap_or_default()
+        ),
+        None => "It is connected and did not handle an event in time. Look at the first event that it has not confirmed, and into the gateway's own log.".to_owned(),
     }
 }
 
@@ -284,9 +345,10 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
         ),
         reason if reason.is_reported() => Step::new(
             format!(
-                "The gateway refused {deliveries} ({}), the last at {}. Fix the cause at the gateway, then append them again.",
+                "The gateway refused {deliveries} ({}), the last at {}{}. Fix the cause at the gateway, then append them again.",
                 reason_in_words(reason.as_str()),
-                to_the_second(tally.last_at)
+                to_the_second(tally.last_at),
+                said(evidence, reason).map(|it| format!(", and said {it}")).unwrap_or_default()
             ),
             format!("delivery redrive {filter}"),
         ),
@@ -297,22 +359,39 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
     })
 }
 
+/// What the gateway said about its newest failure with this reason, if that is more than the reason.
+fn said(evidence: &GatewayEvidence, reason: Reason) -> Option<String> {
+    let said = evidence.said.iter().find(|it| it.reason == reason)?;
+    let is_more = !said.detail.trim().eq_ignore_ascii_case(reason.as_str());
+    is_more.then(|| quoted(&said.detail))
+}
+
 /// What to do about events whose target missed the gateway.
 fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
     let gateway = &evidence.gateway;
     let name = gateway_word(&gateway.name, gateway.id);
     let events = count(i64::try_from(missed.events).unwrap_or(i64::MAX), "event", "events");
     let target = labels_in_words(&missed.labels);
+    let last = match missed.events {
+        1 => format!("the event for {target} that"),
+        _ => format!("the last of the {events} for {target} that"),
+    };
     let resend = |why: String| {
         let id = argument(missed.last_event.as_str());
         Step::new(why, format!("event resend {id} --gateway {name}"))
     };
+    let is_missing =
+        |(label, value): &(&String, &String)| gateway.labels.get(*label) != Some(*value);
+    let lost = missed.labels.iter().filter(is_missing);
+    let lost: Labels = lost.map(|(a, b)| (a.clone(), b.clone())).collect();
     match missed.kind {
+        MissedBy::MistypedLabel => {
+            if !lost.is_empty() {
+                steps.push(correct(gateway, missed, &lost));
+            }
+            steps.push(resend(format!("Send it {last} missed it.")));
+        }
         MissedBy::RemovedLabel => {
-            let is_missing =
-                |(label, value): &(&String, &String)| gateway.labels.get(*label) != Some(*value);
-            let lost = missed.labels.iter().filter(is_missing);
-            let lost: Labels = lost.map(|(a, b)| (a.clone(), b.clone())).collect();
             let until = missed.differences.iter().filter_map(|it| it.until).max();
             let until = until.map(to_the_second).unwrap_or_default();
             if !lost.is_empty() {
@@ -324,9 +403,7 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
                     format!("gateway update {name} {}", label_options(&lost)),
                 ));
             }
-            steps.push(resend(format!(
-                "Send it the last of the {events} for {target} that missed it after {until}."
-            )));
+            steps.push(resend(format!("Send it {last} missed it after {until}.")));
         }
         MissedBy::MistypedTarget => {
             let meant = missed.differences.iter().filter_map(|it| it.meant.as_deref());
@@ -338,22 +415,50 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
     }
 }
 
+/// How to correct the gateway's labels that are probably mistyped.
+fn correct(gateway: &Gateway, missed: &Missed, lost: &Labels) -> Step {
+    let name = gateway_word(&gateway.name, gateway.id);
+    let events = count(i64::try_from(missed.events).unwrap_or(i64::MAX), "event", "events");
+    let (first, last) = (to_the_second(missed.first_at), to_the_second(missed.last_at));
+    let when = if first == last { format!("at {last}") } else { format!("from {first} to {last}") };
+    let is_removed =
+        |name: &&String| !missed.labels.contains_key(*name) && gateway.labels.contains_key(*name);
+    let removed = missed.mistyped.keys().filter(is_removed);
+    let removed: String =
+        removed.map(|name| format!(" --remove-label {}", argument(name))).collect();
+    Step::new(
+        format!(
+            "{events} for {} {when} missed it. It has {} instead, which no other gateway has and no event asked for, so that is probably mistyped. Correct it.",
+            labels_in_words(&missed.labels),
+            labels_in_words(&missed.mistyped)
+        ),
+        format!("gateway update {name} {}{removed}", label_options(lost)),
+    )
+}
+
 /// What to do about a rejected row.
-fn retry(row: &RejectedRow) -> Option<Step> {
+fn retry(Rejected { row, is_similar, did_you_mean }: &Rejected) -> Option<Step> {
     let at = to_the_second(row.rejected_at);
     let (reason, id) = (row.reason, row.id);
-    Some(match reason {
-        RejectionReason::UnknownEventType => Step::new(
+    let which = if *is_similar { "with a similar target" } else { "for it" };
+    let event_type = &row.event_type;
+    Some(match (reason, did_you_mean) {
+        (RejectionReason::UnknownEventType, Some(meant)) => Step::new(
             format!(
-                "A row of the inbox for it was rejected at {at}, because its event type {} is not registered. Register the type, if the name is right, then put the row back: gateway-events inbox retry {id}. Otherwise correct the row: gateway-events inbox edit {id} --type NAME",
-                row.event_type
+                "A row of the inbox {which} was rejected at {at}, because its event type {event_type} is not registered; did you mean {meant}? Correct the row, which publishes it."
             ),
-            format!("event-type put {}", argument(&row.event_type)),
+            format!("inbox edit {id} --type {}", argument(meant)),
         ),
-        RejectionReason::Expired => return None,
+        (RejectionReason::UnknownEventType, None) => Step::new(
+            format!(
+                "A row of the inbox {which} was rejected at {at}, because its event type {event_type} is not registered. Register the type, if the name is right, then put the row back: gateway-events inbox retry {id}. Otherwise correct the row: gateway-events inbox edit {id} --type NAME"
+            ),
+            format!("event-type put {}", argument(event_type)),
+        ),
+        (RejectionReason::Expired, _) => return None,
         _ => Step::new(
             format!(
-                "A row of the inbox for it was rejected at {at} ({reason}): {} Show it, and then correct and publish it: gateway-events inbox edit {id}",
+                "A row of the inbox {which} was rejected at {at} ({reason}): {} Show it, and then correct and publish it: gateway-events inbox edit {id}",
                 row.detail
             ),
             format!("inbox show {id}"),

@@ -65,6 +65,39 @@ pub fn differences(
     differences.collect()
 }
 
+/// The labels of a gateway that are probably mistyped, if each label of the target that it does not
+/// have is similar to one of them: another value of the same name, or another name of the same value.
+/// What differs in its digits, such as eu-1 and eu-2, is meant to be different. `None` if another
+/// label is missing, or none is.
+pub fn mistyped(target: &Labels, labels: &Labels) -> Option<Labels> {
+    let missing = target.iter().filter(|(name, wanted)| labels.get(*name) != Some(wanted));
+    let found: Option<Labels> =
+        missing.map(|(name, wanted)| mistyped_as(name, wanted, target, labels)).collect();
+    found.filter(|found| !found.is_empty())
+}
+
+fn mistyped_as(
+    name: &str,
+    wanted: &str,
+    target: &Labels,
+    labels: &Labels,
+) -> Option<(String, String)> {
+    if let Some(value) = labels.get(name) {
+        return is_typo(wanted, value).then(|| (name.to_owned(), value.clone()));
+    }
+    let is_meant = |(other, value): &(&String, &String)| {
+        *value == wanted && is_typo(name, other) && !target.contains_key(*other)
+    };
+    let (other, value) = labels.iter().find(is_meant)?;
+    Some((other.clone(), value.clone()))
+}
+
+/// Whether one text is probably a misspelling of the other, with the same digits.
+fn is_typo(one: &str, other: &str) -> bool {
+    let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+    digits(one) == digits(other) && is_misspelling(one, other)
+}
+
 /// Until when the gateway had a label that it lost.
 fn until(name: &str, value: &str, former: &[&GatewayState]) -> Option<Timestamp> {
     let had = |state: &&&GatewayState| state.labels.get(name).is_some_and(|it| it == value);
@@ -122,6 +155,31 @@ mod tests {
             assert_eq!(found[0].is_explained(), meant.is_some());
         }
         assert!(differences(&labels(&[("env", "prod")]), &has, &[], NOW).is_empty());
+    }
+
+    #[test]
+    fn a_label_is_mistyped_if_it_differs_by_more_than_digits() {
+        let has = labels(&[("region", "eu-wset-1"), ("teir", "gold"), ("env", "prod")]);
+        for (target, found) in [
+            (&[("region", "eu-west-1")][..], &[("region", "eu-wset-1")][..]),
+            (&[("region", "eu-west-1"), ("env", "prod")], &[("region", "eu-wset-1")]),
+            (&[("tier", "gold")], &[("teir", "gold")]),
+            (
+                &[("region", "eu-west-1"), ("tier", "gold")],
+                &[("region", "eu-wset-1"), ("teir", "gold")],
+            ),
+            (&[("region", "eu-wset-2")], &[]),
+            (&[("region", "eu-west-2")], &[]),
+            (&[("region", "us-east-1")], &[]),
+            (&[("tier", "golden")], &[]),
+            // It asks for the other name, too.
+            (&[("tier", "gold"), ("teir", "gold")], &[]),
+            (&[("region", "eu-west-1"), ("zone", "a")], &[]),
+            (&[("env", "prod")], &[]),
+        ] {
+            let found = Some(labels(found)).filter(|it| !it.is_empty());
+            assert_eq!(mistyped(&labels(target), &has), found, "{target:?}");
+        }
     }
 
     #[test]

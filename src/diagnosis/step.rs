@@ -1,7 +1,11 @@
 //! What to do next.
 
 use crate::event::GatewayId;
+use crate::names::inert;
 use crate::store::Labels;
+
+/// Characters of a quotation, at most.
+const LONGEST_QUOTE: usize = 160;
 
 /// Something to do, and the command that does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,16 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain)
 }
 
+/// What another program said, in a sentence: one line without effect on a terminal, shortened.
+pub(super) fn quoted(text: &str) -> String {
+    let text = inert(text.trim());
+    let mut quoted: String = text.chars().take(LONGEST_QUOTE).collect();
+    if quoted.len() < text.len() {
+        quoted.push('…');
+    }
+    format!("\"{quoted}\"")
+}
+
 /// Labels in a sentence.
 pub(super) fn labels_in_words(labels: &Labels) -> String {
     let parts = labels.iter().map(|(name, value)| format!("{name}={value}"));
@@ -57,6 +71,13 @@ pub(super) fn count(number: i64, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quotation_is_one_short_line() {
+        assert_eq!(quoted(" no\u{1b}[31m\nway "), "\"no\u{fffd}[31m way\"");
+        assert_eq!(quoted(&"é".repeat(LONGEST_QUOTE)), format!("\"{}\"", "é".repeat(160)));
+        assert_eq!(quoted(&"é".repeat(161)), format!("\"{}…\"", "é".repeat(160)));
+    }
 
     #[test]
     fn an_argument_is_quoted_if_a_shell_would_split_or_expand_it() {

@@ -15,12 +15,12 @@ use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     self, EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
     GatewayChangeRecord, GatewayDiagnosis, KeyRecord, LabelDifference, MissedTarget, NextStep,
-    OpenDelivery, PendingRecord,
+    OpenDelivery, PendingRecord, RejectedForGateway,
 };
 use crate::clock::Timestamp;
 use crate::diagnosis::{Step, event, gateway, labels};
 use crate::event::{EventId, GatewayId};
-use crate::store::{self, Few};
+use crate::store::{self, Few, RejectionReason};
 
 impl FromQuery for EventDiagnosisQuery {
     fn names() -> Vec<String> {
@@ -53,10 +53,21 @@ pub(super) async fn of_gateway(
 ) -> Answer<Json<GatewayDiagnosis>> {
     let found = app.store.gateway_evidence(organisation, id).await?;
     let evidence = found.ok_or_else(|| Problem::not_found("gateway"))?;
-    let (missed, rejected) = (gateway::missed(&evidence), gateway::rejected(&evidence));
+    let is_unknown = |row: &store::RejectedRow| row.reason == RejectionReason::UnknownEventType;
+    let types = if evidence.rejected.iter().any(is_unknown) {
+        let types = app.store.event_types(organisation).await?;
+        types.into_iter().map(|info| info.name).collect()
+    } else {
+        Vec::new()
+    };
+    let (missed, rejected) = (gateway::missed(&evidence), gateway::rejected(&evidence, &types));
     let next = gateway::next(&evidence, &missed, &rejected);
     let verdict = gateways::verdict(evidence.verdict(), evidence.summary());
-    let store::GatewayEvidence { gateway, history, keys, connections, pending, .. } = evidence;
+    let store::GatewayEvidence { gateway, history, keys, connections, pending, said, .. } =
+        evidence;
+    let by_reason = |tallies: Vec<store::ReasonTally>| {
+        tallies.into_iter().map(|tally| failures(tally, &said)).collect()
+    };
     let not_listed = usize::try_from(gateway.pending).unwrap_or(0).saturating_sub(pending.len());
     Ok(Json(GatewayDiagnosis {
         gateway_id: gateway.id,
@@ -69,10 +80,10 @@ pub(super) async fn of_gateway(
         connections: list(connections),
         resyncs: list(evidence.resyncs),
         last_refusal: gateway.last_refusal.map(Into::into),
-        failures: evidence.failures.into_iter().map(Into::into).collect(),
+        failures: by_reason(evidence.failures),
         pending: list(Few { list: pending, more: not_listed }),
         dead_letters: evidence.dead_total,
-        dead_letters_by_reason: evidence.dead_letters.into_iter().map(Into::into).collect(),
+        dead_letters_by_reason: by_reason(evidence.dead_letters),
         rejected: list(rejected),
         missed: list(missed),
     }))
@@ -171,10 +182,16 @@ impl From<store::GatewayState> for GatewayChangeRecord {
     }
 }
 
-impl From<store::ReasonTally> for FailuresByReason {
-    fn from(tally: store::ReasonTally) -> Self {
-        let store::ReasonTally { reason, count, first_at, last_at } = tally;
-        Self { reason, count, first_at, last_at }
+fn failures(tally: store::ReasonTally, said: &[store::Said]) -> FailuresByReason {
+    let store::ReasonTally { reason, count, first_at, last_at } = tally;
+    let last_detail = said.iter().find(|it| it.reason == reason).map(|it| it.detail.clone());
+    FailuresByReason { reason, count, first_at, last_at, last_detail }
+}
+
+impl From<gateway::Rejected> for RejectedForGateway {
+    fn from(rejected: gateway::Rejected) -> Self {
+        let gateway::Rejected { row, is_similar, did_you_mean } = rejected;
+        Self { row: row.into(), similar_target: is_similar, did_you_mean }
     }
 }
 
@@ -198,6 +215,7 @@ impl From<gateway::Missed> for MissedTarget {
             cause: match missed.kind {
                 gateway::MissedBy::RemovedLabel => api::MissedBy::RemovedLabel,
                 gateway::MissedBy::MistypedTarget => api::MissedBy::MistypedTarget,
+                gateway::MissedBy::MistypedLabel => api::MissedBy::MistypedLabel,
             },
             differences: missed.differences.into_iter().map(Into::into).collect(),
             events: missed.events,

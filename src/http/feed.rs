@@ -21,8 +21,9 @@ use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, FeedEndReason, FeedGapReason, FeedKind, FeedMessage, FeedQuery, Outcome};
 use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
+use crate::event::{EventType, OrganisationKey};
 use crate::feed::{Content, ListenError, Listener, Message, Position, Table};
+use crate::names::closest;
 use crate::store::FeedDetails;
 use crate::token::Presented;
 
@@ -107,7 +108,8 @@ fn listed<T>(
 /// on any node, send the last `id` as `Last-Event-ID`. Nothing is lost that way: if too much has
 /// happened meanwhile, or the client reads too slowly, a message `gap` names the lists to read
 /// instead. A message may be repeated after a reconnect. A comment, with the current `id`, shows
-/// every 10 s that the feed is alive. A message `end` says why the service ends the stream.
+/// every 10 s that the feed is alive. An empty `Last-Event-ID` is ignored. Gateways must exist or be
+/// deleted ones, and a new stream is only opened for registered event types. A message `end` says why the service ends the stream.
 #[utoipa::path(
     get, path = "/feed", tag = "overview", operation_id = "followFeed",
     params(
@@ -129,11 +131,18 @@ pub(super) async fn follow(
     let ids = headers.get_all(LAST_EVENT_ID);
     let begin = match ids.iter().collect::<Vec<_>>()[..] {
         [] => Begin::Now,
+        // What a client without an id may send.
+        [id] if id.is_empty() => Begin::Now,
         [id] => id.to_str().ok().and_then(Position::decode).map_or(Begin::Unreadable, Begin::After),
         _ => return Err(Problem::bad_request("Last-Event-ID must not be repeated.")),
     };
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
+    }
+    check_gateways(&app, organisation, &asked).await?;
+    // A type may have been deleted since a stream began that is continued.
+    if matches!(begin, Begin::Now) {
+        check_types(&app, organisation, &asked).await?;
     }
     let details =
         FeedDetails { gateways: asked.gateway_id.clone(), types: !asked.event_type.is_empty() };
@@ -162,6 +171,38 @@ pub(super) async fn follow(
         (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
     ];
     Ok((headers, body).into_response())
+}
+
+/// Refuses gateways that never existed. Deleted ones are followed to their end.
+async fn check_gateways(app: &App, organisation: OrganisationKey, asked: &FeedQuery) -> Answer<()> {
+    for id in &asked.gateway_id {
+        if app.store.gateway(organisation, *id).await?.is_none()
+            && app.store.gateway_evidence(organisation, *id).await?.is_none()
+        {
+            return Err(Problem::invalid("gatewayId", format!("no gateway has the id {id}")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses event types that are not registered: no event of such a type can be published, so it is
+/// probably mistyped.
+async fn check_types(app: &App, organisation: OrganisationKey, asked: &FeedQuery) -> Answer<()> {
+    if asked.event_type.is_empty() {
+        return Ok(());
+    }
+    let known = app.store.event_types(organisation).await?;
+    let is_known = |name: &EventType| known.iter().any(|info| info.name == name.as_str());
+    let Some(unknown) = asked.event_type.iter().find(|name| !is_known(name)) else {
+        return Ok(());
+    };
+    let similar = closest(unknown.as_str(), known.iter().map(|info| info.name.as_str()));
+    let advice = match similar {
+        Some(similar) => format!("did you mean {similar}?"),
+        None => "GET /event-types lists all".to_owned(),
+    };
+    let why = format!("{unknown} is not a registered event type; {advice}");
+    Err(Problem::invalid("type", why))
 }
 
 impl From<ListenError> for Problem {

@@ -31,7 +31,8 @@ pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 ///
 /// The body is a JSON merge patch (RFC 7396) of the row's columns. If the row is valid then, its
 /// event is published in the same transaction, and the row is removed. Otherwise the row keeps the
-/// new columns, with the new reason. `version` is that of the row that was read: of two concurrent
+/// new columns, with the new reason; an edit that changes nothing leaves its version as it is. A dry
+/// run names the gateways that the event is for. `version` is that of the row that was read: of two concurrent
 /// edits one is refused with 409.
 #[utoipa::path(
     patch, path = "/inbox/rejected/{id}", tag = "inbox", operation_id = "editRejectedRow",
@@ -72,7 +73,8 @@ pub(super) async fn edit(
         let why = format!("has {payload_bytes} bytes, and {limit} are allowed; replace it");
         return Err(Problem::invalid("payload", why));
     }
-    let (has_payload, dry_run) = (change.payload.is_some(), change.dry_run);
+    let is_other = |payload: &String| *payload != content.payload;
+    let (has_payload, dry_run) = (change.payload.as_ref().is_some_and(is_other), change.dry_run);
     let content = apply(content, change)?;
     let result = validate(&app, &actor, &source, content.clone(), inserted_at, now).await?;
     let edit = RejectedEdit { id, version, content, has_payload, result };
@@ -155,10 +157,21 @@ fn apply(mut content: InboxContent, change: RejectedRowChange) -> Answer<InboxCo
 
 fn shown(edited: EditedRow, dry_run: bool) -> api::EditedRow {
     match edited {
+        EditedRow::WouldPublish(id, gateway_ids) => api::EditedRow {
+            published: true,
+            dry_run,
+            event_id: Some(id),
+            deliveries: Vec::new(),
+            gateway_ids,
+            reason: None,
+            detail: None,
+            row: None,
+        },
         EditedRow::Published(appended) => api::EditedRow {
             published: true,
             dry_run,
             event_id: Some(appended.id),
+            gateway_ids: appended.deliveries.iter().map(|it| it.gateway_id).collect(),
             deliveries: appended
                 .deliveries
                 .into_iter()
@@ -173,6 +186,7 @@ fn shown(edited: EditedRow, dry_run: bool) -> api::EditedRow {
             dry_run,
             event_id: None,
             deliveries: Vec::new(),
+            gateway_ids: Vec::new(),
             reason: Some(rejection.reason.into()),
             detail: Some(rejection.detail),
             row: Some((*row).into()),

@@ -2,6 +2,8 @@
 //! deliveries are missing. Each list is bounded, and says how many elements it leaves out. Each
 //! operation reads one snapshot along indexes, so its cost does not depend on the length of logs.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::{
@@ -18,6 +20,8 @@ pub const LISTED: usize = 10;
 pub const COUNTED: usize = 1_000;
 /// Failed attempts of a gateway that are grouped by reason, at most: the newest ones.
 pub const FAILURES: i64 = 10_000;
+/// Failed attempts of a gateway among which its last words are searched, at most: the newest ones.
+pub const DETAILED: i64 = 1_000;
 /// Ranges of open dead letters of a gateway that are grouped by reason, at most: the newest ones.
 pub const DEAD_LETTERS: i64 = 5_000;
 /// Rejected rows that are searched for a gateway, at most: the newest ones that were not retried.
@@ -89,9 +93,22 @@ pub struct GatewayEvidence {
     pub pending: Vec<PendingDelivery>,
     /// The newest [`REJECTED`] rejected rows of its organisation that were not retried.
     pub rejected: Vec<RejectedRow>,
-    /// The newest [`LABEL_TARGETS`] events of its organisation with a target of labels, without
-    /// those that are among the newest of its log.
+    /// The newest [`LABEL_TARGETS`] events of its organisation with a target of labels.
     pub label_targets: Vec<LabelTarget>,
+    /// Those of its labels, now and in its newest [`LISTED`] states, that other gateways of its
+    /// organisation have. Not looked up if there are no such events.
+    pub shared_labels: BTreeSet<(String, String)>,
+    /// What it said about its newest failure, by reason; of its newest [`DETAILED`] failed attempts.
+    pub said: Vec<Said>,
+}
+
+/// What a gateway said about a failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Why the attempt failed.
+    pub reason: Reason,
+    /// What the gateway said.
+    pub detail: String,
 }
 
 /// What a gateway was from one change to the next.
@@ -157,6 +174,17 @@ pub struct LabelTarget {
     pub labels: Labels,
     /// How many gateways had all of them.
     pub matched: i64,
+    /// Whether the event is among the newest [`LABEL_TARGETS`] of the gateway's log.
+    pub is_logged: bool,
+}
+
+impl GatewayEvidence {
+    /// The labels that the gateway has, or had in its newest [`LISTED`] states.
+    pub fn own_labels(current: &Labels, history: &[GatewayState]) -> BTreeSet<(String, String)> {
+        let former = history.iter().take(LISTED).map(|state| &state.labels);
+        let all = std::iter::once(current).chain(former).flatten();
+        all.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
 }
 
 /// What is known about an event.

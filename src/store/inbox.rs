@@ -5,7 +5,7 @@ use async_trait::async_trait;
 
 use super::{Actor, Appended, NewEvent, Refusal, Result, ValidationError};
 use crate::clock::{TimeWindow, Timestamp};
-use crate::event::{OrganisationKey, UnknownName};
+use crate::event::{EventId, GatewayId, OrganisationKey, UnknownName};
 
 /// Operations on the inbox. Each is one transaction, except `inbox_changed`, which only waits.
 #[async_trait]
@@ -281,17 +281,44 @@ pub struct RejectedEdit {
     pub version: i64,
     /// All columns, also those that stay the same.
     pub content: InboxContent,
-    /// Whether the payload was replaced, for the audit log.
+    /// Whether the payload was replaced by another one.
     pub has_payload: bool,
     /// The event that the columns describe, or why it is invalid.
     pub result: std::result::Result<NewEvent, Rejection>,
 }
 
+impl RejectedEdit {
+    /// Whether the row would stay as it is, rejected for the same reason.
+    pub fn changes_nothing(&self, row: &RejectedRow, rejection: &Rejection) -> bool {
+        let InboxContent {
+            event_type,
+            payload: _,
+            gateway_id,
+            target,
+            event_id,
+            correlation_id,
+            user_id,
+            expires_at,
+            traceparent,
+            collapse_key,
+            ..
+        } = &self.content;
+        !self.has_payload
+            && (event_type, gateway_id, target) == (&row.event_type, &row.gateway_id, &row.target)
+            && (event_id, correlation_id) == (&row.event_id, &row.correlation_id)
+            && (user_id, expires_at) == (&row.user_id, &row.expires_at)
+            && (traceparent, collapse_key) == (&row.traceparent, &row.collapse_key)
+            && (rejection.reason, &rejection.detail) == (row.reason, &row.detail)
+    }
+}
+
 /// The outcome of editing a rejected row.
 #[derive(Clone, Debug)]
 pub enum EditedRow {
-    /// Its event is in the log. In a dry run it would be, and the deliveries are not known.
+    /// Its event is in the log.
     Published(Appended),
+    /// In a dry run: an event with this id would be, for these gateways.
+    WouldPublish(EventId, Vec<GatewayId>),
     /// It is still rejected. In a dry run it would be, with this reason.
     Rejected(Rejection, Box<RejectedRow>),
 }

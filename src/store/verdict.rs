@@ -17,14 +17,15 @@ pub const BEHIND_AFTER: Duration = Duration::from_secs(30);
 /// | `deleted` | it was deleted; only in a [diagnosis](super::diagnosis) | when it was deleted | `gateway_deleted` |
 /// | `disabled` | an admin has disabled it | when it was disabled | `gateway_disabled` |
 /// | `paused` | an admin has paused its delivery | when it was paused | who paused it, and why |
-/// | `failing` | the newest report (`deployment.ack`, or a rejection) is a failure that was not redriven | the first failed report after the last success | that of the newest failed report |
+/// | `failing` | the gateway reported (`deployment.ack`, or a rejection) that it could not apply an event, has applied none of the same type since, and the failure was not redriven | the first failed report after the last success | that of the newest failed report |
 /// | `failing` | a live gateway did not handle an event (`confirmation_timeout`, `write_timeout`, `protocol_error`, or the code of a negative acknowledgement), and no receipt or other failure came after that | that failure | its reason |
 /// | `away` | it has no live connection on any node | the end of its last connection, or its registration | why that connection ended, or `never_connected` |
 /// | `behind` | its oldest pending event is older than [`BEHIND_AFTER`] | when that event was appended | `confirmation_overdue` |
 /// | `ok` | none of these | the oldest of its live connections | none |
 ///
 /// Reports are ordered by their sequences. A report that arrives late changes nothing, and of
-/// several for one sequence a success counts. A verdict is computed from the database alone, so it
+/// several for one sequence a success counts. If events of several types failed, one of the type that
+/// failed last must be applied; once that type is not on record any more, any event. A verdict is computed from the database alone, so it
 /// survives a restart and is the same on all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -34,7 +35,7 @@ pub struct Verdict {
     pub since: Timestamp,
     /// Why; `None` for `ok`.
     pub reason: Option<Cow<'static, str>>,
-    /// Failed reports since the last success; 0 unless it is `failing` because of reports.
+    /// Failed reports since an event of the type that failed last was applied; 0 unless it is `failing` because of reports.
     pub failures: i64,
 }
 
@@ -57,7 +58,7 @@ pub enum VerdictState {
     Ok,
 }
 
-/// Failed reports of a gateway since its last success.
+/// Failed reports of a gateway since it applied an event of the type that failed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failing {
     /// When the first of them arrived.

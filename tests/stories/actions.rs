@@ -51,9 +51,9 @@ async fn a_paused_gateway_gets_nothing_until_it_is_resumed(backend: Backend) {
     let would = admin.post(&format!("/gateways/{id}/pause"), &dry).await.success();
     assert_eq!((&would["changed"], &would["gateway"]["paused"]), (&json!(true), &Value::Null));
     let said = service.run("gateway pause berlin --reason upgrade").await;
-    assert!(said.well().starts_with("gateway berlin is paused, by first at "), "{said:?}");
+    assert!(said.well().starts_with("gateway berlin is paused by first since "), "{said:?}");
     let said = service.run("gateway pause berlin --reason other").await;
-    assert!(said.well().contains("was already paused, by first at"), "{said:?}");
+    assert!(said.well().contains("is already paused by first since "), "{said:?}");
     let shown = admin.get(&format!("/gateways/{id}")).await.success();
     assert_eq!(shown["paused"]["reason"], "upgrade");
     assert_eq!(shown["verdict"]["state"], "paused");
@@ -355,6 +355,18 @@ async fn a_rejected_row_is_corrected_and_published(backend: Backend) {
     let dry = json!({"version": 1, "type": "api.deployed", "dryRun": true});
     let would = admin.patch(&path, &dry).await.success();
     assert_eq!((&would["published"], &would["dryRun"]), (&json!(true), &json!(true)));
+    assert_eq!((&would["deliveries"], &would["gatewayIds"]), (&json!([]), &json!([&id])));
+    let shown = service.run(&format!("inbox edit {row} --type api.deployed --dry-run")).await;
+    assert!(shown.well().contains("berlin"), "{shown:?}");
+    // What changes nothing leaves the row and the audit log as they are.
+    let records = async || admin.get("/audit?limit=1000").await.success()["count"].clone();
+    let before = records().await;
+    for same in [json!({"version": 1}), json!({"version": 1, "type": "api.deploid"})] {
+        let edited = admin.patch(&path, &same).await.success();
+        assert_eq!((&edited["published"], &edited["row"]["version"]), (&json!(false), &json!(1)));
+        assert_eq!(edited["reason"], "unknown_event_type");
+    }
+    assert_eq!(records().await, before);
     // Still invalid: it keeps the new columns, and the new reason.
     let worse = json!({"version": 1, "type": "api.deployed", "payload": "{}"});
     let edited = admin.patch(&path, &worse).await.success();

@@ -371,10 +371,12 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(backend: Backend) {
     assert_eq!(dry["deliveries"], json!([{"gatewayId": tokyo, "sequence": null}]));
     assert_eq!(dry["alreadyInLog"], json!([{"gatewayId": berlin, "sequence": 1}]));
     let said = service.run(&format!("event resend {event} --gateway tokyo")).await;
-    assert!(said.well().contains("tokyo"), "{said:?}");
+    assert!(said.well().contains("tokyo") && !said.well().contains("--force"), "{said:?}");
     assert_eq!(socket.expect(1..=1).await[0]["eventId"], json!(event));
     let again = admin.post(&path, &to_tokyo).await.success();
     assert_eq!(again["deliveries"], json!([]), "a repeat does nothing");
+    let left_out = service.run(&format!("event resend {event} --gateway tokyo")).await;
+    assert!(left_out.well().contains("--force"), "{left_out:?}");
     let forced = format!("event resend {event} --gateway tokyo --force");
     service.run(&forced).await.failed(1, &["1 gateway", "--yes"]);
     service.run(&format!("{forced} --yes")).await.well();

@@ -194,6 +194,23 @@ async fn contexts_name_services_and_their_token_is_sent_to_no_other() {
     let mut by_url = with("gateway list");
     by_url.env("GATEWAY_EVENTS_URL", &url);
     run(&mut by_url).await.well();
+    // The same address in other spellings; another port, host, path or scheme is another service.
+    for same in [
+        format!("{url}/"),
+        format!("HTTPS://LocalHost:{}", service.port),
+        format!("https://localhost:0{}//", service.port),
+    ] {
+        context(&format!("gateway list --url {same}")).await.well();
+    }
+    for other in [
+        format!("{url}/api"),
+        format!("https://localhost.:{}", service.port),
+        format!("https://user@localhost:{}", service.port),
+    ] {
+        let refused = context(&format!("gateway list --url {other}")).await;
+        assert_eq!(refused.code, Some(1), "{other}: {refused:?}");
+        assert!(refused.out.is_empty(), "{other}: {refused:?}");
+    }
 
     context("context use other").await.well();
     assert_eq!(context("context show --json").await.json()["name"], "other");
@@ -282,6 +299,20 @@ async fn event_types_are_managed_and_totals_are_shown() {
     }
     let shown = service.run("event-type show billing.changed --json").await.json();
     assert_eq!(shown["schema"]["required"], json!(["n"]));
+    // What is not named is kept.
+    let put = "event-type put billing.changed --ttl 15m --barrier --json";
+    let put = service.run(put).await.json();
+    assert_eq!((&put["ttlSeconds"], &put["barrier"]), (&json!(900), &json!(true)));
+    assert_eq!(
+        (&put["description"], &put["schema"]["required"][0]),
+        (&json!("Money"), &json!("n"))
+    );
+    let put = service.run("event-type put billing.changed --description Cash --json").await.json();
+    assert_eq!((&put["ttlSeconds"], &put["barrier"]), (&json!(900), &json!(true)));
+    assert_eq!((&put["description"], &put["schema"]["required"][0]), (&json!("Cash"), &json!("n")));
+    let put = "event-type put billing.changed --no-ttl --barrier=false --description Money --json";
+    let put = service.run(put).await.json();
+    assert_eq!((&put["ttlSeconds"], &put["barrier"]), (&Value::Null, &json!(false)));
     service.run("event publish billing.changed {} --all").await.failed(1, &["422", "n"]);
     service.run("event publish billing.changed {\"n\":1} --gateway berlin").await.well();
     service.run("event-type delete billing.changed").await.failed(1, &["permanently", "--yes"]);
@@ -330,4 +361,38 @@ async fn manual_pages_are_written() {
     let page =
         std::fs::read_to_string(directory.path().join("pages/gateway-events-event-publish.1"));
     assert!(page.expect("a page").contains("correlation"));
+}
+
+#[tokio::test]
+async fn times_too_far_back_are_refused() {
+    for (arguments, says) in [
+        ("delivery failed --since=99999y", "too far back"),
+        ("event list --from=99999999999999999999d", "too far back"),
+        ("event list --since=300y", "too far back"),
+    ] {
+        run(&mut command(arguments)).await.failed(2, &[says]);
+    }
+}
+
+/// A spreadsheet takes a cell that begins with one of a few characters for a formula.
+#[tokio::test]
+async fn no_cell_of_csv_is_a_formula() {
+    let service = Service::start().await;
+    for name in ["=1+2", "+1", "-1", "@SUM(1)", "plain"] {
+        service.admin().post("/gateways", &json!({"name": name})).await.success();
+    }
+    let listed = service.run("gateway list --output csv").await;
+    let mut reader = csv::Reader::from_reader(listed.well().as_bytes());
+    let columns = reader.headers().expect("a header").clone();
+    let column = columns.iter().position(|it| it == "name").expect("a name");
+    let rows: Vec<_> = reader.records().map(|row| row.expect("a row")).collect();
+    let mut names: Vec<&str> = rows.iter().map(|row| &row[column]).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["'+1", "'-1", "'=1+2", "'@SUM(1)", "plain"]);
+    for row in &rows {
+        assert!(!row.iter().any(|cell| cell.starts_with(['=', '+', '-', '@'])), "{row:?}");
+    }
+    // Other formats have the names as they are.
+    let listed = service.run("gateway list --output jsonl").await;
+    assert!(listed.well().contains("\"=1+2\""), "{listed:?}");
 }

@@ -144,6 +144,7 @@ macro_rules! conforms {
             a_redriven_delivery_shows_its_newest_redrive_and_its_state
             a_closed_connection_keeps_the_position_that_it_had
             a_gateway_is_failing_from_its_first_failed_report_until_a_success_or_a_redrive
+            a_gateway_is_failing_until_an_event_of_the_same_type_is_applied
             expired_events_are_counted_and_not_redriven
             concurrent_redrives_append_each_delivery_once
             a_replay_appends_a_range_again_in_its_order

@@ -43,15 +43,27 @@ async fn diagnosis(service: &Service, id: &str) -> Value {
     service.admin().get(&format!("/gateways/{id}/diagnosis")).await.success()
 }
 
+/// The words of a text, which may be wrapped.
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// `why` shows what the API returns.
 async fn why(service: &Service, what: &str, diagnosis: &Value) -> String {
     let shown = service.run(&format!("why {what}")).await;
     let shown = shown.well();
-    assert!(shown.contains(summary(diagnosis)), "{shown}\n{diagnosis:#}");
+    // Sentences are wrapped, and commands are not: they are copied.
+    let words = words(shown);
+    assert!(words.contains(summary(diagnosis)), "{shown}\n{diagnosis:#}");
     for command in commands(diagnosis) {
-        assert!(shown.contains(&command), "{command:?} is missing: {shown}");
+        let line = format!("gateway-events {command}");
+        assert!(shown.lines().any(|it| it.trim() == line), "{line:?} is missing: {shown}");
     }
-    shown.to_owned()
+    let is_command = |line: &str| line.trim_start().starts_with("gateway-events ");
+    for line in shown.lines().filter(|line| !is_command(line)) {
+        assert!(line.chars().count() <= 80, "{line:?} is too long: {shown}");
+    }
+    words
 }
 
 async fn deployments_that_the_gateway_refused_are_found_and_redriven(backend: Backend) {
@@ -84,7 +96,9 @@ async fn deployments_that_the_gateway_refused_are_found_and_redriven(backend: Ba
     let of_event = service.admin().get(&format!("/events/{event}/diagnosis")).await.success();
     assert_eq!(of_event["open"]["list"][0]["reason"], "gateway_processing_error");
     assert_eq!(of_event["open"]["list"][0]["detail"], "GATEWAY_PROCESSING_ERROR", "{of_event:#}");
-    why(&service, event, &of_event).await;
+    let text = why(&service, event, &of_event).await;
+    assert!(text.starts_with(&format!("{event} failed at 1 of 1 gateway since ")), "{text}");
+    assert!(text.contains(", for berlin "), "its name, not its id: {text}");
 
     let redrive = command(&found, "delivery redrive --gateway berlin");
     let done = service.run(&redrive).await;

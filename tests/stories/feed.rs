@@ -128,9 +128,15 @@ async fn a_feed_shows_what_happens_and_each_filter_selects_some_of_it() {
         ("types=connection&type=api.deployed", "type"),
         ("outcome=lost", "outcome"),
         (&format!("type={}", ["api.deployed"; 21].join(",")), "type"),
+        (&format!("gatewayId={berlin},00000000-0000-7000-8000-000000000000"), "gatewayId"),
+        ("type=api.deployed,api.deploid", "type"),
     ] {
         service.admin().get(&format!("/feed?{query}")).await.invalid(field, &[]);
     }
+    let unknown = "/feed?gatewayId=00000000-0000-7000-8000-000000000000";
+    service.admin().get(unknown).await.invalid("gatewayId", &["00000000-0000-7000", "no gateway"]);
+    let unknown = service.admin().get("/feed?type=api.deploid").await;
+    unknown.invalid("type", &["api.deploid", "api.deployed"]);
     let metrics = service.metrics().await;
     assert!(metrics.contains("gateway_events_feeds 4"), "{metrics}");
 }
@@ -170,6 +176,13 @@ async fn a_feed_continues_after_any_message_and_says_when_it_can_not() {
         .chain((0..1000).map(|nth| format!("b-{nth}")))
         .collect();
     assert_eq!(ids, expected);
+
+    // An empty id is that of a client without one: the stream begins now, without a gap.
+    let mut feed = Following::start(&service, query.clone(), Some("")).await;
+    publish(&service, &berlin, "e-11").await;
+    let FeedMessage::Published(event) = feed.next().await else { panic!("not published") };
+    assert_eq!(event.event_id.as_str(), "e-11");
+    drop(feed);
 
     // A position of another database, and something else.
     let beyond = data_encoding::BASE64URL_NOPAD.encode(b"1 1769851800000000 999999 999999 999999");

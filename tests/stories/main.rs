@@ -109,6 +109,7 @@ mod lost_sessions;
 mod lost_waits;
 mod merge_patch;
 mod migrations;
+mod mistyped;
 mod model;
 mod newer_version;
 mod node_list;

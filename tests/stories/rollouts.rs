@@ -227,6 +227,21 @@ async fn the_command_line_waits_and_says_who_is_missing(backend: Backend) {
     bad.failed(2, &["1% to 100%"]);
     service.run(&format!("{publish} --all --wait applied")).await.failed(1, &["never", "received"]);
     service.run(&format!("{publish} --all --quorum 1")).await.failed(2, &["--wait"]);
+    service.run(&format!("{publish} --all --wait received --quorum 0")).await.failed(2, &["1 on"]);
+    // What can't be reached is refused before anything is published.
+    let count = async || service.admin().get("/events").await.success()["count"].clone();
+    let before = count().await;
+    for (arguments, says) in [
+        ("--all --wait received --quorum 3", "matches 2 gateways"),
+        ("--gateway berlin --gateway tokyo --wait received --quorum 3", "matches 2 gateways"),
+        ("--gateway berlin --gateway berlin --wait received --quorum 2", "matches 1 gateway"),
+        ("--gateway berlin --wait applied", "never an event of type gateway.config.updated"),
+        ("--all --wait applied --quorum 1", "--wait received"),
+    ] {
+        let refused = service.run(&format!("{publish} {arguments}")).await;
+        refused.failed(1, &[says, "nothing was published"]);
+    }
+    assert_eq!(count().await, before, "nothing was published");
     let unmatched = service.run(&format!("{publish} --label no=such --wait received")).await;
     assert_eq!(unmatched.code, Some(3), "{unmatched:?}");
     socket.abort();

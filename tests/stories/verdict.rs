@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::both_databases::{Backend, on_both};
+use crate::reliable::peer::Peer;
 use crate::support::{deployed, failed_report};
 
 on_both! {
     a_connected_gateway_whose_deployments_fail_is_failing
+    a_gateway_is_failing_until_it_applies_an_event_of_the_same_type
 }
 
 async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend) {
@@ -67,4 +69,42 @@ async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend)
     assert_eq!(disabled["verdict"]["state"], "disabled");
     assert_eq!(disabled["verdict"]["since"], disabled["disabledAt"]);
     socket.await.expect("closed");
+}
+
+async fn a_gateway_is_failing_until_it_applies_an_event_of_the_same_type(backend: Backend) {
+    let service = backend.start().await;
+    let (id, key) = service.gateway("one").await;
+    let path = format!("/gateways/{id}");
+    let config = json!({"type": "gateway.config.updated", "gatewayIds": [&id],
+        "payload": {"configType": "cache", "action": "update"}});
+    for event in [deployed(&[&id], "d-1"), config, deployed(&[&id], "d-2")] {
+        service.admin().post("/events", &event).await.success();
+    }
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    peer.event(1).await;
+    let nack = json!({"type": "delivery.nack", "sequence": 1, "code": "dependency_missing",
+        "detail": "no such\u{1b}[31m\nbackend: api-9", "retryable": false});
+    peer.send(&nack).await;
+    let is_failing = |one: &Value| one["verdict"]["failures"] == 1;
+    let failing = service.eventually(&path, is_failing).await;
+    assert_eq!(failing["verdict"]["reason"], "dependency_missing");
+    peer.applied(2).await;
+    let other = service.eventually(&path, |one| one["confirmed"] == 2).await;
+    assert_eq!(other["verdict"], failing["verdict"], "another type was applied");
+
+    // What the gateway said is quoted, without effect on a terminal.
+    let diagnosis = service.admin().get(&format!("{path}/diagnosis")).await.success();
+    let said = "no such\u{1b}[31m\nbackend: api-9";
+    for list in ["failures", "deadLettersByReason"] {
+        let tally = diagnosis[list].as_array().expect("a list").iter();
+        let tally = tally.clone().find(|it| it["reason"] == "dependency_missing").expect("one");
+        assert_eq!(tally["lastDetail"], said, "{list} of {diagnosis:#}");
+    }
+    let shown = service.run("why one").await;
+    let shown = shown.well().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(shown.contains("no such\u{fffd}[31m backend: api-9"), "{shown}");
+    assert!(!shown.contains('\u{1b}'), "{shown}");
+
+    peer.applied(3).await;
+    service.eventually(&path, |one| one["verdict"]["state"] == "ok").await;
 }

@@ -94,6 +94,9 @@ fn shown(resent: &Resent, names: &Names, is_dry_run: bool) -> String {
             .map(|delivery| [names.cell(delivery.gateway_id), cell(delivery.sequence)]);
         let present = table(["gateway", "sequence"], present, "");
         lines.push(format!("\nLeft out, because the event is in their log:\n\n{present}"));
+        if resent.deliveries.is_empty() {
+            lines.push("\nTo append it again for these gateways, use --force.".to_owned());
+        }
     }
     if is_dry_run {
         lines.push("\nThis was a dry run: nothing was changed.".to_owned());

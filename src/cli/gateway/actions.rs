@@ -10,11 +10,11 @@ pub(super) fn paused(done: &PauseAnswer) -> String {
     match (&done.gateway.paused, done.changed, done.dry_run) {
         (_, true, true) => format!("gateway {name} would be paused"),
         (Some(pause), changed, _) => {
-            let already = if changed { "is" } else { "was already" };
+            let already = if changed { "is" } else { "is already" };
             let reason = pause.reason.as_ref().map(|reason| format!(": {}", cell(reason)));
             let (by, at) = (cell(&pause.by), time(pause.at));
             format!(
-                "gateway {name} {already} paused, by {by} at {at}{}",
+                "gateway {name} {already} paused by {by} since {at}{}",
                 reason.unwrap_or_default()
             )
         }

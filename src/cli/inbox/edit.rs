@@ -12,11 +12,13 @@ use super::super::access::ClientOptions;
 use super::super::event::payload_text;
 use super::super::gateway::{parse_label, unique_labels};
 use super::super::output::{answer, cell, optional};
-use super::super::reference::GatewayRef;
+use super::super::reference::{GatewayRef, Names};
 use super::super::time::parse_instant;
 
 /// The exit code if the row is still rejected.
 const STILL_REJECTED: u8 = 1;
+/// Gateways that a dry run names, at most.
+const SHOWN: usize = 10;
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("target").args(["gateway", "all", "labels"]))]
@@ -68,7 +70,9 @@ pub(crate) struct Edit {
 pub(super) async fn run(edit: Edit, api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let id = edit.id;
     let edited = api.edit_rejected_row(id, &edit.change(api).await?).await?;
-    answer(client.json, &edited, |edited| shown(id, edited))?;
+    let gateways = edited.gateway_ids.iter().copied();
+    let names = Names::of(gateways.filter(|_| edited.dry_run && !client.json), api).await;
+    answer(client.json, &edited, |edited| shown(id, edited, &names))?;
     Ok(if edited.published { ExitCode::SUCCESS } else { ExitCode::from(STILL_REJECTED) })
 }
 
@@ -112,11 +116,22 @@ impl Edit {
     }
 }
 
-fn shown(id: i64, edited: &EditedRow) -> String {
+fn shown(id: i64, edited: &EditedRow, names: &Names) -> String {
     let event = optional(edited.event_id.as_ref());
     match (edited.published, edited.dry_run) {
         (true, false) => format!("row {id} is published as event {event}"),
-        (true, true) => format!("row {id} would be published as event {event}"),
+        (true, true) => {
+            let gateways: Vec<String> =
+                edited.gateway_ids.iter().take(SHOWN).map(|id| names.cell(*id)).collect();
+            let more = edited.gateway_ids.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let gateways = if gateways.is_empty() {
+                "no gateway: none matches its target".to_owned()
+            } else {
+                format!("{}{more}", gateways.join(", "))
+            };
+            format!("row {id} would be published as event {event}, for {gateways}")
+        }
         (false, is_dry) => {
             let is = if is_dry { "would still be" } else { "is still" };
             let reason = edited.reason.map_or("", |reason| reason.as_str());

@@ -129,7 +129,6 @@ pub(crate) async fn raise(conn: &mut Connection, moves: &[Move]) -> Result<()> {
     }
     let raised = |((gateway, instance), (to, at))| Raised { gateway, instance, to, at };
     write(conn, &positions.into_iter().map(raised).collect::<Vec<_>>()).await?;
-    end_failing(conn, moves).await?;
     if applied.is_empty() {
         return Ok(());
     }
@@ -195,18 +194,6 @@ pub(crate) async fn own(
     .fetch_optional(conn)
     .await?;
     Ok(own.map(|own| (own.received, own.instance.into())))
-}
-
-/// What was acknowledged after the newest failure that a gateway reported ends its failing.
-async fn end_failing(conn: &mut Connection, moves: &[Move]) -> Result<()> {
-    let mut newest: BTreeMap<GatewayKey, Sequence> = BTreeMap::new();
-    let acknowledged = |it: &&Move| matches!(it.reach, Reach::Acknowledged { .. });
-    for it in moves.iter().filter(acknowledged).filter(|it| it.reach.confirms()) {
-        let to = newest.entry(it.gateway).or_insert(it.to);
-        *to = (*to).max(it.to);
-    }
-    let newest: Vec<_> = newest.into_iter().collect();
-    if newest.is_empty() { Ok(()) } else { conn.end_failing(&newest).await }
 }
 
 /// Lets the position of a gateway catch up after an instance is gone, or all instances need no longer

@@ -1,7 +1,7 @@
 //! Evidence for a diagnosis, each on one snapshot. Every statement reads a bounded number of rows
 //! along an index.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Sequence,
 };
 use crate::store::diagnosis::{
-    CHANGES, COUNTED, DEAD_LETTERS, FAILURES, LABEL_TARGETS, LISTED, REJECTED,
+    CHANGES, COUNTED, DEAD_LETTERS, DETAILED, FAILURES, LABEL_TARGETS, LISTED, REJECTED,
 };
 use crate::store::limits::LONGEST_RANGE;
 use crate::store::{
@@ -78,10 +78,18 @@ async fn of_gateway(
     let most = i64::try_from(LISTED + COUNTED).unwrap_or(i64::MAX);
     let since = conn.now().await?.minus(LATELY);
     let open = RejectedFilter::default();
+    let history = gateway_history::of_gateway(conn, key, most).await?;
+    let label_targets = label_targets(conn, organisation, key, since).await?;
+    let shared_labels = if label_targets.is_empty() {
+        BTreeSet::new()
+    } else {
+        let own = GatewayEvidence::own_labels(&gateway.labels, &history);
+        conn.shared_labels(organisation, key, &own).await?
+    };
     Ok(Some(GatewayEvidence {
         deleted_at: other.deleted_at,
         dead_total: other.dead_total,
-        history: gateway_history::of_gateway(conn, key, most).await?,
+        history,
         keys: Few::of(keys(conn, key, most).await?),
         connections: newest_of_gateway(conn, organisation, key).await?,
         resyncs: Few::of(resync::list(conn, key, LISTED_RESYNCS).await?),
@@ -89,7 +97,9 @@ async fn of_gateway(
         dead_letters: conn.dead_letters_by_reason(key, DEAD_LETTERS).await?,
         pending: pending(conn, key, gateway.confirmed.max(gateway.floor)).await?,
         rejected: conn.rejected_rows(organisation, None, &open, None, REJECTED).await?,
-        label_targets: label_targets(conn, organisation, key, since).await?,
+        label_targets,
+        shared_labels,
+        said: conn.newest_details(key, DETAILED).await?,
         gateway,
     }))
 }
@@ -121,7 +131,7 @@ async fn keys(conn: &mut Connection, gateway: GatewayKey, limit: i64) -> Result<
     Ok(keys.collect())
 }
 
-/// Events for labels that are not among the newest of the gateway's log.
+/// Events for labels, with whether they are among the newest of the gateway's log.
 async fn label_targets(
     conn: &mut Connection,
     organisation: OrganisationKey,
@@ -140,8 +150,11 @@ async fn label_targets(
     .fetch_all(conn)
     .await?;
     let logged: HashSet<i64> = logged.into_iter().collect();
-    let missed = targets.into_iter().filter(|(event, _)| !logged.contains(event));
-    Ok(missed.map(|(_, target)| target).collect())
+    let noted = targets.into_iter().map(|(event, target)| {
+        let is_logged = logged.contains(&event);
+        LabelTarget { is_logged, ..target }
+    });
+    Ok(noted.collect())
 }
 
 /// The oldest pending deliveries after a position.

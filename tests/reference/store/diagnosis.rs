@@ -9,8 +9,8 @@ use gateway_events::event::{EventId, GatewayId, GatewayKey, OrganisationKey, Rea
 use gateway_events::store::diagnosis::LISTED;
 use gateway_events::store::{
     Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, GatewayState, LabelTarget,
-    Outcome, PendingDelivery, PublishedTarget, ReasonTally, RejectedFilter, Result, StoreError,
-    TokenInfo,
+    Outcome, PendingDelivery, PublishedTarget, ReasonTally, RejectedFilter, Result, Said,
+    StoreError, TokenInfo,
 };
 
 use super::MemoryStore;
@@ -108,19 +108,28 @@ impl Tables {
                 expires_at: row.event.expires_at,
             });
         }
-        let labelled = self.events.iter().rev().filter(|(event, row)| {
-            let is_logged = self.outbox.iter().any(|(of, it)| of.0 == key && it == *event);
-            row.organisation == organisation && !is_logged
-        });
-        let label_targets = labelled.filter_map(|(_, row)| match &row.target {
+        let labelled = self.events.iter().rev().filter(|(_, row)| row.organisation == organisation);
+        let label_targets = labelled.filter_map(|(event, row)| match &row.target {
             PublishedTarget::Labels(labels) => Some(LabelTarget {
                 event_id: row.event.id.clone(),
                 event_type: row.event.event_type.clone(),
                 appended_at: row.appended_at,
                 labels: labels.clone(),
                 matched: row.matched,
+                is_logged: self.outbox.iter().any(|(of, it)| of.0 == key && it == event),
             }),
             PublishedTarget::All | PublishedTarget::Gateways(_) => None,
+        });
+        let label_targets: Vec<LabelTarget> = label_targets.collect();
+        let mut shared_labels = GatewayEvidence::own_labels(&row.labels, &row.history);
+        shared_labels.retain(|(name, value)| {
+            let mut others = self.gateways.iter().filter(|(other, _)| **other != key);
+            !label_targets.is_empty()
+                && others.any(|(_, other)| {
+                    other.organisation == organisation
+                        && other.deleted_at.is_none()
+                        && other.labels.get(name) == Some(value)
+                })
         });
         let open = RejectedFilter::default();
         Ok(Some(GatewayEvidence {
@@ -134,9 +143,29 @@ impl Tables {
             dead_letters: by_reason(dead),
             pending,
             rejected: self.list_rejected(organisation, &open, None, usize::MAX),
-            label_targets: label_targets.collect(),
+            label_targets,
+            shared_labels,
+            said: self.newest_details(key),
             gateway,
         }))
+    }
+
+    /// What the gateway said about its newest failure of each reason.
+    fn newest_details(&self, gateway: GatewayKey) -> Vec<Said> {
+        let mut newest: BTreeMap<&'static str, (Timestamp, i64, Said)> = BTreeMap::new();
+        let failed = self.attempts.iter().filter(|(_, attempt)| {
+            attempt.gateway == gateway && attempt.outcome == Outcome::Failed
+        });
+        for (key, attempt) in failed {
+            let detail = attempt.detail.clone().filter(|detail| !detail.is_empty());
+            let (Some(reason), Some(detail)) = (attempt.reason, detail) else { continue };
+            let said = (attempt.finished_at, *key, Said { reason, detail });
+            let place = newest.entry(reason.as_str()).or_insert_with(|| said.clone());
+            if (place.0, place.1) < (said.0, said.1) {
+                *place = said;
+            }
+        }
+        newest.into_values().map(|(.., said)| said).collect()
     }
 
     fn event_evidence(

@@ -1,10 +1,10 @@
 //! Edits of rejected rows.
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::OrganisationKey;
+use gateway_events::event::{EventId, GatewayId, OrganisationKey};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Appended, Audited, Conflict, EditedRow, NewEvent, Publish, Published, Refusal, RejectedContent,
+    Audited, Conflict, EditedRow, NewEvent, Publish, Published, Refusal, RejectedContent,
     RejectedEdit, RejectedRow, Rejection, Result, StoreError,
 };
 
@@ -48,10 +48,14 @@ impl Tables {
             Ok(new) => self.would_append(organisation, new).map_err(Rejection::from),
             Err(rejection) => Err(rejection.clone()),
         };
+        let is_same =
+            checked.as_ref().is_err_and(|rejection| edit.changes_nothing(&before, rejection));
         let dry = |edited| Ok(Audited::new((edited, Growth::new()), []));
         let rejection = match (checked, edit.result) {
-            (Ok(would), _) if dry_run => return dry(EditedRow::Published(would)),
-            (Err(rejection), _) if dry_run => {
+            (Ok((id, gateways)), _) if dry_run => {
+                return dry(EditedRow::WouldPublish(id, gateways));
+            }
+            (Err(rejection), _) if dry_run || is_same => {
                 return dry(EditedRow::Rejected(rejection, Box::new(before)));
             }
             (Ok(_), Ok(new)) => {
@@ -90,19 +94,22 @@ impl Tables {
         Ok(row)
     }
 
-    /// What appending an event would do. The sequences of a new one are not known.
+    /// What appending an event would do: its id, and the gateways that it is for.
     fn would_append(
         &self,
         organisation: OrganisationKey,
         new: &NewEvent,
-    ) -> std::result::Result<Appended, Refusal> {
+    ) -> std::result::Result<(EventId, Vec<GatewayId>), Refusal> {
         let id = &new.event.id;
         match self.first(organisation, id).filter(|_| new.is_named) {
-            Some((digest, appended)) if *digest == new.digest => Ok(appended),
+            Some((digest, appended)) if *digest == new.digest => {
+                let gateways = appended.deliveries.iter().map(|it| it.gateway_id);
+                Ok((appended.id.clone(), gateways.collect()))
+            }
             Some(_) => Err(Refusal::IdTaken(id.clone())),
             None => {
-                self.targets(organisation, &new.target)?;
-                Ok(Appended { id: id.clone(), deliveries: Vec::new() })
+                let targets = self.targets(organisation, &new.target)?;
+                Ok((id.clone(), targets.into_iter().map(|(_, id)| id).collect()))
             }
         }
     }

@@ -342,7 +342,8 @@ impl Tables {
                 }
             }
         }
-        self.advance(&on, Some(position), reach)
+        self.advance(&on, Some(position), reach)?;
+        if reach == Reach::Position { Ok(()) } else { self.end_failing(new.gateway, &[range]) }
     }
 
     /// Records an outcome other than an acknowledgement.

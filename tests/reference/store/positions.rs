@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey};
-use gateway_events::store::{Confirmation, Level, Result};
+use gateway_events::store::{Confirmation, Level, Range, Result};
 
 use super::connections::kept_under;
 use super::tables::{Cursor, Tables};
@@ -90,7 +90,6 @@ impl Tables {
         for (gateway, (to, at)) in farthest {
             self.raise_gateway(gateway, to, at)?;
         }
-        self.end_failing(moves)?;
         for (gateway, to) in applied {
             let of_all = self.instances_of(gateway).map(|cursor| cursor.applied_up_to).min();
             let to = self.at_most(gateway, to, of_all)?;
@@ -116,20 +115,38 @@ impl Tables {
         own.updated_at = own.updated_at.max(it.seen_at.unwrap_or(own.updated_at));
     }
 
-    /// What was acknowledged after the newest failure that a gateway reported ends its failing.
-    fn end_failing(&mut self, moves: &[Move]) -> Result<()> {
-        let mut newest: BTreeMap<GatewayKey, i64> = BTreeMap::new();
-        for it in moves.iter().filter(|it| it.reach != Reach::Position && it.reach.confirms()) {
-            let to = newest.entry(it.gateway).or_insert(it.to);
-            *to = (*to).max(it.to);
+    /// An event that was acknowledged ends the failing if it is of the type that failed last, or if
+    /// that type is not on record any more.
+    pub(super) fn end_failing(&mut self, gateway: GatewayKey, ranges: &[Range]) -> Result<()> {
+        /// Of a longer range the newest part counts.
+        const LONGEST: i64 = 1000;
+        let ranges = || ranges.iter().map(|it| (it.first.0, it.last.0));
+        let ranges = || ranges().filter(|(first, last)| first <= last);
+        let stream = &self.gateway_row(gateway)?.stream;
+        let reported = stream.reported;
+        let Some(end) = ranges().map(|(_, last)| last).max() else { return Ok(()) };
+        if stream.failing.is_none() || reported > end {
+            return Ok(());
         }
-        for (gateway, to) in newest {
+        let is_kept = |sequence| self.outbox.contains_key(&(gateway, sequence));
+        let is_of_its_type =
+            |sequence| is_kept(sequence) && !self.is_of_another_type(gateway, reported, sequence);
+        let mut newest =
+            ranges().flat_map(|(first, last)| first.max(last - LONGEST + 1).max(reported)..=last);
+        if !is_kept(reported) || newest.any(is_of_its_type) {
             let stream = self.stream(gateway)?;
-            if stream.failing.is_some() && stream.reported <= to {
-                (stream.reported, stream.failing) = (to, None);
-            }
+            (stream.reported, stream.failing) = (end, None);
         }
         Ok(())
+    }
+
+    /// Whether two deliveries are of different types, as far as is on record.
+    pub(super) fn is_of_another_type(&self, gateway: GatewayKey, one: i64, other: i64) -> bool {
+        let of = |sequence| {
+            let event = self.outbox.get(&(gateway, sequence))?;
+            self.events.get(event).map(|row| &row.event.event_type)
+        };
+        of(one).zip(of(other)).is_some_and(|(one, other)| one != other)
     }
 
     /// The cursors of a gateway's instances.

@@ -1,5 +1,6 @@
 //! Recording outcomes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
@@ -14,7 +15,7 @@ use super::closing::End;
 use super::instances::{Connected, outcome_range};
 use super::ledger::{Ended, How};
 use super::positions::{Move, Reach};
-use super::tables::{Key, Tables};
+use super::tables::{Key, Stream, Tables};
 
 impl Tables {
     /// Writes records, in order.
@@ -95,7 +96,11 @@ impl Tables {
                 self.revive_confirmed(it.gateway, first.0, last.0, Some(&it.instance))?;
             }
         }
+        let mut acknowledged: BTreeMap<GatewayKey, Vec<Range>> = BTreeMap::new();
         for it in waiting.receipts {
+            if it.is_acknowledged && it.confirms {
+                acknowledged.entry(it.gateway).or_default().push(it.range);
+            }
             let Receipts { level, confirms, is_acknowledged, .. } = it;
             let acknowledged = Reach::Acknowledged { level, confirms };
             moves.push(Move {
@@ -108,7 +113,8 @@ impl Tables {
                 seen_at: Some(now),
             });
         }
-        self.raise(&moves)
+        self.raise(&moves)?;
+        acknowledged.iter().try_for_each(|(gateway, ranges)| self.end_failing(*gateway, ranges))
     }
 
     /// Removes confirmed events from the dead letters if another connection or node has given them
@@ -304,8 +310,10 @@ impl Tables {
         }
         let is_confirmed = self.confirmed(gateway) >= sequence.0;
         let Some(reason) = reason else {
-            let stream = self.stream(gateway)?;
-            if !is_known && stream.reported <= sequence.0 {
+            let Stream { reported, failing, .. } = self.gateway_row(gateway)?.stream;
+            let is_other = self.is_of_another_type(gateway, reported, sequence.0);
+            if !is_known && reported <= sequence.0 && (failing.is_none() || !is_other) {
+                let stream = self.stream(gateway)?;
                 (stream.reported, stream.failing) = (sequence.0, None);
             }
             if self.revive((gateway, sequence.0))? && is_confirmed {

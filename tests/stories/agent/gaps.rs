@@ -129,3 +129,20 @@ async fn a_gap_is_posted() {
     assert_eq!(frame["reason"], "epoch", "{frame:#}");
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn a_fatal_error_is_a_line_of_the_log() {
+    let service = Service::start().await;
+    for arguments in [["--exec", "/no/such/program"], ["--exec", "/bin/true"]] {
+        let mut agent = Agent::start(&service, "gwk_nonsense_nonsense", &arguments);
+        assert_eq!(agent.ended().await, Some(1), "{}", agent.log());
+    }
+    let log = std::fs::read_to_string(service.directory().join("agent.log")).expect("a log");
+    let mut errors = 0;
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"));
+        errors += usize::from(line["level"] == "ERROR");
+    }
+    assert_eq!(errors, 2, "{log}");
+    assert!(log.contains("/no/such/program") && log.contains("the key is not valid"), "{log}");
+}

@@ -1,6 +1,6 @@
 //! Rollouts of events, the history of gateways, and evidence for a diagnosis.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
@@ -191,8 +191,18 @@ pub(crate) async fn evidence_about_a_gateway_is_complete_and_bounded(store: &dyn
     assert_eq!(pending, (3..=12).collect::<Vec<_>>());
     assert_eq!(found.gateway.pending, 29);
     // What is in its log did not miss it.
-    let missed: Vec<&EventId> = found.label_targets.iter().map(|it| &it.event_id).collect();
-    assert!(missed.contains(&&targets[0]) && !missed.contains(&&targets[1]), "{missed:?}");
+    let logged = |id: &EventId| found.label_targets.iter().find(|it| it.event_id == *id);
+    assert_eq!(logged(&targets[0]).map(|it| it.is_logged), Some(false));
+    assert_eq!(logged(&targets[1]).map(|it| it.is_logged), Some(true));
+    let said: Vec<_> = found.said.iter().map(|it| (it.reason, it.detail.as_str())).collect();
+    let ended = (Reason::ConnectionLost, "as the story wants it");
+    assert_eq!(said, [ended, (Reason::GatewayProcessingError, "no")]);
+    // Which of its labels others have.
+    let west = ("region".to_owned(), "eu-west".to_owned());
+    assert!(!found.shared_labels.contains(&west));
+    fixture.gateway(&[("region", "eu-west")]).await;
+    let found = store.gateway_evidence(fixture.organisation, gateway.id).await.unwrap().unwrap();
+    assert_eq!(found.shared_labels, BTreeSet::from([west]));
 
     let unknown = store.gateway_evidence(fixture.organisation, GatewayId::new()).await.unwrap();
     assert!(unknown.is_none());

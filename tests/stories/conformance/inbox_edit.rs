@@ -83,9 +83,23 @@ pub(crate) async fn an_edited_row_is_published_or_keeps_its_new_reason(
     let EditedRow::Rejected(why, after) = edited else { panic!("{edited:?}") };
     assert_eq!((why.reason, after.version), (RejectionReason::UnknownGateways, 3));
 
+    // An edit that changes nothing leaves the row and the audit log as they are.
+    let records = async || fixture.audit().await;
+    let before = records().await.len();
+    let current = store.rejected_content(organisation, row.id, 100).await.unwrap().unwrap();
+    let why = Rejection { reason: after.reason, detail: after.detail.clone() };
+    let (id, version, content_now) = (after.id, after.version, current.content);
+    let same =
+        RejectedEdit { id, version, content: content_now, has_payload: false, result: Err(why) };
+    let edited = store.edit_rejected(&actor, same, false).await.unwrap();
+    let EditedRow::Rejected(_, unchanged) = edited else { panic!("{edited:?}") };
+    assert_eq!(unchanged, after);
+    assert_eq!(records().await.len(), before);
+
     let good = || valid(&after, &content, vec![gateway.id]);
     let dry = store.edit_rejected(&actor, good(), true).await.unwrap();
-    assert!(matches!(&dry, EditedRow::Published(it) if it.deliveries.is_empty()), "{dry:?}");
+    let EditedRow::WouldPublish(_, would) = &dry else { panic!("{dry:?}") };
+    assert_eq!(would, &[gateway.id], "those that it would be appended for");
     assert!(payloads(store, &gateway).await.is_empty());
     let edited = store.edit_rejected(&actor, good(), false).await.unwrap();
     let EditedRow::Published(appended) = edited else { panic!("{edited:?}") };

@@ -106,7 +106,7 @@ impl Instance<'_> {
         self.acknowledged(self.confirm, first, last)
     }
 
-    fn rejected(&self, sequence: i64) -> Record {
+    pub(super) fn rejected(&self, sequence: i64) -> Record {
         self.record(InstanceOutcome::Rejected {
             sequence: Sequence(sequence),
             code: Reason::Unsupported,

@@ -7,14 +7,14 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, Fleet, GatewayChange, GatewayLag, LogSpan, NewToken, Publish,
-    Published, Record, RedriveSelection, Redriven, Scope, Store, StoreError, Target, TokenKind,
-    VerdictState,
+    DeliveryFilter, DeliveryState, Fleet, GatewayChange, GatewayLag, Level, LogSpan, NewToken,
+    Publish, Published, Record, RedriveSelection, Redriven, ResumeFrom, Scope, Store, StoreError,
+    Target, TokenKind, VerdictState,
 };
 
 use crate::support::PATIENCE;
 
-use super::{Fixture, Gateway, closed, confirmed, event, event_with, range};
+use super::{Fixture, Gateway, closed, confirmed, event, event_with, performed, range};
 
 impl Fixture<'_> {
     /// Dead-letters a whole range.
@@ -354,6 +354,52 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
     assert_eq!(fixture.again(&gateway).await.pending, 1);
     fixture.record(vec![failed(10, Reason::ApplyFailed)]).await;
     assert_eq!(reports().await, Some(("apply_failed".to_owned(), 1)));
+}
+
+pub(crate) async fn a_gateway_is_failing_until_an_event_of_the_same_type_is_applied(
+    store: &dyn Store,
+) {
+    let fixture = Fixture::of(store).await;
+    let failures = async |gateway: &Gateway| fixture.again(gateway).await.verdict().failures;
+    // Reports on single deployments, whose types alternate.
+    let gateway = fixture.gateway(&[]).await;
+    let suffixes = ["deployed", "undeployed", "deployed", "undeployed", "deployed"];
+    let events = suffixes.iter().enumerate();
+    let events = events.map(|(nth, suffix)| performed(&gateway, nth, suffix, None)).collect();
+    assert!(fixture.publish(events).await.iter().all(Result::is_ok));
+    let (connection, _, _) = fixture.open(&gateway).await;
+    let reported = |sequence, result: Result<(), Reason>| Record::Reported {
+        gateway: gateway.key,
+        connection,
+        instance: "".into(),
+        sequence: Sequence(sequence),
+        result: result.map_err(|reason| (reason, String::new())),
+        confirms: Some(Sequence(sequence)),
+        at: Timestamp::now(),
+    };
+    for (sequence, result, count) in [
+        (1, Err(Reason::ApplyFailed), 1),
+        (2, Ok(()), 1),
+        (3, Err(Reason::ApplyFailed), 2),
+        (4, Ok(()), 2),
+        (5, Ok(()), 0),
+    ] {
+        fixture.record(vec![reported(sequence, result)]).await;
+        assert_eq!(failures(&gateway).await, count, "after the report on {sequence}");
+    }
+
+    // Cumulative acknowledgements.
+    let gateway = fixture.gateway(&[]).await;
+    let suffix = |number: usize| if [1, 7].contains(&number) { "deployed" } else { "undeployed" };
+    let events = (1..=9).map(|number| performed(&gateway, number, suffix(number), None));
+    assert!(fixture.publish(events.collect()).await.iter().all(Result::is_ok));
+    let east = fixture.open_as(&gateway, "east", Level::Applied, ResumeFrom::Server).await;
+    fixture.record(vec![east.rejected(1)]).await;
+    assert_eq!(failures(&gateway).await, 1);
+    for (first, last, count) in [(2, 3, 1), (4, 6, 1), (7, 8, 0), (9, 9, 0)] {
+        fixture.record(vec![east.confirmed(first, last)]).await;
+        assert_eq!(failures(&gateway).await, count, "after {first} to {last}");
+    }
 }
 
 pub(crate) async fn a_log_is_read_in_pages_with_states(store: &dyn Store) {

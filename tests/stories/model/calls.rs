@@ -290,6 +290,7 @@ impl World {
             let edited = side.store.edit_rejected(&actor(of), edit, dry_run).await;
             let edited = edited.map(|edited| match edited {
                 EditedRow::Published(appended) => format!("{appended:?}"),
+                EditedRow::WouldPublish(id, gateways) => format!("{id} {gateways:?}"),
                 // The rows are compared with everything else.
                 EditedRow::Rejected(why, row) => format!("{why:?} {}", row.version),
             });

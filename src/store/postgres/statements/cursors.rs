@@ -4,9 +4,9 @@
 use super::super::sql::dialect::CursorStatements;
 use super::super::sql::dialect::cursors::{Raised, RaisedInstance};
 use super::{Connection, column, query};
-use crate::event::{GatewayKey, Sequence};
-use crate::store::Result;
+use crate::event::GatewayKey;
 use crate::store::positions::Change;
+use crate::store::{Range, Result};
 
 impl CursorStatements for Connection {
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
@@ -114,17 +114,40 @@ impl CursorStatements for Connection {
         Ok(())
     }
 
-    async fn end_failing(&mut self, newest: &[(GatewayKey, Sequence)]) -> Result<()> {
+    async fn end_failing(&mut self, acknowledged: &[(GatewayKey, Range)]) -> Result<()> {
         query!(
             r#"
+            with acknowledged as (
+                select * from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as m (gateway, first, last)
+            )
             update streams
-            set reported = m.last, failing_since = null, failing_reason = null, failing_count = 0
-            from unnest($1::bigint[], $2::bigint[]) as m (gateway, last)
-            where streams.gateway = m.gateway and streams.failing_since is not null
-                and streams.reported <= m.last
+            set reported = (select max(a.last) from acknowledged a where a.gateway = streams.gateway),
+                failing_since = null, failing_reason = null, failing_count = 0
+            where gateway = any($1) and failing_since is not null
+                and exists (
+                    select 1 from acknowledged a
+                    where a.gateway = streams.gateway and a.last >= streams.reported
+                )
+                and (
+                    not exists (
+                        select 1 from outbox f
+                        where f.gateway = streams.gateway and f.sequence = streams.reported
+                    )
+                    or exists (
+                        select 1 from acknowledged a
+                        join outbox o on o.gateway = streams.gateway
+                            and o.sequence between greatest(a.first, streams.reported) and a.last
+                        join events e on e.event = o.event
+                        where a.gateway = streams.gateway and e.type = (
+                            select fe.type from outbox f join events fe on fe.event = f.event
+                            where f.gateway = streams.gateway and f.sequence = streams.reported
+                        )
+                    )
+                )
             "#,
-            &column(newest, |it| it.0.0),
-            &column(newest, |it| it.1.0)
+            &column(acknowledged, |it| it.0.0),
+            &column(acknowledged, |it| it.1.first.0),
+            &column(acknowledged, |it| it.1.last.0)
         )
         .execute(self)
         .await?;

@@ -1,10 +1,12 @@
 //! Evidence for a diagnosis.
 
+use std::collections::BTreeSet;
+
 use super::super::sql::dialect::DiagnosisStatements;
-use super::{Connection, query, query_as};
+use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, OrganisationKey, Reason};
-use crate::store::{LabelTarget, ReasonTally, Result, StoreError};
+use crate::store::{LabelTarget, ReasonTally, Result, Said, StoreError};
 
 impl DiagnosisStatements for Connection {
     async fn failures_by_reason(
@@ -57,6 +59,54 @@ impl DiagnosisStatements for Connection {
         .await?)
     }
 
+    async fn newest_details(&mut self, gateway: GatewayKey, limit: i64) -> Result<Vec<Said>> {
+        Ok(query_as!(
+            Said,
+            r#"
+            select reason as "reason!: Reason", detail as "detail!: String" from (
+                select reason, detail,
+                    row_number() over (partition by reason order by finished_at desc, attempt desc) as place
+                from (
+                    select attempt, reason, detail, finished_at
+                    from attempts
+                    where gateway = $1 and outcome = 'failed'
+                    order by finished_at desc, attempt desc limit $2
+                ) as newest
+                where detail is not null and detail <> ''
+            ) as placed
+            where place = 1 order by reason
+            "#,
+            gateway.0,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn shared_labels(
+        &mut self,
+        organisation: OrganisationKey,
+        gateway: GatewayKey,
+        labels: &BTreeSet<(String, String)>,
+    ) -> Result<BTreeSet<(String, String)>> {
+        let labels: Vec<_> = labels.iter().collect();
+        let rows = query!(
+            r#"
+            select distinct m.name as "name!: String", m.value as "value!: String"
+            from unnest($3::text[], $4::text[]) as m (name, value)
+            join gateways g on g.labels::jsonb ->> m.name = m.value
+            where g.organisation = $1 and g.gateway <> $2 and g.deleted_at is null
+            "#,
+            organisation.0,
+            gateway.0,
+            &column(&labels, |it| &*it.0) as _,
+            &column(&labels, |it| &*it.1) as _
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
+    }
+
     async fn label_targets(
         &mut self,
         organisation: OrganisationKey,
@@ -89,6 +139,7 @@ impl DiagnosisStatements for Connection {
                 appended_at: row.appended_at,
                 labels: read(&row.target)?,
                 matched: row.matched,
+                is_logged: false,
             };
             Ok((row.event, target))
         });

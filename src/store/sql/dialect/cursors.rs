@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
-use crate::store::Result;
 use crate::store::positions::Change;
+use crate::store::{Range, Result};
 
 /// The table `cursors`: the positions of gateways and of their connections. They only move forward.
 pub(crate) trait CursorStatements {
@@ -19,8 +19,9 @@ pub(crate) trait CursorStatements {
     async fn raise_instances(&mut self, raised: &[RaisedInstance<'_>]) -> Result<()>;
     /// Raises what gateways and unnamed connections have applied, up to the heads of their streams.
     async fn raise_applied(&mut self, raised: &[Raised<'_>]) -> Result<()>;
-    /// Ends the failing of gateways whose newest failure is not after these sequences.
-    async fn end_failing(&mut self, newest: &[(GatewayKey, Sequence)]) -> Result<()>;
+    /// Ends the failing of gateways that acknowledged an event of the type that failed last, at or
+    /// after that failure; or any event after it, if that type is not on record any more.
+    async fn end_failing(&mut self, acknowledged: &[(GatewayKey, Range)]) -> Result<()>;
     /// Inserts positions; keeps those that exist.
     async fn insert_cursors(&mut self, raised: &[Raised<'_>]) -> Result<()>;
     /// Deletes positions of unnamed connections.

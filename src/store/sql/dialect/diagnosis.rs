@@ -1,8 +1,10 @@
 //! Evidence for a diagnosis.
 
+use std::collections::BTreeSet;
+
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey};
-use crate::store::{LabelTarget, ReasonTally, Result};
+use crate::store::{LabelTarget, ReasonTally, Result, Said};
 
 /// Evidence for a diagnosis.
 pub(crate) trait DiagnosisStatements {
@@ -18,8 +20,17 @@ pub(crate) trait DiagnosisStatements {
         gateway: GatewayKey,
         limit: i64,
     ) -> Result<Vec<ReasonTally>>;
+    /// The newest detail of each reason among the newest `limit` failed attempts of a gateway.
+    async fn newest_details(&mut self, gateway: GatewayKey, limit: i64) -> Result<Vec<Said>>;
+    /// Those of these labels that other gateways of the organisation have.
+    async fn shared_labels(
+        &mut self,
+        organisation: OrganisationKey,
+        gateway: GatewayKey,
+        labels: &BTreeSet<(String, String)>,
+    ) -> Result<BTreeSet<(String, String)>>;
     /// The newest `limit` events with a target of labels since an instant, newest first, with their
-    /// keys.
+    /// keys. None of them is known to be logged.
     async fn label_targets(
         &mut self,
         organisation: OrganisationKey,

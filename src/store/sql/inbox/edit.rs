@@ -11,8 +11,7 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey};
 use crate::store::audit::entries;
 use crate::store::{
-    Appended, Audited, Conflict, EditedRow, Publish, Published, RejectedEdit, RejectedRow,
-    Rejection, Result,
+    Appended, Audited, Conflict, EditedRow, Publish, Published, RejectedEdit, RejectedRow, Result,
 };
 
 /// The outcome for the row, and the streams that grew.
@@ -36,7 +35,9 @@ pub(super) async fn edit(
             let now = targets.lock(conn, &touched).await?;
             match append::check(conn, &publish, &targets).await? {
                 Err(refusal) => refusal.into(),
-                Ok(would) if dry_run => return Ok(dry(Ok(would), before)),
+                Ok((id, gateways)) if dry_run => {
+                    return Ok(unchanged(EditedRow::WouldPublish(id, gateways)));
+                }
                 Ok(_) => {
                     // Locks the row, after the streams.
                     take(conn, organisation, &edit).await?;
@@ -50,8 +51,8 @@ pub(super) async fn edit(
         }
         Err(rejection) => rejection.clone(),
     };
-    if dry_run {
-        return Ok(dry(Err(rejection), before));
+    if dry_run || edit.changes_nothing(&before, &rejection) {
+        return Ok(unchanged(EditedRow::Rejected(rejection, Box::new(before))));
     }
     if !conn.replace_rejected(now, &edit, &rejection).await? {
         // Another node changed it meanwhile.
@@ -63,11 +64,8 @@ pub(super) async fn edit(
     Ok(Audited::new((edited, Vec::new()), [entry]))
 }
 
-fn dry(would: std::result::Result<Appended, Rejection>, row: RejectedRow) -> Audited<Edited> {
-    let edited = match would {
-        Ok(appended) => EditedRow::Published(appended),
-        Err(rejection) => EditedRow::Rejected(rejection, Box::new(row)),
-    };
+/// The outcome of an edit that changes nothing.
+fn unchanged(edited: EditedRow) -> Audited<Edited> {
     Audited::new((edited, Vec::new()), [])
 }
 

@@ -6,7 +6,7 @@ use super::super::connections::{cursor, sent_behind};
 use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
 use super::super::ledger::record::{By, revive};
-use super::super::ledger::{self, How};
+use super::super::ledger::{self, How, reports};
 use super::outcomes::Connected;
 use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
@@ -465,7 +465,8 @@ async fn settle_before(
                 at: now,
                 seen_at: Some(now),
             };
-            cursors::raise(conn, &[past]).await
+            cursors::raise(conn, &[past]).await?;
+            reports::acknowledged(conn, std::iter::once((gateway, range))).await
         }
         ResumeFrom::Server | ResumeFrom::Earliest | ResumeFrom::Received { .. } => Ok(()),
     }

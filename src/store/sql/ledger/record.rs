@@ -70,7 +70,11 @@ async fn confirm(
     let mut received = Vec::with_capacity(waiting.receipts.len());
     let mut applied = Vec::new();
     let mut moves = Vec::with_capacity(waiting.receipts.len());
+    let mut acknowledged = Vec::new();
     for it in waiting.receipts {
+        if it.is_acknowledged && it.confirms {
+            acknowledged.push((it.gateway, it.range));
+        }
         moves.push(Move {
             gateway: it.gateway,
             connection: it.connection,
@@ -96,7 +100,8 @@ async fn confirm(
             revive(conn, gateway, dead, &instances, By::Receipts).await?;
         }
     }
-    cursors::raise(conn, &moves).await
+    cursors::raise(conn, &moves).await?;
+    reports::acknowledged(conn, acknowledged.into_iter()).await
 }
 
 const fn reach(receipts: &Receipts) -> Reach {

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::super::dialect::{Connection, query, query_scalar};
+use super::super::dialect::{Connection, CursorStatements as _, query, query_scalar};
 
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
-use crate::store::Result;
+use crate::store::limits::LONGEST_RANGE;
+use crate::store::{Range, Result};
 
 /// Records a failed report. A success for the same sequence takes precedence.
 pub(crate) async fn failed(
@@ -33,7 +34,8 @@ pub(crate) async fn failed(
     Ok(())
 }
 
-/// Records a report of success.
+/// Records a report of success. It ends the failing if the event that failed last is of the same
+/// type, or not on record any more.
 pub(crate) async fn succeeded(
     conn: &mut Connection,
     gateway: GatewayKey,
@@ -42,7 +44,11 @@ pub(crate) async fn succeeded(
     query!(
         r#"
         update streams set reported = $2, failing_since = null, failing_reason = null, failing_count = 0
-        where gateway = $1 and reported <= $2
+        where gateway = $1 and reported <= $2 and (failing_since is null or not exists (
+            select 1 from outbox f join events fe on fe.event = f.event
+            join outbox s on s.gateway = f.gateway and s.sequence = $2 join events se on se.event = s.event
+            where f.gateway = $1 and f.sequence = streams.reported and fe.type <> se.type
+        ))
         "#,
         gateway.0,
         sequence.0
@@ -50,6 +56,20 @@ pub(crate) async fn succeeded(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Records what gateways acknowledged at the level that confirms. Of a long range, which only a
+/// gateway's own position can cover, the newest part counts.
+pub(crate) async fn acknowledged(
+    conn: &mut Connection,
+    ranges: impl Iterator<Item = (GatewayKey, Range)>,
+) -> Result<()> {
+    let newest = ranges.filter(|(_, it)| it.first <= it.last).map(|(gateway, it)| {
+        let first = it.first.max(Sequence(it.last.0 - LONGEST_RANGE + 1));
+        (gateway, Range { first, ..it })
+    });
+    let newest: Vec<_> = newest.collect();
+    if newest.is_empty() { Ok(()) } else { conn.end_failing(&newest).await }
 }
 
 /// Records that deliveries were appended again. If the newest failed report was about one of them,

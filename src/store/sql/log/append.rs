@@ -10,7 +10,7 @@ use super::super::dialect::{Connection, LogStatements};
 use super::idempotency::{self, Identity};
 use super::targets::Targets;
 use crate::clock::Timestamp;
-use crate::event::{Event, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{
     Appended, AppendedDelivery, NewEvent, Publish, Published, Refusal, Result, StoreError,
@@ -106,17 +106,21 @@ pub(crate) async fn check(
     conn: &mut Connection,
     publish: &Publish,
     targets: &Targets,
-) -> Result<std::result::Result<Appended, Refusal>> {
+) -> Result<std::result::Result<(EventId, Vec<GatewayId>), Refusal>> {
     let (mut answers, fresh) = plan(conn, &[publish], targets).await?;
-    let new = fresh
-        .first()
-        .map(|fresh| Appended { id: fresh.new.event.id.clone(), deliveries: Vec::new() });
+    let new = fresh.first().map(|fresh| {
+        let gateways = fresh.targets.iter().map(|(_, id)| *id).collect();
+        (fresh.new.event.id.clone(), gateways)
+    });
     let plan = match answers.pop() {
         Some(Answer::Planned(mut plans)) => plans.pop(),
         _ => None,
     };
     match (plan, new) {
-        (Some(Plan::Settled(result)), _) => Ok(result),
+        (Some(Plan::Settled(result)), _) => Ok(result.map(|appended| {
+            let gateways = appended.deliveries.iter().map(|it| it.gateway_id).collect();
+            (appended.id, gateways)
+        })),
         (Some(Plan::Fresh(_)), Some(new)) => Ok(Ok(new)),
         _ => Err(StoreError::Corrupt("a request without an event was checked".to_owned())),
     }

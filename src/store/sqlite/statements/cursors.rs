@@ -4,9 +4,9 @@ use super::super::sql::dialect::CursorStatements;
 use super::super::sql::dialect::cursors::{Raised, RaisedInstance};
 use super::{Connection, json, query};
 use crate::clock::Timestamp;
-use crate::event::{GatewayKey, Sequence};
-use crate::store::Result;
+use crate::event::GatewayKey;
 use crate::store::positions::Change;
+use crate::store::{Range, Result};
 
 impl CursorStatements for Connection {
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
@@ -104,17 +104,41 @@ impl CursorStatements for Connection {
         Ok(())
     }
 
-    async fn end_failing(&mut self, newest: &[(GatewayKey, Sequence)]) -> Result<()> {
-        let newest = json(&newest.iter().map(|(gateway, to)| (gateway.0, to)).collect::<Vec<_>>())?;
+    /// Differs by necessity: SQLite reads lists from JSON, and `cross join` keeps the order of a join.
+    async fn end_failing(&mut self, acknowledged: &[(GatewayKey, Range)]) -> Result<()> {
+        let rows = acknowledged.iter().map(|(gateway, it)| (gateway.0, it.first.0, it.last.0));
+        let acknowledged = json(&rows.collect::<Vec<_>>())?;
         query!(
             r#"
+            with acknowledged (gateway, first, last) as (
+                select m.value ->> 0, m.value ->> 1, m.value ->> 2 from jsonb_each($1) as m
+            )
             update streams
-            set reported = m.value ->> 1, failing_since = null, failing_reason = null, failing_count = 0
-            from jsonb_each($1) as m
-            where streams.gateway = m.value ->> 0 and streams.failing_since is not null
-                and streams.reported <= m.value ->> 1
+            set reported = (select max(a.last) from acknowledged a where a.gateway = streams.gateway),
+                failing_since = null, failing_reason = null, failing_count = 0
+            where gateway in (select a.gateway from acknowledged a) and failing_since is not null
+                and exists (
+                    select 1 from acknowledged a
+                    where a.gateway = streams.gateway and a.last >= streams.reported
+                )
+                and (
+                    not exists (
+                        select 1 from outbox f
+                        where f.gateway = streams.gateway and f.sequence = streams.reported
+                    )
+                    or exists (
+                        select 1 from acknowledged a
+                        cross join outbox o on o.gateway = a.gateway
+                            and o.sequence between max(a.first, streams.reported) and a.last
+                        cross join events e on e.event = o.event
+                        where a.gateway = streams.gateway and e.type = (
+                            select fe.type from outbox f cross join events fe on fe.event = f.event
+                            where f.gateway = streams.gateway and f.sequence = streams.reported
+                        )
+                    )
+                )
             "#,
-            newest
+            acknowledged
         )
         .execute(self)
         .await?;

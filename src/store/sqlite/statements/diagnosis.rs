@@ -1,10 +1,12 @@
 //! Evidence for a diagnosis.
 
+use std::collections::BTreeSet;
+
 use super::super::sql::dialect::DiagnosisStatements;
-use super::{Connection, query, query_as};
+use super::{Connection, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, OrganisationKey, Reason};
-use crate::store::{LabelTarget, ReasonTally, Result, StoreError};
+use crate::store::{LabelTarget, ReasonTally, Result, Said, StoreError};
 
 impl DiagnosisStatements for Connection {
     async fn failures_by_reason(
@@ -57,6 +59,56 @@ impl DiagnosisStatements for Connection {
         .await?)
     }
 
+    async fn newest_details(&mut self, gateway: GatewayKey, limit: i64) -> Result<Vec<Said>> {
+        Ok(query_as!(
+            Said,
+            r#"
+            select reason as "reason!: Reason", detail as "detail!: String" from (
+                select reason, detail,
+                    row_number() over (partition by reason order by finished_at desc, attempt desc) as place
+                from (
+                    select attempt, reason, detail, finished_at
+                    from attempts indexed by attempts_failed_by_gateway
+                    where gateway = $1 and outcome = 'failed'
+                    order by finished_at desc, attempt desc limit $2
+                ) as newest
+                where detail is not null and detail <> ''
+            ) as placed
+            where place = 1 order by reason
+            "#,
+            gateway.0,
+            limit
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
+    async fn shared_labels(
+        &mut self,
+        organisation: OrganisationKey,
+        gateway: GatewayKey,
+        labels: &BTreeSet<(String, String)>,
+    ) -> Result<BTreeSet<(String, String)>> {
+        let labels = json(labels)?;
+        let rows = query!(
+            r#"
+            select m.value ->> 0 as "name!: String", m.value ->> 1 as "value!: String"
+            from jsonb_each($3) as m
+            where exists (
+                select 1 from gateways g, json_each(g.labels) as has
+                where g.organisation = $1 and g.gateway <> $2 and g.deleted_at is null
+                    and has.key = m.value ->> 0 and has.value = m.value ->> 1
+            )
+            "#,
+            organisation.0,
+            gateway.0,
+            labels
+        )
+        .fetch_all(self)
+        .await?;
+        Ok(rows.into_iter().map(|row| (row.name, row.value)).collect())
+    }
+
     async fn label_targets(
         &mut self,
         organisation: OrganisationKey,
@@ -89,6 +141,7 @@ impl DiagnosisStatements for Connection {
                 appended_at: row.appended_at,
                 labels: read(&row.target)?,
                 matched: row.matched,
+                is_logged: false,
             };
             Ok((row.event, target))
         });
