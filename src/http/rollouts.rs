@@ -230,11 +230,12 @@ fn check(rollout: &store::Rollout, wait: Wait) -> Answer<()> {
     if wait.level == WaitFor::Applied
         && let Some(event) = rollout.events.first()
         && rollout.events.iter().all(|event| !event.is_reported)
+        && !rollout.targets.iter().any(|it| it.acknowledges || it.state == TargetState::Applied)
     {
         return Err(Problem::invalid(
             "wait",
             format!(
-                "gateways report only deployments (….deployed and ….undeployed, with an artifact and a deploymentId) as applied, and never an event like this {}; wait for received",
+                "these gateways report only deployments (….deployed and ….undeployed, with an artifact and a deploymentId) as applied, because none is in reliable mode, and never an event like this {}; wait for received",
                 event.event_type
             ),
         ));

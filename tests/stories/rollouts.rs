@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::both_databases::{Backend, on_both};
+use crate::reliable::peer::Peer;
 use crate::server::Database;
 use crate::support::command::run;
 use crate::support::{Service, deployed, failed_report};
@@ -15,6 +16,7 @@ on_both! {
     a_wait_is_answered_when_gateways_report_that_they_applied_it
     a_wait_ends_when_it_can_not_be_reached_any_more
     a_wait_without_meaning_is_refused
+    a_gateway_in_reliable_mode_applies_events_of_any_type
     the_command_line_waits_and_says_who_is_missing
 }
 
@@ -26,6 +28,25 @@ fn applied_report(deployment: &str) -> String {
 async fn publish(service: &Service, event: &Value) -> String {
     let stored = service.admin().post("/events", event).await.success();
     stored["id"].as_str().expect("an id").to_owned()
+}
+
+async fn a_gateway_in_reliable_mode_applies_events_of_any_type(backend: Backend) {
+    let service = backend.start().await;
+    let (id, key) = service.gateway("one").await;
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    let publish = "event publish gateway.config.updated {\"configType\":\"cache\",\"action\":\"update\"} \
+        --gateway one --wait applied --timeout 60s";
+    let applies = async {
+        peer.event(1).await;
+        peer.applied(1).await;
+    };
+    let (published, ()) = futures_util::join!(service.run(publish), applies);
+    published.well();
+    let log = service.admin().get(&format!("/gateways/{id}/log")).await.success();
+    let event = log["list"][0]["eventId"].as_str().expect("an id");
+    let wait = format!("/events/{event}?wait=applied&timeout=20s");
+    let rollout = service.admin().get(&wait).await.success()["rollout"].clone();
+    assert_eq!(rollout["reached"], true, "{rollout:#}");
 }
 
 async fn a_wait_is_answered_when_enough_gateways_have_received_the_event(backend: Backend) {
