@@ -26,6 +26,7 @@ use crate::wake::{LogState, Wake};
 
 mod actions;
 mod backoff;
+mod begin;
 mod expiry;
 mod failure_log;
 mod feed;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::begin::Begin;
 use super::permit::Permit;
 use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
@@ -168,15 +169,6 @@ impl Greeted {
         };
         Ok(Session::new(id, ready))
     }
-}
-
-/// How a connection of reliable mode begins.
-#[derive(Debug)]
-pub(super) struct Begin {
-    pub(super) hello: Hello,
-    /// Events that earlier connections could not apply.
-    pub(super) nacked: Vec<EarlierNacks>,
-    pub(super) gap: Option<crate::store::Gap>,
 }
 
 /// The position that a gateway has stated.

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
+use super::begin::Begin;
 use super::feed::Feed;
 use super::final_ping::FinalPing;
-use super::greeted::Begin;
 use super::lane::{Lane, Timing};
 use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use super::event_position::EventPosition;
 use super::frame::encode;
-use super::frames::EventPosition;
 use crate::cloud_event::{Attributes, DEFAULT_SOURCE, JSON, SPECVERSION, name, padded};
 use crate::event::{Event, Sequence};
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::super::event_position::EventPosition;
 use super::super::{cloud_event, frame};
 use super::Envelope;
 use crate::clock::Timestamp;
@@ -123,19 +124,6 @@ pub struct EventFrame {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub traceparent: Option<TraceParent>,
-}
-
-/// The members of an event's frame that differ between the connections on which it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventPosition {
-    /// The event's sequence.
-    pub sequence: Sequence,
-    /// The sequence that the client should have seen last.
-    pub previous: Sequence,
-    /// The epoch of the log.
-    pub epoch: Epoch,
-    /// How many times this connection has sent the event, this time included.
-    pub attempt: u32,
 }
 
 /// The JSON of an [`EventFrame`] or of a CloudEvent, without copying the event first.
