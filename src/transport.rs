@@ -45,6 +45,7 @@ use tokio::sync::mpsc;
 use crate::event::{Event, Reason, Sequence};
 
 mod cloud_event;
+mod event_position;
 pub mod frame;
 pub mod frames;
 mod greeting;
