@@ -14,13 +14,13 @@ use tracing::Instrument as _;
 use super::App;
 use super::auth;
 use super::client_address::client_address;
-use super::connect::{Refused, check_origin};
+use super::connect::{Refused, check_origin, invalid_request};
 use super::listener::{Peer, StreamPlace};
 use super::observability;
 use super::openapi::{Problems, Streaming};
 use super::problem::{Answer, Challenge, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
-use crate::admission::{Attempt, Candidate, Cause, NotOpened, Stated};
+use crate::admission::{Attempt, Candidate, NotOpened, Stated};
 use crate::api::{Code, EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
@@ -129,12 +129,7 @@ async fn open(
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
     let Asked { hello, stated } = match asked(app, parts).await {
         Ok(asked) => asked,
-        Err(problem) => {
-            // An invalid key is refused as such, whatever else is wrong.
-            let authenticated = app.admissions.authenticate(candidate).await?;
-            let refused = Refused::from(authenticated.refuse(Cause::BadRequest("")));
-            return Err(refused.because(problem));
-        }
+        Err(problem) => return Err(invalid_request(app, candidate, problem).await),
     };
     let greeted = app.admissions.greet(candidate, sse::NAME).await?;
     peer.place.authenticated();

@@ -12,9 +12,9 @@ use gateway_events::event::{
     Sequence,
 };
 use gateway_events::store::{
-    Actor, Appended, Attempt, Gateway, InvalidEvent, Labels, NewConnection, NewEvent, Principal,
-    Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target, Validated,
-    ValidationError,
+    Actor, Appended, Attempt, Gateway, Idempotency, InvalidEvent, Labels, NewConnection, NewEvent,
+    Principal, Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target,
+    Validated, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -286,7 +286,8 @@ impl<'a> Fixture<'a> {
         events: Vec<Validated>,
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
-        let idempotency = idempotency.map(|(key, digest)| (key.to_owned(), digest));
+        let idempotency =
+            idempotency.map(|(key, digest)| Idempotency { key: key.to_owned(), digest });
         let publish = Publish { organisation: self.organisation, events, idempotency };
         match self.store.append(publish).await.unwrap() {
             Published::Done(answers) => Some(answers),
