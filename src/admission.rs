@@ -89,7 +89,7 @@ pub enum Cause {
 
 /// A refused gateway, and what is known about it.
 pub struct Refusal {
-    /// Why.
+    /// Why it is refused.
     pub cause: Cause,
     /// The public part of its key, if it has one.
     pub token: Option<String>,

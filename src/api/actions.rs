@@ -218,7 +218,7 @@ pub struct Purge {
     /// The name of the access token that purged it.
     #[schema(example = "security")]
     pub by: String,
-    /// Why.
+    /// The reason that was given for it.
     #[schema(example = "contains a password")]
     pub reason: String,
 }

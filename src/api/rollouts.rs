@@ -244,8 +244,8 @@ pub struct RolloutGateway {
     /// Why it was given up; `null` unless it was.
     #[schema(required = true)]
     pub reason: Option<Reason>,
-    /// The named instances of the gateway that filtered it, whatever the others made of it. Omitted
-    /// if there are none.
+    /// The named instances of the gateway that filtered it, regardless of the outcome at other instances.
+    /// Omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filtered_by: Vec<String>,
 }

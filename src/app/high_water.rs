@@ -51,7 +51,7 @@ pub(super) enum HighWaterError {
 /// The contents of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Marks {
-    /// Oldest use first.
+    /// By last use, the least recently used first.
     marks: Vec<Mark>,
 }
 

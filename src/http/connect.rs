@@ -178,7 +178,7 @@ async fn admit(
     upgrade: Upgrade,
 ) -> Result<(WebSocketUpgrade, Gateway), Refused> {
     check_origin(app, headers)?;
-    if peer.place.is_reserve() {
+    if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(headers), address };
@@ -194,7 +194,7 @@ async fn admit(
     } else {
         Gateway::Plain(Box::new(app.admissions.admit(candidate, TRANSPORT).await?))
     };
-    peer.place.authenticated();
+    peer.slot.authenticated();
     Ok((upgrade, gateway))
 }
 

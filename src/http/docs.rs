@@ -133,7 +133,7 @@ pub(super) async fn file(
 }
 
 fn serve(peer: Option<Extension<Peer>>, file: &File) -> Answer<Response> {
-    if peer.is_some_and(|Extension(peer)| peer.place.is_reserve()) {
+    if peer.is_some_and(|Extension(peer)| peer.slot.is_reserve()) {
         return Err(Problem::http_connection_limit());
     }
     let mut headers = HeaderMap::new();

@@ -15,7 +15,7 @@ use super::App;
 use super::auth;
 use super::client_address::client_address;
 use super::connect::{Refused, check_origin, invalid_request};
-use super::listener::{Peer, StreamPlace};
+use super::listener::{Peer, StreamSlot};
 use super::observability;
 use super::openapi::{Problems, Streaming};
 use super::problem::{Answer, Challenge, Problem};
@@ -113,7 +113,7 @@ struct Opened {
     greeting: ReliableGreeting,
     session: Session,
     attempt: Attempt,
-    place: StreamPlace,
+    slot: StreamSlot,
 }
 
 async fn open(
@@ -123,7 +123,7 @@ async fn open(
     parts: &mut Parts,
 ) -> Result<Opened, Refused> {
     check_origin(app, &parts.headers)?;
-    if peer.place.is_reserve() {
+    if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
@@ -132,11 +132,11 @@ async fn open(
         Err(problem) => return Err(invalid_request(app, candidate, problem).await),
     };
     let greeted = app.admissions.greet(candidate, sse::NAME).await?;
-    peer.place.authenticated();
+    peer.slot.authenticated();
     peer.keep();
     let greeting = greeted.greeting();
     let (session, attempt) = greeted.open_at(hello, stated).await.map_err(not_opened)?;
-    Ok(Opened { greeting, session, attempt, place: peer.place.stream() })
+    Ok(Opened { greeting, session, attempt, slot: peer.slot.stream() })
 }
 
 /// What a request asks for.
@@ -236,7 +236,7 @@ pub(super) fn not_opened(NotOpened { reason, error, conflict }: NotOpened) -> Re
 }
 
 fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
-    let Opened { greeting, session, attempt, place } = opened;
+    let Opened { greeting, session, attempt, slot } = opened;
     let greeted = greeting.greeting;
     let span = observability::connection_span(greeted.gateway_id, session.id(), sse::NAME, headers);
     let (lane_end, transport_end) = transport::link();
@@ -248,7 +248,7 @@ fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
     let first = Text::first(greeting.frame(Timestamp::now()));
     let run = async move {
         connection.run(vec![first]).await;
-        drop((listed, attempt, place));
+        drop((listed, attempt, slot));
     };
     tokio::spawn(run.instrument(span));
     let body = Body::from_stream(futures_util::stream::unfold(items, async |mut items| {

@@ -129,13 +129,13 @@ async fn an_inbox_program_needs_only_the_grants_that_the_migration_documents() {
 async fn move_all(store: &PostgresStore, gateway: &Gateway) -> usize {
     let fixture = Fixture::of(store).await;
     let rows = store.inbox_page(7, 1 << 20).await.unwrap();
-    let judged = rows.iter().map(|row| {
+    let validated = rows.iter().map(|row| {
         let content = row.content.as_ref().unwrap();
         let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
         let event = event_with(id, Target::Gateways(vec![gateway.id]), &content.payload);
         ValidatedRow { id: row.id, result: Ok((fixture.organisation, event)) }
     });
-    store.drain_inbox(judged.collect()).await.unwrap().appended
+    store.drain_inbox(validated.collect()).await.unwrap().appended
 }
 
 fn row() -> Row {

@@ -10,7 +10,7 @@ pub(super) struct Group(Option<Pid>);
 
 impl Group {
     /// The group of a program that was started as its leader.
-    pub(super) fn led_by(child: &Child) -> Self {
+    pub(super) fn of_leader(child: &Child) -> Self {
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         Self(pid.and_then(Pid::from_raw))
     }

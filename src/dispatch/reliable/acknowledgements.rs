@@ -130,14 +130,14 @@ impl Lane {
             Nacked::Stale => {}
             Nacked::Passed => {
                 state.in_flight.remove_from(sequence);
-                self.feed.rewind(self.window.sent());
+                self.reader.rewind(self.window.sent());
             }
             Nacked::Retry { started_at } => {
                 if let Some(event) = state.in_flight.named(sequence) {
                     self.outcomes.name(event);
                 }
                 state.in_flight.remove_from(sequence);
-                self.feed.rewind(self.window.sent());
+                self.reader.rewind(self.window.sent());
                 if is_poison {
                     self.window.give_up(sequence, code);
                     let advance_to = None;

@@ -111,7 +111,7 @@ impl WriterSession for Session {
         match self.attempt_once(node, batch).await {
             Err(Failure::Undone(StoreError::ConnectionLost(why))) => {
                 tracing::info!(why, "the writer's connection is lost; trying another one");
-                self.link.servers.distrust();
+                self.link.servers.invalidate_connections();
                 self.attempt_once(node, batch).await
             }
             attempted => attempted,

@@ -134,7 +134,7 @@ pub fn event_text(event: &Event, position: EventPosition, envelope: Envelope) ->
     }
 }
 
-/// Complete up to here: nothing before `sequence` will come any more. Sent after skipped events and
+/// Complete up to here: no event up to `sequence` will follow. Sent after skipped events and
 /// when the connection is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename = "delivery.mark", rename_all = "camelCase")]

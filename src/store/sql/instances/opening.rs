@@ -269,7 +269,7 @@ enum NamedEvent {
     Unknown,
     /// The one at this position of the log: the gateway has received it.
     Same,
-    /// Another one.
+    /// The log has another event at this position.
     Other,
 }
 
