@@ -37,7 +37,7 @@ mod local;
 mod membership;
 mod metrics;
 
-use high_water::{HighWaterFile, WatchHighWater};
+use high_water::{HighWaterError, HighWaterFile, WatchHighWater};
 use membership::Membership;
 use metrics::Lag;
 

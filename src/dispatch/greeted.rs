@@ -14,7 +14,7 @@ use super::session::{Admission, Ready, Session};
 use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
-use crate::store::{EarlierNacks, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::store::{Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
 use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
 use crate::transport::{Greeting, ReliableGreeting};
 use crate::wake::Subscription;
