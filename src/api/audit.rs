@@ -68,7 +68,7 @@ pub struct AuditRecord {
     /// kept; `omitted` counts the members that did not fit.
     #[schema(value_type = Object)]
     pub before: Map<String, Value>,
-    /// What it is since, likewise.
+    /// What it is after the change, with the same limits.
     #[schema(value_type = Object)]
     pub after: Map<String, Value>,
     /// SHA-256 of the record and of the hash of the record before it, in hexadecimal digits.
