@@ -53,7 +53,8 @@ pub(super) async fn list(
 ) -> Answer<Json<Page<Job>>> {
     let filters = ("jobs", &asked);
     let (limit, after) = (page.size(), page.position::<i64>(&filters)?);
-    let state = asked.state.map(BulkJobState::from);
+    let JobsQuery { state } = &asked;
+    let state = state.map(BulkJobState::from);
     let mut jobs = app.store.bulk_jobs(actor.organisation, state, after, limit + 1).await?;
     let more = jobs.len() > limit;
     jobs.truncate(limit);
