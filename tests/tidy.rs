@@ -432,7 +432,8 @@ fn paths_in_documents_for_developers_exist() {
     for document in [".github/CONTRIBUTING.md", "docs/ARCHITECTURE.md"] {
         let text = fs::read_to_string(root.join(document)).expect("a readable document");
         for path in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
-            let is_path = path.ends_with(".rs") || (path.contains('/') && !path.starts_with('/'));
+            let is_path = path.rsplit('.').next() == Some("rs")
+                || (path.contains('/') && !path.starts_with('/'));
             let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c));
             if is_path && is_plain {
                 count += 1;
