@@ -26,7 +26,7 @@ pub use greeted::{Greeted, NotOpened, Stated};
 pub(crate) use key::{KeyCheck, check_key};
 use rates::{Buckets, Source};
 pub use reconnects::Attempt;
-use reconnects::Reconnects;
+use reconnects::{Begun, Reconnects};
 
 /// The admission of gateways to this node.
 pub struct Admissions {
@@ -71,10 +71,8 @@ pub enum Cause {
     InvalidKey,
     /// The gateway is disabled.
     Disabled,
-    /// The request can't become a connection, as with HTTP without an upgrade.
-    UpgradeRequired,
-    /// The request breaks the rules of its transport, in this way.
-    BadRequest(&'static str),
+    /// The request can't become a connection. Its transport knows why.
+    InvalidRequest,
     /// Too many attempts; the next one is allowed after this time.
     TooManyAttempts(Duration),
     /// This node has the maximum number of connections.
@@ -91,7 +89,7 @@ pub enum Cause {
 
 /// A refused gateway, and what is known about it.
 pub struct Refusal {
-    /// Why.
+    /// Why it is refused.
     pub cause: Cause,
     /// The public part of its key, if it has one.
     pub token: Option<String>,
@@ -175,9 +173,11 @@ impl Admissions {
             }
         };
         let refuse = |cause| Refusal::of_gateway(cause, &key, &credential);
-        let attempt = self.reconnects.begin(self.store.as_ref(), credential.gateway).await;
-        let attempt = attempt.map_err(|error| refuse(Cause::Store(error)))?;
-        let attempt = attempt.map_err(|wait| refuse(Cause::TooManyAttempts(wait)))?;
+        let attempt = match self.reconnects.begin(self.store.as_ref(), credential.gateway).await {
+            Ok(Begun::Allowed(attempt)) => attempt,
+            Ok(Begun::Refused { wait }) => return Err(refuse(Cause::TooManyAttempts(wait))),
+            Err(error) => return Err(refuse(Cause::Store(error))),
+        };
         if credential.disabled {
             return Err(refuse(Cause::Disabled));
         }

@@ -37,7 +37,7 @@ mod local;
 mod membership;
 mod metrics;
 
-use high_water::{HighWaterFile, WatchHighWater};
+use high_water::{HighWaterError, HighWaterFile, WatchHighWater};
 use membership::Membership;
 use metrics::Lag;
 
@@ -223,9 +223,8 @@ async fn join(
 /// Refuses a database that went backwards.
 async fn check_high_water(store: &dyn Store, config: &Config) -> Result<(), ServeError> {
     match HighWaterFile::of(&config.data_dir).update(store).await {
-        Ok(checked) => {
-            checked?;
-        }
+        Ok(_) => {}
+        Err(HighWaterError::WentBackwards(backwards)) => return Err(backwards.into()),
         // A full disk must not keep the service from starting: receipts can be stored.
         Err(error) => tracing::warn!(%error, "failed to compare the database with its last state"),
     }
@@ -316,8 +315,8 @@ impl Service {
         let file = HighWaterFile::of(&self.config.data_dir);
         let updating = file.update(self.store.as_ref());
         match tokio::time::timeout(self.config.shutdown.grace, updating).await {
-            Ok(Ok(Ok(_))) => {}
-            Ok(Ok(Err(backwards))) => tracing::error!("{backwards}"),
+            Ok(Ok(_)) => {}
+            Ok(Err(HighWaterError::WentBackwards(backwards))) => tracing::error!("{backwards}"),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "failed to store how far the logs have come");
             }

@@ -36,7 +36,7 @@ impl Backoff {
     /// same instant best.
     pub fn next_full_jitter(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        self.middle(self.failures).mul_f64(fastrand::f64())
+        self.without_jitter(self.failures).mul_f64(fastrand::f64())
     }
 
     /// Counts a success: the next failure is a first one.
@@ -47,10 +47,11 @@ impl Backoff {
     /// The pause after a number of consecutive failures, from 1; `chance` is a random number
     /// from 0 to 1.
     pub fn pause(&self, failures: u32, chance: f64) -> Duration {
-        self.middle(failures).mul_f64(0.75 + 0.5 * chance.clamp(0.0, 1.0))
+        self.without_jitter(failures).mul_f64(0.75 + 0.5 * chance.clamp(0.0, 1.0))
     }
 
-    fn middle(&self, failures: u32) -> Duration {
+    /// The pause after a number of consecutive failures, from 1, without a random part.
+    pub fn without_jitter(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.max)
     }

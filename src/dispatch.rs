@@ -26,13 +26,14 @@ use crate::wake::{LogState, Wake};
 
 mod actions;
 mod backoff;
+mod begin;
 mod expiry;
 mod failure_log;
-mod feed;
 mod final_ping;
 mod greeted;
 mod in_flight;
 mod lane;
+mod log_reader;
 mod outcomes;
 mod permit;
 mod recorder;

@@ -104,7 +104,7 @@ pub enum ListenError {
     /// There are too many.
     #[error("too many feeds are open {of}: at most {most}")]
     TooMany {
-        /// Of what.
+        /// Which feeds are counted, in words, such as `on this node`.
         of: &'static str,
         /// The limit.
         most: usize,

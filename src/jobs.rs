@@ -60,7 +60,7 @@ pub enum Next {
     After(Duration),
     /// Immediately.
     Again,
-    /// Never.
+    /// The job is complete and does not run again.
     Finished,
 }
 

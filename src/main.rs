@@ -1,5 +1,6 @@
 //! The table of commands.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -13,9 +14,9 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, agent, audit, backup, config, context, delivery, demo, doctor, epoch,
-    event, event_type, formats::Format, gateway, health, inbox, job, listen, man, migrate, node,
-    openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
+    access::ClientOptions, agent, alias, audit, backup, config, context, delivery, demo, doctor,
+    epoch, event, event_type, formats::Format, gateway, health, inbox, job, listen, man, migrate,
+    node, openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -49,7 +50,7 @@ enum Command {
     Verify(verify::Args),
     /// Copy the SQLite database to a new file while the service runs
     ///
-    /// The copy is complete and consistent. Nothing is left behind if the disk is full. A Postgres
+    /// The copy is complete and consistent. The partial copy is removed if the disk is full. A Postgres
     /// database is backed up with its own tools.
     Backup(backup::Args),
     /// Put a backup in the place of the SQLite database, and start a new epoch
@@ -124,7 +125,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let matches = command_line().get_matches();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let matches = command_line().try_get_matches_from(&arguments);
+    let matches = matches.unwrap_or_else(|error| alias::as_typed(error, &arguments).exit());
     let of_command = innermost(&matches);
     let format = of_command.try_get_one::<Format>("output").ok().flatten();
     format.copied().unwrap_or(Format::Table).choose();

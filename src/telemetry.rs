@@ -24,7 +24,7 @@ mod lines;
 #[cfg(feature = "otlp")]
 mod otlp;
 #[cfg(not(feature = "otlp"))]
-#[path = "telemetry/otlp_left_out.rs"]
+#[path = "telemetry/otlp_disabled.rs"]
 mod otlp;
 
 use lines::{Lines, Notice};

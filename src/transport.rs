@@ -46,6 +46,7 @@ use tokio::sync::mpsc;
 use crate::event::{Event, Reason, Sequence};
 
 mod cloud_event;
+mod event_position;
 pub mod frame;
 pub mod frames;
 mod greeting;

@@ -2,13 +2,14 @@
 //! which dependency is used where, how files are named, and that each file starts with a
 //! doc comment. A violation is reported with its file, line and remedy.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 #[path = "tidy/lexer.rs"]
 mod lexer;
 
-use lexer::{blank, named_after, names_crate};
+use lexer::{blank, imports, named_after, names_crate};
 
 /// Each module under `src/` and the modules that it may import: only ones listed above it,
 /// so that there can be no cycle.
@@ -299,6 +300,53 @@ fn modules_are_listed_after_those_they_import() {
     }
 }
 
+/// A module and its submodules may use each other; other files may not.
+#[test]
+fn no_two_files_import_each_other() {
+    let sources = sources("src");
+    let modules: BTreeMap<Vec<String>, &str> =
+        sources.iter().map(|source| (module_path(&source.path), source.path.as_str())).collect();
+    let mut imported: BTreeSet<(&[String], &[String])> = BTreeSet::new();
+    for (source, own) in sources.iter().map(|source| (source, module_path(&source.path))) {
+        let Some((own, _)) = modules.get_key_value(&own) else { continue };
+        for path in imports(&source.code.join("\n")) {
+            let target = resolved(own, &path);
+            let file = (1..=target.len())
+                .filter_map(|length| modules.get_key_value(&target[..length]))
+                .next_back();
+            if let Some((file, _)) = file {
+                imported.insert((own, file));
+            }
+        }
+    }
+    let broken: Vec<String> = imported
+        .iter()
+        .filter(|(from, to)| from < to && imported.contains(&(*to, *from)))
+        .filter(|(from, to)| !to.starts_with(from))
+        .map(|(from, to)| format!("{} and {}", modules[*from], modules[*to]))
+        .collect();
+    report("two files do not import each other; move what they share to a third one", &broken);
+}
+
+/// The path of a file's module: `["http", "tls"]` for `src/http/tls.rs`.
+fn module_path(path: &str) -> Vec<String> {
+    let inside = path.trim_start_matches("src/").trim_end_matches(".rs");
+    let inside = inside.strip_suffix("/mod").unwrap_or(inside);
+    inside.split('/').map(str::to_owned).collect()
+}
+
+/// An imported path, from the root of the crate.
+fn resolved(own: &[String], path: &[String]) -> Vec<String> {
+    let supers = path.iter().take_while(|segment| *segment == "super").count();
+    let (parents, rest) = match path.first().map(String::as_str) {
+        Some("crate" | "gateway_events") => (&own[..0], &path[1..]),
+        Some("self") => (own, &path[1..]),
+        Some("super") => (&own[..own.len().saturating_sub(supers)], &path[supers..]),
+        _ => (own, path),
+    };
+    parents.iter().chain(rest).cloned().collect()
+}
+
 #[test]
 fn dependencies_are_used_where_they_belong() {
     let mut broken = Vec::new();
@@ -357,9 +405,10 @@ fn every_file_starts_with_a_doc_comment() {
 fn links_in_documents_lead_to_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut documents = vec![root.join("README.md"), root.join("CHANGELOG.md")];
-    documents.extend(
-        fs::read_dir(root.join("docs")).expect("a folder").flatten().map(|entry| entry.path()),
-    );
+    for folder in ["docs", ".github"] {
+        let entries = fs::read_dir(root.join(folder)).expect("a folder");
+        documents.extend(entries.flatten().map(|entry| entry.path()));
+    }
     let mut broken = Vec::new();
     for document in documents.iter().filter(|path| path.extension().is_some_and(|it| it == "md")) {
         let text = fs::read_to_string(document).expect("a readable document");
@@ -373,6 +422,30 @@ fn links_in_documents_lead_to_files() {
         }
     }
     report("relative links lead to files of the repository", &broken);
+}
+
+/// Paths in backticks, from the root of the repository or of a folder that the document is about.
+#[test]
+fn paths_in_documents_for_developers_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["", "src", "src/store", "src/store/postgres"];
+    let (mut count, mut broken) = (0, Vec::new());
+    for document in [".github/CONTRIBUTING.md", "docs/ARCHITECTURE.md"] {
+        let text = fs::read_to_string(root.join(document)).expect("a readable document");
+        for path in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let is_path = path.rsplit('.').next() == Some("rs")
+                || (path.contains('/') && !path.starts_with('/'));
+            let is_plain = path.chars().all(|c| c.is_ascii_alphanumeric() || "_./-".contains(c));
+            if is_path && is_plain {
+                count += 1;
+                if !folders.iter().any(|folder| root.join(folder).join(path).exists()) {
+                    broken.push(format!("{document}: `{path}`"));
+                }
+            }
+        }
+    }
+    assert!(count > 100, "only {count} paths were found");
+    report("paths in backticks exist", &broken);
 }
 
 #[test]
@@ -426,6 +499,9 @@ fn the_lexer_ignores_comments_and_literals() {
     );
     assert_eq!(named_after(&code, "crate::"), ["w"]);
     assert_eq!(named_after("use crate::{clock, event::Event};", "crate::"), ["clock", "event"]);
+    let paths = imports("pub use super::{a, b::{self, C as D}};\nlet x = 1;\nuse crate::e;");
+    let paths: Vec<String> = paths.iter().map(|path| path.join("::")).collect();
+    assert_eq!(paths, ["super::a", "super::b::self", "super::b::C", "crate::e"]);
     assert!(names_crate("let x = sqlx::query();", "sqlx"));
     assert!(!names_crate("let x = self.sqlx; my_sqlx::y()", "sqlx"));
 }

@@ -55,6 +55,18 @@ pub struct Attempt {
     is_held: bool,
 }
 
+/// Whether a gateway may make an attempt now.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// It may.
+    Allowed(Attempt),
+    /// It has made too many.
+    Refused {
+        /// How long it should wait.
+        wait: Duration,
+    },
+}
+
 impl Reconnects {
     pub(crate) fn new(configured: u32) -> Self {
         Self {
@@ -63,12 +75,8 @@ impl Reconnects {
         }
     }
 
-    /// Allows an attempt, or returns how long to wait. The outer error is the database's.
-    pub(crate) async fn begin(
-        &self,
-        store: &dyn Store,
-        key: GatewayKey,
-    ) -> Result<std::result::Result<Attempt, Duration>> {
+    /// Begins an attempt, unless the gateway makes too many.
+    pub(crate) async fn begin(&self, store: &dyn Store, key: GatewayKey) -> Result<Begun> {
         let gateway = Arc::clone(&self.gateways.entry(key).or_default());
         let began = Instant::now();
         let mut answer = gateway.history().check(began, self.configured, 0);
@@ -77,7 +85,10 @@ impl Reconnects {
             let held = gateway.peak_on_record.or_look_up(peak).await?;
             answer = gateway.history().check(Instant::now(), self.configured, held);
         }
-        Ok(answer.map(|()| Attempt { gateway, began, is_open: false, is_held: false }))
+        Ok(match answer {
+            Ok(()) => Begun::Allowed(Attempt { gateway, began, is_open: false, is_held: false }),
+            Err(wait) => Begun::Refused { wait },
+        })
     }
 
     /// Removes gateways without anything that could count.

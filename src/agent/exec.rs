@@ -42,10 +42,10 @@ const PREFIX: &str = "GATEWAY_EVENTS";
 /// Why a program can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// It is not there.
+    /// There is no such file.
     #[error("{} was not found{}", name.display(), if *.searched { " in the folders of PATH" } else { "" })]
     Missing {
-        /// As given.
+        /// Its path or name on the command line.
         name: PathBuf,
         /// Whether it was searched in PATH.
         searched: bool,
@@ -70,9 +70,9 @@ pub struct Program {
 
 /// How a run ended.
 enum End {
-    /// By itself.
+    /// The program exited.
     Status(io::Result<ExitStatus>),
-    /// By the time limit.
+    /// It exceeded the time limit and was killed.
     TimedOut,
 }
 
@@ -178,7 +178,7 @@ impl Program {
         if let Some(file) = inherited {
             Running::note(&file, &child);
         }
-        let group = Group::led_by(&child);
+        let group = Group::of_leader(&child);
         Ok((child, group))
     }
 

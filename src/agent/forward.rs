@@ -30,10 +30,10 @@ pub enum ForwardError {
         "{0} is not a loopback address: events would leave this machine; add --allow-remote to allow that"
     )]
     Remote(String),
-    /// No client could be made.
+    /// The trusted certificates can't be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The same.
+    /// Creating the HTTP client failed.
     #[error("failed to create an HTTP client: {0}")]
     Client(String),
 }

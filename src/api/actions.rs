@@ -10,6 +10,7 @@ use crate::event::{ConnectionId, EventId, GatewayId, Sequence};
 /// `POST /gateways/{id}/pause`. All members are optional, and so is the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schema(example = json!({"reason": "upgrade of its host"}))]
 pub struct PauseRequest {
     /// Why, for people; at most 500 characters. Control and format characters are replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -22,6 +23,7 @@ pub struct PauseRequest {
 /// `POST /gateways/{id}/resume`. The body is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schema(example = json!({"dryRun": true}))]
 pub struct ResumeRequest {
     /// `true`: check the request, and change nothing.
     pub dry_run: bool,
@@ -32,6 +34,7 @@ pub struct ResumeRequest {
 #[serde(rename_all = "camelCase")]
 pub struct PauseAnswer {
     /// Whether it changed something or, in a dry run, would. `false` for a repeat.
+    #[schema(example = true)]
     pub changed: bool,
     /// Whether this was a dry run.
     pub dry_run: bool,
@@ -55,6 +58,7 @@ pub struct Pause {
 /// `POST /gateways/{id}/skip`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"sequence": 42, "reason": "its artifact was deleted"}))]
 pub struct SkipRequest {
     /// The sequence of a pending delivery.
     pub sequence: Sequence,
@@ -71,6 +75,7 @@ pub struct SkipRequest {
 #[serde(rename_all = "camelCase")]
 pub struct SkipAnswer {
     /// Whether it changed something or, in a dry run, would. `false` if it was skipped before.
+    #[schema(example = true)]
     pub changed: bool,
     /// Whether this was a dry run.
     pub dry_run: bool,
@@ -86,6 +91,7 @@ pub struct SkipAnswer {
 /// `POST /gateways/{id}/resync`. All members are optional, and so is the body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[schema(example = json!({"instance": "berlin-7f9c-0", "reason": "its volume was replaced"}))]
 pub struct ResyncRequest {
     /// The only instance that reads a snapshot; omitted for all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,6 +110,7 @@ pub struct ResyncRequest {
 pub struct ResyncAnswer {
     /// Whether it changed something or, in a dry run, would. `false` if a resync of each of these
     /// instances was pending before.
+    #[schema(example = true)]
     pub changed: bool,
     /// Whether this was a dry run.
     pub dry_run: bool,
@@ -129,7 +136,7 @@ pub struct Resync {
     #[schema(example = "ops")]
     pub requested_by: String,
     /// Why; `null` if no reason was given.
-    #[schema(required = true)]
+    #[schema(required = true, example = "its volume was replaced")]
     pub reason: Option<String>,
     /// The last connection that was told to read a snapshot; `null` if there was none.
     #[schema(required = true)]
@@ -175,6 +182,7 @@ impl ResyncState {
 /// `DELETE /events/{id}/payload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"reason": "contains a password"}))]
 pub struct PurgeRequest {
     /// Why, for people; at most 500 characters. Control and format characters are replaced.
     #[schema(min_length = 1, max_length = 500)]
@@ -189,6 +197,7 @@ pub struct PurgeRequest {
 #[serde(rename_all = "camelCase")]
 pub struct PurgeAnswer {
     /// Whether it changed something or, in a dry run, would. `false` if it was purged before.
+    #[schema(example = true)]
     pub changed: bool,
     /// Whether this was a dry run.
     pub dry_run: bool,
@@ -197,6 +206,7 @@ pub struct PurgeAnswer {
     /// The purge on record; in a dry run, the one that would be recorded.
     pub purged: Purge,
     /// The number of pending deliveries that were given up or, in a dry run, would be.
+    #[schema(example = 0)]
     pub given_up: usize,
 }
 
@@ -208,6 +218,7 @@ pub struct Purge {
     /// The name of the access token that purged it.
     #[schema(example = "security")]
     pub by: String,
-    /// Why.
+    /// The reason that was given for it.
+    #[schema(example = "contains a password")]
     pub reason: String,
 }

@@ -31,18 +31,33 @@ pub struct AuditQuery {
 /// A change that a principal made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "sequence": 17,
+    "recordedAt": "2026-01-31T09:30:00.123456Z",
+    "action": "gateway.disabled",
+    "principal": {"id": "6kzj2v7qmw4t", "name": "operations"},
+    "source": "192.0.2.7",
+    "requestId": "01890a5d-ac96-774b-bcce-b302099a805c",
+    "object": {
+        "kind": "gateway",
+        "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "name": "berlin",
+    },
+    "before": {"disabled": false},
+    "after": {"disabled": true},
+    "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+}))]
 pub struct AuditRecord {
     /// Its sequence in the audit log, which all organisations share.
     pub sequence: i64,
     /// When it was recorded, in the transaction of the change.
     pub recorded_at: Timestamp,
     /// What was done.
-    #[schema(example = "gateway.disabled")]
     pub action: String,
     /// Who did it.
     pub principal: AuditPrincipal,
     /// The client's IP address; of a local command, the host's name. `null` if it is unknown.
-    #[schema(required = true, example = "192.0.2.7")]
+    #[schema(required = true)]
     pub source: Option<String>,
     /// The request's id, as in its response and in the log. `null` for a local command.
     #[schema(required = true)]
@@ -53,7 +68,7 @@ pub struct AuditRecord {
     /// kept; `omitted` counts the members that did not fit.
     #[schema(value_type = Object)]
     pub before: Map<String, Value>,
-    /// What it is since, likewise.
+    /// What it is after the change, with the same limits.
     #[schema(value_type = Object)]
     pub after: Map<String, Value>,
     /// SHA-256 of the record and of the hash of the record before it, in hexadecimal digits.

@@ -42,6 +42,19 @@ pub struct EventFilter {
 /// An event without its payload and deliveries, which `GET /events/{id}` returns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "type": "api.deployed",
+    "correlationId": "deploy-42",
+    "userId": "alice",
+    "occurredAt": "2026-01-31T09:30:00.120000Z",
+    "appendedAt": "2026-01-31T09:30:00.123456Z",
+    "expiresAt": null,
+    "artifactId": "api-42",
+    "deploymentId": "deploy-42",
+    "target": {"labels": {"env": "prod"}},
+    "gatewayCount": 1,
+}))]
 pub struct EventSummary {
     /// Its id.
     pub id: EventId,
@@ -78,6 +91,7 @@ pub struct EventSummary {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(min_properties = 1, max_properties = 1)]
+#[schema(example = json!({"labels": {"env": "prod"}}))]
 pub struct PublishedTarget {
     /// `true`: every gateway of the organisation.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,30 @@ use crate::event::{EventId, GatewayId, JobId, NodeId, Sequence};
 /// A redrive or a replay that appends more deliveries than a request may.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a8059",
+    "kind": "redrive",
+    "parameters": {"filter": {"to": "2026-01-31T09:30:00.123456Z", "reason": "not_connected"}},
+    "state": "running",
+    "failure": null,
+    "progress": {"done": 3000, "total": 25000},
+    "appended": 2998,
+    "skipped": {
+        "pending": 0,
+        "delivered": 2,
+        "alreadyRedriven": 0,
+        "gatewayDeleted": 0,
+        "repeated": 0,
+        "eventRemoved": 0,
+        "payloadPurged": 0,
+        "expired": 0,
+    },
+    "startedBy": {"id": "6kzj2v7qmw4t", "name": "operations"},
+    "startedAt": "2026-01-31T09:30:00.123456Z",
+    "updatedAt": "2026-01-31T09:30:02.500000Z",
+    "endedAt": null,
+    "node": "01890a5d-ac96-774b-bcce-b302099a805b",
+}))]
 pub struct Job {
     /// Its id.
     pub id: JobId,
@@ -187,6 +211,19 @@ pub struct ReplayRequest {
 /// a job they are 0, and the job has its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "fromSequence": 30,
+    "toSequence": 42,
+    "replayed": 12,
+    "repeated": 1,
+    "expired": 0,
+    "eventRemoved": 0,
+    "payloadPurged": 0,
+    "firstNewSequence": 43,
+    "lastNewSequence": 54,
+    "job": null,
+}))]
 pub struct Replayed {
     /// The gateway.
     pub gateway_id: GatewayId,
@@ -244,6 +281,11 @@ pub struct ResendRequest {
 /// What a resend did or, in a dry run, would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "deliveries": [{"gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057", "sequence": 42}],
+    "alreadyInLog": [],
+}))]
 pub struct Resent {
     /// The event's id.
     pub id: EventId,

@@ -40,6 +40,7 @@ pub struct Connection {
     #[schema(example = "websocket")]
     pub transport: String,
     /// The node that holds or held it.
+    #[schema(example = "01890a5d-ac96-774b-bcce-b302099a805b")]
     pub node: String,
     /// The peer's IP address.
     #[schema(example = "192.0.2.7")]

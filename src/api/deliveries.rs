@@ -97,11 +97,36 @@ impl DeliveryState {
 /// A delivery: one sequence of one gateway, with its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "gatewayName": "berlin",
+    "sequence": 42,
+    "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "type": "api.deployed",
+    "correlationId": "deploy-42",
+    "appendedAt": "2026-01-31T09:30:00.123456Z",
+    "state": "failed",
+    "trimmed": false,
+    "deliveredSince": false,
+    "redriven": false,
+    "failures": 1,
+    "firstFailureAt": "2026-01-31T09:30:00.750000Z",
+    "lastFailureAt": "2026-01-31T09:30:00.750000Z",
+    "reason": "gateway_processing_error",
+    "attemptCount": 1,
+    "attempts": [{
+        "outcome": "failed",
+        "reason": "gateway_processing_error",
+        "detail": "GATEWAY_PROCESSING_ERROR",
+        "connectionId": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "startedAt": "2026-01-31T09:30:00.130000Z",
+        "finishedAt": "2026-01-31T09:30:00.750000Z",
+    }],
+}))]
 pub struct Delivery {
     /// The gateway.
     pub gateway_id: GatewayId,
     /// The gateway's name.
-    #[schema(example = "berlin")]
     pub gateway_name: String,
     /// The sequence in the gateway's log.
     pub sequence: Sequence,
@@ -267,6 +292,7 @@ pub enum SummaryBy {
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// Number of elements.
+    #[schema(example = 1)]
     pub count: usize,
     /// Counts by bucket and key. Counts of 0 are omitted.
     pub list: Vec<FailuresByBucket>,
@@ -275,6 +301,7 @@ pub struct Summary {
     /// End of the window, excluded.
     pub to: Timestamp,
     /// A bucket's width in seconds.
+    #[schema(example = 3600)]
     pub bucket_seconds: u64,
     /// What the failures are grouped by.
     pub by: SummaryBy,
@@ -295,6 +322,7 @@ pub struct FailuresByBucket {
     #[schema(nullable = false)]
     pub gateway_name: Option<String>,
     /// Failed attempts, one for each delivery that an attempt covers.
+    #[schema(example = 3)]
     pub count: i64,
 }
 
@@ -327,6 +355,23 @@ pub struct RedriveRequest {
 /// one without a `next`, add up to exact totals.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "redriven": [{
+        "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "sequence": 42,
+        "newSequence": 43,
+    }],
+    "pending": 0,
+    "delivered": 1,
+    "alreadyRedriven": 0,
+    "eventRemoved": 0,
+    "payloadPurged": 0,
+    "expired": 0,
+    "gatewayDeleted": 0,
+    "more": false,
+    "next": null,
+}))]
 pub struct Redriven {
     /// Deliveries that were appended again.
     pub redriven: Vec<RedrivenDelivery>,

@@ -36,6 +36,43 @@ pub struct NextStep {
 /// `GET /gateways/{id}/diagnosis`: why a gateway has missing deliveries.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "gatewayName": "berlin",
+    "verdict": {
+        "state": "away",
+        "since": "2026-01-31T02:10:00.000000Z",
+        "reason": "key_revoked",
+        "failures": 0,
+        "summary": "away since 2026-01-31T02:10:00Z: the key was revoked",
+    },
+    "next": [{
+        "why": "It has no valid key: key 6kzj2v7qmw4t was revoked at 2026-01-31T02:10:00Z. Create a new one, and configure the gateway with it.",
+        "command": "gateway-events token create --gateway berlin",
+    }],
+    "registeredAt": "2026-01-12T08:00:00.000000Z",
+    "history": {"list": [], "more": 0},
+    "keys": {
+        "list": [{
+            "id": "6kzj2v7qmw4t",
+            "state": "revoked",
+            "createdAt": "2026-01-12T08:00:00.000000Z",
+            "expiresAt": null,
+            "revokedAt": "2026-01-31T02:10:00.000000Z",
+            "lastUsedAt": "2026-01-31T02:09:12.000000Z",
+        }],
+        "more": 0,
+    },
+    "connections": {"list": [], "more": 0},
+    "resyncs": {"list": [], "more": 0},
+    "lastRefusal": null,
+    "failures": [],
+    "pending": {"list": [], "more": 0},
+    "deadLetters": 0,
+    "deadLettersByReason": [],
+    "rejected": {"list": [], "more": 0},
+    "missed": {"list": [], "more": 0},
+}))]
 pub struct GatewayDiagnosis {
     /// The gateway, which may be deleted.
     pub gateway_id: GatewayId,
@@ -271,6 +308,45 @@ pub struct EventDiagnosisQuery {
 /// `GET /events/{id}/diagnosis`: where an event is missing, and why.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "type": "api.deployed",
+    "correlationId": "deploy-42",
+    "appendedAt": "2026-01-31T09:30:00.123456Z",
+    "expiresAt": null,
+    "target": {"labels": {"env": "prod"}},
+    "gatewayCount": 1,
+    "verdict": {
+        "state": "failed",
+        "since": "2026-01-31T09:30:00.750000Z",
+        "reason": "gateway_processing_error",
+        "gateways": 1,
+        "targets": 1,
+        "filtered": 0,
+        "superseded": 0,
+        "summary": "failed at 1 of 1 gateway since 2026-01-31T09:30:00Z: GATEWAY_PROCESSING_ERROR",
+    },
+    "next": [{
+        "why": "It was given up at berlin (GATEWAY_PROCESSING_ERROR). Fix the cause, then append it again.",
+        "command": "gateway-events delivery redrive --gateway berlin --event 01890a5d-ac96-774b-bcce-b302099a8057",
+    }],
+    "open": {
+        "list": [{
+            "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "gatewayName": "berlin",
+            "sequence": 42,
+            "state": "failed",
+            "reason": "gateway_processing_error",
+            "detail": "GATEWAY_PROCESSING_ERROR",
+            "failures": 1,
+            "lastFailureAt": "2026-01-31T09:30:00.750000Z",
+        }],
+        "more": 0,
+    },
+    "filtered": {"list": [], "more": 0},
+    "gateways": {"list": [], "more": 0},
+    "more": false,
+}))]
 pub struct EventDiagnosis {
     /// The event.
     pub event_id: EventId,

@@ -7,6 +7,11 @@ use utoipa::{IntoParams, ToSchema};
 /// `PUT /event-types/{name}`: an event type and the schema of its payloads.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "description": "A feature flag was changed.",
+    "schema": {"type": "object", "required": ["flag"]},
+    "ttlSeconds": 86400,
+}))]
 pub struct EventTypeDefinition {
     /// What the event means to a gateway; at most 1,000 characters.
     #[serde(default)]
@@ -41,9 +46,15 @@ pub struct EventTypeDeletion {
 /// A registered event type.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "name": "flag.changed",
+    "description": "A feature flag was changed.",
+    "schema": {"type": "object", "required": ["flag"]},
+    "ttlSeconds": 86400,
+    "barrier": false,
+}))]
 pub struct EventTypeInfo {
     /// Its name.
-    #[schema(example = "api.deployed")]
     pub name: String,
     /// What the event means to a gateway.
     pub description: String,

@@ -102,6 +102,7 @@ impl NewEvent {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(min_properties = 1, max_properties = 1)]
+#[schema(example = json!({"labels": {"env": "prod"}}))]
 pub struct Target {
     /// `true`: every gateway of the organisation.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,7 +113,7 @@ pub struct Target {
         deserialize_with = "json::optional_members",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schema(value_type = Option<BTreeMap<String, String>>, example = json!({"env": "prod"}))]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
     pub labels: Option<Labels>,
     /// Exactly these gateways; at least one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +198,7 @@ pub struct Warning {
     #[schema(example = "no_gateways_matched")]
     pub code: String,
     /// The message, for people.
+    #[schema(example = "the target selects no gateway")]
     pub message: String,
 }
 
@@ -207,6 +209,22 @@ impl Warning {
 
 /// The answer to a batch, event by event, in the order of the request.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "results": [
+        {
+            "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "deliveries": [{"gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057", "sequence": 42}],
+            "status": 202,
+        },
+        {
+            "type": "about:blank",
+            "status": 422,
+            "code": "unknown_event_type",
+            "title": "Unprocessable Entity",
+            "detail": "The event type is not registered.",
+        },
+    ],
+}))]
 pub struct AcceptedBatch {
     /// An answer for each event.
     pub results: Vec<BatchItem>,
@@ -232,12 +250,12 @@ pub struct EventWithDeliveries {
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// Its payload, as it was published.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, example = json!({"apiId": "api-42", "deploymentId": "deploy-42"}))]
     pub payload: Box<RawValue>,
     /// The key by which gateways recognise repeats.
     pub correlation_id: CorrelationId,
     /// The user on whose behalf it was published.
-    #[schema(required = true)]
+    #[schema(required = true, example = "alice")]
     pub user_id: Option<String>,
     /// When it occurred.
     pub occurred_at: Timestamp,
@@ -267,7 +285,7 @@ pub struct EventWithDeliveries {
     pub target: Option<PublishedTarget>,
     /// How many gateways the target selected when it was published.
     #[serde(default)]
-    #[schema(required = true)]
+    #[schema(required = true, example = 1)]
     pub gateway_count: i64,
     /// Its state over all gateways.
     pub verdict: EventVerdict,

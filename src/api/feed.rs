@@ -218,7 +218,7 @@ pub enum FeedGapReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeedEnd {
-    /// Why.
+    /// Why the service ends the feed.
     pub reason: FeedEndReason,
 }
 

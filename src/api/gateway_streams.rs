@@ -152,7 +152,16 @@ pub struct PolledEvents {
     /// that one was sent and has not confirmed is sent again.
     pub connection_id: ConnectionId,
     /// The events, as the frames of the protocol `gateway-events.v1`.
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<Object>, example = json!([{
+        "type": "api.deployed",
+        "payload": {"apiId": "api-42", "deploymentId": "deploy-42"},
+        "timestamp": "2026-01-31T09:30:00.123456Z",
+        "correlationId": "deploy-42",
+        "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+        "sequence": 42,
+        "previous": 41,
+        "epoch": "01890a5d-ac96-774b-bcce-b302099a805a",
+    }]))]
     pub events: Vec<Box<RawValue>>,
     /// Events that can't be delivered, after those in `events`: the frame `delivery.gap`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,10 +19,15 @@ pub type Labels = BTreeMap<String, String>;
 /// `POST /gateways`: a gateway to register.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
+    "name": "berlin",
+    "labels": {"env": "prod", "region": "eu"},
+    "replicas": 2,
+}))]
 pub struct NewGateway {
     /// Unique in the organisation; 1 to 128 characters, without whitespace at either end,
     /// and no UUID. Control and format characters are refused.
-    #[schema(min_length = 1, max_length = 128, example = "berlin")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
     /// Its id; generated if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +51,7 @@ pub struct NewGateway {
 /// `PATCH /gateways/{id}`: a JSON merge patch (RFC 7396).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"labels": {"region": "eu-west", "canary": null}, "replicas": 3}))]
 pub struct GatewayChange {
     /// Its new name, which has the same constraints as that of a new gateway.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
@@ -134,14 +140,36 @@ pub struct GatewaysQuery {
 /// A registered gateway with the state of its log.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "name": "berlin",
+    "labels": {"env": "prod", "region": "eu"},
+    "replicas": 2,
+    "confirmation": "any",
+    "createdAt": "2026-01-12T08:00:00.000000Z",
+    "disabled": false,
+    "connected": true,
+    "connections": 2,
+    "head": 42,
+    "confirmed": 42,
+    "lag": {"events": 0, "seconds": 0},
+    "verdict": {
+        "state": "ok",
+        "since": "2026-01-31T09:30:00.123456Z",
+        "reason": null,
+        "failures": 0,
+        "summary": "ok",
+    },
+    "epoch": "01890a5d-ac96-774b-bcce-b302099a805a",
+    "floor": 0,
+}))]
 pub struct Gateway {
     /// Its id.
     pub id: GatewayId,
     /// Its name, unique in the organisation.
-    #[schema(example = "berlin")]
     pub name: String,
     /// Its labels.
-    #[schema(value_type = BTreeMap<String, String>, example = json!({"env": "prod"}))]
+    #[schema(value_type = BTreeMap<String, String>)]
     pub labels: Labels,
     /// How many replicas connect at the same time, as declared. If there are fewer, a reconnect can
     /// repeat up to an hour of confirmed events.
@@ -204,6 +232,13 @@ pub struct Lag {
 
 /// The state of a gateway: the first one that applies, since when, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "state": "away",
+    "since": "2026-01-31T02:10:00.000000Z",
+    "reason": "closed_by_gateway",
+    "failures": 0,
+    "summary": "away since 2026-01-31T02:10:00Z, last refusal: key revoked",
+}))]
 pub struct Verdict {
     /// The state.
     pub state: VerdictState,
@@ -211,17 +246,14 @@ pub struct Verdict {
     pub since: Timestamp,
     /// A failure or close reason, `never_connected` or `confirmation_overdue`. If the state is
     /// `paused`, who paused it, and why, for people. `null` if the state is `ok`.
-    #[schema(required = true, example = "not_connected")]
+    #[schema(required = true)]
     pub reason: Option<String>,
     /// Failed reports since an event of the type that failed last was applied; 0 unless it is `failing`
     /// because of reports.
     pub failures: i64,
     /// The verdict in a sentence, for people. Its wording may change.
     #[serde(default)]
-    #[schema(
-        required = true,
-        example = "away since 2026-01-31T02:10:00Z, last refusal: key revoked"
-    )]
+    #[schema(required = true)]
     pub summary: String,
 }
 

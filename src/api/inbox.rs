@@ -127,6 +127,26 @@ impl std::str::FromStr for RejectionReason {
 /// A rejected row, without its payload. Its columns are returned as they were inserted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": 7,
+    "inboxId": 5120,
+    "version": 1,
+    "reason": "unknown_event_type",
+    "detail": "the type `api.deploid` is not registered",
+    "rejectedAt": "2026-01-31T09:30:00.150000Z",
+    "retriedAt": null,
+    "insertedAt": "2026-01-31T09:30:00.123456Z",
+    "type": "api.deploid",
+    "gatewayId": null,
+    "target": "{\"labels\": {\"env\": \"prod\"}}",
+    "eventId": null,
+    "correlationId": "deploy-42",
+    "userId": null,
+    "expiresAt": null,
+    "traceparent": null,
+    "collapseKey": null,
+    "payloadBytes": 19,
+}))]
 pub struct RejectedRow {
     /// Its id among the rejected rows.
     pub id: i64,
@@ -187,6 +207,7 @@ pub struct RejectedRowWithPayload {
     #[serde(flatten)]
     pub row: RejectedRow,
     /// The first 64 Ki characters of the payload, as text: it may not be JSON.
+    #[schema(example = "{\"apiId\": \"api-42\"}")]
     pub payload: String,
 }
 
@@ -194,6 +215,7 @@ pub struct RejectedRowWithPayload {
 /// those of the table `inbox`; `null` removes an optional one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"version": 1, "type": "api.deployed"}))]
 pub struct RejectedRowChange {
     /// The version of the row that was read.
     pub version: i64,
@@ -250,6 +272,15 @@ pub struct RejectedRowChange {
 /// The result of an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "published": true,
+    "dryRun": false,
+    "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "deliveries": [{"gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057", "sequence": 42}],
+    "reason": null,
+    "detail": null,
+    "row": null,
+}))]
 pub struct EditedRow {
     /// Whether its event is in the log and the row is removed or, in a dry run, would be.
     pub published: bool,
@@ -279,6 +310,7 @@ pub struct EditedRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Retried {
     /// Rows that were put back into the inbox.
+    #[schema(example = 3)]
     pub retried: u64,
     /// Whether more rows match. If so, repeat the request.
     pub more: bool,

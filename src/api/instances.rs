@@ -11,6 +11,7 @@ use crate::event::{ConnectionId, Sequence};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Instances {
     /// How many there are.
+    #[schema(example = 1)]
     pub count: usize,
     /// The instances, by name; at most 100.
     pub list: Vec<Instance>,
@@ -25,9 +26,23 @@ pub struct Instances {
 /// position of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "name": "berlin-7f9c-0",
+    "confirm": "applied",
+    "received": 42,
+    "applied": 41,
+    "lag": 1,
+    "connected": true,
+    "connection": {
+        "connectionId": "01890a5d-ac96-774b-bcce-b302099a8058",
+        "transport": "websocket.v1",
+        "node": "01890a5d-ac96-774b-bcce-b302099a805b",
+        "connectedAt": "2026-01-31T09:30:00.123456Z",
+    },
+    "lastSeenAt": "2026-01-31T09:31:00.000000Z",
+}))]
 pub struct Instance {
     /// Its name.
-    #[schema(example = "berlin-7f9c-0")]
     pub name: String,
     /// The level that it confirms by.
     pub confirm: Level,
@@ -69,6 +84,14 @@ pub struct InstanceConnection {
 /// An instance that did not connect for `reliable.instance_ttl`. Its position is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "name": "berlin-5d21-0",
+    "confirm": "applied",
+    "received": 17,
+    "applied": 17,
+    "lastSeenAt": "2026-01-12T08:00:00.000000Z",
+    "expiredAt": "2026-01-19T08:00:05.000000Z",
+}))]
 pub struct ExpiredInstance {
     /// Its name.
     pub name: String,

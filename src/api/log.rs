@@ -30,6 +30,7 @@ pub struct LogPage {
     /// The gateway.
     pub gateway_id: GatewayId,
     /// The gateway's name.
+    #[schema(example = "berlin")]
     pub gateway_name: String,
     /// The epoch of the log, which changes when the log is reset or restored.
     pub epoch: Epoch,
@@ -40,6 +41,7 @@ pub struct LogPage {
     /// Everything up to this sequence is confirmed or a dead letter.
     pub confirmed: Sequence,
     /// Number of entries on this page.
+    #[schema(example = 1)]
     pub count: usize,
     /// The entries. A page contains at most about 1 MiB of payloads.
     pub list: Vec<LogEntry>,
@@ -52,6 +54,7 @@ pub struct LogPage {
 #[serde(rename_all = "camelCase")]
 pub struct LogPagination {
     /// The maximum number of entries on a page.
+    #[schema(example = 100)]
     pub limit: usize,
     /// `after` of the next page; `null` if there are no more entries yet.
     #[schema(required = true)]
@@ -70,7 +73,7 @@ pub struct LogEntry {
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// Its payload, as it was published.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, example = json!({"apiId": "api-42", "deploymentId": "deploy-42"}))]
     pub payload: Box<RawValue>,
     /// The key by which gateways recognise repeats.
     pub correlation_id: CorrelationId,

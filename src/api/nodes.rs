@@ -18,6 +18,17 @@ pub struct NodesQuery {
 /// One process of the service. Values that it never stored are `null`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "id": "01890a5d-ac96-774b-bcce-b302099a805b",
+    "status": "live",
+    "host": "events-0",
+    "address": "0.0.0.0:8443",
+    "version": "1.0.0",
+    "startedAt": "2026-01-31T08:00:00.000000Z",
+    "lastHeartbeat": "2026-01-31T09:30:00.123456Z",
+    "connections": 120,
+    "maxConnections": 10000,
+}))]
 pub struct Node {
     /// Its id. A process that restarts has a new one.
     pub id: NodeId,
@@ -27,7 +38,7 @@ pub struct Node {
     #[schema(required = true)]
     pub host: Option<String>,
     /// The address that it listens on.
-    #[schema(required = true, example = "0.0.0.0:8443")]
+    #[schema(required = true)]
     pub address: Option<String>,
     /// The version of the program.
     #[schema(required = true)]

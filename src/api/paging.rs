@@ -38,6 +38,7 @@ pub struct Window {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// Number of elements on this page.
+    #[schema(example = 1)]
     pub count: usize,
     /// The elements. A page that is short or even empty may have a next one.
     pub list: Vec<T>,
@@ -49,6 +50,7 @@ pub struct Page<T> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pagination {
     /// The maximum number of elements on a page.
+    #[schema(example = 100)]
     pub limit: usize,
     /// `cursor` of the next page; `null` on the last one.
     #[schema(required = true)]

@@ -138,6 +138,35 @@ pub struct RolloutQuery {
 /// `applied`, `received`, `filtered`, `superseded`, `pending`, `notConnected` and `failed`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "targets": 2,
+    "applied": 1,
+    "received": 0,
+    "filtered": 0,
+    "superseded": 0,
+    "pending": 0,
+    "failed": 1,
+    "notConnected": 0,
+    "gateways": [
+        {
+            "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "gatewayName": "berlin",
+            "sequence": 42,
+            "state": "failed",
+            "reason": "gateway_processing_error",
+        },
+        {
+            "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+            "gatewayId": "01890a5d-ac96-774b-bcce-b302099a8061",
+            "gatewayName": "tokyo",
+            "sequence": 17,
+            "state": "applied",
+            "reason": null,
+        },
+    ],
+    "more": false,
+}))]
 pub struct Rollout {
     /// Gateways that an event is for, added up over the events.
     pub targets: usize,
@@ -215,8 +244,8 @@ pub struct RolloutGateway {
     /// Why it was given up; `null` unless it was.
     #[schema(required = true)]
     pub reason: Option<Reason>,
-    /// The named instances of the gateway that filtered it, whatever the others made of it. Omitted
-    /// if there are none.
+    /// The named instances of the gateway that filtered it, regardless of the outcome at other instances.
+    /// Omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filtered_by: Vec<String>,
 }
@@ -277,18 +306,29 @@ pub struct RolloutEvent {
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// Whether gateways report that they have applied it.
+    #[schema(example = true)]
     pub reported: bool,
 }
 
 /// The state of an event over all its gateways: the first one that applies, since when, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "state": "failed",
+    "since": "2026-01-31T09:30:00.750000Z",
+    "reason": "gateway_processing_error",
+    "gateways": 1,
+    "targets": 1,
+    "filtered": 0,
+    "superseded": 0,
+    "summary": "failed at 1 of 1 gateway since 2026-01-31T09:30:00Z: GATEWAY_PROCESSING_ERROR",
+}))]
 pub struct EventVerdict {
     /// The state.
     pub state: EventState,
     /// When the state began.
     pub since: Timestamp,
     /// The reason of a failure, or `no_gateways_matched`; `null` if there is none.
-    #[schema(required = true, example = "gateway_processing_error")]
+    #[schema(required = true)]
     pub reason: Option<String>,
     /// How many gateways are in the state.
     pub gateways: usize,
@@ -300,9 +340,6 @@ pub struct EventVerdict {
     #[serde(default)]
     pub superseded: usize,
     /// The verdict in a sentence, for people.
-    #[schema(
-        example = "failed at 1 of 3 gateways since 2026-01-31T02:14:00Z: GATEWAY_PROCESSING_ERROR"
-    )]
     pub summary: String,
 }
 

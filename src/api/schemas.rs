@@ -52,16 +52,24 @@ schema!(
     GatewayId,
     uuid("A gateway's id.").examples([json!("01890a5d-ac96-774b-bcce-b302099a8057")])
 );
-schema!(ConnectionId, uuid("A connection's id."));
-schema!(JobId, uuid("A job's id."));
+schema!(
+    ConnectionId,
+    uuid("A connection's id.").examples([json!("01890a5d-ac96-774b-bcce-b302099a8058")])
+);
+schema!(JobId, uuid("A job's id.").examples([json!("01890a5d-ac96-774b-bcce-b302099a8059")]));
 schema!(
     Epoch,
     uuid(
         "The identity of a gateway's log. It changes when the log is reset or restored; \
          sequences then start again."
     )
+    .examples([json!("01890a5d-ac96-774b-bcce-b302099a805a")])
 );
-schema!(NodeId, uuid("The id of one process of the service."));
+schema!(
+    NodeId,
+    uuid("The id of one process of the service.")
+        .examples([json!("01890a5d-ac96-774b-bcce-b302099a805b")])
+);
 schema!(
     EventId,
     id("An event's id: 1 to 64 visible ASCII characters.", "01890a5d-ac96-774b-bcce-b302099a8057")

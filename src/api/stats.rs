@@ -24,6 +24,7 @@ pub struct Stats {
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionStats {
     /// Their number.
+    #[schema(example = 1)]
     pub total_active: usize,
     /// The connections, newest first; at most 10,000.
     pub connections: Vec<Connection>,
@@ -32,6 +33,7 @@ pub struct ConnectionStats {
 /// Totals of the live nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({"live": 2, "connections": 240, "maxConnections": 20000}))]
 pub struct NodeStats {
     /// The number of live nodes.
     pub live: usize,
@@ -44,6 +46,14 @@ pub struct NodeStats {
 /// Deliveries of the organisation. Retention does not lower the totals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "totalEventsSent": 12480,
+    "failedDeliveries": 3,
+    "deadLetters": 1,
+    "pending": 0,
+    "lastFailureTime": "2026-01-31T09:30:00.750000Z",
+    "lastFailureReason": "gateway_processing_error",
+}))]
 pub struct DeliveryStats {
     /// Deliveries that gateways confirmed.
     pub total_events_sent: i64,

@@ -33,6 +33,7 @@ impl Scope {
 /// `POST /gateways/{id}/tokens`: a key to create.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"expiresInSeconds": 31_536_000}))]
 pub struct NewGatewayToken {
     /// In how many seconds it expires, at most ten years; never if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,10 +44,11 @@ pub struct NewGatewayToken {
 /// `POST /access-tokens`: an access token to create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"name": "deployer", "scopes": ["publish"], "expiresInSeconds": 31_536_000}))]
 pub struct NewAccessToken {
     /// What it is called in the list of tokens; 1 to 128 characters, whitespace at either
     /// end removed. Control and format characters are refused.
-    #[schema(min_length = 1, max_length = 128, example = "deployer")]
+    #[schema(min_length = 1, max_length = 128)]
     pub name: String,
     /// Its scopes; at least one.
     #[schema(min_items = 1)]

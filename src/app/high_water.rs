@@ -37,19 +37,21 @@ pub struct WentBackwards {
     found: i64,
 }
 
-/// Why the file can't be used.
+/// Why the database could not be compared with the file, or is not the one that it describes.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HighWaterError {
     #[error("failed to update {path}: {error}")]
     File { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    WentBackwards(#[from] WentBackwards),
 }
 
 /// The contents of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Marks {
-    /// Oldest use first.
+    /// By last use, the least recently used first.
     marks: Vec<Mark>,
 }
 
@@ -94,30 +96,29 @@ impl HighWaterFile {
     }
 
     /// Compares the database with the file, and updates the file.
-    pub(super) async fn update(
-        &self,
-        store: &dyn Log,
-    ) -> Result<Result<HighWater, WentBackwards>, HighWaterError> {
+    pub(super) async fn update(&self, store: &dyn Log) -> Result<HighWater, HighWaterError> {
         let found = store.high_water().await?;
         let file = self.clone();
         let updating = tokio::task::spawn_blocking(move || file.raise(found));
-        let updated = updating.await.map_err(io::Error::other).flatten();
-        let raised =
-            updated.map_err(|error| HighWaterError::File { path: self.path.clone(), error })?;
-        Ok(raised.map(|()| found))
+        updating.await.map_err(|error| self.failed(io::Error::other(error)))??;
+        Ok(found)
     }
 
-    fn raise(&self, found: HighWater) -> io::Result<Result<(), WentBackwards>> {
-        let mut marks = self.read()?;
-        match marks.raise(found) {
-            Ok(true) => {
-                let text = serde_json::to_string_pretty(&marks).map_err(io::Error::other)?;
-                files::replace(&self.path, &text, files::PRIVATE)?;
-                Ok(Ok(()))
-            }
-            Ok(false) => Ok(Ok(())),
-            Err(backwards) => Ok(Err(backwards)),
+    fn raise(&self, found: HighWater) -> Result<(), HighWaterError> {
+        let mut marks = self.read().map_err(|error| self.failed(error))?;
+        if marks.raise(found)? {
+            self.write(&marks).map_err(|error| self.failed(error))?;
         }
+        Ok(())
+    }
+
+    fn failed(&self, error: io::Error) -> HighWaterError {
+        HighWaterError::File { path: self.path.clone(), error }
+    }
+
+    fn write(&self, marks: &Marks) -> io::Result<()> {
+        let text = serde_json::to_string_pretty(marks).map_err(io::Error::other)?;
+        files::replace(&self.path, &text, files::PRIVATE)
     }
 
     fn read(&self) -> io::Result<Marks> {
@@ -155,11 +156,12 @@ impl Job for WatchHighWater {
     type Error = HighWaterError;
 
     async fn run_once(&mut self) -> Result<Next, Self::Error> {
-        match self.file.update(self.store.as_ref()).await? {
-            Err(backwards) => {
+        match self.file.update(self.store.as_ref()).await {
+            Err(HighWaterError::WentBackwards(backwards)) => {
                 tracing::error!("{backwards}; shutting down");
                 self.failed.cancel();
             }
+            Err(error) => return Err(error),
             Ok(found) if self.last.epoch.is_some() && found.epoch != self.last.epoch => {
                 tracing::error!(
                     "the logs have new epochs, which this node does not use yet; shutting down so that it is started again"
@@ -203,9 +205,10 @@ mod tests {
         let found = HighWater { epoch: Some(Epoch::new()), sequences: 3 };
         for damage in [&b""[..], b"{", b"[]", b"\xff{}"] {
             std::fs::write(&file.path, damage).unwrap();
-            file.raise(found).unwrap().unwrap();
+            file.raise(found).unwrap();
             let older = HighWater { sequences: 2, ..found };
-            file.raise(older).unwrap().unwrap_err();
+            let refused = file.raise(older).unwrap_err();
+            assert!(matches!(refused, HighWaterError::WentBackwards(_)), "{refused}");
         }
     }
 }

@@ -7,7 +7,7 @@ use gateway_events::app;
 use serde_json::json;
 
 use super::access::JsonOption;
-use super::output::{self, remark, say};
+use super::output::{self, note, say};
 use super::serve::Settings;
 
 #[derive(Debug, Subcommand)]
@@ -29,7 +29,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(settings) => {
             let config = settings.load_all()?;
             for warning in config.warnings() {
-                remark(format_args!("warning: {warning}"));
+                note(format_args!("warning: {warning}"));
             }
             let problems = app::check(&config);
             anyhow::ensure!(problems.is_empty(), "{}", problems.join("\n"));

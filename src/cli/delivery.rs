@@ -100,15 +100,8 @@ impl Filter {
             Some(id) => Some(event_id(id, api).await?),
             None => None,
         };
-        Ok(DeliveryFilter {
-            from: self.from,
-            to: self.to,
-            gateway_id,
-            event_type: self.event_type,
-            reason: self.reason,
-            event_id,
-            correlation_id: self.correlation_id,
-        })
+        let Self { from, to, gateway: _, event_type, reason, event: _, correlation_id } = self;
+        Ok(DeliveryFilter { from, to, gateway_id, event_type, reason, event_id, correlation_id })
     }
 }
 

@@ -19,7 +19,7 @@ use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::delivery;
 use super::gateway::{parse_label, unique_labels};
-use super::output::{answer, cell, clean, optional, remark, time};
+use super::output::{answer, cell, clean, note, optional, time};
 use super::reference::{GatewayRef, Names, event_id, resolve_all};
 use super::rollout::{self, WaitOptions};
 use super::table::table;
@@ -111,7 +111,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let accepted = api.publish(&event).await?;
             if wait.level().is_some() && !accepted.deliveries.is_empty() {
                 if !client.json {
-                    remark(format_args!("event {} is stored", accepted.id));
+                    note(format_args!("event {} is stored", accepted.id));
                 }
                 let query = RolloutQuery { event_id: Some(accepted.id), ..Default::default() };
                 let rollout = rollout::waited(&api, &query, wait).await?;
@@ -128,7 +128,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 format!("event {} is stored\n\n{rows}", accepted.id)
             })?;
             for warning in &accepted.warnings {
-                remark(format_args!("warning: {}", clean(&warning.message)));
+                note(format_args!("warning: {}", clean(&warning.message)));
             }
             let mut warnings = accepted.warnings.iter();
             let is_unmatched = warnings.any(|it| it.code == Warning::NO_GATEWAYS_MATCHED);

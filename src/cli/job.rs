@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use gateway_events::api::{Job, JobState, JobsQuery, Object, Page};
+use gateway_events::api::{DeliveryFilter, Job, JobState, JobsQuery, Object, Page};
 use gateway_events::client::api::Api;
 
 use super::access::ClientOptions;
@@ -192,14 +192,16 @@ fn what(job: &Job, names: &Names) -> String {
         return format!("{}, sequences {first} to {last}", names.cell(gateway));
     }
     let Some(Object(filter)) = &parameters.filter else { return "-".to_owned() };
+    let DeliveryFilter { from, to, gateway_id, event_type, reason, event_id, correlation_id } =
+        filter;
     let parts = [
-        filter.gateway_id.map(|id| names.cell(id)),
-        filter.event_type.as_ref().map(cell),
-        filter.reason.map(cell),
-        filter.event_id.as_ref().map(cell),
-        filter.correlation_id.as_ref().map(cell),
-        filter.from.map(|at| format!("from {}", time(at))),
-        filter.to.map(|at| format!("until {}", time(at))),
+        gateway_id.map(|id| names.cell(id)),
+        event_type.as_ref().map(cell),
+        reason.map(cell),
+        event_id.as_ref().map(cell),
+        correlation_id.as_ref().map(cell),
+        from.map(|at| format!("from {}", time(at))),
+        to.map(|at| format!("until {}", time(at))),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

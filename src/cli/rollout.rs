@@ -17,7 +17,7 @@ use gateway_events::event::{CorrelationId, EventId, GatewayId};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::access::ClientOptions;
-use super::output::{answer, cell, clean, optional, remark};
+use super::output::{answer, cell, clean, note, optional};
 use super::table::table;
 use super::time::parse_duration;
 
@@ -237,7 +237,7 @@ impl Progress {
         for gateway in &rollout.rollout.gateways {
             let place = (gateway.event_id.clone(), gateway.gateway_id);
             if self.states.insert(place, gateway.state) != Some(gateway.state) {
-                remark(line(gateway));
+                note(line(gateway));
             }
         }
     }

@@ -15,7 +15,7 @@ use super::access::ClientOptions;
 use super::colour;
 use super::formats::escaped;
 use super::listen::until_interrupted;
-use super::output::{clean, remark, say, say_prose, time};
+use super::output::{clean, note, say, say_prose, time};
 use super::reference::{GatewayRef, resolve_all};
 
 #[derive(Debug, clap::Args)]
@@ -95,23 +95,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             next = follower.next() => next?,
         };
         match next {
-            Fed::Connected => remark("following the feed; Ctrl-C ends it"),
+            Fed::Connected => note("following the feed; Ctrl-C ends it"),
             Fed::Message { id, message } if as_json => {
                 let mut shown = serde_json::to_value(&message)?;
                 shown["id"] = json!(id);
                 say(escaped(&shown.to_string()))?;
                 if let FeedMessage::Gap(gap) = &*message {
-                    remark(missing(gap));
+                    note(missing(gap));
                 }
             }
             Fed::Message { message, .. } => match *message {
                 FeedMessage::Published(event) => say_prose(published(&event))?,
                 FeedMessage::Attempt(it) => say_prose(attempt(&it))?,
                 FeedMessage::Connection(change) => say_prose(connection(&change))?,
-                FeedMessage::Gap(gap) => remark(missing(&gap)),
+                FeedMessage::Gap(gap) => note(missing(&gap)),
                 FeedMessage::End(_) => {}
             },
-            Fed::Disconnected { why, wait } => remark(format_args!(
+            Fed::Disconnected { why, wait } => note(format_args!(
                 "{}; connecting again in {:.1} s",
                 clean(&why.replace('\n', ";")),
                 wait.as_secs_f64()

@@ -9,7 +9,7 @@ use clap::{Arg, ArgMatches, Command};
 use gateway_events::clock::Timestamp;
 
 use super::interrupt::Interrupt;
-use super::output::{remark, say, time};
+use super::output::{note, say, time};
 use super::time::parse_duration;
 
 /// The commands that have the option. Each only reads.
@@ -103,7 +103,7 @@ pub(crate) async fn repeat(
         match answered {
             Ok(_) => {}
             Err(error) if is_first || error.is::<io::Error>() => return Err(error),
-            Err(error) => remark(format_args!("gateway-events: {error}")),
+            Err(error) => note(format_args!("gateway-events: {error}")),
         }
         is_first = false;
     }

@@ -124,11 +124,6 @@ impl Api {
         self.read(&["events", id.as_str()], &()).await
     }
 
-    /// `GET /events/{id}` with a wait.
-    pub async fn event_after(&self, id: &EventId, wait: &WaitQuery) -> Result<EventWithDeliveries> {
-        self.read(&["events", id.as_str()], wait).await
-    }
-
     /// `GET /rollouts`.
     pub async fn rollout(&self, query: &RolloutQuery, wait: &WaitQuery) -> Result<RolloutOfEvents> {
         let mut url = self.url(&["rollouts"], query);

@@ -32,7 +32,7 @@ pub enum Fed {
     },
     /// The connection was lost, or could not be made; it is made again after `wait`.
     Disconnected {
-        /// Why.
+        /// The error, for people.
         why: String,
         /// The time until the next attempt.
         wait: Duration,

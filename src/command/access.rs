@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 use secrecy::SecretString;
 
-use super::context::{Contexts, Service, remark_if_exposed};
+use super::context::{Contexts, Service, warn_if_exposed};
 use super::formats::Format;
 use crate::client::Url;
 use crate::client::api::Api;
@@ -174,7 +174,7 @@ impl Credentials {
         let is_set = std::env::var_os(TOKEN_VARIABLE).is_some_and(|token| !token.is_empty());
         let file = given.or(otherwise.filter(|_| !is_set));
         if let Some(file) = file.filter(|_| given.is_none()) {
-            remark_if_exposed(file);
+            warn_if_exposed(file);
         }
         secret(file, TOKEN_VARIABLE)?.with_context(|| match file {
             Some(file) => format!("{} is empty; it must contain an access token", named(file)),

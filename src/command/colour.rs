@@ -5,13 +5,13 @@ use std::io::{self, IsTerminal as _};
 /// What a word says about a thing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// As it should be.
+    /// Healthy or successful.
     Good,
-    /// Worth a look, or on its way.
+    /// Needs attention, or is in progress.
     Attention,
     /// Failed.
     Bad,
-    /// Over, or switched off.
+    /// Ended or disabled.
     Quiet,
 }
 

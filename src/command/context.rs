@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::output::remark;
+use super::output::note;
 use crate::files;
 
 /// The environment variable that selects a context.
@@ -25,7 +25,7 @@ pub struct Contexts {
     /// The name of the one in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// By name.
+    /// The contexts by name.
     #[serde(default)]
     pub contexts: BTreeMap<String, Service>,
 }
@@ -121,10 +121,10 @@ impl Contexts {
 }
 
 /// Remarks on standard error if others can read a file with a token.
-pub fn remark_if_exposed(path: &Path) {
+pub fn warn_if_exposed(path: &Path) {
     let mode = files::found(path).ok().flatten().map(|found| found.mode());
     if mode.is_some_and(|mode| mode & OTHERS != 0 && mode & 0o170_000 == 0o100_000) {
-        remark(format_args!(
+        note(format_args!(
             "warning: other users of this machine have access to the token file {}; run `chmod 600` on it",
             path.display()
         ));

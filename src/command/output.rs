@@ -26,8 +26,8 @@ pub fn say_prose(text: impl std::fmt::Display) -> io::Result<()> {
     say(prose(&text.to_string(), io::stdout()))
 }
 
-/// Prints a remark on standard error; on a terminal, lines that are too long are wrapped.
-pub fn remark(text: impl std::fmt::Display) {
+/// Prints a note on standard error; on a terminal, lines that are too long are wrapped.
+pub fn note(text: impl std::fmt::Display) {
     let text = prose(&text.to_string(), io::stderr());
     // If standard error is closed, nothing can be reported.
     let _ = writeln!(io::stderr().lock(), "{text}");
@@ -115,7 +115,7 @@ pub fn exit_code(program: &str, result: anyhow::Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            remark(format_args!("{program}: {}", described(&error)));
+            note(format_args!("{program}: {}", described(&error)));
             ExitCode::FAILURE
         }
     }

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 /// The prefix of environment variables that are settings.
 pub(super) const PREFIX: &str = "GATEWAY_EVENTS__";
 /// The prefix without underscores, shortened so that it is found in misspelt names.
-const SQUEEZED: &str = "GATEWAYEVENT";
+const NORMALIZED_PREFIX: &str = "GATEWAYEVENT";
 /// The maximum edit distance at which a name counts as misspelt.
 const MOST_EDITS: usize = 2;
 /// The minimum similarity of a suggested key, from 0 to 1.
@@ -72,7 +72,7 @@ pub(super) fn unknown(key: &str, defaults: &Table, shown: fn(&str) -> String) ->
         let sections = defaults.iter().filter(|(name, value)| value.is_table() && *name != key);
         all.extend(sections.map(|(name, _)| name.clone()));
     }
-    let similarity = |one: &String| strsim::jaro_winkler(&squeezed(one), &squeezed(key));
+    let similarity = |one: &String| strsim::jaro_winkler(&normalized(one), &normalized(key));
     let closest = all.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     if let Some(closest) = closest.filter(|closest| similarity(closest) >= SIMILAR) {
         return format!("there is no such setting; did you mean `{}`?", shown(closest));
@@ -95,7 +95,7 @@ pub(super) fn variable(key: &str) -> String {
 
 /// Whether a variable looks like one for this program.
 pub(super) fn is_similar(variable: &str) -> bool {
-    squeezed(variable).starts_with(SQUEEZED)
+    normalized(variable).starts_with(NORMALIZED_PREFIX)
 }
 
 /// The variable of a setting to which a misspelt one probably refers: with missing or extra
@@ -106,7 +106,7 @@ pub(super) fn meant(misspelt: &str, defaults: &Table) -> Option<String> {
         .iter()
         .map(|key| variable(key))
         .map(|variable| {
-            (strsim::damerau_levenshtein(&squeezed(&variable), &squeezed(misspelt)), variable)
+            (strsim::damerau_levenshtein(&normalized(&variable), &normalized(misspelt)), variable)
         })
         .filter(|(edits, _)| *edits <= most)
         .min()
@@ -135,6 +135,6 @@ fn leaves(table: &Table) -> Vec<String> {
 }
 
 /// The letters and digits of a name.
-fn squeezed(name: &str) -> String {
+fn normalized(name: &str) -> String {
     name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect()
 }

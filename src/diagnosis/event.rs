@@ -32,7 +32,7 @@ pub struct Answer {
 /// Whether an event was for a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// It was.
+    /// The event was for it.
     Matched,
     /// The gateway was registered later.
     NotRegistered,
@@ -119,7 +119,7 @@ pub struct Filtered {
     pub sequence: Sequence,
     /// When the last of them filtered it.
     pub filtered_at: Option<Timestamp>,
-    /// More about it.
+    /// Details, such as that the instance started at the end of the log.
     pub detail: Option<String>,
 }
 

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::begin::Begin;
 use super::permit::Permit;
 use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
 use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
-use crate::store::{
-    EarlierNacks, GapReason, Level, NewConnection, OpenInstance, ResumeFrom, StoreError,
-};
+use crate::store::{GapReason, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
 use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
 use crate::transport::{Greeting, ReliableGreeting};
 use crate::wake::Subscription;
@@ -170,15 +169,6 @@ impl Greeted {
         };
         Ok(Session::new(id, ready))
     }
-}
-
-/// How a connection of reliable mode begins.
-#[derive(Debug)]
-pub(super) struct Begin {
-    pub(super) hello: Hello,
-    /// Events that earlier connections could not apply.
-    pub(super) nacked: Vec<EarlierNacks>,
-    pub(super) gap: Option<crate::store::Gap>,
 }
 
 /// The position that a gateway has stated.

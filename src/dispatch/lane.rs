@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use super::feed::{Feed, Item};
 use super::final_ping::{Due, FinalPing};
 use super::in_flight::{InFlight, logged};
+use super::log_reader::{Item, LogReader};
 use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::recorder::Recorder;
@@ -71,7 +71,7 @@ pub(super) struct Lane {
     pub(super) transport: &'static str,
     pub(super) timing: Timing,
     pub(super) window: Window,
-    pub(super) feed: Feed,
+    pub(super) reader: LogReader,
     pub(super) outcomes: Outcomes,
     pub(super) reports: Reports,
     pub(super) recorder: Recorder,
@@ -203,7 +203,7 @@ impl Lane {
                     }
                 }
                 Ok(_) = events.reserve(), if link_is_full => {}
-                () = self.feed.more(), if state.wind_down.is_none() => {}
+                () = self.reader.more(), if state.wind_down.is_none() => {}
             }
         }
     }
@@ -271,14 +271,14 @@ impl Lane {
         if state.wind_down.is_some() {
             return false;
         }
-        self.feed.refresh(self.window.position());
+        self.reader.refresh(self.window.position());
         let now = Timestamp::now();
-        while let Some(item) = self.feed.front() {
+        while let Some(item) = self.reader.front() {
             if item.last() <= self.window.sent() {
                 self.pass_over(state);
                 continue;
             }
-            if self.feed.is_paused() {
+            if self.reader.is_paused() {
                 return false;
             }
             let sent = match item {
@@ -319,7 +319,7 @@ impl Lane {
     /// lane no longer waits for its receipt.
     fn pass_over(&mut self, state: &mut State) {
         let Some(Item::Event(OutboxRow { sequence, withheld: Some(Reason::Skipped), .. }, _)) =
-            self.feed.pop()
+            self.reader.pop()
         else {
             return;
         };
@@ -364,7 +364,7 @@ impl Lane {
         let envelope = Envelope::Native;
         let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt, envelope };
         place.send(Box::new(Outgoing::Event(outgoing)));
-        self.feed.pop();
+        self.reader.pop();
         state.metrics.written.increment(1);
         Sent::Done
     }
@@ -399,7 +399,7 @@ impl Lane {
             );
         }
         self.outcomes.skipped(range, reason);
-        self.feed.pop();
+        self.reader.pop();
         true
     }
 

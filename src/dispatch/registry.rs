@@ -82,7 +82,7 @@ impl Registry {
         self.gateways.get(&gateway).map_or(0, |place| place.connections.len())
     }
 
-    /// All connections.
+    /// The number of connections on this node.
     pub(super) fn live(&self) -> usize {
         self.live.load(Ordering::Relaxed)
     }

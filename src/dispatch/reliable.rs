@@ -10,10 +10,10 @@ use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use super::feed::Feed;
 use super::final_ping::Due;
 use super::in_flight::InFlight;
 use super::lane::{HEARTBEAT_RECORDS, LAST_RECEIPTS, Metrics, Timing, transport_gone};
+use super::log_reader::LogReader;
 use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::recorder::Recorder;
@@ -54,7 +54,7 @@ pub(super) struct Lane {
     pub(super) snapshot_url: Option<String>,
     /// What can't be delivered of the events after the requested position.
     pub(super) gap: Option<Gap>,
-    pub(super) feed: Feed,
+    pub(super) reader: LogReader,
     pub(super) outcomes: Outcomes,
     pub(super) recorder: Recorder,
     pub(super) link: LaneEnd,
@@ -123,7 +123,7 @@ impl End {
     }
 }
 
-/// A deadline.
+/// What happens at the lane's next deadline.
 enum Deadline {
     /// The connection ends for this reason.
     Missed(Reason),
@@ -222,7 +222,7 @@ impl Lane {
                     self.outcomes.hand_in(place);
                 }
                 Ok(_) = events.reserve(), if link_is_full => {}
-                () = self.feed.more(), if state.wind_down.is_none() => {}
+                () = self.reader.more(), if state.wind_down.is_none() => {}
             }
         }
     }

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
-use super::feed::Feed;
+use super::begin::Begin;
 use super::final_ping::FinalPing;
-use super::greeted::Begin;
 use super::lane::{Lane, Timing};
+use super::log_reader::LogReader;
 use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::registry::Registration;
@@ -205,7 +205,7 @@ impl Ready {
             transport: admission.transport,
             timing,
             window: Window::new(limits, opened.position, opened.suspect),
-            feed: Feed::new(
+            reader: LogReader::new(
                 Arc::<dyn Store>::clone(&dispatcher.store),
                 Arc::clone(&dispatcher.reads),
                 admission.gateway,
@@ -270,7 +270,7 @@ impl Ready {
             types: hello.types.map(|types| types.into_iter().collect()),
             snapshot_url,
             gap,
-            feed: Feed::new(
+            reader: LogReader::new(
                 Arc::<dyn Store>::clone(&dispatcher.store),
                 Arc::clone(&dispatcher.reads),
                 admission.gateway,

@@ -52,7 +52,7 @@ pub enum Refusal {
 pub enum Receipt {
     /// It confirms events.
     Confirmed {
-        /// Which.
+        /// The confirmed sequences.
         range: Range,
         /// When the first of them was sent.
         started_at: Timestamp,
@@ -170,8 +170,8 @@ impl Window {
         Ok(range)
     }
 
-    /// Settles an unconfirmed event without a receipt: an admin has skipped it. The events after it
-    /// get the time for their confirmation anew. Returns false if it is not in flight.
+    /// Settles an unconfirmed event without a receipt: an admin has skipped it. This
+    /// restarts the confirmation timeout of the events after it. Returns false if it is not in flight.
     pub fn settle(&mut self, sequence: Sequence, now: Instant) -> bool {
         let Some(place) = self.in_flight.iter().position(|sent| sent.sequence == sequence) else {
             return false;

@@ -1,6 +1,7 @@
 //! Positions in the feed, and their text, which clients send back as `Last-Event-ID`.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use data_encoding::BASE64URL_NOPAD;
 
@@ -42,7 +43,7 @@ pub struct Position {
 pub struct Mark {
     high: i64,
     /// Runs of keys that were not visible, ascending.
-    missing: Vec<(i64, i64)>,
+    missing: Vec<RangeInclusive<i64>>,
 }
 
 impl Mark {
@@ -57,52 +58,49 @@ impl Mark {
     }
 
     /// Keys that were not visible.
-    pub fn missing(&self) -> &[(i64, i64)] {
+    pub fn missing(&self) -> &[RangeInclusive<i64>] {
         &self.missing
     }
 
     /// Whether this position is after the row with this key.
     pub fn includes(&self, key: i64) -> bool {
-        key <= self.high
-            && !self.missing.iter().any(|(first, last)| (*first..=*last).contains(&key))
+        key <= self.high && !self.missing.iter().any(|run| run.contains(&key))
     }
 
     /// Moves past a row. Keys that are skipped are missing if rows `may_be_late`.
     pub fn pass(&mut self, key: i64, may_be_late: bool) {
         if key > self.high {
             if may_be_late && key > self.high + 1 {
-                self.missing.push((self.high + 1, key - 1));
+                self.missing.push(self.high + 1..=key - 1);
             }
             self.high = key;
             return;
         }
-        let Some(nth) =
-            self.missing.iter().position(|(first, last)| (*first..=*last).contains(&key))
-        else {
+        let Some(nth) = self.missing.iter().position(|run| run.contains(&key)) else {
             return;
         };
-        let (first, last) = self.missing.remove(nth);
-        let rest = [(first, key - 1), (key + 1, last)];
-        self.missing.splice(nth..nth, rest.into_iter().filter(|(first, last)| first <= last));
+        let (first, last) = self.missing.remove(nth).into_inner();
+        let rest = [first..=key - 1, key + 1..=last];
+        self.missing.splice(nth..nth, rest.into_iter().filter(|run| !run.is_empty()));
     }
 
     /// Gives up missing keys: what was not visible up to here will never be.
     pub fn settle(&mut self, up_to: i64) {
-        self.missing.retain(|(_, last)| *last > up_to);
+        self.missing.retain(|run| *run.end() > up_to);
     }
 
     /// The spans of keys that were not read: the missing ones, and those above.
-    fn unread(&self) -> Vec<(i64, i64)> {
+    fn unread(&self) -> Vec<RangeInclusive<i64>> {
         let mut spans = self.missing.clone();
-        spans.push((self.high + 1, i64::MAX));
+        spans.push(self.high + 1..=i64::MAX);
         spans
     }
 
     /// The spans of keys that were not read here, and up to which another mark has been read.
-    fn until(&self, end: &Self) -> Vec<(i64, i64)> {
+    fn until(&self, end: &Self) -> Vec<RangeInclusive<i64>> {
         let mut spans = self.missing.clone();
         if end.high > self.high {
-            spans.push((self.high + 1, end.high));
+            spans.push(self.high + 1..=end.high);
         }
         spans
     }
@@ -110,25 +108,25 @@ impl Mark {
     /// This mark, or an earlier one with few missing keys.
     fn write(&self, text: &mut String) {
         let listed = &self.missing[..self.missing.len().min(MOST_RUNS)];
-        let high = self.missing.get(MOST_RUNS).map_or(self.high, |(first, _)| first - 1);
+        let high = self.missing.get(MOST_RUNS).map_or(self.high, |run| run.start() - 1);
         _ = write!(text, " {high}");
-        for (first, last) in listed {
-            _ = write!(text, ",{first}-{last}");
+        for run in listed {
+            _ = write!(text, ",{}-{}", run.start(), run.end());
         }
     }
 
     fn read(text: &str) -> Option<Self> {
         let mut parts = text.split(',');
         let high = parts.next()?.parse().ok().filter(|high| *high >= 0)?;
-        let mut missing: Vec<(i64, i64)> = Vec::new();
+        let mut missing: Vec<RangeInclusive<i64>> = Vec::new();
         for part in parts {
             let (first, last) = part.split_once('-')?;
             let (first, last): (i64, i64) = (first.parse().ok()?, last.parse().ok()?);
-            let after = missing.last().map_or(0, |(_, last)| *last);
+            let after = missing.last().map_or(0, |run| *run.end());
             if first <= after || last < first || last >= high || missing.len() == MOST_RUNS {
                 return None;
             }
-            missing.push((first, last));
+            missing.push(first..=last);
         }
         Some(Self { high, missing })
     }
@@ -244,11 +242,11 @@ mod tests {
             mark.pass(key, true);
             assert!(mark.includes(key), "{key}");
         }
-        assert_eq!(mark.missing(), [(12, 12), (14, 14)]);
-        assert_eq!(mark.unread(), [(12, 12), (14, 14), (16, i64::MAX)]);
-        assert_eq!(mark.until(&Mark::at(15)), [(12, 12), (14, 14)]);
+        assert_eq!(mark.missing(), [12..=12, 14..=14]);
+        assert_eq!(mark.unread(), [12..=12, 14..=14, 16..=i64::MAX]);
+        assert_eq!(mark.until(&Mark::at(15)), [12..=12, 14..=14]);
         mark.settle(12);
-        assert_eq!(mark.missing(), [(14, 14)]);
+        assert_eq!(mark.missing(), [14..=14]);
         let mut mark = Mark::at(10);
         mark.pass(15, false);
         assert!(mark.missing().is_empty());

@@ -78,13 +78,10 @@ pub(super) async fn list(
         Some(position) => position.window,
         None => open_window(asked.from, asked.to)?,
     };
-    let action = asked.action.as_deref().map(str::parse::<AuditAction>).transpose();
-    let filter = AuditFilter {
-        window,
-        action: action.map_err(|error| Problem::invalid("action", error.to_string()))?,
-        principal: asked.principal.clone(),
-        object: asked.object.clone(),
-    };
+    let AuditQuery { from: _, to: _, action, principal, object } = asked.clone();
+    let action = action.as_deref().map(str::parse::<AuditAction>).transpose();
+    let action = action.map_err(|error| Problem::invalid("action", error.to_string()))?;
+    let filter = AuditFilter { window, action, principal, object };
     let after = position.map(|PagePosition { at: (recorded_at, sequence), .. }| AuditCursor {
         recorded_at,
         sequence,

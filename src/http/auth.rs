@@ -120,10 +120,10 @@ async fn principal(
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
     let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
     if let Some(peer) = parts.extensions.get::<Peer>() {
-        if peer.place.is_reserve() && !credential.scopes.contains(&Scope::Admin) {
+        if peer.slot.is_reserve() && !credential.scopes.contains(&Scope::Admin) {
             return Err(Problem::http_connection_limit());
         }
-        peer.place.authenticated();
+        peer.slot.authenticated();
         peer.keep();
     }
     if credential.scopes.contains(&needed) {

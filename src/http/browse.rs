@@ -96,15 +96,26 @@ pub(super) async fn events(
 }
 
 fn in_window(filter: EventFilter, window: TimeWindow) -> store::EventFilter {
+    let EventFilter {
+        from: _,
+        to: _,
+        gateway_id,
+        event_type,
+        correlation_id,
+        user_id,
+        artifact_id,
+        deployment_id,
+        id_prefix,
+    } = filter;
     store::EventFilter {
         window,
-        gateway_id: filter.gateway_id,
-        event_type: filter.event_type,
-        correlation_id: filter.correlation_id,
-        user_id: filter.user_id,
-        artifact_id: filter.artifact_id,
-        deployment_id: filter.deployment_id,
-        id_prefix: filter.id_prefix,
+        gateway_id,
+        event_type,
+        correlation_id,
+        user_id,
+        artifact_id,
+        deployment_id,
+        id_prefix,
     }
 }
 

@@ -53,7 +53,8 @@ pub(super) async fn list(
 ) -> Answer<Json<Page<Job>>> {
     let filters = ("jobs", &asked);
     let (limit, after) = (page.size(), page.position::<i64>(&filters)?);
-    let state = asked.state.map(BulkJobState::from);
+    let JobsQuery { state } = &asked;
+    let state = state.map(BulkJobState::from);
     let mut jobs = app.store.bulk_jobs(actor.organisation, state, after, limit + 1).await?;
     let more = jobs.len() > limit;
     jobs.truncate(limit);
@@ -151,14 +152,22 @@ fn described(task: BulkTask) -> (JobKind, JobParameters) {
     let none = JobParameters::default();
     match task {
         BulkTask::Redrive(filter) => {
+            let store::DeliveryFilter {
+                window,
+                gateway_id,
+                event_type,
+                reason,
+                event_id,
+                correlation_id,
+            } = filter;
             let filter = api::DeliveryFilter {
-                from: Some(filter.window.from()).filter(|at| at.micros() > 0),
-                to: Some(filter.window.to()),
-                gateway_id: filter.gateway_id,
-                event_type: filter.event_type,
-                reason: filter.reason,
-                event_id: filter.event_id,
-                correlation_id: filter.correlation_id,
+                from: Some(window.from()).filter(|at| at.micros() > 0),
+                to: Some(window.to()),
+                gateway_id,
+                event_type,
+                reason,
+                event_id,
+                correlation_id,
             };
             (JobKind::Redrive, JobParameters { filter: Some(Object(filter)), ..none })
         }

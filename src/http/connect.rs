@@ -113,8 +113,8 @@ impl From<Box<Refusal>> for Refused {
 }
 
 impl Refused {
-    /// The same gateway, refused for another reason.
-    pub(super) fn because(self, problem: Problem) -> Self {
+    /// The same gateway, refused with another problem.
+    fn with_problem(self, problem: Problem) -> Self {
         Self { problem, ..self }
     }
 
@@ -153,6 +153,17 @@ impl Refused {
     }
 }
 
+/// Refuses a request that can't become a connection. An invalid key is refused as such, whatever else is
+/// wrong.
+pub(super) async fn invalid_request(app: &App, candidate: Candidate, problem: Problem) -> Refused {
+    match app.admissions.authenticate(candidate).await {
+        Ok(authenticated) => {
+            Refused::from(authenticated.refuse(Cause::InvalidRequest)).with_problem(problem)
+        }
+        Err(refusal) => refusal.into(),
+    }
+}
+
 /// An admitted gateway, by its mode.
 enum Gateway {
     Plain(Box<Admitted>),
@@ -167,16 +178,15 @@ async fn admit(
     upgrade: Upgrade,
 ) -> Result<(WebSocketUpgrade, Gateway), Refused> {
     check_origin(app, headers)?;
-    if peer.place.is_reserve() {
+    if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let upgrade = match (upgrade, upgrade_headers::check(headers)) {
         (Ok(upgrade), Ok(())) => upgrade,
         (_, checked) => {
-            let cause = checked.err().map_or(Cause::UpgradeRequired, Cause::BadRequest);
-            let authenticated = app.admissions.authenticate(candidate).await?;
-            return Err(authenticated.refuse(cause).into());
+            let problem = checked.err().map_or_else(upgrade_required, Problem::bad_request);
+            return Err(invalid_request(app, candidate, problem).await);
         }
     };
     let gateway = if upgrade.selected_protocol().is_some() {
@@ -184,7 +194,7 @@ async fn admit(
     } else {
         Gateway::Plain(Box::new(app.admissions.admit(candidate, TRANSPORT).await?))
     };
-    peer.place.authenticated();
+    peer.slot.authenticated();
     Ok((upgrade, gateway))
 }
 
@@ -210,11 +220,7 @@ fn problem(cause: Cause) -> Problem {
     match cause {
         Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
         Cause::Disabled => Problem::new(Code::GatewayDisabled, "This gateway is disabled."),
-        Cause::UpgradeRequired => Problem::new(
-            Code::UpgradeRequired,
-            "This path accepts only upgrades to WebSocket (version 13, over HTTP/1.1).",
-        ),
-        Cause::BadRequest(why) => Problem::bad_request(why),
+        Cause::InvalidRequest => Problem::bad_request("This request can't become a connection."),
         Cause::TooManyAttempts(wait) => too_many(wait),
         Cause::ConnectionLimit => Problem::unavailable(
             Code::ConnectionLimit,
@@ -238,6 +244,13 @@ fn problem(cause: Cause) -> Problem {
         ),
         Cause::Store(error) => error.into(),
     }
+}
+
+fn upgrade_required() -> Problem {
+    Problem::new(
+        Code::UpgradeRequired,
+        "This path accepts only upgrades to WebSocket (version 13, over HTTP/1.1).",
+    )
 }
 
 fn too_many(wait: Duration) -> Problem {

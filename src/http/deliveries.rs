@@ -26,7 +26,7 @@ use crate::store::{self, Actor, DeliveryCursor, DeliveryKey, RedriveCursor, Redr
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 const LONGEST_BUCKET_SECS: u64 = 366 * 24 * 3600;
-/// More than a chart has pixels, at which more detail is useless.
+/// Maximum number of buckets per response; a chart cannot show more.
 const MAX_BUCKETS: u128 = 2000;
 
 impl FromQuery for DeliveryFilter {
@@ -220,9 +220,9 @@ struct RedrivePosition {
 ///
 /// The same event is appended under a new sequence, with the same event id and
 /// correlation id. It was valid when it was published, and is not validated again. What one call
-/// can do, at most 1,000 deliveries, is done at once. Otherwise a job does all of it, and 202 is the
-/// answer: then `job` is the only member that says anything. A dry run never starts a job; repeat it
-/// with `next` as its `cursor` until `next` is `null`.
+/// can do, at most 1,000 deliveries, is done at once. Otherwise a job does all of it, and the response is
+/// 202 with `job`; all other members are empty. A dry run never starts a job; repeat it with `next` as
+/// its `cursor` until `next` is `null`.
 #[utoipa::path(
     post, path = "/deliveries/redrive", tag = "deliveries", operation_id = "redriveDeliveries",
     request_body(

@@ -71,7 +71,8 @@ const FILES: [File; 3] = [
 #[utoipa::path(
     get, path = "/openapi.json", tag = "operations", operation_id = "openapi",
     responses(
-        (status = 200, description = "The OpenAPI 3.1 document of this API.", body = Object, content_type = "application/json"),
+        (status = 200, description = "The OpenAPI 3.1 document of this API.", body = Object, content_type = "application/json",
+            example = json!({"openapi": "3.1.0", "info": {"title": "gateway-events"}, "paths": {}})),
         Problems<(Public,)>,
     ),
 )]
@@ -83,7 +84,8 @@ pub(super) async fn document(peer: Option<Extension<Peer>>) -> Answer<Response> 
 #[utoipa::path(
     get, path = "/asyncapi.json", tag = "operations", operation_id = "asyncapi",
     responses(
-        (status = 200, description = "The AsyncAPI 3.0 document of the streams of gateways and of the feed.", body = Object, content_type = "application/json"),
+        (status = 200, description = "The AsyncAPI 3.0 document of the streams of gateways and of the feed.", body = Object, content_type = "application/json",
+            example = json!({"asyncapi": "3.0.0", "info": {"title": "gateway-events"}, "channels": {}})),
         Problems<(Public,)>,
     ),
 )]
@@ -131,7 +133,7 @@ pub(super) async fn file(
 }
 
 fn serve(peer: Option<Extension<Peer>>, file: &File) -> Answer<Response> {
-    if peer.is_some_and(|Extension(peer)| peer.place.is_reserve()) {
+    if peer.is_some_and(|Extension(peer)| peer.slot.is_reserve()) {
         return Err(Problem::http_connection_limit());
     }
     let mut headers = HeaderMap::new();

@@ -32,7 +32,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, EventId, EventType, quoted};
 use crate::ingest::body::Items;
 use crate::metric;
-use crate::store::{Appended, Publish, Published, Refusal, RolloutOf, Validated};
+use crate::store::{Appended, Idempotency, Publish, Published, Refusal, RolloutOf, Validated};
 
 /// The answer to a request that publishes: a single event's, or a batch's.
 #[derive(Debug, Serialize, ToSchema)]
@@ -90,7 +90,7 @@ pub(super) async fn publish(
     let (length, now) = (bytes.len(), Timestamp::now());
     let shown = key.clone();
     let read = move || {
-        let idempotency = key.map(|key| (key, mode.digest(&bytes)));
+        let idempotency = key.map(|key| Idempotency { key, digest: mode.digest(&bytes) });
         (idempotency, mode.read(&bytes, now, traceparent))
     };
     let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;

@@ -229,9 +229,9 @@ enum Begin {
 
 /// Why a feed ends.
 enum Ended {
-    /// The client has gone, or takes nothing.
+    /// The client has disconnected or does not read.
     Disconnected,
-    /// For this reason, which the client is told.
+    /// The service ends it for this reason, which it sends to the client.
     For(FeedEndReason),
 }
 

@@ -79,7 +79,7 @@ pub(super) async fn send(
     Path(id): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
-    peer.place.authenticated();
+    peer.slot.authenticated();
     peer.keep();
     let stream = id.parse().ok().and_then(|id| app.streams.find(credential.gateway_id, id));
     let stream = stream.ok_or_else(gone)?;

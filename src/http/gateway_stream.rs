@@ -14,13 +14,13 @@ use tracing::Instrument as _;
 use super::App;
 use super::auth;
 use super::client_address::client_address;
-use super::connect::{Refused, check_origin};
-use super::listener::{Peer, StreamPlace};
+use super::connect::{Refused, check_origin, invalid_request};
+use super::listener::{Peer, StreamSlot};
 use super::observability;
 use super::openapi::{Problems, Streaming};
 use super::problem::{Answer, Challenge, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
-use crate::admission::{Attempt, Candidate, Cause, NotOpened, Stated};
+use crate::admission::{Attempt, Candidate, NotOpened, Stated};
 use crate::api::{Code, EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
@@ -113,7 +113,7 @@ struct Opened {
     greeting: ReliableGreeting,
     session: Session,
     attempt: Attempt,
-    place: StreamPlace,
+    slot: StreamSlot,
 }
 
 async fn open(
@@ -123,25 +123,20 @@ async fn open(
     parts: &mut Parts,
 ) -> Result<Opened, Refused> {
     check_origin(app, &parts.headers)?;
-    if peer.place.is_reserve() {
+    if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
     let Asked { hello, stated } = match asked(app, parts).await {
         Ok(asked) => asked,
-        Err(problem) => {
-            // An invalid key is refused as such, whatever else is wrong.
-            let authenticated = app.admissions.authenticate(candidate).await?;
-            let refused = Refused::from(authenticated.refuse(Cause::BadRequest("")));
-            return Err(refused.because(problem));
-        }
+        Err(problem) => return Err(invalid_request(app, candidate, problem).await),
     };
     let greeted = app.admissions.greet(candidate, sse::NAME).await?;
-    peer.place.authenticated();
+    peer.slot.authenticated();
     peer.keep();
     let greeting = greeted.greeting();
     let (session, attempt) = greeted.open_at(hello, stated).await.map_err(not_opened)?;
-    Ok(Opened { greeting, session, attempt, place: peer.place.stream() })
+    Ok(Opened { greeting, session, attempt, slot: peer.slot.stream() })
 }
 
 /// What a request asks for.
@@ -241,7 +236,7 @@ pub(super) fn not_opened(NotOpened { reason, error, conflict }: NotOpened) -> Re
 }
 
 fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
-    let Opened { greeting, session, attempt, place } = opened;
+    let Opened { greeting, session, attempt, slot } = opened;
     let greeted = greeting.greeting;
     let span = observability::connection_span(greeted.gateway_id, session.id(), sse::NAME, headers);
     let (lane_end, transport_end) = transport::link();
@@ -253,7 +248,7 @@ fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
     let first = Text::first(greeting.frame(Timestamp::now()));
     let run = async move {
         connection.run(vec![first]).await;
-        drop((listed, attempt, place));
+        drop((listed, attempt, slot));
     };
     tokio::spawn(run.instrument(span));
     let body = Body::from_stream(futures_util::stream::unfold(items, async |mut items| {

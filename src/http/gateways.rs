@@ -79,7 +79,8 @@ pub(super) async fn list(
 ) -> Answer<Json<Page<api::Gateway>>> {
     let filters = ("gateways", &which);
     let (limit, after) = (page.size(), page.position::<String>(&filters)?);
-    let filter = GatewayFilter { name: which.name.clone(), id_prefix: which.id_prefix.clone() };
+    let GatewaysQuery { name, id_prefix } = which.clone();
+    let filter = GatewayFilter { name, id_prefix };
     let mut gateways =
         app.store.gateways(organisation, &filter, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;

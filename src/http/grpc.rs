@@ -28,7 +28,7 @@ use super::auth;
 use super::client_address::client_address;
 use super::connect::Refused;
 use super::health;
-use super::listener::{Peer, StreamPlace};
+use super::listener::{Peer, StreamSlot};
 use super::observability;
 use super::problem::Problem;
 use super::timed_out;
@@ -163,7 +163,7 @@ impl Gateways for Service {
             messages,
             deadline,
             items,
-            _place: peer.place.stream(),
+            _slot: peer.slot.stream(),
         };
         tokio::spawn(connection.run(greeted).instrument(span));
         Ok(tonic::Response::new(Box::pin(stream(taken, deadline))))
@@ -185,12 +185,12 @@ async fn greet(
     headers: &HeaderMap,
     address: std::net::IpAddr,
 ) -> Result<Greeted, Refused> {
-    if peer.place.is_reserve() {
+    if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let greeted = app.admissions.greet(candidate, grpc::NAME).await?;
-    peer.place.authenticated();
+    peer.slot.authenticated();
     peer.keep();
     Ok(greeted)
 }
@@ -218,7 +218,7 @@ struct Connection {
     /// When the gateway wants its stream to end.
     deadline: Option<Instant>,
     items: mpsc::Sender<Batch>,
-    _place: StreamPlace,
+    _slot: StreamSlot,
 }
 
 impl Connection {
@@ -256,7 +256,7 @@ impl Connection {
             }
         };
         let (lane_end, transport_end) = transport::link();
-        let Self { app, messages, deadline, items, _place } = self;
+        let Self { app, messages, deadline, items, _slot } = self;
         let timeout = app.config.delivery.write_timeout;
         let (connection, inbound) = push::over(encoder, transport_end, items, timeout);
         session.start(lane_end);

@@ -29,12 +29,12 @@ use crate::metric;
 
 mod descriptors;
 mod http2;
-mod places;
+mod slots;
 mod table;
 
-use places::{Evicted, Place, Places};
+use slots::{Evicted, Slot, Slots};
 
-pub(super) use places::{Peer, StreamPlace};
+pub(super) use slots::{Peer, StreamSlot};
 
 /// How much unsent data the kernel buffers for a peer. A larger buffer would hide that the peer
 /// does not read: a megabyte in the buffer looks as if it had been sent.
@@ -43,9 +43,9 @@ const UNSENT: u32 = 16 * 1024;
 /// The pause after an accept that failed for another reason than a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The pause after connections were closed because of a lack of descriptors.
-const SHED_PAUSE: Duration = Duration::from_millis(10);
+const EVICTION_PAUSE: Duration = Duration::from_millis(10);
 /// How many connections are closed at a time for lack of descriptors.
-const SHED: usize = 64;
+const EVICTED: usize = 64;
 /// Connections that the kernel queues until they are accepted; limited by `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 /// Connections in excess of `server.max_http_connections`, for probes and admins.
@@ -72,7 +72,7 @@ pub struct Listener {
     handshake_timeout: Duration,
     timeouts: PeerTimeouts,
     balancers: Vec<Network>,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     log: LogLimit<&'static str>,
 }
 
@@ -98,7 +98,7 @@ impl Listener {
             handshake_timeout: server.handshake_timeout,
             timeouts,
             balancers: server.proxy_protocol_from.clone(),
-            places: Places::new(table::Limits {
+            slots: Slots::new(table::Limits {
                 handshakes: server.max_pending_handshakes,
                 connections: server.max_http_connections,
                 reserved: RESERVED,
@@ -135,10 +135,10 @@ impl Listener {
                 }
             };
             let is_balancer = self.balancers.iter().any(|network| network.contains(address.ip()));
-            let Some(place) = self.admit(address, is_balancer) else { continue };
+            let Some(slot) = self.admit(address, is_balancer) else { continue };
             prepare(&stream, self.timeouts.unacknowledged);
             let connection = Connection {
-                peer: Peer::new(address, Arc::clone(&place)),
+                peer: Peer::new(address, Arc::clone(&slot)),
                 tls: self.tls.clone(),
                 limits: self.limits,
                 timeouts: self.timeouts,
@@ -148,13 +148,13 @@ impl Listener {
                 wind_down: wind_down.clone(),
                 tasks: connections.clone(),
             };
-            connections.spawn(async move { place.run(connection.run(stream)).await });
+            connections.spawn(async move { slot.run(connection.run(stream)).await });
         }
     }
 
-    /// A place for a new connection; `None` if all places are in use.
-    fn admit(&self, peer: SocketAddr, is_balancer: bool) -> Option<Arc<Place>> {
-        let (place, evicted) = self.places.admit(peer.ip().into(), is_balancer);
+    /// A slot for a new connection; `None` if all slots are in use.
+    fn admit(&self, peer: SocketAddr, is_balancer: bool) -> Option<Arc<Slot>> {
+        let (slot, evicted) = self.slots.admit(peer.ip().into(), is_balancer);
         if evicted > 0 {
             count_evicted(evicted);
             if let Some(suppressed) = self.log.admit(&"evicted") {
@@ -164,7 +164,7 @@ impl Listener {
                 );
             }
         }
-        if place.is_none() {
+        if slot.is_none() {
             metrics::counter!(metric::HTTP_CONNECTIONS_REFUSED).increment(1);
             if let Some(suppressed) = self.log.admit(&"full") {
                 tracing::warn!(
@@ -174,18 +174,18 @@ impl Listener {
                 );
             }
         }
-        place
+        slot
     }
 
     /// Handles a failed accept; returns how long to pause. For a lack of descriptors it closes idle
     /// connections, because otherwise none would be free until a peer ends a connection.
     fn recover(&self, error: &io::Error) -> Duration {
-        let shed = if descriptors::is_exhausted(error) { self.places.shed(SHED) } else { 0 };
-        count_evicted(shed);
+        let evicted = if descriptors::is_exhausted(error) { self.slots.evict(EVICTED) } else { 0 };
+        count_evicted(evicted);
         if let Some(suppressed) = self.log.admit(&"accept") {
-            tracing::warn!(%error, closed = shed, suppressed, "failed to accept a connection");
+            tracing::warn!(%error, closed = evicted, suppressed, "failed to accept a connection");
         }
-        if shed > 0 { SHED_PAUSE } else { PAUSE }
+        if evicted > 0 { EVICTION_PAUSE } else { PAUSE }
     }
 }
 
@@ -237,7 +237,7 @@ impl Connection {
             let client = proxy_protocol::client(&mut stream, balancer, self.deadline).await;
             let Some(client) = client else { return };
             self.peer.address = client;
-            count_evicted(self.peer.place.name_client(Source::from(client.ip())));
+            count_evicted(self.peer.slot.name_client(Source::from(client.ip())));
         }
         let peer = self.peer.address;
         let Some(tls) = self.tls.take() else {
@@ -258,7 +258,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { peer, limits, timeouts, router, wind_down, tasks, .. } = self;
-        peer.place.ready();
+        peer.slot.ready();
         let settings = http2::Settings { limits, timeouts, router, wind_down, tasks };
         // Boxed, because it is larger than a connection over HTTP/1.1, and most use that.
         Box::pin(http2::serve(stream, peer, settings)).await;
@@ -270,11 +270,11 @@ impl Connection {
     {
         let Self { peer, limits, router, wind_down, .. } = self;
         let address = peer.address;
-        peer.place.ready();
+        peer.slot.ready();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             let (peer, router) = (peer.for_request(), router.clone());
             async move {
-                let busy = peer.place.begin()?;
+                let busy = peer.slot.begin()?;
                 request.extensions_mut().insert(peer);
                 let Ok(response) = router.oneshot(request.map(Body::new)).await;
                 Ok::<_, Evicted>(busy.until_sent(response))

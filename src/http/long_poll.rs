@@ -262,12 +262,12 @@ pub(super) async fn poll(
         }
     };
     let Query(query) = query?;
-    if peer.place.is_reserve() {
+    if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit());
     }
-    peer.place.authenticated();
+    peer.slot.authenticated();
     peer.keep();
-    let _streaming = peer.place.stream();
+    let _streaming = peer.slot.stream();
     let timeout = app.config.server.request_timeout;
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
     let asked = Asked::new(query, longest)?;
@@ -388,7 +388,7 @@ pub(super) async fn frames(
     Path(instance): Path<String>,
     body: Result<Bytes, Problem>,
 ) -> Answer<StatusCode> {
-    peer.place.authenticated();
+    peer.slot.authenticated();
     peer.keep();
     let in_use = app.pollers.find((credential.gateway_id, instance)).ok_or_else(gone)?;
     let inbound = in_use.slot.lock().await.as_ref().map(|held| held.poller.inbound.clone());

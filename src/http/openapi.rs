@@ -2,6 +2,8 @@
 //! [`api`](crate::api) and from the attributes of the handlers; a route can't be added
 //! without an attribute. [`Problems`] lists the refusals of a route.
 
+mod examples;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -71,6 +73,7 @@ pub fn document() -> openapi::OpenApi {
             }
         }
     }
+    examples::complete(&mut document);
     document
 }
 

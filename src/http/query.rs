@@ -25,7 +25,7 @@ pub(super) struct Query<T>(pub(super) T);
 pub(super) trait FromQuery: Sized {
     /// The parameters' names.
     fn names() -> Vec<String>;
-    /// Reads them.
+    /// Parses them; unknown names were refused before.
     fn from_query(parameters: &Parameters) -> Answer<Self>;
 }
 

@@ -138,7 +138,7 @@ pub(super) fn of_attributes(error: ValidationError) -> ValidationError {
     }
 }
 
-/// The members of an object: no more than it takes to find out that there are too many.
+/// The members of an object. Reading stops at the limit plus one.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -163,7 +163,10 @@ enum Moved {
 }
 
 /// A row's organisation and event, or why it can't be read.
-type Read = std::result::Result<(String, Draft), Rejection>;
+type Read = OrRejected<(String, Draft)>;
+
+/// A row's part, or why the row is rejected.
+type OrRejected<T> = std::result::Result<T, Rejection>;
 
 /// Validates the rows of one page. Each organisation and type is looked up once.
 struct Page<'a> {
@@ -203,7 +206,7 @@ impl<'a> Page<'a> {
         }
         let validated = self.rules.validate_all(&source, bytes, candidates, now).await;
         let mut validated = validated.map_err(not_computed)?.into_iter();
-        let mut event = |organisation| -> std::result::Result<(_, NewEvent), Rejection> {
+        let mut event = |organisation| -> OrRejected<(_, NewEvent)> {
             let event = validated.next().expect("each candidate has a result");
             Ok((organisation, event.map_err(|invalid| invalid.error)?))
         };
@@ -217,7 +220,7 @@ impl<'a> Page<'a> {
         &mut self,
         organisation: &str,
         draft: Draft,
-    ) -> Result<std::result::Result<(OrganisationKey, Candidate), Rejection>> {
+    ) -> Result<OrRejected<(OrganisationKey, Candidate)>> {
         let Some(key) = self.organisation(organisation).await? else {
             let name = crate::event::quoted(organisation);
             return Ok(Err(Rejection {
@@ -274,7 +277,7 @@ pub fn read_row(
     content: InboxContent,
     inserted_at: Timestamp,
     now: Timestamp,
-) -> std::result::Result<Draft, Rejection> {
+) -> OrRejected<Draft> {
     rows::read(content, inserted_at, now).map_err(Rejection::from)
 }
 

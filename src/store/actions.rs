@@ -117,7 +117,7 @@ pub struct Purge {
     pub at: Timestamp,
     /// The name of the principal that purged it.
     pub by: String,
-    /// Why.
+    /// The reason that the principal gave.
     pub reason: String,
 }
 

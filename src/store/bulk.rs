@@ -29,7 +29,7 @@ pub(crate) mod stored;
 
 use super::{
     Actor, AppendedDelivery, DeliveryCursor, DeliveryFilter, DeliveryKey, Principal, Range,
-    Redriven, Refusal, Result, Target,
+    Redriven, Refusable, Result, Target,
 };
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{EventId, GatewayId, GatewayKey, JobId, NodeId, OrganisationKey, Sequence};
@@ -65,7 +65,7 @@ pub trait Bulk: Send + Sync + 'static {
         target: Target,
         force: bool,
         dry_run: bool,
-    ) -> Result<std::result::Result<Resent, Refusal>>;
+    ) -> Result<Refusable<Resent>>;
 
     /// Jobs of an organisation, newest first, after the one with this key.
     async fn bulk_jobs(
@@ -216,6 +216,8 @@ impl BulkJobState {
 
 /// Where the next chunk of a job begins. A redrive first counts everything that matches, and then
 /// appends.
+///
+/// The serialized names are those in the column `bulk_jobs.position`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BulkPosition {
@@ -247,6 +249,8 @@ impl From<Place> for DeliveryKey {
 }
 
 /// What was appended and what was skipped, in deliveries.
+///
+/// The serialized names are those in the column `bulk_jobs.counts`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BulkCounts {

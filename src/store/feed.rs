@@ -8,6 +8,8 @@
 //! feed is not a number: it also lists the lower keys that were not visible yet. These are read
 //! again, until they appear or can't belong to a running transaction any more.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
 
 use super::{Outcome, Result};
@@ -43,12 +45,12 @@ pub struct FeedEnds {
 /// The ranges of keys to read from each table.
 #[derive(Clone, Debug, Default)]
 pub struct FeedSpans {
-    /// Of events: first and last key, ascending.
-    pub events: Vec<(i64, i64)>,
+    /// Of events, ascending.
+    pub events: Vec<RangeInclusive<i64>>,
     /// Of attempts.
-    pub attempts: Vec<(i64, i64)>,
+    pub attempts: Vec<RangeInclusive<i64>>,
     /// Of connections that were opened and closed.
-    pub connections: Vec<(i64, i64)>,
+    pub connections: Vec<RangeInclusive<i64>>,
     /// The maximum number of rows of each span.
     pub limit: usize,
 }

@@ -1,6 +1,6 @@
 //! Recognises repeated requests and matches their items with the stored answers.
 
-use super::{Appended, Publish, Published, Refusal, Validated};
+use super::{Appended, Publish, Published, Refusable, Refusal, Validated};
 use crate::event::EventId;
 
 /// An item's id and the digest of its content, if its publisher chose an id that can be read.
@@ -14,7 +14,7 @@ pub fn named(item: &Validated) -> Option<(&EventId, &[u8; 32])> {
 /// A stored answer, item by item. Answers stored by earlier versions lack the items that were
 /// invalid then. If these can't be identified any more, returning no answer is better than
 /// returning another item's.
-pub fn in_place(kept: &[std::result::Result<Appended, Refusal>], publish: &Publish) -> Published {
+pub fn in_place(kept: &[Refusable<Appended>], publish: &Publish) -> Published {
     if kept.len() == publish.events.len() {
         return Published::Done(kept.to_vec());
     }

@@ -243,7 +243,7 @@ pub struct ReplacedConnection {
 /// Sequences that can't be delivered to a gateway, which therefore needs a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Why.
+    /// Why they can't be delivered.
     pub reason: GapReason,
     /// The first of them. Of another log, 1.
     pub from: Sequence,

@@ -134,6 +134,8 @@ impl DeliveryKey {
 
 /// Where the next page begins. `as_of`, the last attempt on record at the first page, makes all
 /// pages one snapshot although attempts keep arriving.
+///
+/// It is stored with the job that counts deliveries: the serialized names are those in the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryCursor {

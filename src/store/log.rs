@@ -100,8 +100,17 @@ pub struct Publish {
     /// Its items, in order. Includes invalid items, so that the answer stored under an idempotency
     /// key covers every item.
     pub events: Vec<Validated>,
-    /// The `Idempotency-Key`, and the SHA-256 of the whole body.
-    pub idempotency: Option<(String, [u8; 32])>,
+    /// The `Idempotency-Key` of the request, if it has one.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// An `Idempotency-Key`, and the body that it was sent with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The key.
+    pub key: String,
+    /// The SHA-256 of the whole body.
+    pub digest: [u8; 32],
 }
 
 impl Publish {
@@ -147,12 +156,15 @@ pub struct AppendedDelivery {
     pub sequence: Sequence,
 }
 
+/// The result of an operation that the log may refuse, as opposed to one that failed.
+pub type Refusable<T> = std::result::Result<T, Refusal>;
+
 /// The result of a [`Publish`].
 #[derive(Clone, Debug)]
 pub enum Published {
     /// The results, item by item. For a repeated key, those of the first request. They are stored
     /// if anything was appended.
-    Done(Vec<std::result::Result<Appended, Refusal>>),
+    Done(Vec<Refusable<Appended>>),
     /// The `Idempotency-Key` was used with a different body.
     KeyReused,
     /// The request results in more deliveries than one transaction may write. Nothing was stored.

@@ -65,9 +65,9 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D:
 /// How much may wait to be appended; more is refused at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Queue {
-    /// Events.
+    /// The maximum number of events.
     pub events: usize,
-    /// Bytes of payload.
+    /// The maximum number of bytes of payload.
     pub bytes: usize,
 }
 

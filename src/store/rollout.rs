@@ -268,7 +268,7 @@ pub struct EventVerdict {
     pub state: EventState,
     /// When the state began.
     pub since: Timestamp,
-    /// Why.
+    /// The reason of a failure, or `no_gateways_matched`.
     pub reason: Option<&'static str>,
     /// How many gateways are in the state.
     pub gateways: usize,

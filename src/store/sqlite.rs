@@ -59,7 +59,7 @@ pub struct SqliteStore {
     snapshots: QueryPool,
     writer: Writer,
     /// Why the last attempt to write failed, if it did.
-    trouble: watch::Receiver<Option<String>>,
+    last_begin_error: watch::Receiver<Option<String>>,
     probe: disk::Probe,
     inbox: watch_inbox::Watch,
     options: Options,
@@ -86,7 +86,7 @@ impl SqliteStore {
         let queries = QueryPool::new(query_connections, options.query_timeout);
         let snapshots = QueryPool::new(connect::readers(options, 1).await?, SNAPSHOT_TIMEOUT);
         let session = Session::new(conn, options, disk);
-        let (trouble, probe) = (session.trouble(), session.probe());
+        let (last_begin_error, probe) = (session.last_begin_error(), session.probe());
         let has_remains = session.has_remains();
         let writer = Writer::start(session, options.queue, node, wake.clone());
         let inbox = watch_inbox::Watch::new(options.path.clone());
@@ -98,7 +98,7 @@ impl SqliteStore {
             queries,
             snapshots,
             writer,
-            trouble,
+            last_begin_error,
             probe,
             inbox,
             options,
@@ -141,7 +141,7 @@ impl Access for SqliteStore {
 
     /// Reads, and reports the last attempt to write: a write of its own would wait for the writer.
     async fn check_database(&self) -> Result<()> {
-        if let Some(reason) = self.trouble.borrow().as_ref() {
+        if let Some(reason) = self.last_begin_error.borrow().as_ref() {
             return Err(StoreError::Unavailable(format!(
                 "failed to write to the database: {reason}"
             )));

@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
+use super::event_position::EventPosition;
 use super::frame::encode;
-use super::frames::{EventFrame, EventPosition, FrameError};
+use super::frames::{EventFrame, FrameError};
 use crate::cloud_event::{Attributes, DEFAULT_SOURCE, JSON, SPECVERSION, Value, name, padded};
 use crate::event::{Event, Sequence};
 

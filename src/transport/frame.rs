@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::frames::EventPosition;
+use super::event_position::EventPosition;
 use super::{DeploymentReport, Greeting, InvalidMessage};
 use crate::clock::Timestamp;
 use crate::event::{

@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use super::event_position::EventPosition;
 use super::{cloud_event, frame};
 use crate::event::Sequence;
 use crate::json_error::WrongValue;
@@ -28,8 +29,8 @@ pub use gateway::{
 };
 pub use server::{
     ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, DeliveryGap, DeliveryMark,
-    EXTRA_CLOUD_EVENT_BYTES, EXTRA_EVENT_BYTES, EventFrame, EventPosition, GapReason, Limits,
-    PolledEvents, ResumeMode, event_text,
+    EXTRA_CLOUD_EVENT_BYTES, EXTRA_EVENT_BYTES, EventFrame, GapReason, Limits, PolledEvents,
+    ResumeMode, event_text,
 };
 
 /// The WebSocket subprotocol that selects reliable mode, and `protocol` in `connection.ack`.

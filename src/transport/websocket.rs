@@ -66,7 +66,7 @@ pub async fn run(socket: WebSocket, greeting: Greeting, end: TransportEnd, setti
         settings,
     };
     let first = frame::connection_ack(greeting, Timestamp::now());
-    let (reason, detail, by_peer) = talk(&mut writer, stream, &incoming, first).await;
+    let (reason, detail, by_peer) = drive(&mut writer, stream, &incoming, first).await;
     let shared = locked(&receipts).shared();
     // Fails if the lane has ended, so that no one needs the report.
     let _ =
@@ -80,7 +80,7 @@ fn locked(receipts: &Mutex<Receipts>) -> MutexGuard<'_, Receipts> {
 
 /// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
 /// whether the peer's host ended it.
-async fn talk(
+async fn drive(
     writer: &mut Writer<'_>,
     stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,

@@ -29,6 +29,7 @@ mod connections;
 mod deliveries;
 mod diagnosis;
 mod expiry;
+pub(crate) mod fault_hook;
 mod feed;
 mod gateways;
 mod history;
@@ -47,12 +48,11 @@ mod retention;
 mod rollout;
 mod supersession;
 mod tables;
-pub(crate) mod tampering;
 mod tokens;
 
 use append::Grown;
+use fault_hook::{FaultHook, NoFaults};
 use tables::Tables;
-use tampering::{Honest, Tamper};
 
 /// Returns the current time.
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -70,7 +70,7 @@ struct Shared {
     /// The nodes to notify when logs grow.
     nodes: Mutex<BTreeMap<NodeId, Wake>>,
     /// Deliberate bugs.
-    tamper: Mutex<Arc<dyn Tamper>>,
+    fault_hook: Mutex<Arc<dyn FaultHook>>,
 }
 
 impl MemoryDatabase {
@@ -81,7 +81,7 @@ impl MemoryDatabase {
             tables: Mutex::default(),
             inbox: watch::Sender::new(0),
             nodes: Mutex::default(),
-            tamper: Mutex::new(Arc::new(Honest)),
+            fault_hook: Mutex::new(Arc::new(NoFaults)),
         }));
         database.add_organisation("default");
         database
@@ -107,8 +107,8 @@ impl MemoryDatabase {
         self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tampering(&self) -> Arc<dyn Tamper> {
-        Arc::clone(&self.0.tamper.lock().unwrap_or_else(PoisonError::into_inner))
+    fn fault_hook(&self) -> Arc<dyn FaultHook> {
+        Arc::clone(&self.0.fault_hook.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, Wake>> {
@@ -139,7 +139,7 @@ pub(crate) enum Fault {
 /// The number of operations so far, and the faults of later ones.
 #[derive(Debug, Default)]
 struct Script {
-    verbs: u64,
+    operations: u64,
     faults: BTreeMap<u64, Fault>,
 }
 
@@ -178,7 +178,7 @@ impl MemoryStore {
     /// (`note_use`, `has_room`) and `close` are not counted.
     pub(crate) fn fail(&self, nth: u64, fault: Fault) {
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
-        let nth = script.verbs + nth;
+        let nth = script.operations + nth;
         script.faults.insert(nth, fault);
     }
 
@@ -202,15 +202,15 @@ impl MemoryStore {
     fn next_fault(&self) -> Result<Option<Fault>> {
         self.check_open()?;
         let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
-        script.verbs += 1;
-        let nth = script.verbs;
+        script.operations += 1;
+        let nth = script.operations;
         Ok(script.faults.remove(&nth))
     }
 
     /// Runs an operation that only reads.
-    async fn read<T>(&self, look: impl FnOnce(&Tables) -> Result<T>) -> Result<T> {
+    async fn read<T>(&self, read: impl FnOnce(&Tables) -> Result<T>) -> Result<T> {
         let answer = self.next_fault().and_then(|fault| match fault {
-            None => look(&self.database.tables()),
+            None => read(&self.database.tables()),
             Some(_) => Err(unavailable()),
         });
         tokio::task::yield_now().await;
@@ -290,9 +290,9 @@ impl Drop for PendingOpening<'_> {
 }
 
 fn unavailable() -> StoreError {
-    StoreError::Unavailable("the simulation wants it so".to_owned())
+    StoreError::Unavailable("injected fault".to_owned())
 }
 
 fn unknown() -> StoreError {
-    StoreError::Unknown("the simulation wants it so".to_owned())
+    StoreError::Unknown("injected fault".to_owned())
 }

@@ -9,7 +9,7 @@ use gateway_events::store::{
     InstanceOutcome, OpenInstance, OpenedInstance, Published, Range, Record,
 };
 
-use crate::reference::store::tampering::Tamper;
+use crate::reference::store::fault_hook::FaultHook;
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
@@ -74,20 +74,20 @@ bugs! {
 }
 
 /// The bugs of the store.
-pub(crate) struct Tampered {
+pub(crate) struct BugHook {
     bug: Bug,
     /// Whether the bug has had its effect, if it has one only once.
     is_done: AtomicBool,
     last: AtomicI64,
 }
 
-impl Tampered {
+impl BugHook {
     pub(crate) fn new(bug: Bug) -> Self {
         Self { bug, is_done: AtomicBool::new(false), last: AtomicI64::new(0) }
     }
 }
 
-impl Tamper for Tampered {
+impl FaultHook for BugHook {
     fn record(&self, mut records: Vec<Record>) -> Vec<Record> {
         match self.bug {
             Bug::FullQueue => records.truncate(1),

@@ -240,7 +240,7 @@ impl Handler for App {
         let wait = Duration::from_millis(fastrand::u64(1..400));
         sleep_until(Instant::now() + wait).await;
         if self.world.is_faulty() && one_in(3) {
-            return Err(SnapshotError("the simulation wants it so".to_owned()));
+            return Err(SnapshotError("injected fault".to_owned()));
         }
         let mut state = self.world.state();
         let known = &mut state.gateways[self.id.gateway];

@@ -52,7 +52,7 @@ pub(crate) async fn run(world: Arc<World>, service: Arc<Service>, id: Id) {
         let (lane, end) = link();
         session.start(lane);
         let epoch = greeting.greeting.epoch;
-        let _ = node.down.run_until_cancelled(misbehave(&world, id, end, epoch)).await;
+        let _ = node.down.run_until_cancelled(send_invalid(&world, id, end, epoch)).await;
     }
 }
 
@@ -64,7 +64,7 @@ fn note_sent(world: &World, id: Id, epoch: gateway_events::event::Epoch, to: i64
     progress.sent = progress.sent.max(to);
 }
 
-async fn misbehave(
+async fn send_invalid(
     world: &World,
     id: Id,
     mut end: TransportEnd,
@@ -99,7 +99,7 @@ async fn misbehave(
         if one_in(25) {
             break Reason::ConnectionLost;
         }
-        let message = lie(seen);
+        let message = false_message(seen);
         note!(world, world.label(id), "> {message:?}");
         let _ = end.incoming.send(message).await;
     };
@@ -109,7 +109,7 @@ async fn misbehave(
     let _ = end.incoming.send(Incoming::Ended(Box::new(ended))).await;
 }
 
-fn lie(seen: i64) -> Incoming {
+fn false_message(seen: i64) -> Incoming {
     let beyond = if one_in(12) { seen + fastrand::i64(1..3) } else { seen };
     let sequence = Sequence(fastrand::i64(0..=beyond));
     match fastrand::u8(..10) {

@@ -381,7 +381,7 @@ impl Socket {
     }
 
     async fn outgoing(&mut self, outgoing: Outgoing) {
-        let Some(outgoing) = self.watch.tamper(outgoing) else { return };
+        let Some(outgoing) = self.watch.inject(outgoing) else { return };
         let frame = frame(outgoing, self.epoch);
         self.watch.sent(&frame);
         if let ServerFrame::Gap(gap) = &frame

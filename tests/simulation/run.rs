@@ -21,11 +21,11 @@ use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::bugs::{Bug, Tampered};
+use crate::bugs::{Bug, BugHook};
 use crate::gateway::Process;
 use crate::promises;
 use crate::reference::store::MemoryDatabase;
-use crate::reference::store::tampering::Copy;
+use crate::reference::store::fault_hook::Copy;
 use crate::service::Service;
 use crate::world::{Id, Kind, Known, Log, Replica, Row, Storage, TYPES, World, note, one_in};
 use crate::{hostile, plain};
@@ -34,7 +34,7 @@ use crate::{hostile, plain};
 const STEPS: usize = 26;
 /// Everyone must have caught up this long after the last fault.
 const CATCH_UP: Duration = Duration::from_mins(4);
-const WHY: &str = "a simulated admin wants it so";
+const WHY: &str = "requested by the simulation";
 
 /// The outcome of a run.
 pub(crate) struct Outcome {
@@ -62,7 +62,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>, is_traced: bool) -> Outcome {
     let mut outcome = runtime.block_on(async {
         let mut run = Run::start(bug, is_traced).await;
         run.faults().await;
-        run.heal().await;
+        run.end_faults().await;
         let published = run.published;
         Outcome { broken: run.world.verdict(), trace: run.world.take_trace(), published }
     });
@@ -105,7 +105,7 @@ impl Run {
         });
         let database = MemoryDatabase::new(clock);
         if let Some(bug) = bug {
-            database.tamper(Arc::new(Tampered::new(bug)));
+            database.set_fault_hook(Arc::new(BugHook::new(bug)));
         }
         let world = Arc::new(World::new(database, bug, is_traced));
         let nodes = if one_in(4) { 2 } else { 1 };
@@ -523,7 +523,7 @@ impl Run {
     }
 
     /// Ends all faults. Then everyone must catch up.
-    async fn heal(&mut self) {
+    async fn end_faults(&mut self) {
         if self.world.verdict().is_some() {
             return;
         }

@@ -89,7 +89,7 @@ impl Watch {
     }
 
     /// What a bug makes of a message; `None` if it drops it.
-    pub(crate) fn tamper(&mut self, outgoing: Outgoing) -> Option<Outgoing> {
+    pub(crate) fn inject(&mut self, outgoing: Outgoing) -> Option<Outgoing> {
         let Outgoing::Event(mut event) = outgoing else { return Some(outgoing) };
         self.events += 1;
         let sequence = event.sequence.0;
@@ -180,7 +180,7 @@ impl Watch {
             .nacked
             .range(..=sequence)
             .any(|refused| self.previous.get(refused).is_some_and(|before| *before == previous));
-        if !is_next && !goes_back && !self.is_tampered() {
+        if !is_next && !goes_back && !self.injects_bugs() {
             let told = self.told;
             let how = format!("{sequence} with previous {previous} was sent after {told}");
             self.broken("events are sent in order, each linked to the one before", &how);
@@ -210,7 +210,7 @@ impl Watch {
         progress.sent = progress.sent.max(sequence);
     }
 
-    fn is_tampered(&self) -> bool {
+    fn injects_bugs(&self) -> bool {
         matches!(self.world.bug, Some(Bug::SkipRow | Bug::WrongFilter | Bug::ForgetGoBack))
     }
 
@@ -227,7 +227,7 @@ impl Watch {
         });
         let is_current = self.epoch == Some(log.epoch);
         drop(state);
-        if let Some(missed) = missed.filter(|_| is_current && !self.is_tampered()) {
+        if let Some(missed) = missed.filter(|_| is_current && !self.injects_bugs()) {
             let how = format!("the mark {sequence} covers {missed}, which was not sent");
             self.broken("a mark covers only what is not sent", &how);
         }

@@ -19,8 +19,8 @@ on_both! {
     a_pause_survives_a_restart
     an_event_that_holds_up_a_gateway_is_skipped_and_redriven_later
     requests_that_can_not_be_done_are_refused
-    reasons_are_inert_wherever_they_are_shown
-    a_purged_payload_is_nowhere_and_its_event_is_on_record
+    reasons_are_escaped_in_output
+    purged_payload_is_erased_and_the_purge_is_recorded
     a_purge_removes_what_a_rejection_quotes_of_the_payload
     a_rejected_row_is_corrected_and_published
 }
@@ -192,7 +192,7 @@ async fn requests_that_can_not_be_done_are_refused(backend: Backend) {
     admin.post(&format!("/gateways/{id}/pause"), &json!({})).await.refusal(404, "not_found");
 }
 
-async fn reasons_are_inert_wherever_they_are_shown(backend: Backend) {
+async fn reasons_are_escaped_in_output(backend: Backend) {
     let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("berlin").await;
@@ -250,7 +250,7 @@ async fn a_purge_removes_what_a_rejection_quotes_of_the_payload(backend: Backend
     assert_eq!(rejected["list"][0]["detail"], "payload: was purged");
 }
 
-async fn a_purged_payload_is_nowhere_and_its_event_is_on_record(backend: Backend) {
+async fn purged_payload_is_erased_and_the_purge_is_recorded(backend: Backend) {
     const SECRET: &str = "s3cret-0123456789";
     let service = backend.start().await;
     let admin = service.admin();

@@ -18,7 +18,7 @@ fn the_committed_document_is_up_to_date() {
 }
 
 #[test]
-fn every_reference_leads_to_something_and_everything_is_used() {
+fn every_reference_resolves_and_every_schema_is_used() {
     let document = asyncapi::document();
     let mut used = Vec::new();
     references(&document, &mut used);

@@ -232,7 +232,7 @@ async fn each_route_that_changes_something_leaves_a_record(backend: Backend) {
     let service = backend.start().await;
     let admin = service.admin();
     let document: Value = serde_json::from_str(&openapi::json()).unwrap();
-    let (mut walked, mut exempt) = (0, BTreeSet::new());
+    let (mut checked, mut exempt) = (0, BTreeSet::new());
     for (path, item) in document["paths"].as_object().unwrap() {
         let route = path.strip_prefix(BASE_PATH).unwrap_or(path);
         for method in item.as_object().unwrap().keys().filter(|method| *method != "get") {
@@ -243,8 +243,8 @@ async fn each_route_that_changes_something_leaves_a_record(backend: Backend) {
             let change = prepared(&backend, &service, method, route).await.unwrap_or_else(|| {
                 panic!("{method} {route}: record what it changes, and add it here or to EXEMPT")
             });
-            walked += 1;
-            let request_id = format!("walk-{walked}");
+            checked += 1;
+            let request_id = format!("audited-{checked}");
             let verb: Method = method.to_uppercase().parse().unwrap();
             let request = admin.request(verb, &change.path).header("x-request-id", &request_id);
             let request = if change.body.is_null() { request } else { request.json(&change.body) };
@@ -259,11 +259,11 @@ async fn each_route_that_changes_something_leaves_a_record(backend: Backend) {
             assert!(!record.to_string().contains("digest"), "{record:#}");
         }
     }
-    assert!(walked >= 12, "{walked}");
+    assert!(checked >= 12, "{checked}");
     assert_eq!(exempt.len(), EXEMPT.len(), "EXEMPT names a route that does not exist");
     let report = backend.verify(&service).await;
     assert!(report.problems.is_empty(), "{:#?}", report.problems);
-    assert!(report.audit_records >= walked, "{report:?}");
+    assert!(report.audit_records >= checked, "{report:?}");
     let anybody = service.scoped(&["read", "publish"]).await;
     anybody.get("/audit").await.refusal(403, "insufficient_scope");
 }

@@ -174,7 +174,7 @@ async fn each_type_accepts_the_platforms_payloads_and_refuses_what_gateways_can_
 }
 
 #[tokio::test]
-async fn rows_of_the_inbox_are_validated_likewise() {
+async fn inbox_rows_are_validated_like_published_events() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;

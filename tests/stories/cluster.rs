@@ -316,7 +316,7 @@ async fn a_pooler_without_a_listener_url_is_logged_and_only_costs_latency() {
 }
 
 #[tokio::test]
-async fn an_unreachable_listener_url_delays_nothing() {
+async fn unreachable_listener_url_does_not_delay_delivery() {
     let backend = Backend::postgres();
     let one = backend.start().await;
     // A pooler that runs in front of a server that does not.

@@ -227,7 +227,7 @@ async fn contexts_name_services_and_their_token_is_sent_to_no_other() {
 }
 
 #[tokio::test]
-async fn doctor_finds_what_is_wrong() {
+async fn doctor_reports_each_fault() {
     let service = Service::start().await;
     let report = service.run("doctor --json").await.json();
     let result = |report: &Value, check: &str| -> String {

@@ -12,9 +12,9 @@ use gateway_events::event::{
     Sequence,
 };
 use gateway_events::store::{
-    Actor, Appended, Attempt, Gateway, InvalidEvent, Labels, NewConnection, NewEvent, Principal,
-    Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target, Unconfirmed,
-    Validated, ValidationError,
+    Actor, Appended, Attempt, Gateway, Idempotency, InvalidEvent, Labels, NewConnection, NewEvent,
+    Principal, Publish, Published, Range, Record, Refusal, RetentionLimits, Store, Target,
+    Unconfirmed, Validated, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -101,7 +101,7 @@ macro_rules! conforms {
             what_instances_apply_counts_in_rollouts
             filtered_is_a_state_unless_an_instance_receives_the_event
             if_all_must_confirm_those_that_filter_an_event_need_not_apply_it
-            a_later_connection_of_an_instance_replaces_the_earlier_one
+            later_connection_of_an_instance_replaces_the_earlier_one
             a_position_of_its_own_confirms_what_lies_before
             a_position_says_that_an_event_was_received_which_another_instance_filtered
             a_position_with_an_event_id_proves_that_an_expired_event_was_received
@@ -287,7 +287,8 @@ impl<'a> Fixture<'a> {
         events: Vec<Validated>,
         idempotency: Option<(&str, [u8; 32])>,
     ) -> Option<Vec<Result<Appended, Refusal>>> {
-        let idempotency = idempotency.map(|(key, digest)| (key.to_owned(), digest));
+        let idempotency =
+            idempotency.map(|(key, digest)| Idempotency { key: key.to_owned(), digest });
         let publish = Publish { organisation: self.organisation, events, idempotency };
         match self.store.append(publish).await.unwrap() {
             Published::Done(answers) => Some(answers),

@@ -14,7 +14,7 @@ on_both! {
     a_label_that_was_removed_or_mistyped_is_found
     a_revoked_key_is_found_and_replaced
     a_rejected_row_is_found_and_put_back
-    what_others_wrote_is_shown_without_effect
+    untrusted_text_is_escaped_in_a_diagnosis
     a_name_an_id_or_the_beginning_of_an_id_is_looked_up
 }
 
@@ -104,9 +104,9 @@ async fn deployments_that_the_gateway_refused_are_found_and_redriven(backend: Ba
     let done = service.run(&redrive).await;
     assert!(done.well().contains("4 appended again"), "{done:?}");
     service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 8).await;
-    let mended = diagnosis(&service, &id).await;
-    assert_eq!((summary(&mended), &mended["deadLetters"]), ("ok", &json!(0)));
-    assert_eq!(commands(&mended), Vec::<String>::new(), "{mended:#}");
+    let repaired = diagnosis(&service, &id).await;
+    assert_eq!((summary(&repaired), &repaired["deadLetters"]), ("ok", &json!(0)));
+    assert_eq!(commands(&repaired), Vec::<String>::new(), "{repaired:#}");
     socket.abort();
 }
 
@@ -268,8 +268,8 @@ async fn a_revoked_key_is_found_and_replaced(backend: Backend) {
     let key = made.well().lines().next().expect("a key").to_owned();
     let socket = service.connected(&key).await.serve();
     service.eventually(&path, |it| it["connected"] == true).await;
-    let mended = diagnosis(&service, &id).await;
-    assert_eq!((summary(&mended), commands(&mended)), ("ok", Vec::new()));
+    let repaired = diagnosis(&service, &id).await;
+    assert_eq!((summary(&repaired), commands(&repaired)), ("ok", Vec::new()));
     socket.abort();
 }
 
@@ -296,13 +296,13 @@ async fn a_rejected_row_is_found_and_put_back(backend: Backend) {
     service.run(&retry).await.well();
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 1).await;
-    let mended = diagnosis(&service, &id).await;
-    assert_eq!(mended["rejected"]["list"], json!([]));
+    let repaired = diagnosis(&service, &id).await;
+    assert_eq!(repaired["rejected"]["list"], json!([]));
     socket.abort();
 }
 
 /// Text from gateways, publishers and other programs does not control the terminal.
-async fn what_others_wrote_is_shown_without_effect(backend: Backend) {
+async fn untrusted_text_is_escaped_in_a_diagnosis(backend: Backend) {
     let service = backend.start().await;
     let (id, key) = service.gateway("berlin").await;
     // Names and labels with such characters are refused; an earlier version accepted them.

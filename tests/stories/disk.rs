@@ -78,7 +78,7 @@ async fn below_the_watermark_publishing_is_refused_and_receipts_are_stored() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_survived() {
+async fn service_survives_a_full_disk() {
     on_small_disk("disk::a_full_disk_refuses_publishing_and_stores_receipts").await;
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn small_disk() -> PathBuf {
 }
 
 #[tokio::test]
-#[ignore = "run by `a_full_disk_is_survived`, on a disk of its own"]
+#[ignore = "run by `service_survives_a_full_disk`, on a disk of its own"]
 async fn a_full_disk_refuses_publishing_and_stores_receipts() {
     let disk = small_disk();
     let service = Service::start_in(
@@ -244,7 +244,7 @@ fn large(gateway: &str, number: usize) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn a_file_in_the_ballasts_place_is_left_alone() {
+async fn foreign_file_at_the_ballasts_path_is_not_deleted() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let at = |name: &str| directory.path().join(name);
     std::fs::write(at("precious"), "precious").expect("written");

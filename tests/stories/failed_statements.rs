@@ -27,7 +27,7 @@ fn refuse(database: &Database, table: &str, condition: &str, code: &str) {
 }
 
 #[tokio::test]
-async fn an_outcome_that_can_not_be_recorded_holds_up_no_other_one() {
+async fn unrecordable_outcome_does_not_delay_others() {
     let database = Database::new();
     let service = start(&database).await;
     let (poisoned, key) = service.gateway("poisoned").await;
@@ -94,7 +94,7 @@ fn refuse_reports(database: &Database, deployment: &str, code: &str) {
 }
 
 #[tokio::test]
-async fn a_report_that_can_not_be_matched_holds_up_no_other_one() {
+async fn unmatchable_report_does_not_delay_others() {
     let database = Database::new();
     database.run(
         "do $$ begin
@@ -135,7 +135,7 @@ async fn a_report_that_can_not_be_matched_holds_up_no_other_one() {
 }
 
 #[tokio::test]
-async fn a_row_of_the_inbox_that_can_not_be_appended_holds_up_no_other_one() {
+async fn unappendable_inbox_row_does_not_delay_others() {
     let database = Database::new();
     let service = start(&database).await;
     let (id, key) = service.gateway("one").await;

@@ -20,7 +20,7 @@ async fn a_repeated_batch_gets_the_first_answers_though_more_of_it_is_valid_now(
     let api = service.api();
     let purged = json!({"type": "cache.purged", "gatewayIds": [id], "payload": {}});
     let batch = json!([purged, deployed(&[&id], "d-1"), {"type": "api.deployed"}]);
-    let first = publish(&api, "k-1", &batch).await.expect("judged event by event");
+    let first = publish(&api, "k-1", &batch).await.expect("validated event by event");
     assert_eq!(first["results"][0]["code"], "unknown_event_type", "{first:#}");
     assert_eq!(first["results"][1]["status"], 202, "{first:#}");
     assert_eq!(first["results"][2]["code"], "invalid", "{first:#}");
@@ -30,7 +30,7 @@ async fn a_repeated_batch_gets_the_first_answers_though_more_of_it_is_valid_now(
     let gateway = api.get(&format!("/gateways/{id}")).await.expect("the gateway");
     assert_eq!(gateway["head"], 1);
     // With a new key it is a new request.
-    let again = publish(&api, "k-2", &batch).await.expect("judged event by event");
+    let again = publish(&api, "k-2", &batch).await.expect("validated event by event");
     assert_eq!(again["results"][0]["deliveries"][0]["sequence"], 2, "{again:#}");
 }
 
@@ -83,7 +83,7 @@ async fn an_answer_stored_by_an_earlier_version_is_still_returned() {
     let (id, _) = service.gateway("one").await;
     let api = service.api();
     let batch = json!([{"type": "no.such"}, deployed(&[&id], "d-1")]);
-    let first = publish(&api, "k-1", &batch).await.expect("judged event by event");
+    let first = publish(&api, "k-1", &batch).await.expect("validated event by event");
     // It stored results of the valid events only.
     let mut database = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(service.database())

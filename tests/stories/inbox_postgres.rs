@@ -94,13 +94,13 @@ async fn a_value_too_long_for_an_index_delays_no_other_row() {
 }
 
 #[tokio::test]
-async fn an_inbox_program_needs_only_the_grants_that_the_migration_documents() {
+async fn inbox_program_needs_only_the_documented_grants() {
     let database = Database::new();
     open(&database).await.unwrap().close().await;
-    let granted = include_str!("../../migrations/postgres/0002_inbox.sql")
+    let granted = include_str!("../../docs/PUBLISHING.md")
         .lines()
         .skip_while(|line| !line.contains("create role"))
-        .map_while(|line| line.strip_prefix("--"))
+        .map_while(|line| line.strip_prefix("    "))
         .map(|line| line.split("-- ").next().unwrap())
         .collect::<Vec<_>>()
         .join("\n");
@@ -109,6 +109,11 @@ async fn an_inbox_program_needs_only_the_grants_that_the_migration_documents() {
     let mut connection = program.connection().await;
     sqlx::query("set role gateway_events_platform").execute(&mut *connection).await.unwrap();
     insert(&mut connection, &deployed(&uuid::Uuid::now_v7().to_string(), "d-1")).await;
+    for optional in ["traceparent", "collapse_key"] {
+        let row =
+            format!("insert into inbox (type, payload, {optional}) values ('a.b', '{{}}', 'x')");
+        sqlx::query(sqlx::AssertSqlSafe(row)).execute(&mut *connection).await.expect(optional);
+    }
     let plain = "insert into inbox (type, payload) values ('a.b', '{}') returning event_id";
     let id: String = sqlx::query_scalar(plain).fetch_one(&mut *connection).await.unwrap();
     assert!(uuid::Uuid::parse_str(&id).is_ok(), "{id}");
@@ -129,13 +134,13 @@ async fn an_inbox_program_needs_only_the_grants_that_the_migration_documents() {
 async fn move_all(store: &PostgresStore, gateway: &Gateway) -> usize {
     let fixture = Fixture::of(store).await;
     let rows = store.inbox_page(7, 1 << 20).await.unwrap();
-    let judged = rows.iter().map(|row| {
+    let validated = rows.iter().map(|row| {
         let content = row.content.as_ref().unwrap();
         let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
         let event = event_with(id, Target::Gateways(vec![gateway.id]), &content.payload);
         ValidatedRow { id: row.id, result: Ok((fixture.organisation, event)) }
     });
-    store.drain_inbox(judged.collect()).await.unwrap().appended
+    store.drain_inbox(validated.collect()).await.unwrap().appended
 }
 
 fn row() -> Row {

@@ -8,18 +8,18 @@ use crate::both_databases::{Backend, on_both};
 use crate::support::{deployed, get};
 
 on_both! {
-    only_a_registered_key_is_admitted_and_the_first_frame_says_so
+    only_registered_keys_are_admitted_and_acknowledged
     an_event_reaches_every_connection_of_its_gateway_and_no_other
     live_and_past_connections_are_listed
     a_wrong_secret_is_not_recorded_as_a_use_of_the_token
     a_type_is_registered_while_running
     connections_and_attempts_are_limited
     an_event_too_large_is_refused_and_one_that_fits_is_not
-    garbage_from_a_gateway_affects_no_other
+    invalid_bytes_from_a_gateway_do_not_affect_others
     a_shutdown_is_graceful
 }
 
-async fn only_a_registered_key_is_admitted_and_the_first_frame_says_so(backend: Backend) {
+async fn only_registered_keys_are_admitted_and_acknowledged(backend: Backend) {
     let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connect(&key).await.expect("admitted");
@@ -181,7 +181,7 @@ async fn an_event_too_large_is_refused_and_one_that_fits_is_not(backend: Backend
     assert_eq!(frame + 15, 1 << 20);
 }
 
-async fn garbage_from_a_gateway_affects_no_other(backend: Backend) {
+async fn invalid_bytes_from_a_gateway_do_not_affect_others(backend: Backend) {
     let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;

@@ -56,7 +56,7 @@ async fn assert_operational(service: &Service, name: &str) {
 }
 
 #[tokio::test]
-async fn a_log_reader_that_stalls_delays_nothing_not_even_the_shutdown() {
+async fn stalled_log_reader_delays_neither_delivery_nor_shutdown() {
     let (mut service, _reader) = start_logging_to_pipe().await;
     while dropped(&service).await == 0 {
         cause_log_lines(&service).await;
@@ -66,7 +66,7 @@ async fn a_log_reader_that_stalls_delays_nothing_not_even_the_shutdown() {
 }
 
 #[tokio::test]
-async fn a_log_reader_that_goes_away_affects_nothing() {
+async fn closed_log_pipe_does_not_affect_the_service() {
     let (mut service, reader) = start_logging_to_pipe().await;
     drop(reader);
     cause_log_lines(&service).await;
@@ -97,12 +97,12 @@ async fn lines_that_a_stalled_reader_missed_are_counted_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_full_disk_stops_the_log_and_nothing_else() {
+async fn full_disk_stops_only_the_log() {
     on_small_disk("logging::on_a_small_disk_the_log_continues_when_there_is_space_again").await;
 }
 
 #[tokio::test]
-#[ignore = "run by `a_full_disk_stops_the_log_and_nothing_else`, on a disk of its own"]
+#[ignore = "run by `full_disk_stops_only_the_log`, on a disk of its own"]
 async fn on_a_small_disk_the_log_continues_when_there_is_space_again() {
     let path = small_disk().join("service.log");
     let log = File::options().create(true).append(true).open(&path).expect("a log");
@@ -135,7 +135,7 @@ fn lines(log: &Path) -> Vec<Value> {
 
 /// Not even with /dev/full, which accepts no byte, or a closed descriptor.
 #[tokio::test]
-async fn a_log_that_never_accepts_a_line_affects_nothing() {
+async fn blocked_log_does_not_affect_the_service() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let mut service = Service::start_logging_to(full, &[ALL]).await;
     cause_log_lines(&service).await;
@@ -146,7 +146,7 @@ async fn a_log_that_never_accepts_a_line_affects_nothing() {
 
 /// A command that can't write its remarks still ends with its exit code.
 #[tokio::test]
-async fn a_command_that_can_not_write_its_remarks_ends_normally() {
+async fn command_exits_normally_if_stderr_is_full() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
     command.args(["serve", "--config", "nowhere.toml"]).env_clear().stderr(full);

@@ -121,7 +121,7 @@ pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str)
 }
 
 #[tokio::test]
-async fn a_service_recovers_from_each_of_them() {
+async fn writer_recovers_from_lost_sessions() {
     let backend = Backend::Postgres(Database::alone());
     let Backend::Postgres(database) = &backend else { unreachable!() };
     let service = backend.start().await;

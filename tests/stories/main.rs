@@ -4,7 +4,7 @@
 //!
 //! | requirement | story |
 //! |---|---|
-//! | gateways connect over TLS with a registered key; the first frame confirms it, and refusals are logged | `journey::only_a_registered_key_is_admitted_and_the_first_frame_says_so` |
+//! | gateways connect over TLS with a registered key; the first frame confirms it, and refusals are logged | `journey::only_registered_keys_are_admitted_and_acknowledged` |
 //! | unauthorised requests are refused | `scopes::requests_without_a_valid_token_get_the_same_answer_everywhere` |
 //! | a gateway may have several connections, and each of them gets its events | `journey::an_event_reaches_every_connection_of_its_gateway_and_no_other` |
 //! | connections are listed with their times and states, also after their end | `journey::live_and_past_connections_are_listed` |

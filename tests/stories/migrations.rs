@@ -5,13 +5,13 @@ use crate::both_databases::{Backend, on_both};
 use crate::offline_database::OfflineDatabase;
 
 on_both! {
-    sqlx_cli_accepts_what_our_command_did
-    our_command_accepts_what_sqlx_cli_did
-    one_tool_continues_where_the_other_stopped
+    sqlx_cli_accepts_what_migrate_applied
+    migrate_accepts_what_sqlx_cli_applied
+    sqlx_cli_and_migrate_continue_each_others_work
     a_newer_schema_is_refused_by_everything
     an_edited_schema_is_refused_by_everything
     another_programs_database_is_left_unchanged
-    a_schema_change_under_a_running_node_is_noticed
+    running_node_notices_a_schema_change
 }
 
 /// Both tools report that everything is applied.
@@ -24,7 +24,7 @@ async fn is_up_to_date(database: &OfflineDatabase) {
     assert_eq!(report["problems"], serde_json::json!([]));
 }
 
-async fn sqlx_cli_accepts_what_our_command_did(backend: Backend) {
+async fn sqlx_cli_accepts_what_migrate_applied(backend: Backend) {
     let database = OfflineDatabase::new(backend);
     let pending = database.ours("migrate --check").await;
     let lines = pending.out.lines().count();
@@ -35,14 +35,14 @@ async fn sqlx_cli_accepts_what_our_command_did(backend: Backend) {
     is_up_to_date(&database).await;
 }
 
-async fn our_command_accepts_what_sqlx_cli_did(backend: Backend) {
+async fn migrate_accepts_what_sqlx_cli_applied(backend: Backend) {
     let database = OfflineDatabase::new(backend);
     assert!(database.theirs("run").await.well().contains("Applied 1/migrate log"));
     assert!(database.ours("migrate").await.well().contains("is up to date"));
     is_up_to_date(&database).await;
 }
 
-async fn one_tool_continues_where_the_other_stopped(backend: Backend) {
+async fn sqlx_cli_and_migrate_continue_each_others_work(backend: Backend) {
     let database = OfflineDatabase::new(backend);
     database.theirs("run --target-version 1").await.well();
     let pending = database.ours("migrate --check").await;
@@ -111,7 +111,7 @@ async fn another_programs_database_is_left_unchanged(backend: Backend) {
 }
 
 /// A newer version migrates the database of a running node.
-async fn a_schema_change_under_a_running_node_is_noticed(backend: Backend) {
+async fn running_node_notices_a_schema_change(backend: Backend) {
     let mut service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let bytes = if matches!(backend, Backend::Postgres(_)) { "'\\x00'" } else { "x'00'" };

@@ -10,8 +10,8 @@ use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed, get};
 
 on_both! {
-    what_a_newer_version_recorded_is_shown_and_breaks_nothing
-    a_redrive_by_an_older_version_hides_no_event_from_the_lists
+    records_of_a_newer_version_are_shown
+    redrive_by_an_older_version_keeps_events_in_the_lists
 }
 
 /// The name that only a newer version knows.
@@ -62,7 +62,7 @@ async fn dead_letters(backend: &Backend, service: &Service) -> i64 {
     }
 }
 
-async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(backend: Backend) {
+async fn records_of_a_newer_version_are_shown(backend: Backend) {
     let service = backend.start().await;
     let (admin, api) = (service.admin(), service.api());
     let (id, key) = service.gateway("one").await;
@@ -147,7 +147,7 @@ async fn what_a_newer_version_recorded_is_shown_and_breaks_nothing(backend: Back
 
 /// An older node does not record which delivery a redrive repeats. The event may be older than the
 /// window of a list, but those before it in the log need not be.
-async fn a_redrive_by_an_older_version_hides_no_event_from_the_lists(backend: Backend) {
+async fn redrive_by_an_older_version_keeps_events_in_the_lists(backend: Backend) {
     let service = backend.start().await;
     let admin = service.admin();
     let (id, _) = service.gateway("one").await;

@@ -4,6 +4,7 @@ use gateway_events::http::openapi;
 use serde_json::Value;
 
 use crate::support::Service;
+use crate::support::document::{escaped, validator};
 
 const COMMITTED: &str = include_str!("../../docs/openapi.json");
 
@@ -50,4 +51,86 @@ async fn the_reference_page_loads_nothing_from_another_host() {
     assert_eq!(files, 4);
     anyone.root("/docs/../Cargo.toml").await.refusal(404, "not_found");
     anyone.root("/docs/no-such-file").await.refusal(404, "not_found");
+}
+
+#[test]
+fn each_json_body_has_an_example() {
+    let document: Value = serde_json::from_str(COMMITTED).expect("JSON");
+    let members = |value: &Value| value.as_object().cloned().unwrap_or_default();
+    let (mut bodies, mut missing) = (0, Vec::new());
+    for (path, item) in members(&document["paths"]) {
+        for (method, operation) in members(&item) {
+            let answers = members(&operation["responses"]);
+            let answers = answers.iter().filter(|(status, _)| status.starts_with('2'));
+            let answers = answers.map(|(status, answer)| (status.as_str(), &answer["content"]));
+            for (name, content) in
+                answers.chain([("request", &operation["requestBody"]["content"])])
+            {
+                for (media, body) in members(content) {
+                    if media.ends_with("json") {
+                        bodies += 1;
+                        if !has_example(&document, &body) {
+                            missing.push(format!("{method} {path}, {name}: {media}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(bodies > 80, "only {bodies} bodies");
+    assert!(missing.is_empty(), "without an example:\n  {}", missing.join("\n  "));
+}
+
+/// Whether a body or the type that its schema names has an example.
+fn has_example(document: &Value, body: &Value) -> bool {
+    let has_own = |value: &Value| value["example"].is_object() || value["examples"].is_object();
+    let schema = &body["schema"];
+    let named = [schema, &schema["oneOf"][0], &schema["items"]]
+        .into_iter()
+        .filter_map(|schema| document.pointer(schema["$ref"].as_str()?.strip_prefix('#')?))
+        .any(has_own);
+    named || has_own(body)
+}
+
+#[test]
+fn each_example_matches_its_schema() {
+    let document: Value = serde_json::from_str(COMMITTED).expect("JSON");
+    let (mut count, mut invalid) = (0, Vec::new());
+    check_examples(&document, "", &mut |schema, example| {
+        count += 1;
+        if let Err(error) = validator(schema).validate(example) {
+            invalid.push(format!("{schema}: {error}"));
+        }
+    });
+    assert!(count > 200, "only {count} examples");
+    assert!(invalid.is_empty(), "invalid examples:\n  {}", invalid.join("\n  "));
+}
+
+/// Calls `check` with each example in a part of the document and the pointer of its schema.
+fn check_examples(value: &Value, at: &str, check: &mut impl FnMut(&str, &Value)) {
+    if let Some(list) = value.as_array() {
+        for (nth, item) in list.iter().enumerate() {
+            check_examples(item, &format!("{at}/{nth}"), check);
+        }
+        return;
+    }
+    let Some(members) = value.as_object() else { return };
+    // A member of this name is a property of a schema.
+    let is_properties = at.ends_with("/properties");
+    let schema =
+        if members.contains_key("schema") { format!("{at}/schema") } else { at.to_owned() };
+    for (name, member) in members {
+        match name.as_str() {
+            "example" if !is_properties => check(&schema, member),
+            "examples" if !is_properties => match member {
+                Value::Array(list) => list.iter().for_each(|example| check(&schema, example)),
+                named => {
+                    for example in named.as_object().into_iter().flat_map(|named| named.values()) {
+                        check(&schema, &example["value"]);
+                    }
+                }
+            },
+            _ => check_examples(member, &format!("{at}/{}", escaped(name)), check),
+        }
+    }
 }

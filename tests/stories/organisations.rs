@@ -8,8 +8,8 @@ use crate::support::http::Caller;
 use crate::support::{Service, deployed};
 
 /// An admin of another organisation.
-async fn stranger(service: &Service) -> Caller {
-    let stranger = service.scoped(&["publish", "read", "admin"]).await;
+async fn other_organisation(service: &Service) -> Caller {
+    let other_organisation = service.scoped(&["publish", "read", "admin"]).await;
     let mut database = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(service.database())
         .connect()
@@ -21,7 +21,7 @@ async fn stranger(service: &Service) -> Caller {
     let moved = sqlx::query(moved).execute(&mut database).await.expect("moved");
     assert_eq!(moved.rows_affected(), 1);
     database.close().await.expect("closed");
-    stranger
+    other_organisation
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn another_organisation_sees_nothing_and_changes_nothing() {
     let tokens = ours.get(&format!("/gateways/{id}/tokens")).await.success();
     let key_id = tokens["list"][0]["id"].as_str().expect("an id").to_owned();
     let first = ours.get("/access-tokens").await.success()["list"][0]["id"].clone();
-    let theirs = stranger(&service).await;
+    let theirs = other_organisation(&service).await;
 
     for list in [
         "/gateways",
@@ -117,7 +117,7 @@ async fn another_organisation_publishes_and_redrives_its_own_only() {
     let mut event = deployed(&[&id], "d-1");
     event["id"] = json!("shared-id");
     ours.post("/events", &event).await.success();
-    let theirs = stranger(&service).await;
+    let theirs = other_organisation(&service).await;
     let unknown = theirs.post("/events", &deployed(&[&id], "d-2")).await;
     assert_eq!(unknown.refusal(404, "unknown_gateways")["gatewayIds"], json!([id]));
     for target in [json!({"all": true}), json!({"labels": {"name": "one"}})] {

@@ -154,9 +154,9 @@ async fn a_balancer_without_a_valid_header_is_disconnected_and_logged() {
 async fn a_header_from_another_peer_is_not_trusted() {
     let service = behind(&[]).await;
     let (id, key) = service.gateway("one").await;
-    let mut stranger = dial("127.0.0.3", service.port).await;
-    stranger.write_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 8443\r\n").await.expect("open");
-    assert!(service.tls_over(stranger).await.is_err(), "it is no TLS");
+    let mut untrusted = dial("127.0.0.3", service.port).await;
+    untrusted.write_all(b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 8443\r\n").await.expect("open");
+    assert!(service.tls_over(untrusted).await.is_err(), "it is no TLS");
     let tls = service.tls_over(dial("127.0.0.3", service.port).await).await.expect("TLS");
     service.connect_over(tls, &key).await.expect("admitted");
     let path = format!("/gateways/{id}/connections");

@@ -35,7 +35,7 @@ fn counts(answer: &Value) -> Value {
 }
 
 /// Each of several calls at the same time accounts for every delivery that matches.
-async fn concurrent_redrives_count_what_another_one_took(backend: Backend) {
+async fn concurrent_redrives_report_deliveries_that_another_appended(backend: Backend) {
     const DEAD_LETTERS: i64 = 30;
     let service = backend.start().await;
     let id = with_dead_letters(&service, "one", DEAD_LETTERS).await;
@@ -92,7 +92,7 @@ async fn a_redrive_counts_the_dead_letters_of_deleted_gateways(backend: Backend)
 }
 
 /// The same number of dead letters wherever it is shown.
-async fn a_verification_counts_the_dead_letters_that_the_totals_count(backend: Backend) {
+async fn verify_and_totals_count_the_same_dead_letters(backend: Backend) {
     let service = backend.start().await;
     let admin = service.admin();
     let kept = with_dead_letters(&service, "kept", 3).await;
@@ -112,9 +112,9 @@ async fn a_verification_counts_the_dead_letters_that_the_totals_count(backend: B
 }
 
 on_both! {
-    concurrent_redrives_count_what_another_one_took
+    concurrent_redrives_report_deliveries_that_another_appended
     a_redrive_counts_the_dead_letters_of_deleted_gateways
-    a_verification_counts_the_dead_letters_that_the_totals_count
+    verify_and_totals_count_the_same_dead_letters
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ on_both! {
     a_wait_is_answered_when_enough_gateways_have_received_the_event
     a_wait_is_answered_when_gateways_report_that_they_applied_it
     a_wait_ends_when_it_can_not_be_reached_any_more
-    a_wait_without_meaning_is_refused
+    invalid_wait_is_refused
     a_gateway_in_reliable_mode_applies_events_of_any_type
     the_command_line_waits_and_says_who_is_missing
 }
@@ -164,7 +164,7 @@ async fn a_wait_ends_when_it_can_not_be_reached_any_more(backend: Backend) {
     socket.abort();
 }
 
-async fn a_wait_without_meaning_is_refused(backend: Backend) {
+async fn invalid_wait_is_refused(backend: Backend) {
     let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
     let admin = service.admin();

@@ -75,7 +75,7 @@ fn options(fake: &FakeService, handler: Arc<dyn Handler>) -> GatewayOptions {
 }
 
 #[tokio::test]
-async fn its_defaults_are_those_of_deployed_gateways() {
+async fn simulator_has_the_defaults_of_deployed_gateways() {
     let fake = FakeService::start().await;
     let (told, _) = mpsc::unbounded_channel();
     let options = options(&fake, Arc::new(NoticeForwarder(told)));
@@ -88,7 +88,7 @@ async fn its_defaults_are_those_of_deployed_gateways() {
 }
 
 #[tokio::test]
-async fn without_a_ping_it_disconnects_whatever_else_it_is_sent() {
+async fn simulator_disconnects_if_it_receives_no_ping() {
     const WATCHDOG: Duration = Duration::from_secs(1);
     let fake = FakeService::start().await;
     let gateway = Simulated::start(&fake, |options| options.ping_timeout = WATCHDOG);
@@ -124,7 +124,7 @@ async fn without_a_ping_it_disconnects_whatever_else_it_is_sent() {
 }
 
 #[tokio::test]
-async fn without_an_acknowledgement_in_time_it_disconnects_and_reconnects_later() {
+async fn simulator_reconnects_if_no_acknowledgement_arrives_in_time() {
     const ACK_TIMEOUT: Duration = Duration::from_millis(500);
     let fake = FakeService::start().await;
     let began = Instant::now();
@@ -162,7 +162,7 @@ async fn a_first_frame_that_is_not_an_acknowledgement_is_a_failed_connect() {
 }
 
 #[tokio::test]
-async fn some_statuses_stop_it_and_the_others_only_delay_it() {
+async fn simulator_stops_on_permanent_statuses_and_retries_others() {
     let fake = FakeService::start().await;
     for status in [401, 403, 404, 409, 422] {
         let gateway = Simulated::start(&fake, |_| {});
@@ -195,7 +195,7 @@ async fn some_statuses_stop_it_and_the_others_only_delay_it() {
 }
 
 #[tokio::test]
-async fn a_permanently_refused_manifest_stops_it_too() {
+async fn simulator_stops_on_a_permanently_refused_manifest() {
     let fake = FakeService::start().await;
     let gateway = Simulated::start(&fake, |options| options.announces = true);
     let _peer = fake.welcome().await;
@@ -206,7 +206,7 @@ async fn a_permanently_refused_manifest_stops_it_too() {
 }
 
 #[tokio::test]
-async fn after_an_acknowledged_connection_it_reconnects_at_once_however_that_ended() {
+async fn simulator_reconnects_at_once_after_an_acknowledged_connection() {
     let fake = FakeService::start().await;
     // Any pause would be an hour.
     let mut gateway = Simulated::start(&fake, |_| {});

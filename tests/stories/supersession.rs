@@ -10,17 +10,17 @@ use crate::streams::long_poll;
 use crate::support::Service;
 
 on_both! {
-    a_gateway_that_was_away_is_sent_the_newest_event_of_a_key
+    reconnecting_gateway_is_sent_the_newest_event_of_a_key
     events_of_other_keys_and_types_are_sent
     a_barrier_ends_collapsing
     a_connected_gateway_is_sent_every_event
     an_event_that_was_in_flight_is_sent_again
-    what_was_superseded_stays_superseded_after_a_restart
+    superseded_events_stay_superseded_after_a_restart
     a_reliable_gateway_passes_superseded_events_by_previous_and_marks
     a_gateway_that_polls_is_sent_the_newest_event_of_a_key
     other_connections_of_the_gateway_keep_its_events
     keys_are_limited_however_they_are_published
-    orders_of_an_admin_are_not_collapsed
+    redriven_and_resent_events_are_not_superseded
 }
 
 /// An event of a type that stories register, with this collapse key.
@@ -65,7 +65,7 @@ async fn delivery(service: &Service, event: &str) -> Value {
     history["deliveries"][0].clone()
 }
 
-async fn a_gateway_that_was_away_is_sent_the_newest_event_of_a_key(backend: Backend) {
+async fn reconnecting_gateway_is_sent_the_newest_event_of_a_key(backend: Backend) {
     let (service, id, key) = away(&backend).await;
     let ids = [("e1", "k"), ("e2", "k"), ("e3", "k"), ("e4", "k"), ("e5", "k")];
     publish(&service, &id, &ids).await;
@@ -196,7 +196,7 @@ async fn an_event_that_was_in_flight_is_sent_again(backend: Backend) {
     assert_eq!(states(&service, &id).await, ["delivered", "delivered", "superseded", "delivered"]);
 }
 
-async fn what_was_superseded_stays_superseded_after_a_restart(backend: Backend) {
+async fn superseded_events_stay_superseded_after_a_restart(backend: Backend) {
     let (mut service, id, key) = away(&backend).await;
     publish(&service, &id, &[("e1", "k"), ("e2", "k"), ("e3", "k")]).await;
     service.kill().await;
@@ -324,7 +324,7 @@ async fn keys_are_limited_however_they_are_published(backend: Backend) {
     }
 }
 
-async fn orders_of_an_admin_are_not_collapsed(backend: Backend) {
+async fn redriven_and_resent_events_are_not_superseded(backend: Backend) {
     let (service, id, key) = away(&backend).await;
     let mut socket = service.connected(&key).await;
     publish(&service, &id, &[("e1", "k"), ("e2", "k")]).await;

@@ -78,7 +78,7 @@ async fn a_command_that_can_not_connect_says_why() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_is_no_error() {
+async fn broken_pipe_is_not_an_error() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let ended = async |mut command: tokio::process::Command| -> CommandOutput {

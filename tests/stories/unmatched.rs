@@ -9,7 +9,7 @@ use crate::support::Service;
 use crate::support::deployed;
 
 on_both! {
-    the_answer_warns_and_so_does_its_repeat
+    publish_warns_if_no_gateway_matches_also_when_repeated
 }
 
 fn labelled(value: &str) -> Value {
@@ -23,7 +23,7 @@ fn warned(answer: &Value) -> bool {
     answer["warnings"][0]["code"] == "no_gateways_matched"
 }
 
-async fn the_answer_warns_and_so_does_its_repeat(backend: Backend) {
+async fn publish_warns_if_no_gateway_matches_also_when_repeated(backend: Backend) {
     let service = backend.start().await;
     let admin = service.admin();
     let eu = json!({"name": "eu", "labels": {"region": "eu"}});
@@ -67,7 +67,7 @@ async fn an_inbox_row_is_counted_and_logged() {
 }
 
 #[tokio::test]
-async fn the_command_says_so_and_ends_with_three() {
+async fn publish_exits_with_3_if_no_gateway_matches() {
     let service = Service::start().await;
     let publish =
         r#"event publish gateway.config.updated {"configType":"cache","action":"update"}"#;

@@ -26,6 +26,49 @@ pub(crate) fn named_after(line: &str, prefix: &str) -> Vec<String> {
     names
 }
 
+/// The paths that `use` declarations import, each as its segments.
+pub(crate) fn imports(code: &str) -> Vec<Vec<String>> {
+    let mut paths = Vec::new();
+    for statement in code.split(';') {
+        let Some(at) = statement.rfind("use ") else { continue };
+        let is_whole = !statement[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let tree: String = statement[at + 4..].split_whitespace().collect::<Vec<_>>().join(" ");
+        if is_whole && !tree.contains(['=', '(']) {
+            expand(&tree, &[], &mut paths);
+        }
+    }
+    paths
+}
+
+/// Adds the paths of a tree such as `a::{b, c::{self, D as E}}`.
+fn expand(tree: &str, parents: &[String], paths: &mut Vec<Vec<String>>) {
+    let tree = tree.trim();
+    let prefix = tree.split('{').next().unwrap_or_default();
+    let own = prefix.split(" as ").next().unwrap_or_default();
+    let segments = own.split("::").map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned);
+    let path: Vec<String> = parents.iter().cloned().chain(segments).collect();
+    let Some(list) = tree[prefix.len()..].strip_prefix('{') else {
+        paths.push(path);
+        return;
+    };
+    let list = list.trim_end().strip_suffix('}').unwrap_or(list);
+    let (mut depth, mut start) = (0, 0);
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&list[start..at], &path, paths);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !list[start..].trim().is_empty() {
+        expand(&list[start..], &path, paths);
+    }
+}
+
 pub(crate) fn names_crate(line: &str, name: &str) -> bool {
     let path = format!("{name}::");
     let has_path = line.match_indices(&path).any(|(at, _)| {

@@ -10,7 +10,7 @@ pub(super) struct Group(Option<Pid>);
 
 impl Group {
     /// The group of a program that was started as its leader.
-    pub(super) fn led_by(child: &Child) -> Self {
+    pub(super) fn of_leader(child: &Child) -> Self {
         child.id().map_or(Self(None), Self::of)
     }
 

@@ -32,7 +32,7 @@ impl Output {
         self.0.extend_from_slice(chunk);
     }
 
-    /// The end.
+    /// The last bytes that were written, at most `KEPT`.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use gateway_events::command::access::URL_VARIABLE;
 use gateway_events::command::interrupt::Interrupt;
-use gateway_events::command::output::remark;
+use gateway_events::command::output::note;
 
 mod baseline;
 mod check;
@@ -159,7 +159,7 @@ async fn measure_once(
     };
     if let Err(error) = removed.context("what was created for the measurement is not removed") {
         // The error of the measurement is worth reporting too.
-        measured.inspect_err(|error| remark(format_args!("{PROGRAM}: {error:#}"))).ok();
+        measured.inspect_err(|error| note(format_args!("{PROGRAM}: {error:#}"))).ok();
         return Err(error);
     }
     measured
@@ -216,7 +216,7 @@ impl Measure {
         }
         let Some(url) = &self.common().url else {
             if std::env::var_os(URL_VARIABLE).is_some_and(|url| !url.is_empty()) {
-                remark(format_args!(
+                note(format_args!(
                     "{URL_VARIABLE} is ignored: only --url measures a running service"
                 ));
             }

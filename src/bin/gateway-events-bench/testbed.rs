@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use gateway_events::client::Endpoint;
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
-use gateway_events::command::output::remark;
+use gateway_events::command::output::note;
 use gateway_events::command::service::Service;
 use gateway_events::event::GatewayId;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -122,7 +122,7 @@ impl<'a> Testbed<'a> {
         further: &[(&'static str, String)],
     ) -> anyhow::Result<Target> {
         if let Some(Running { api, token, .. }) = &self.running {
-            remark(format_args!("measuring the running service at {}", api.base()));
+            note(format_args!("measuring the running service at {}", api.base()));
             let tls = self.common.credentials.trust().client_config()?;
             return Ok(Target {
                 endpoint: Endpoint { base: api.base().clone(), tls, source: None },

@@ -10,7 +10,7 @@ use gateway_events::event::EventId;
 use super::super::access::ClientOptions;
 use super::super::confirm::Confirmation;
 use super::super::gateway::{parse_label, unique_labels};
-use super::super::output::{answer, cell, clean, optional, remark};
+use super::super::output::{answer, cell, clean, note, optional};
 use super::super::reference::{GatewayRef, Names, event_id, resolve_all};
 use super::super::table::table;
 
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     let names = Names::of(ids.filter(|_| !client.json), api).await;
     answer(client.json, &done, |done| shown(done, &names, resend.dry_run))?;
     for warning in &done.warnings {
-        remark(format_args!("warning: {}", clean(&warning.message)));
+        note(format_args!("warning: {}", clean(&warning.message)));
     }
     let is_unmatched = done.deliveries.is_empty() && done.already_in_log.is_empty();
     Ok(if is_unmatched { ExitCode::from(super::NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })

@@ -18,7 +18,7 @@ use gateway_events::clock::Timestamp;
 
 use super::super::access::{ClientOptions, secret};
 use super::super::confirm::Confirmation;
-use super::super::output::{clean, remark, say, say_prose, time};
+use super::super::output::{clean, note, say, say_prose, time};
 use super::super::time::parse_duration;
 use super::{Line, on_one_line, until_interrupted};
 
@@ -136,26 +136,26 @@ impl Handler for Printer {
 
     async fn notice(&self, notice: Notice) {
         match notice {
-            Notice::Connected { connection_id, gateway_id } => remark(format_args!(
+            Notice::Connected { connection_id, gateway_id } => note(format_args!(
                 "connected as gateway {} (connection {})",
                 clean(&gateway_id),
                 clean(&connection_id)
             )),
             Notice::Disconnected { why } => {
-                remark(format_args!("disconnected ({}), reconnecting at once", clean(&why)));
+                note(format_args!("disconnected ({}), reconnecting at once", clean(&why)));
             }
-            Notice::Failed { why, wait } => remark_failed(&why, wait),
-            Notice::Refused { status } => remark(format_args!("refused with status {status}")),
+            Notice::Failed { why, wait } => note_failed(&why, wait),
+            Notice::Refused { status } => note(format_args!("refused with status {status}")),
             Notice::Unreadable { why } => {
-                remark(format_args!("a frame was not a valid event: {}", clean(&why)));
+                note(format_args!("a frame was not a valid event: {}", clean(&why)));
             }
         }
     }
 }
 
-fn remark_failed(why: &str, wait: Duration) {
+fn note_failed(why: &str, wait: Duration) {
     let advice = tls::advice(why).map(|advice| format!("; {advice}"));
-    remark(format_args!(
+    note(format_args!(
         "not connected: {}{}; retrying in {:.1} s",
         clean(why),
         advice.unwrap_or_default(),

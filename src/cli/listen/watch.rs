@@ -7,7 +7,7 @@ use gateway_events::client::follow::{Followed, Follower};
 use gateway_events::event::Sequence;
 
 use super::super::access::ClientOptions;
-use super::super::output::{clean, remark, say, say_prose, time};
+use super::super::output::{clean, note, say, say_prose, time};
 use super::super::reference::GatewayRef;
 use super::{Line, on_one_line, until_interrupted};
 
@@ -21,13 +21,13 @@ pub(super) async fn run(
     let id = gateway.resolve(&api).await?;
     let stop = until_interrupted();
     let (mut follower, log) = Follower::start(api, id, after.map(Sequence)).await?;
-    remark(format_args!(
+    note(format_args!(
         "watching gateway {} ({id}) after #{}; nothing is confirmed",
         clean(&log.gateway_name),
         after.unwrap_or(log.head.0)
     ));
     if let Some(after) = after.map(Sequence).filter(|after| *after > log.head) {
-        remark(format_args!("the log ends at #{}; waiting for #{}", log.head, after.next()));
+        note(format_args!("the log ends at #{}; waiting for #{}", log.head, after.next()));
     }
     loop {
         let next = tokio::select! {
@@ -40,12 +40,12 @@ pub(super) async fn run(
             }
             Followed::Entry(entry) => say_prose(line(&entry))?,
             Followed::Removed { first, last } => {
-                remark(format_args!("#{first} to #{last} were removed by retention"));
+                note(format_args!("#{first} to #{last} were removed by retention"));
             }
             Followed::Restarted => {
-                remark("the log was reset or restored; showing it from its beginning");
+                note("the log was reset or restored; showing it from its beginning");
             }
-            Followed::Unreachable { error, wait } => remark(format_args!(
+            Followed::Unreachable { error, wait } => note(format_args!(
                 "{}; retrying in {:.1} s",
                 clean(&error.to_string().replace('\n', ";")),
                 wait.as_secs_f64()

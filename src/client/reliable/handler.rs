@@ -34,7 +34,7 @@ pub enum Outcome {
     /// The event was not applied. The service sends it again after a pause, and the events after it
     /// wait. Each time counts as a failed attempt; after the last one the event becomes a dead letter.
     RetryAfter {
-        /// The pause.
+        /// The time until the next attempt.
         after: Duration,
         /// Why, for programs.
         code: NackCode,
@@ -64,25 +64,25 @@ pub enum Notice {
     Resumed(ConnectionResumed),
     /// A snapshot was not read. Reading it is repeated after a pause.
     SnapshotFailed {
-        /// Why.
+        /// The error, for people.
         why: String,
-        /// The pause.
+        /// The time until the next attempt.
         wait: Duration,
     },
     /// The connection has ended. The client reconnects after a pause.
     Disconnected {
         /// The close code, if the service sent one.
         code: Option<u16>,
-        /// Why.
+        /// The error, for people.
         why: String,
-        /// The pause.
+        /// The time until the next attempt.
         wait: Duration,
     },
     /// No connection could be made. The client tries again after a pause.
     Failed {
-        /// Why.
+        /// The error, for people.
         why: String,
-        /// The pause.
+        /// The time until the next attempt.
         wait: Duration,
     },
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::super::Policy;
 use super::window::{Acknowledged, Nacked, Settled, Violation};
 use super::{Lane, State};
+use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
 use crate::store::{InstanceOutcome, Level, Range};
@@ -118,7 +119,7 @@ impl Lane {
         let at = Timestamp::now();
         let retry_at = retryable.then(|| {
             let wait = retry_after_ms.map_or_else(
-                || doubled(SHORTEST_RETRY, nacks, LONGEST_RETRY),
+                || retry_pause(nacks),
                 |stated| Duration::from_millis(stated).max(pace(nacks)),
             );
             // An event that expires meanwhile holds back those after it no longer.
@@ -129,14 +130,14 @@ impl Lane {
             Nacked::Stale => {}
             Nacked::Passed => {
                 state.in_flight.remove_from(sequence);
-                self.feed.rewind(self.window.sent());
+                self.reader.rewind(self.window.sent());
             }
             Nacked::Retry { started_at } => {
                 if let Some(event) = state.in_flight.named(sequence) {
                     self.outcomes.name(event);
                 }
                 state.in_flight.remove_from(sequence);
-                self.feed.rewind(self.window.sent());
+                self.reader.rewind(self.window.sent());
                 if is_poison {
                     self.window.give_up(sequence, code);
                     let advance_to = None;
@@ -184,12 +185,17 @@ impl Lane {
 
 /// The shortest time before an event is sent again that was rejected so many times before.
 fn pace(nacks: u32) -> Duration {
-    let further = nacks.checked_sub(1);
-    further.map_or(Duration::ZERO, |further| doubled(SHORTEST_PACE, further, LONGEST_PACE))
+    if nacks == 0 {
+        Duration::ZERO
+    } else {
+        Backoff::new(SHORTEST_PACE, LONGEST_PACE).without_jitter(nacks)
+    }
 }
 
-fn doubled(shortest: Duration, times: u32, longest: Duration) -> Duration {
-    shortest.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(longest)
+/// The time before an event is sent again that was rejected so many times before, unless the peer states
+/// one.
+fn retry_pause(nacks: u32) -> Duration {
+    Backoff::new(SHORTEST_RETRY, LONGEST_RETRY).without_jitter(nacks.saturating_add(1))
 }
 
 const fn reason(code: NackCode) -> Reason {

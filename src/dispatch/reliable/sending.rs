@@ -4,9 +4,9 @@ use tokio::sync::mpsc::Permit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
-use super::super::feed::Item;
 use super::super::in_flight::logged;
 use super::super::lane::{LATE_EXPIRY, size};
+use super::super::log_reader::Item;
 use super::window::Refusal;
 use super::{Lane, State};
 use crate::clock::Timestamp;
@@ -41,8 +41,8 @@ impl Lane {
         if state.wind_down.is_some() {
             return false;
         }
-        // First of all, because the feed does not wait while it is outdated.
-        self.feed.refresh(match &self.gap {
+        // First of all, because the reader does not wait while it is outdated.
+        self.reader.refresh(match &self.gap {
             Some(gap) => gap.resume_at,
             None if self.window.has_gap() => self.window.sent(),
             None => self.window.position(),
@@ -83,11 +83,11 @@ impl Lane {
 
     /// What is to be done with the next item. `None` if there is none, or delivery is paused.
     fn next_step(&self, now: Timestamp) -> Option<Step> {
-        let item = self.feed.front()?;
+        let item = self.reader.front()?;
         if item.last() <= self.window.sent() {
             return Some(Step::PassOver);
         }
-        if self.feed.is_paused() {
+        if self.reader.is_paused() {
             return None;
         }
         Some(match item {
@@ -115,7 +115,7 @@ impl Lane {
     /// The last of the purged events that are next. One snapshot replaces them all.
     fn last_purged(&self) -> Sequence {
         let mut last = self.window.sent();
-        for item in self.feed.ready() {
+        for item in self.reader.ready() {
             match item {
                 Item::Event(row, _)
                     if row.withheld == Some(Reason::Purged) && self.wants(&row.event) =>
@@ -147,7 +147,7 @@ impl Lane {
         }
         if !state.is_resumed {
             let Some(place) = self.place() else { return Some(true) };
-            let (from, head) = (self.window.told(), self.feed.head());
+            let (from, head) = (self.window.told(), self.reader.head());
             let pending = u64::try_from(head.0 - from.0).unwrap_or(0);
             let mode = if pending > 0 { ResumeMode::Replay } else { ResumeMode::Live };
             let (epoch, envelope) = (self.epoch, self.envelope);
@@ -212,8 +212,8 @@ impl Lane {
             );
         }
         state.gap = Some(reason);
-        while self.feed.front().is_some_and(|item| item.last() <= last) {
-            self.feed.pop();
+        while self.reader.front().is_some_and(|item| item.last() <= last) {
+            self.reader.pop();
         }
         Sent::Done
     }
@@ -222,7 +222,7 @@ impl Lane {
     /// lane no longer waits for its confirmation.
     fn pass_over(&mut self, state: &mut State) {
         let Some(Item::Event(OutboxRow { sequence, withheld: Some(Reason::Skipped), .. }, _)) =
-            self.feed.pop()
+            self.reader.pop()
         else {
             return;
         };
@@ -262,7 +262,7 @@ impl Lane {
         let outgoing =
             OutgoingEvent { sequence, previous, attempt, event, own_receipt: false, envelope };
         place.send(Box::new(Outgoing::Event(outgoing)));
-        self.feed.pop();
+        self.reader.pop();
         state.metrics.written.increment(1);
         Sent::Done
     }
@@ -298,7 +298,7 @@ impl Lane {
             return Sent::Refused;
         }
         let Ok(settled) = step(&mut self.window) else { return Sent::Refused };
-        self.feed.pop();
+        self.reader.pop();
         self.settled(state, settled, Instant::now());
         Sent::Done
     }
@@ -307,11 +307,11 @@ impl Lane {
     /// caught up, and from time to time. Called when nothing is ready. Returns true if the link has
     /// no room.
     fn mark(&mut self, state: &mut State) -> bool {
-        let (sent, head) = (self.window.sent(), self.feed.head());
-        let is_news = state.wants_mark && sent > state.marked && sent >= head;
-        if self.feed.front().is_some()
+        let (sent, head) = (self.window.sent(), self.reader.head());
+        let needs_mark = state.wants_mark && sent > state.marked && sent >= head;
+        if self.reader.front().is_some()
             || !self.window.takes_mark()
-            || !(self.window.owes_mark() || is_news)
+            || !(self.window.owes_mark() || needs_mark)
         {
             return false;
         }

@@ -71,7 +71,7 @@ struct Repeat {
 pub(crate) enum Settled {
     /// Confirmed by the peer.
     Confirmed {
-        /// Which.
+        /// The confirmed sequences.
         range: Range,
         /// When the first of them was sent.
         started_at: Timestamp,

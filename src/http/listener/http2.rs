@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::places::{Evicted, Peer};
+use super::slots::{Evicted, Peer};
 use super::{Limits, PeerTimeouts};
 
 mod requests;
@@ -111,8 +111,8 @@ async fn answer(
     router: Router,
     in_progress: InProgress,
 ) -> Result<hyper::Response<Sending>, Evicted> {
-    let busy = peer.place.begin()?;
-    let place = Arc::clone(&peer.place);
+    let busy = peer.slot.begin()?;
+    let slot = Arc::clone(&peer.slot);
     request.extensions_mut().insert(peer);
     let Ok(mut response) = router.oneshot(request.map(Body::new)).await;
     // These headers belong to HTTP/1.1. Here, a connection is closed by GOAWAY, unless it is the
@@ -120,7 +120,7 @@ async fn answer(
     let headers = response.headers_mut();
     headers.remove(header::UPGRADE);
     if headers.remove(header::CONNECTION).is_some_and(|value| value == "close")
-        && !place.is_authenticated()
+        && !slot.is_authenticated()
     {
         in_progress.is_last();
     }

@@ -126,7 +126,7 @@ impl Table {
     }
 
     /// Evicts up to `count` connections, because the process has run out of a resource.
-    pub(super) fn shed(&mut self, count: usize) -> Vec<Id> {
+    pub(super) fn evict(&mut self, count: usize) -> Vec<Id> {
         let mut evicted = Vec::new();
         while evicted.len() < count
             && let Some(id) = self.candidate()

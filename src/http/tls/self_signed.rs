@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::TlsError;
+use super::error::TlsError;
 use crate::files;
 
 /// The certificate and key in the data directory, generated if they are missing. An existing key is

@@ -7,7 +7,8 @@ use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 use crate::store::{DeliveryFilter, Range, Result, StoreError};
 
-/// The parameters of a task. Instants are microseconds.
+/// The parameters of a task in the database. Instants are microseconds. Its names are those of stored
+/// rows: a renamed field needs an alias.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Parameters {
@@ -48,16 +49,26 @@ impl BulkTask {
     /// Its parameters as they are stored.
     pub(crate) fn to_stored(&self) -> Result<String> {
         let parameters = match self.clone() {
-            Self::Redrive(filter) => Parameters {
-                gateway_id: filter.gateway_id,
-                from: Some(filter.window.from().micros()),
-                to: Some(filter.window.to().micros()),
-                event_type: filter.event_type,
-                reason: filter.reason,
-                event_id: filter.event_id,
-                correlation_id: filter.correlation_id,
-                ..Parameters::default()
-            },
+            Self::Redrive(filter) => {
+                let DeliveryFilter {
+                    window,
+                    gateway_id,
+                    event_type,
+                    reason,
+                    event_id,
+                    correlation_id,
+                } = filter;
+                Parameters {
+                    gateway_id,
+                    from: Some(window.from().micros()),
+                    to: Some(window.to().micros()),
+                    event_type,
+                    reason,
+                    event_id,
+                    correlation_id,
+                    ..Parameters::default()
+                }
+            }
             Self::Replay(gateway, range) => Parameters {
                 gateway_id: Some(gateway),
                 first: Some(range.first),

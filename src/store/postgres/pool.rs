@@ -36,13 +36,13 @@ impl managed::Manager for Connector {
         conn: &mut PgConnection,
         metrics: &Metrics,
     ) -> RecycleResult<StoreError> {
-        if metrics.age() > LIFETIME || !self.0.trusts(metrics.created) {
+        if metrics.age() > LIFETIME || !self.0.is_valid(metrics.created) {
             return Err(RecycleError::message("out of date"));
         }
         if matches!(timeout(CHECK, takes_writes(conn)).await, Ok(Ok(true))) {
             return Ok(());
         }
-        self.0.distrust();
+        self.0.invalidate_connections();
         Err(RecycleError::message("its server is unreachable or read-only"))
     }
 }
@@ -64,7 +64,7 @@ pub(super) fn discard(conn: Pooled, why: &StoreError) {
     if matches!(why, StoreError::ConnectionLost(_))
         && let Some(pool) = Pooled::pool(&conn)
     {
-        pool.manager().0.distrust();
+        pool.manager().0.invalidate_connections();
     }
     drop(Pooled::take(conn));
 }

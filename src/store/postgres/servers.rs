@@ -55,7 +55,7 @@ pub(super) struct Servers {
     /// Index of the server that was connected to last.
     preferred: AtomicUsize,
     /// Connections opened before this must not be used any more.
-    distrusted_at: Mutex<Option<Instant>>,
+    invalidated_at: Mutex<Option<Instant>>,
 }
 
 impl Servers {
@@ -64,7 +64,7 @@ impl Servers {
             hosts: target.hosts,
             is_read_write: target.is_read_write,
             preferred: AtomicUsize::new(0),
-            distrusted_at: Mutex::default(),
+            invalidated_at: Mutex::default(),
         }
     }
 
@@ -85,7 +85,7 @@ impl Servers {
         let connected = timeout(CONNECT, self.race(access, &mut refusals)).await;
         if let Ok(Some((number, conn))) = connected {
             if self.preferred.swap(number, Ordering::Relaxed) != number {
-                self.distrust();
+                self.invalidate_connections();
                 let server = hosts::name(&self.hosts[number]);
                 tracing::info!(server, "connected to another database server");
             }
@@ -146,14 +146,14 @@ impl Servers {
 
     /// Marks all existing connections as unusable: a server failed or became read-only, which its
     /// other connections may not have noticed.
-    pub(super) fn distrust(&self) {
-        *self.distrusted_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    pub(super) fn invalidate_connections(&self) {
+        *self.invalidated_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Whether a connection opened at this time may be used.
-    pub(super) fn trusts(&self, made_at: Instant) -> bool {
-        let distrusted_at = *self.distrusted_at.lock().unwrap_or_else(PoisonError::into_inner);
-        distrusted_at.is_none_or(|at| made_at > at)
+    pub(super) fn is_valid(&self, made_at: Instant) -> bool {
+        let invalidated_at = *self.invalidated_at.lock().unwrap_or_else(PoisonError::into_inner);
+        invalidated_at.is_none_or(|at| made_at > at)
     }
 }
 

@@ -14,6 +14,7 @@ use super::sql::writer::batch::Attempt;
 use super::sql::writer::batch::{self, Batch};
 use super::sql::writer::command::Job;
 use super::sql::writer::session::{Failure, Fatal, WriterSession};
+use crate::backoff::Backoff;
 use crate::clock::millis;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
@@ -29,7 +30,7 @@ pub(crate) struct Session {
     pool: Pool,
     jobs: TaskTracker,
     runtime: Handle,
-    pause: Duration,
+    backoff: Backoff,
     away_until: Option<Instant>,
 }
 
@@ -37,8 +38,9 @@ impl Session {
     /// Must be called on the runtime that the pool's connections belong to. The writer's own
     /// connection is opened when it is needed, on the writer's runtime.
     pub(super) fn new(link: Link, pool: Pool) -> Self {
-        let (jobs, pause, runtime) = (TaskTracker::new(), SHORTEST_PAUSE, Handle::current());
-        Self { link, conn: None, pool, jobs, runtime, pause, away_until: None }
+        let (jobs, runtime) = (TaskTracker::new(), Handle::current());
+        let backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
+        Self { link, conn: None, pool, jobs, runtime, backoff, away_until: None }
     }
 
     /// Whether connecting failed a moment ago, so that the next command need not try.
@@ -81,13 +83,12 @@ impl Session {
                 if self.away_until.take().is_some() {
                     tracing::info!("the database is available again");
                 }
-                self.pause = SHORTEST_PAUSE;
+                self.backoff.reset();
                 Ok(conn)
             }
             Err(error) => {
                 // Random, so that nodes do not reconnect at the same time.
-                let pause = SHORTEST_PAUSE.max(self.pause.mul_f64(fastrand::f64()));
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                let pause = SHORTEST_PAUSE.max(self.backoff.next_full_jitter());
                 self.away_until = Some(Instant::now() + pause);
                 tracing::warn!(%error, retry_in_ms = millis(pause), "the database is unavailable");
                 Err(error)
@@ -110,7 +111,7 @@ impl WriterSession for Session {
         match self.attempt_once(node, batch).await {
             Err(Failure::Undone(StoreError::ConnectionLost(why))) => {
                 tracing::info!(why, "the writer's connection is lost; trying another one");
-                self.link.servers.distrust();
+                self.link.servers.invalidate_connections();
                 self.attempt_once(node, batch).await
             }
             attempted => attempted,

@@ -1,21 +1,18 @@
 //! Corrective actions on one gateway or one event. Each locks the streams that it changes before it
 //! reads what it decides by.
 
-use std::collections::BTreeSet;
-
 use async_trait::async_trait;
 
 use super::Backend;
 use super::access::Access as _;
 use super::audit::audited;
-use super::dialect::{Connection, NodeStatements, query};
-use super::gateways::live_key;
+use super::dialect::{Connection, query};
 use super::instances::resync;
 use crate::clock::Timestamp;
-use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
+use crate::event::{EventId, GatewayId, GatewayKey, Sequence};
 use crate::store::{
-    Actions, Actor, Gateway, PauseChange, Purged, Result, ResyncChange, ResyncRequest, Skipped,
-    StoreError, StreamChanges, TimedKey,
+    Actions, Actor, PauseChange, Purged, Result, ResyncChange, ResyncRequest, Skipped,
+    StreamChanges, TimedKey,
 };
 use crate::wake::Control;
 
@@ -169,19 +166,6 @@ async fn changes(
     let control = |revision, is_paused| Control { revision, is_paused };
     let changed = rows.into_iter().map(|it| (it.gateway, control(it.revision, it.is_paused)));
     Ok(StreamChanges { as_of: now, changed: changed.collect(), next })
-}
-
-/// A gateway that is not deleted, with its stream locked.
-pub(super) async fn locked(
-    conn: &mut Connection,
-    organisation: OrganisationKey,
-    id: GatewayId,
-) -> Result<Gateway> {
-    let key = live_key(conn, organisation, id).await?;
-    conn.lock_streams(&BTreeSet::from([key])).await?;
-    // Another node may have deleted it before the stream was locked.
-    let gateway = super::gateways::gateway(conn, organisation, id).await?;
-    gateway.ok_or(StoreError::NotFound("gateway"))
 }
 
 /// Raises the revision of a stream, which is locked.

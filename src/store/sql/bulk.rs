@@ -15,7 +15,7 @@ use crate::store::audit::{Audited, entries};
 use crate::store::limits::REPLAYED;
 use crate::store::{
     Actor, Bulk, BulkCounts, BulkJob, BulkJobState, BulkPosition, BulkTask, DeliveryFilter, Range,
-    Refusal, ReplaySelection, Replayed, Resent, Result, StoreError, Target, WorkableJobs,
+    Refusable, ReplaySelection, Replayed, Resent, Result, StoreError, Target, WorkableJobs,
 };
 use crate::wake::{Hint, Wake};
 
@@ -97,7 +97,7 @@ impl Bulk for Backend {
         target: Target,
         force: bool,
         dry_run: bool,
-    ) -> Result<std::result::Result<Resent, Refusal>> {
+    ) -> Result<Refusable<Resent>> {
         let (organisation, event, wake) = (actor.organisation, event.clone(), self.wake.clone());
         if dry_run {
             let done = run!(self.query, |conn| resend::resend(

@@ -11,9 +11,7 @@ use super::dialect::{Connection, ConnectionStatements as _, query};
 use super::instances::insert_connection;
 use super::instances::opening::{insert_gateway_position, stored};
 use crate::clock::Timestamp;
-use crate::event::{
-    ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
-};
+use crate::event::{ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence};
 use crate::store::positions::Repeats;
 use crate::store::{
     ConnectionCursor, ConnectionPage, Connections, Level, NewConnection, Opened, Result,
@@ -26,11 +24,13 @@ pub(crate) mod cursor;
 pub(crate) mod list;
 mod peak;
 mod revoked;
+pub(crate) mod sent;
 
 use cursor::Start;
 use list::list;
 use peak::peak;
 use revoked::revoked;
+use sent::sent_behind;
 
 #[async_trait]
 impl Connections for Backend {
@@ -131,37 +131,4 @@ async fn start_of(conn: &mut Connection, gateway: GatewayKey, instance: &str) ->
         Some(cursor) => Ok(cursor.position()),
         None => cursors::confirmed(conn, gateway).await,
     }
-}
-
-/// The last sequence after `position` that an earlier connection was sent, and the last one whose
-/// attempt failed for a reason that the event may have caused. Looks no further than a window
-/// reaches.
-pub(crate) async fn sent_behind(
-    conn: &mut Connection,
-    gateway: GatewayKey,
-    position: Sequence,
-) -> Result<(Sequence, Sequence)> {
-    const STRETCH: i64 = 1000;
-    let (first, last) = (position.0 + 1, position.0 + STRETCH);
-    let attempts = query!(
-        r#"
-        select reason as "reason?: Reason", max(last_sequence) as "last!: Sequence"
-        from attempts
-        where gateway = $1 and first_sequence between $2 and $3 and connection is not null
-        group by reason
-        "#,
-        gateway.0,
-        first,
-        last
-    )
-    .fetch_all(conn)
-    .await?;
-    let (mut sent, mut suspect) = (position, position);
-    for row in attempts {
-        sent = sent.max(row.last);
-        if row.reason.is_some_and(Reason::is_attributed_to_the_event) {
-            suspect = suspect.max(row.last);
-        }
-    }
-    Ok((sent, suspect))
 }

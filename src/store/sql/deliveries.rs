@@ -32,7 +32,16 @@ impl Matching {
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
     ) -> Result<Self> {
-        let gateway = match filter.gateway_id {
+        // The statements of both databases read the other fields.
+        let DeliveryFilter {
+            gateway_id,
+            window: _,
+            event_type: _,
+            reason: _,
+            event_id: _,
+            correlation_id: _,
+        } = filter;
+        let gateway = match *gateway_id {
             Some(id) => Some(any_key(conn, organisation, id).await?),
             None => None,
         };

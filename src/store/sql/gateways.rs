@@ -24,10 +24,12 @@ use crate::store::{
 pub(crate) mod details;
 mod fleet;
 pub(crate) mod history;
+pub(crate) mod live;
 #[cfg(test)]
 mod tests;
 
 use details::{details, the_one};
+use live::{gateway, live_key};
 
 #[async_trait]
 impl Gateways for Backend {
@@ -195,18 +197,6 @@ pub(super) async fn gateways(
         }
     };
     details(conn, &keys).await
-}
-
-pub(super) async fn gateway(
-    conn: &mut Connection,
-    organisation: OrganisationKey,
-    id: GatewayId,
-) -> Result<Option<Gateway>> {
-    match live_key(conn, organisation, id).await {
-        Ok(key) => the_one(conn, key).await.map(Some),
-        Err(StoreError::NotFound(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 pub(super) async fn update_gateway(
@@ -404,25 +394,6 @@ pub(super) async fn note_refusal(
     .execute(conn)
     .await?;
     Ok(())
-}
-
-/// The key of a gateway that is not deleted.
-pub(super) async fn live_key(
-    conn: &mut Connection,
-    organisation: OrganisationKey,
-    id: GatewayId,
-) -> Result<GatewayKey> {
-    query_scalar!(
-        r#"
-        select gateway as "gateway!: GatewayKey" from gateways
-        where id = $1 and organisation = $2 and deleted_at is null
-        "#,
-        id as _,
-        organisation.0
-    )
-    .fetch_optional(conn)
-    .await?
-    .ok_or(StoreError::NotFound("gateway"))
 }
 
 async fn refuse_taken_name(

@@ -10,7 +10,7 @@ use super::audit::audited;
 use super::cursors;
 use super::dialect::{Connection, NodeStatements, query, query_as, query_scalar};
 use super::gateways::details::the_one;
-use super::gateways::live_key;
+use super::gateways::live::live_key;
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, Epoch, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,

@@ -63,7 +63,7 @@ impl Stream {
     }
 
     /// Whether a row exceeds the limits.
-    fn gives(
+    fn is_removable(
         &self,
         now: Timestamp,
         limits: &RetentionLimits,
@@ -77,13 +77,13 @@ impl Stream {
     }
 
     /// Whether more trimmed deliveries are kept than the hard limit allows.
-    fn keeps_too_much(&self, limits: &RetentionLimits) -> bool {
+    fn exceeds_trimmed_limit(&self, limits: &RetentionLimits) -> bool {
         self.trimmed.is_some_and(|first| first <= self.head - limits.hard_max_events)
     }
 
     /// Whether its oldest row exceeds the limits. If not, no other row does.
     fn is_overfull(&self, now: Timestamp, limits: &RetentionLimits) -> bool {
-        self.oldest.is_some_and(|oldest| self.gives(now, limits, oldest, self.floor + 1))
+        self.oldest.is_some_and(|oldest| self.is_removable(now, limits, oldest, self.floor + 1))
     }
 }
 
@@ -178,7 +178,7 @@ async fn logs(
     let mut found = streams(conn, mark.gateway).await?;
     let is_over = i64::try_from(found.len()).is_ok_and(|count| count < TRIMMED_STREAMS);
     let reached = found.last().map_or(mark.gateway, |stream| stream.gateway.0);
-    found.retain(|stream| stream.keeps_too_much(limits) || stream.is_overfull(now, limits));
+    found.retain(|stream| stream.exceeds_trimmed_limit(limits) || stream.is_overfull(now, limits));
     // Streams must be locked before any row of `events`, in the order of all transactions that lock
     // both.
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
@@ -186,7 +186,7 @@ async fn logs(
         found = streams(conn, mark.gateway).await?;
         found.retain(|stream| keys.contains(&stream.gateway));
     }
-    for stream in found.iter().filter(|stream| stream.keeps_too_much(limits)) {
+    for stream in found.iter().filter(|stream| stream.exceeds_trimmed_limit(limits)) {
         trimmed::forget(conn, now, limits, stream, mark, trimmed).await?;
     }
     found.retain(|stream| stream.is_overfull(now, limits));
@@ -280,7 +280,7 @@ async fn cut_off(
     .await?;
     let gone: Vec<_> = rows
         .iter()
-        .take_while(|row| stream.gives(now, limits, row.appended_at, row.sequence))
+        .take_while(|row| stream.is_removable(now, limits, row.appended_at, row.sequence))
         .collect();
     let (Some(first), Some(last)) = (gone.first(), gone.last()) else {
         return Ok(Cut::default());

@@ -58,7 +58,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the task.
+    /// Starts the task that runs all write transactions.
     pub(crate) fn start(session: Session, queue: Queue, node: NodeId, wake: Wake) -> Self {
         let (commands, waiting) = mpsc::channel(QUEUE_COMMANDS);
         let (failed, failure) = watch::channel(None);

@@ -31,7 +31,7 @@ pub(crate) struct Session {
     /// `None` after a transaction whose end sqlx and SQLite may see differently.
     conn: Option<SqliteConnection>,
     /// Why the last attempt to begin a transaction failed.
-    trouble: watch::Sender<Option<String>>,
+    last_begin_error: watch::Sender<Option<String>>,
     /// Whether the write-ahead log may contain a payload that was purged.
     has_remains: Arc<AtomicBool>,
 }
@@ -52,7 +52,7 @@ impl Session {
             probe: Probe::of(options),
             path: options.path.clone(),
             conn: Some(conn),
-            trouble: watch::Sender::new(None),
+            last_begin_error: watch::Sender::new(None),
             // An earlier process may have ended before it truncated the log.
             has_remains: Arc::new(AtomicBool::new(true)),
         }
@@ -80,8 +80,8 @@ impl Session {
     }
 
     /// Why the last attempt to begin a transaction failed, if it did.
-    pub(super) fn trouble(&self) -> watch::Receiver<Option<String>> {
-        self.trouble.subscribe()
+    pub(super) fn last_begin_error(&self) -> watch::Receiver<Option<String>> {
+        self.last_begin_error.subscribe()
     }
 
     /// Tells a failing disk from a damaged file.
@@ -101,10 +101,10 @@ impl Session {
     /// Begins a transaction. Pass it to [`end`], and the result to [`Session::conclude`].
     async fn begin(&mut self) -> Result<Transaction<'_, Sqlite>, Failure> {
         let begun = begin(&mut self.conn, &self.path).await;
-        let trouble = begun.as_ref().err().map(ToString::to_string);
-        self.trouble.send_if_modified(|now| {
-            let is_new = *now != trouble;
-            *now = trouble;
+        let last_begin_error = begun.as_ref().err().map(ToString::to_string);
+        self.last_begin_error.send_if_modified(|now| {
+            let is_new = *now != last_begin_error;
+            *now = last_begin_error;
             is_new
         });
         begun.map_err(|error| match error {

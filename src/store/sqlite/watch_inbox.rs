@@ -87,8 +87,9 @@ impl Watch {
     async fn wait(&self) -> Result<()> {
         let mut seen = self.seen.lock().await;
         let Some(known) = seen.as_mut() else {
-            let mut conn =
-                connect::connect_read_only(&self.path).await.map_err(|error| unwatched(&error))?;
+            let mut conn = connect::connect_read_only(&self.path)
+                .await
+                .map_err(|error| watch_failed(&error))?;
             let version = version(&mut conn).await?;
             *seen = Some(Seen { conn, version, trace: None, asked_at: Instant::now() });
             return Ok(());
@@ -126,6 +127,6 @@ async fn version(conn: &mut SqliteConnection) -> Result<i64> {
     Ok(sqlx::query_scalar("pragma data_version").fetch_one(conn).await?)
 }
 
-fn unwatched(error: &connect::OpenError) -> StoreError {
+fn watch_failed(error: &connect::OpenError) -> StoreError {
     StoreError::Unavailable(format!("failed to watch the inbox: {error}"))
 }

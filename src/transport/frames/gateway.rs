@@ -163,7 +163,7 @@ pub struct Ack {
 pub struct Nack {
     /// The event's sequence.
     pub sequence: Sequence,
-    /// Why.
+    /// Why it was not applied.
     pub code: NackCode,
     /// Whether the service is to send the event and those after it again. If not, the event becomes a
     /// dead letter.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::super::event_position::EventPosition;
 use super::super::{cloud_event, frame};
 use super::Envelope;
 use crate::clock::Timestamp;
@@ -131,19 +132,6 @@ pub struct EventFrame {
     pub attributes: Option<Box<Attributes>>,
 }
 
-/// The members of an event's frame that differ between the connections on which it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventPosition {
-    /// The event's sequence.
-    pub sequence: Sequence,
-    /// The sequence that the client should have seen last.
-    pub previous: Sequence,
-    /// The epoch of the log.
-    pub epoch: Epoch,
-    /// How many times this connection has sent the event, this time included.
-    pub attempt: u32,
-}
-
 /// The JSON of an [`EventFrame`] or of a CloudEvent, without copying the event first.
 pub fn event_text(event: &Event, position: EventPosition, envelope: Envelope) -> Bytes {
     match envelope {
@@ -152,7 +140,7 @@ pub fn event_text(event: &Event, position: EventPosition, envelope: Envelope) ->
     }
 }
 
-/// Complete up to here: nothing before `sequence` will come any more. Sent after skipped events and
+/// Complete up to here: no event up to `sequence` will follow. Sent after skipped events and
 /// when the connection is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename = "delivery.mark", rename_all = "camelCase")]

@@ -163,7 +163,7 @@ impl Greeted {
         let TransportEnd { events, control, incoming } = end;
         let due = Due::default();
         let mut writer = Writer { sink, events, control, epoch, due, settings };
-        let (reason, detail, by_peer) = talk(&mut writer, stream, &incoming).await;
+        let (reason, detail, by_peer) = drive(&mut writer, stream, &incoming).await;
         let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
         // Fails if the lane has ended, so that no one needs the report.
         let _ = incoming.send(Incoming::Ended(Box::new(ended))).await;
@@ -188,7 +188,7 @@ impl End {
 
 /// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
 /// whether the peer's host ended it.
-async fn talk(
+async fn drive(
     writer: &mut Writer,
     stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,

@@ -11,9 +11,9 @@ use gateway_events::store::deployments::{CANDIDATES, choose, performed_at};
 use gateway_events::store::idempotency::{in_place, named};
 use gateway_events::store::limits::MOST_DELIVERIES;
 use gateway_events::store::{
-    Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Labels, NewEvent, OutboxPage,
-    OutboxRow, Publish, Published, PublishedTarget, Refusal, Result, StoreError, Target, Validated,
-    storable,
+    Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Idempotency, Labels, NewEvent,
+    OutboxPage, OutboxRow, Publish, Published, PublishedTarget, Refusal, Result, StoreError,
+    Target, Validated, storable,
 };
 
 use super::tables::{EventRow, KeptAnswer, Tables, next};
@@ -41,7 +41,7 @@ impl Tables {
         growth: &mut Growth,
     ) -> Published {
         let organisation = publish.organisation;
-        if let Some((key, digest)) = &publish.idempotency
+        if let Some(Idempotency { key, digest }) = &publish.idempotency
             && let Some(kept) = self.answers.get(&(organisation, key.clone()))
         {
             let is_same = kept.digest == *digest;
@@ -55,7 +55,7 @@ impl Tables {
         let items = publish.events.iter();
         let answers: Vec<_> =
             items.map(|item| self.append_one(now, organisation, item, growth)).collect();
-        if let Some((key, digest)) = &publish.idempotency
+        if let Some(Idempotency { key, digest }) = &publish.idempotency
             && answers.iter().any(std::result::Result::is_ok)
         {
             let kept = KeptAnswer { digest: *digest, answer: answers.clone(), created_at: now };

@@ -128,15 +128,23 @@ impl Tables {
 
     /// Whether a delivery's event matches the filter.
     fn event_matches(&self, matching: &Matching<'_>, key: Key) -> bool {
-        let filter = matching.filter;
-        if !matching.names_events() && filter.event_type.is_none() {
+        // `Matching::has` compares the attempt with the other fields.
+        let DeliveryFilter {
+            window: _,
+            gateway_id: _,
+            event_type,
+            reason: _,
+            event_id,
+            correlation_id,
+        } = matching.filter;
+        if !matching.names_events() && event_type.is_none() {
             return true;
         }
         self.event_at(key).is_some_and(|row| {
             let event = &row.event;
-            filter.event_type.as_ref().is_none_or(|wanted| *wanted == event.event_type)
-                && filter.event_id.as_ref().is_none_or(|wanted| *wanted == event.id)
-                && filter.correlation_id.as_ref().is_none_or(|it| *it == event.correlation_id)
+            event_type.as_ref().is_none_or(|wanted| *wanted == event.event_type)
+                && event_id.as_ref().is_none_or(|wanted| *wanted == event.id)
+                && correlation_id.as_ref().is_none_or(|it| *it == event.correlation_id)
         })
     }
 

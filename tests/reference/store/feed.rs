@@ -30,16 +30,16 @@ impl Tables {
 
     pub(super) fn feed_rows(&self, spans: &FeedSpans, details: &FeedDetails) -> FeedRows {
         let mut rows = FeedRows::default();
-        for (first, last) in &spans.events {
-            let events = self.events.range(first..=last).take(spans.limit);
+        for span in &spans.events {
+            let events = self.events.range(span.clone()).take(spans.limit);
             rows.events.extend(events.map(|(key, row)| self.feed_event(*key, row, details)));
         }
-        for (first, last) in &spans.attempts {
-            let keys = self.attempts.range(first..=last).take(spans.limit).map(|(key, _)| *key);
+        for span in &spans.attempts {
+            let keys = self.attempts.range(span.clone()).take(spans.limit).map(|(key, _)| *key);
             rows.attempts.extend(keys.filter_map(|key| self.feed_attempt(key, details)));
         }
-        for (first, last) in &spans.connections {
-            let changes = self.connection_changes.range(first..=last).take(spans.limit);
+        for span in &spans.connections {
+            let changes = self.connection_changes.range(span.clone()).take(spans.limit);
             rows.connections.extend(changes.filter_map(|(key, row)| self.feed_change(*key, row)));
         }
         rows

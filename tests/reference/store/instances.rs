@@ -33,8 +33,8 @@ impl Instances for MemoryStore {
 
     async fn open_instance(&self, mut opening: OpenInstance) -> Result<OpenedInstance> {
         let node = self.node;
-        let tamper = self.database.tampering();
-        tamper.opening(&mut opening);
+        let hook = self.database.fault_hook();
+        hook.opening(&mut opening);
         let mut answer =
             self.commit(|tables, now| tables.open_instance(now, node, &opening), |_| ());
         let opened = answer.is_ok().then_some(opening.connection);
@@ -42,7 +42,7 @@ impl Instances for MemoryStore {
         tokio::task::yield_now().await;
         pending.opened = None;
         if let Ok(opened) = &mut answer {
-            tamper.opened(opened);
+            hook.opened(opened);
         }
         answer
     }

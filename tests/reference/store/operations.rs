@@ -254,7 +254,7 @@ impl Log for MemoryStore {
                 |(_, growth)| self.appended(grown(growth.clone())),
             )
             .await?;
-        self.database.tampering().appended(&mut published);
+        self.database.fault_hook().appended(&mut published);
         Ok(published)
     }
 
@@ -266,7 +266,7 @@ impl Log for MemoryStore {
         max_bytes: usize,
     ) -> Result<OutboxPage> {
         let mut page = self.read(|tables| tables.page(gateway, after, limit, max_bytes)).await?;
-        self.database.tampering().page(&mut page);
+        self.database.fault_hook().page(&mut page);
         Ok(page)
     }
 
@@ -364,15 +364,15 @@ impl Ledger for MemoryStore {
         if records.is_empty() {
             return Ok(());
         }
-        let tamper = self.database.tampering();
-        let records = tamper.record(records);
+        let hook = self.database.fault_hook();
+        let records = hook.record(records);
         let recorded = self
             .write_then(
                 |tables, now| tables.record(now, &records),
                 |()| self.request_sweep(records.iter().filter_map(ended)),
             )
             .await;
-        if tamper.hides_failures() { Ok(()) } else { recorded }
+        if hook.hides_failures() { Ok(()) } else { recorded }
     }
 
     async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {

@@ -8,14 +8,12 @@ use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
-    by_default_the_agent_ends_and_nothing_is_confirmed
+    agent_ends_at_a_gap_and_confirms_nothing
     a_gap_is_accepted_or_handed_to_the_program
 }
 
 /// An agent's position in the log of one gateway, used for another one.
-async fn with_the_position_of_another_gateway(
-    backend: &Backend,
-) -> (Service, String, String, String) {
+async fn connect_with_foreign_position(backend: &Backend) -> (Service, String, String, String) {
     let service = backend.start().await;
     let record = "echo \"$GATEWAY_EVENTS_TYPE $GATEWAY_EVENTS_SEQUENCE\" >>journal; cat >last";
     let record = program(&service, "record", record);
@@ -59,8 +57,8 @@ async fn a_position_that_names_another_gateway_is_refused_and_kept() {
     assert_eq!(gateway["confirmed"], 0, "{gateway:#}");
 }
 
-async fn by_default_the_agent_ends_and_nothing_is_confirmed(backend: Backend) {
-    let (service, id, key, record) = with_the_position_of_another_gateway(&backend).await;
+async fn agent_ends_at_a_gap_and_confirms_nothing(backend: Backend) {
+    let (service, id, key, record) = connect_with_foreign_position(&backend).await;
     for _ in 0..2 {
         let mut agent = Agent::start(&service, &key, &["--exec", &record]);
         assert_eq!(agent.ended().await, Some(4), "{}", agent.log());
@@ -73,7 +71,7 @@ async fn by_default_the_agent_ends_and_nothing_is_confirmed(backend: Backend) {
 }
 
 async fn a_gap_is_accepted_or_handed_to_the_program(backend: Backend) {
-    let (service, id, key, record) = with_the_position_of_another_gateway(&backend).await;
+    let (service, id, key, record) = connect_with_foreign_position(&backend).await;
     // First it is not handled.
     let refuse = program(&service, "refuse", "echo 'no snapshot' >&2; exit 1");
     let agent = Agent::start(&service, &key, &["--on-gap", "handle", "--exec", &refuse]);
@@ -104,8 +102,8 @@ async fn a_gap_is_accepted_or_handed_to_the_program(backend: Backend) {
 }
 
 #[tokio::test]
-async fn a_gap_can_be_accepted_by_an_operator() {
-    let (service, id, key, record) = with_the_position_of_another_gateway(&Backend::Sqlite).await;
+async fn operator_accepts_a_gap() {
+    let (service, id, key, record) = connect_with_foreign_position(&Backend::Sqlite).await;
     let agent = Agent::start(&service, &key, &["--on-gap", "accept", "--exec", &record]);
     confirmed(&service, &id, 2).await;
     publish(&service, &id, &["d-3"]).await;
@@ -117,7 +115,7 @@ async fn a_gap_can_be_accepted_by_an_operator() {
 
 #[tokio::test]
 async fn a_gap_is_posted() {
-    let (service, id, key, _) = with_the_position_of_another_gateway(&Backend::Sqlite).await;
+    let (service, id, key, _) = connect_with_foreign_position(&Backend::Sqlite).await;
     let product = Product::start(|_| status(200, "", "")).await;
     let arguments = ["--on-gap", "handle", "--forward-to", &product.url];
     let agent = Agent::start(&service, &key, &arguments);

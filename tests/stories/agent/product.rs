@@ -35,7 +35,7 @@ pub(super) enum Answer {
     Text(String),
     /// With a body that does not end.
     Endless(u16),
-    /// Never.
+    /// Not at all: the connection stays open.
     Never,
     /// By closing the connection.
     Close,

@@ -13,12 +13,12 @@ use crate::support::Service;
 use crate::transports::Kind;
 
 on_both! {
-    a_client_outlives_its_service_and_refuses_events_over_every_transport
+    client_survives_a_restart_and_rejects_events_over_every_transport
 }
 
 const KINDS: [Kind; 4] = [Kind::WebSocket, Kind::Sse, Kind::LongPoll, Kind::Grpc];
 
-async fn a_client_outlives_its_service_and_refuses_events_over_every_transport(backend: Backend) {
+async fn client_survives_a_restart_and_rejects_events_over_every_transport(backend: Backend) {
     for kind in KINDS {
         let backend = backend.fresh();
         let mut service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;

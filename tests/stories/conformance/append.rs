@@ -134,8 +134,8 @@ pub(crate) async fn a_request_that_failed_may_succeed_with_the_same_key(store: &
     assert!(refused[0].is_err());
     let refused = fixture.publish_validated(vec![invalid(None, "too large")], key).await.unwrap();
     assert!(refused[0].is_err());
-    let mended = event(Target::Gateways(vec![gateway.id]));
-    assert!(fixture.publish_with(vec![mended], key).await.unwrap()[0].is_ok());
+    let corrected = event(Target::Gateways(vec![gateway.id]));
+    assert!(fixture.publish_with(vec![corrected], key).await.unwrap()[0].is_ok());
 }
 
 pub(crate) async fn an_unknown_gateway_only_refuses_its_own_event(store: &dyn Store) {

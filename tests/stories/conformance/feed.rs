@@ -6,7 +6,7 @@ use gateway_events::store::{FeedDetails, FeedRows, FeedSpans, Outcome, Store, Ta
 use super::{Fixture, closed, confirmed, event, range};
 
 async fn since(store: &dyn Store, ends: (i64, i64, i64), details: &FeedDetails) -> FeedRows {
-    let above = |key: i64| vec![(key + 1, i64::MAX)];
+    let above = |key: i64| vec![key + 1..=i64::MAX];
     let spans = FeedSpans {
         events: above(ends.0),
         attempts: above(ends.1),
@@ -60,7 +60,7 @@ pub(crate) async fn the_feed_has_events_attempts_and_changes_of_connections(stor
     let keys: Vec<i64> = rows.events.iter().map(|row| row.key).collect();
     assert!(keys.is_sorted() && keys[0] > ends.events);
     let spans = FeedSpans {
-        events: vec![(keys[0], keys[0]), (keys[1], i64::MAX)],
+        events: vec![keys[0]..=keys[0], keys[1]..=i64::MAX],
         limit: 1,
         ..FeedSpans::default()
     };

@@ -70,9 +70,9 @@ pub(crate) async fn rows_are_moved_in_the_order_of_their_insertion(
     for (limit, rows) in [(3, 3), (5, 5), (100, 5)] {
         assert_eq!(store.inbox_depth(limit).await.unwrap().rows, rows, "counted up to {limit}");
     }
-    let judged: Vec<_> =
+    let validated: Vec<_> =
         page(store).await.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
-    assert_eq!(store.drain_inbox(judged).await.unwrap().appended, 5);
+    assert_eq!(store.drain_inbox(validated).await.unwrap().appended, 5);
     assert_eq!(log(store, &gateway).await, ids);
     let depth = store.inbox_depth(100).await.unwrap();
     assert_eq!((depth.rows, depth.oldest), (0, None));
@@ -142,9 +142,9 @@ pub(crate) async fn a_repeated_row_creates_no_second_event(
     let twice = Row { event_id: Some(uuid::Uuid::now_v7().to_string()), ..row("{}") };
     outsider.insert(&[twice.clone(), twice.clone()]).await;
     for _ in 0..2 {
-        let judged: Vec<_> =
+        let validated: Vec<_> =
             page(store).await.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
-        let drained = store.drain_inbox(judged).await.unwrap();
+        let drained = store.drain_inbox(validated).await.unwrap();
         assert!(drained.appended > 0 && drained.rejected.is_empty());
         outsider.insert(std::slice::from_ref(&twice)).await;
     }
@@ -189,8 +189,8 @@ pub(crate) async fn a_rejected_row_can_be_put_back_once(
 
     let back = page(store).await;
     assert!(back.iter().all(|row| row.id > rows[2].id), "{back:?}");
-    let judged = back.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
-    store.drain_inbox(judged).await.unwrap();
+    let validated = back.iter().map(|row| good(&fixture, row, &[gateway.id])).collect();
+    store.drain_inbox(validated).await.unwrap();
     assert_eq!(log(store, &gateway).await, [ids[0].clone(), ids[2].clone()]);
 }
 
@@ -217,8 +217,8 @@ pub(crate) async fn rows_beyond_the_limit_of_a_transaction_are_moved_by_the_next
     for moved in [2, 1, 1, 1] {
         let rows = page(store).await;
         let heavy = weights[weights.len() - rows.len()..].iter().zip(&rows);
-        let judged = heavy.map(|(weight, row)| good(&fixture, row, &vec![gateway.id; *weight]));
-        assert_eq!(store.drain_inbox(judged.collect()).await.unwrap().appended, moved);
+        let validated = heavy.map(|(weight, row)| good(&fixture, row, &vec![gateway.id; *weight]));
+        assert_eq!(store.drain_inbox(validated.collect()).await.unwrap().appended, moved);
         assert_eq!(page(store).await.len(), rows.len() - moved, "the others stay");
     }
     assert_eq!(log(store, &gateway).await, ids);

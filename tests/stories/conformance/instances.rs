@@ -484,7 +484,7 @@ pub(crate) async fn if_all_must_confirm_those_that_filter_an_event_need_not_appl
     assert_eq!(state(1).await, TargetState::Filtered);
 }
 
-pub(crate) async fn a_later_connection_of_an_instance_replaces_the_earlier_one(store: &dyn Store) {
+pub(crate) async fn later_connection_of_an_instance_replaces_the_earlier_one(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;
     fixture.fill(&gateway, 3).await;
@@ -642,8 +642,8 @@ pub(crate) async fn instances_are_limited_forgotten_and_recorded(store: &dyn Sto
     forget("i-000").await.unwrap();
     assert!(matches!(forget("i-000").await, Err(StoreError::NotFound("instance"))));
     assert!(open("other").await.is_ok());
-    let stranger = gateway_events::event::GatewayId::new();
-    assert!(store.instances(fixture.organisation, stranger).await.unwrap().is_none());
+    let unknown_gateway = gateway_events::event::GatewayId::new();
+    assert!(store.instances(fixture.organisation, unknown_gateway).await.unwrap().is_none());
 }
 
 pub(crate) async fn an_abandoned_instance_expires_and_leaves_a_record(store: &dyn Store) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, Fleet, GatewayChange, GatewayLag, Level, LogSpan, NewToken,
-    Publish, Published, Record, RedriveSelection, Redriven, ResumeFrom, Scope, Store, StoreError,
-    Target, TokenKind, VerdictState,
+    DeliveryFilter, DeliveryState, Fleet, GatewayChange, GatewayLag, Idempotency, Level, LogSpan,
+    NewToken, Publish, Published, Record, RedriveSelection, Redriven, ResumeFrom, Scope, Store,
+    StoreError, Target, TokenKind, VerdictState,
 };
 
 use crate::support::PATIENCE;
@@ -174,7 +174,7 @@ pub(crate) async fn the_deliveries_of_a_request_are_limited(store: &dyn Store) {
     let publish = |gateways: usize| Publish {
         organisation: fixture.organisation,
         events: (0..1000).map(|_| Ok(event(Target::Gateways(ids[..gateways].to_vec())))).collect(),
-        idempotency: Some((ids[0].to_string(), [9; 32])),
+        idempotency: Some(Idempotency { key: ids[0].to_string(), digest: [9; 32] }),
     };
     let refused = store.append(publish(21)).await.unwrap();
     assert!(matches!(refused, Published::TooMany { deliveries: 21_000, .. }), "{refused:?}");

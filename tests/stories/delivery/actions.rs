@@ -174,7 +174,7 @@ async fn the_position_passes_a_skipped_event_that_was_sent_last() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_connection_is_not_blamed_on_the_event_after_a_skipped_one() {
+async fn lost_connection_is_not_attributed_to_the_event_after_a_skipped_one() {
     let node = node(Options { max_attempts: 1, window_events: 1, ..Options::default() }).await;
     let mut peer = node.connect().await;
     node.publish_all(1..=2).await;

@@ -60,7 +60,7 @@ async fn silent_peers(port: u16, count: usize) -> JoinSet<()> {
 }
 
 #[tokio::test]
-async fn two_thousand_silent_peers_that_reconnect_exclude_no_gateway() {
+async fn silent_reconnecting_peers_do_not_exclude_gateways() {
     let service = start(&[]).await;
     let (_, key) = service.gateway("one").await;
     let peers = silent_peers(service.port, 2000).await;

@@ -42,7 +42,7 @@ async fn until_connected(service: &Service, key: &str) -> Socket {
 }
 
 #[tokio::test]
-async fn a_gateway_that_leaks_connections_keeps_no_other_one_out() {
+async fn leaked_connections_do_not_exclude_other_gateways() {
     let settings = [
         ("DELIVERY__MAX_CONNECTIONS", "6"),
         ("DELIVERY__MAX_CONNECTIONS_PER_GATEWAY", "5"),

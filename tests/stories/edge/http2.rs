@@ -117,9 +117,9 @@ async fn the_protocol_is_chosen_by_alpn_and_websocket_stays_on_http_1() {
     // A refusal ends the connection, unless another request on it had a valid credential: it may be
     // the one of a gateway's stream, or a proxy's for several clients.
     let refused = "/api/internal/v1/ws/gateways/connect";
-    let stranger = Peer::connect(&service, 65_535).await;
-    assert_eq!(stranger.get(refused).await.0, 401, "there is no key");
-    stranger.cut().await;
+    let unauthenticated = Peer::connect(&service, 65_535).await;
+    assert_eq!(unauthenticated.get(refused).await.0, 401, "there is no key");
+    unauthenticated.cut().await;
     assert_eq!(peer.get(refused).await.0, 401, "there is no key");
     assert_eq!(peer.get("/livez").await, (200, b"ok\n".to_vec()));
     let (_, key) = service.gateway("one").await;

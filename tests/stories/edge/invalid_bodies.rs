@@ -111,7 +111,11 @@ async fn an_option_of_the_wrong_kind_is_named_with_what_it_must_be() {
         ("gateway update one --replicas two", "must be a whole number"),
         ("gateway skip one x --reason a", "must be a whole number"),
         ("listen one --after x", "must be a whole number"),
-        ("event list --since x", "--from"),
+        ("event list --since x", "invalid value 'x' for '--since <FROM>'"),
+        ("event list --since=x", "invalid value 'x' for '--since <FROM>'"),
+        ("event list --from x", "invalid value 'x' for '--from <FROM>'"),
+        ("inbox retry 7 --since 1h", "'--since <FROM>'"),
+        ("gateway replay one --since 1h --to-sequence 7", "'--since <FROM>'"),
         ("event show x --timeout x", "--timeout"),
     ] {
         let said = run(&mut command(arguments)).await;

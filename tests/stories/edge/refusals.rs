@@ -96,9 +96,9 @@ async fn every_refused_upgrade_is_logged_counted_and_recorded_shared() {
 async fn a_flood_of_refusals_is_counted_and_logged_in_few_lines() {
     const FLOOD: usize = 300;
     let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await;
-    let stranger = service.caller(Some("gwa_wrong"));
+    let unauthorized = service.caller(Some("gwa_wrong"));
     for _ in 0..FLOOD {
-        reply(stranger.request(Method::GET, "/gateways")).await.refusal(401, "unauthorized");
+        reply(unauthorized.request(Method::GET, "/gateways")).await.refusal(401, "unauthorized");
     }
     let series =
         format!("gateway_events_authentication_failures_total{{kind=\"access_token\"}} {FLOOD}");

@@ -27,7 +27,7 @@ async fn confirmed(service: &Service, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn only_the_echo_of_what_was_sent_confirms_and_never_backwards() {
+async fn only_echoes_of_sent_pings_confirm_and_only_forwards() {
     const LOGGED: &str = "receipt for an event that was not sent";
     let service = Service::start().await;
     let (mut gateway, id) = with_unconfirmed_events(&service).await;

@@ -77,7 +77,7 @@ async fn a_disabled_gateway_loses_its_sockets_and_is_refused_until_it_is_enabled
 }
 
 #[tokio::test]
-async fn a_key_that_expires_ends_its_connection_then() {
+async fn connection_ends_when_its_key_expires() {
     const KEY_LIFETIME: Duration = Duration::from_secs(2);
     let service = Service::start().await;
     let (id, lasting_key) = service.gateway("one").await;

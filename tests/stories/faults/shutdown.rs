@@ -78,7 +78,7 @@ async fn the_shutdown_ends_when_the_last_socket_is_closed() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once_and_says_so() {
+async fn second_signal_ends_the_service_at_once_and_is_logged() {
     let mut service = Service::start_with(&[("SHUTDOWN__DRAIN", "10m")]).await;
     for number in 0..3 {
         let (_, key) = service.gateway(&format!("gateway-{number}")).await;

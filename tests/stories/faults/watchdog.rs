@@ -137,7 +137,7 @@ async fn a_quick_gateway_that_turns_slow_after_a_pause_keeps_its_connection() {
 
 /// A gateway that received groups and then hangs has no more time than another.
 #[tokio::test]
-async fn a_quick_gateway_that_hangs_is_noticed_within_the_time_of_one_event() {
+async fn hanging_gateway_is_disconnected_within_one_confirmation_timeout() {
     const CONFIRMATION: Duration = Duration::from_secs(4);
     let service = Service::start_with(&[("DELIVERY__CONFIRMATION_TIMEOUT", "4s")]).await;
     let forever = Duration::from_hours(1);

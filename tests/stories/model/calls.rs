@@ -11,10 +11,10 @@ use gateway_events::event::{
 };
 use gateway_events::store::supersession::{Collapse, Supersession};
 use gateway_events::store::{
-    DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, InboxRow, InvalidEvent,
-    Labels, Level, NewConnection, NewEvent, Opened, Publish, Range, Record, RedriveSelection,
-    RejectedEdit, RejectedFilter, Rejection, RejectionReason, RetentionLimits, RetrySelection,
-    Store, Target, Unconfirmed, Validated, ValidatedRow, ValidationError,
+    DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, Idempotency, InboxRow,
+    InvalidEvent, Labels, Level, NewConnection, NewEvent, Opened, Publish, Range, Record,
+    RedriveSelection, RejectedEdit, RejectedFilter, Rejection, RejectionReason, RetentionLimits,
+    RetrySelection, Store, Target, Unconfirmed, Validated, ValidatedRow, ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -120,7 +120,8 @@ impl World {
         match step {
             Step::Publish { items, key } => {
                 let events = items.iter().map(|item| self.validated(item)).collect();
-                let idempotency = key.map(|key| (format!("k{key}"), [key / 2; 32]));
+                let idempotency =
+                    key.map(|key| Idempotency { key: format!("k{key}"), digest: [key / 2; 32] });
                 let publish = Publish { organisation: of, events, idempotency };
                 both!(self, sides, side => side.store.append(publish.clone()).await)
             }

@@ -188,7 +188,7 @@ async fn is_harmless(endpoint: &str) {
 }
 
 #[tokio::test]
-async fn an_unreachable_collector_affects_nothing() {
+async fn unreachable_collector_does_not_affect_the_service() {
     // Bound and closed again, so nothing listens there.
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -197,7 +197,7 @@ async fn an_unreachable_collector_affects_nothing() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_affects_nothing() {
+async fn unresponsive_collector_does_not_affect_the_service() {
     let listener = Arc::new(TcpListener::bind(("127.0.0.1", 0)).await.expect("a port"));
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {

@@ -149,8 +149,8 @@ async fn log_lines_of_a_connection_identify_it() {
 #[tokio::test]
 async fn log_lines_of_a_request_identify_it_with_any_filter() {
     let service = Service::start_with(&[("LOG__FILTER", "warn")]).await;
-    let stranger = service.caller(None);
-    get_with_ids(&stranger, "/ws/gateways/connect", &["refused"])
+    let unauthenticated = service.caller(None);
+    get_with_ids(&unauthenticated, "/ws/gateways/connect", &["refused"])
         .await
         .refusal(401, "unauthorized");
     let line = lines(&service, 1, |line| line["message"] == "refused a connection").await.remove(0);

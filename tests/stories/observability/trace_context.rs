@@ -12,7 +12,7 @@ on_both! {
     a_header_at_publish_reaches_the_gateway_and_is_shown
     a_member_of_the_body_overrides_the_header
     an_invalid_header_is_ignored_and_an_invalid_member_refused
-    a_row_of_the_inbox_has_its_own
+    inbox_row_has_its_own_traceparent
 }
 
 const HEADER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -96,7 +96,7 @@ async fn an_invalid_header_is_ignored_and_an_invalid_member_refused(backend: Bac
     assert_eq!(shown(&service, &answer["id"]).await, HEADER);
 }
 
-async fn a_row_of_the_inbox_has_its_own(backend: Backend) {
+async fn inbox_row_has_its_own_traceparent(backend: Backend) {
     let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let mut socket = service.connected(&key).await;

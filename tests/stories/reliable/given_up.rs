@@ -13,7 +13,7 @@ use crate::support::{Service, deployed};
 
 on_both! {
     an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resumes_from
-    an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress
+    lost_connection_is_not_attributed_to_an_event_with_progress
     a_retry_of_a_skipped_event_sends_again_what_follows_it
     a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it
     a_skip_ends_the_wait_for_a_retry
@@ -105,9 +105,7 @@ async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(
     peer.event(2).await;
 }
 
-async fn an_end_does_not_count_against_an_event_on_which_the_gateway_has_reported_progress(
-    backend: Backend,
-) {
+async fn lost_connection_is_not_attributed_to_an_event_with_progress(backend: Backend) {
     const ENDS: usize = 5;
     let settings = [("DELIVERY__MAX_ATTEMPTS", "2"), ("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
     let service = backend.start_with(&settings).await;

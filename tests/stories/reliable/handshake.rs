@@ -67,7 +67,7 @@ async fn an_unknown_subprotocol_selects_plain_mode() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_says_no_hello_is_disconnected() {
+async fn missing_hello_times_out() {
     let service = Service::start_with(&[("RELIABLE__HELLO_TIMEOUT", "300ms")]).await;
     let (id, key) = service.gateway("one").await;
     let mut peer = Peer::greet(&service, &key).await;

@@ -359,7 +359,7 @@ async fn a_bad_later_frame_ends_its_stream_with_the_status_of_the_contract() {
 }
 
 #[tokio::test]
-async fn a_hello_is_due() {
+async fn missing_hello_ends_the_grpc_stream() {
     let service = Service::start_with(&[("RELIABLE__HELLO_TIMEOUT", "500ms")]).await;
     let (_, key) = service.gateway("one").await;
     let mut peer = Peer::greet(&service, Some(&key)).await.expect("admitted");

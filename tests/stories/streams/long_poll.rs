@@ -79,7 +79,7 @@ impl Peer {
 
 on_both! {
     events_come_at_once_and_count_when_they_are_confirmed
-    a_position_or_the_stored_one_says_where_to_continue
+    poll_resumes_from_after_or_stored_position
 }
 
 async fn events_come_at_once_and_count_when_they_are_confirmed(backend: Backend) {
@@ -105,7 +105,7 @@ async fn events_come_at_once_and_count_when_they_are_confirmed(backend: Backend)
     assert_eq!((&shown["count"], &shown["list"][0]["transport"]), (&json!(1), &json!("long_poll")));
 }
 
-async fn a_position_or_the_stored_one_says_where_to_continue(backend: Backend) {
+async fn poll_resumes_from_after_or_stored_position(backend: Backend) {
     let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);

@@ -15,9 +15,9 @@ use crate::support::Service;
 const OTHER_LOG: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 on_both! {
-    only_ack_confirms
+    poll_confirms_by_ack_only
     a_position_far_behind_is_caught_up_with
-    events_that_were_not_answered_are_not_blamed
+    unanswered_polls_do_not_count_as_failed_attempts
     a_gap_at_the_beginning_of_a_log_is_confirmed
 }
 
@@ -36,7 +36,7 @@ async fn connected(service: &Service) {
     service.eventually("/connections?status=connected", |shown| shown["count"] == 1).await;
 }
 
-async fn only_ack_confirms(backend: Backend) {
+async fn poll_confirms_by_ack_only(backend: Backend) {
     let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
@@ -81,7 +81,7 @@ async fn a_position_far_behind_is_caught_up_with(backend: Backend) {
     assert_eq!(waiting.await.expect("answered").0, [10]);
 }
 
-async fn events_that_were_not_answered_are_not_blamed(backend: Backend) {
+async fn unanswered_polls_do_not_count_as_failed_attempts(backend: Backend) {
     let service = backend.start_with(&[("DELIVERY__MAX_ATTEMPTS", "1")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
@@ -160,7 +160,7 @@ async fn a_revoked_key_ends_its_own_requests_and_no_others() {
 }
 
 #[tokio::test]
-async fn a_request_whose_connection_is_replaced_opens_no_other() {
+async fn poll_of_a_replaced_connection_opens_no_other() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
@@ -173,7 +173,7 @@ async fn a_request_whose_connection_is_replaced_opens_no_other() {
 }
 
 #[tokio::test]
-async fn a_request_whose_place_another_takes_is_answered_after_a_moment() {
+async fn replaced_poll_is_answered_after_a_second() {
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);

@@ -14,8 +14,8 @@ use crate::support::Service;
 on_both! {
     a_repeated_request_does_not_confirm_a_snapshot
     an_acknowledgement_from_before_a_gap_does_not_confirm_it
-    skipped_events_are_no_loss
-    a_stale_acknowledgement_delays_nothing
+    skipped_events_do_not_cause_a_gap
+    stale_acknowledgement_does_not_delay_delivery
 }
 
 const ATTEMPTS: (&str, &str) = ("LIMITS__ATTEMPTS_PER_MINUTE", "100");
@@ -95,7 +95,7 @@ async fn an_acknowledgement_from_before_a_gap_does_not_confirm_it(backend: Backe
     assert_eq!(peer.events(&next).await.0, [4]);
 }
 
-async fn skipped_events_are_no_loss(backend: Backend) {
+async fn skipped_events_do_not_cause_a_gap(backend: Backend) {
     let service = backend.start_with(&[ATTEMPTS]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
@@ -124,7 +124,7 @@ async fn skipped_events_are_no_loss(backend: Backend) {
     assert_eq!((&again[0]["sequence"], &again[0]["previous"]), (&json!(5), &json!(3)), "{again}");
 }
 
-async fn a_stale_acknowledgement_delays_nothing(backend: Backend) {
+async fn stale_acknowledgement_does_not_delay_delivery(backend: Backend) {
     let service = backend.start_with(&[ATTEMPTS, ("RELIABLE__WINDOW", "2")]).await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
@@ -187,7 +187,7 @@ async fn answers_that_are_never_read_are_limited() {
 }
 
 #[tokio::test]
-async fn an_event_that_is_rejected_at_once_is_sent_again_ever_later() {
+async fn retries_of_a_rejected_event_are_spaced_further_apart() {
     const NACKS: u32 = 6;
     let settings = [ATTEMPTS, ("DELIVERY__POISON", "block"), ("DELIVERY__MAX_ATTEMPTS", "100")];
     let service = Service::start_with(&settings).await;

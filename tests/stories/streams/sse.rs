@@ -10,13 +10,13 @@ use crate::support::{Service, pause};
 on_both! {
     events_are_streamed_in_order_and_confirmed_by_post
     a_client_continues_after_its_last_message
-    what_was_received_and_not_applied_comes_again
+    received_but_unapplied_events_are_sent_again
     a_stated_position_counts_as_applied
 }
 
 /// `EventSource` connects again by itself, to the same address and with the id of the last event that it
 /// received.
-async fn what_was_received_and_not_applied_comes_again(backend: Backend) {
+async fn received_but_unapplied_events_are_sent_again(backend: Backend) {
     let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let gateway = format!("/gateways/{id}");
@@ -124,7 +124,7 @@ async fn a_client_continues_after_its_last_message(backend: Backend) {
 }
 
 #[tokio::test]
-async fn an_idle_stream_has_comments_and_lives() {
+async fn idle_stream_sends_keepalive_comments() {
     let service = Service::start_with(&[
         ("RELIABLE__HEARTBEAT_INTERVAL", "200ms"),
         ("DELIVERY__HEARTBEAT_INTERVAL", "300ms"),

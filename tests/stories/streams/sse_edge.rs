@@ -113,7 +113,7 @@ async fn a_compressed_body_is_refused_and_costs_no_stream() {
 }
 
 #[tokio::test]
-async fn streams_take_no_places_of_http_connections() {
+async fn streams_do_not_count_as_http_connections() {
     let service = Service::start_with(&[("SERVER__MAX_HTTP_CONNECTIONS", "4")]).await;
     let (id, key) = service.gateway("one").await;
     let mut peers = Vec::new();

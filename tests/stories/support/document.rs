@@ -65,7 +65,8 @@ fn template(path: &str, method: &str) -> Option<&'static str> {
         .min_by_key(|template| template.matches('{').count())
 }
 
-fn validator(pointer: &str) -> Arc<Validator> {
+/// The validator of the schema at a JSON pointer of the document.
+pub(crate) fn validator(pointer: &str) -> Arc<Validator> {
     let mut validators = VALIDATORS.lock().expect("no story fails in here");
     let compile = || {
         let schema = json!({
@@ -79,6 +80,6 @@ fn validator(pointer: &str) -> Arc<Validator> {
 }
 
 /// Escapes a part of a JSON pointer.
-fn escaped(part: &str) -> String {
+pub(crate) fn escaped(part: &str) -> String {
     part.replace('~', "~0").replace('/', "~1")
 }

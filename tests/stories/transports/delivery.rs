@@ -12,13 +12,13 @@ on_both! {
     events_come_in_order_each_after_the_one_before_it
     a_gateway_resumes_after_what_it_has_confirmed
     unconfirmed_events_are_sent_again_after_a_lost_connection
-    each_way_to_resume_starts_where_it_says
+    each_kind_of_resume_starts_at_its_position
     skipped_types_are_confirmed_by_previous_and_by_marks
     credit_limits_what_is_in_flight
     the_window_in_bytes_lets_a_larger_event_through_alone
     the_hello_limits_the_window
     the_window_of_the_service_is_the_limit
-    an_idle_connection_lives
+    idle_connection_stays_open
 }
 
 async fn events_come_in_order_each_after_the_one_before_it(backend: Backend) {
@@ -76,7 +76,7 @@ async fn unconfirmed_events_are_sent_again_after_a_lost_connection(backend: Back
     .await;
 }
 
-async fn each_way_to_resume_starts_where_it_says(backend: Backend) {
+async fn each_kind_of_resume_starts_at_its_position(backend: Backend) {
     over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=5).await;
         let mut peer = bed.connected().await;
@@ -203,7 +203,7 @@ async fn the_window_of_the_service_is_the_limit(backend: Backend) {
     .await;
 }
 
-async fn an_idle_connection_lives(backend: Backend) {
+async fn idle_connection_stays_open(backend: Backend) {
     let settings = [
         ("RELIABLE__HEARTBEAT_INTERVAL", "200ms"),
         ("DELIVERY__HEARTBEAT_INTERVAL", "300ms"),

@@ -8,7 +8,7 @@ use super::{Kind, RELIABLE, TestBed, over};
 use crate::both_databases::{Backend, on_both};
 
 on_both! {
-    what_retention_has_removed_is_a_gap
+    events_removed_by_retention_are_a_gap
     purged_events_are_one_gap
     a_position_that_does_not_fit_the_log_is_a_gap
 }
@@ -20,7 +20,7 @@ impl TestBed {
     }
 }
 
-async fn what_retention_has_removed_is_a_gap(backend: Backend) {
+async fn events_removed_by_retention_are_a_gap(backend: Backend) {
     let settings = [
         ("RETENTION__MAX_EVENTS", "2"),
         ("RETENTION__HARD_MAX_EVENTS", "4"),

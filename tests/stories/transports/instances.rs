@@ -10,7 +10,7 @@ use crate::reliable::publish;
 
 on_both! {
     each_instance_has_its_own_position
-    a_later_connection_of_an_instance_replaces_the_earlier_one
+    later_connection_of_an_instance_replaces_the_earlier_one
     delivered_means_confirmed_by_any_or_by_all_instances
     a_new_instance_has_a_name_that_looks_like_no_other
     an_instance_whose_name_would_be_refused_now_connects
@@ -107,7 +107,7 @@ async fn each_instance_has_its_own_position(backend: Backend) {
     .await;
 }
 
-async fn a_later_connection_of_an_instance_replaces_the_earlier_one(backend: Backend) {
+async fn later_connection_of_an_instance_replaces_the_earlier_one(backend: Backend) {
     // Requests of one instance share a connection when it polls.
     over(&backend, &[], GREETED, async |bed: TestBed| {
         bed.publish(1..=1).await;

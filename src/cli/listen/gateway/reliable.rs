@@ -11,10 +11,10 @@ use gateway_events::client::reliable::{
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
 
-use super::super::super::output::{clean, remark, time};
+use super::super::super::output::{clean, note, time};
 use super::super::super::transport::Carrier;
 use super::super::{Line, on_one_line};
-use super::{Printer, refused, remark_failed};
+use super::{Printer, note_failed, refused};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Mode {
@@ -70,7 +70,7 @@ impl Handler for Printer {
     }
 
     async fn read_snapshot(&self, gap: &DeliveryGap) -> Result<(), SnapshotError> {
-        remark(format_args!(
+        note(format_args!(
             "#{} to #{} can't be delivered ({}); continuing after #{}",
             gap.from,
             gap.to,
@@ -82,23 +82,23 @@ impl Handler for Printer {
 
     async fn notice(&self, notice: Notice) {
         match notice {
-            Notice::Connected(ack) => remark(format_args!(
+            Notice::Connected(ack) => note(format_args!(
                 "connected as gateway {} (connection {})",
                 ack.gateway_id, ack.connection_id
             )),
-            Notice::Resumed(resumed) => remark(format_args!(
+            Notice::Resumed(resumed) => note(format_args!(
                 "resumed after #{}; {} events are pending",
                 resumed.from, resumed.pending
             )),
             Notice::SnapshotFailed { why, wait } => {
-                remark(format_args!("{}; retrying in {:.1} s", clean(&why), wait.as_secs_f64()));
+                note(format_args!("{}; retrying in {:.1} s", clean(&why), wait.as_secs_f64()));
             }
-            Notice::Disconnected { why, wait, .. } => remark(format_args!(
+            Notice::Disconnected { why, wait, .. } => note(format_args!(
                 "disconnected ({}), reconnecting in {:.1} s",
                 clean(&why),
                 wait.as_secs_f64()
             )),
-            Notice::Failed { why, wait } => remark_failed(&why, wait),
+            Notice::Failed { why, wait } => note_failed(&why, wait),
         }
     }
 }

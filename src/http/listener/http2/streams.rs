@@ -13,7 +13,7 @@ use hyper::rt::Executor;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::task::TaskTracker;
 
-use super::super::places::Answering;
+use super::super::slots::Answering;
 use super::requests::InProgress;
 
 /// The largest part of a response that is passed to hyper at once, in bytes.

@@ -142,7 +142,7 @@ fn the_table_decides_like_a_model_that_examines_every_connection() {
             let waiting = table.unauthenticated.len + table.authenticated.len;
             assert_eq!(waiting, model.waiting.len(), "seed {seed}");
         }
-        let closed = table.shed(usize::MAX);
+        let closed = table.evict(usize::MAX);
         assert_eq!(closed.len(), model.waiting.len(), "seed {seed}");
         assert!(
             table.unauthenticated.by_source.is_empty() && table.unauthenticated.order.is_empty()

@@ -1,5 +1,7 @@
 //! Reads of the feed.
 
+use std::ops::RangeInclusive;
+
 use super::super::sql::dialect::FeedStatements;
 use super::super::sql::dialect::feed::{AttemptRow, ConnectionRow, EventRow};
 use super::{Connection, column, query_as};
@@ -11,8 +13,8 @@ use crate::event::{
 use crate::store::{FeedDetails, Outcome, Result};
 
 /// First and last keys as two arrays.
-fn bounds(spans: &[(i64, i64)]) -> (Vec<i64>, Vec<i64>) {
-    (column(spans, |span| span.0), column(spans, |span| span.1))
+fn bounds(spans: &[RangeInclusive<i64>]) -> (Vec<i64>, Vec<i64>) {
+    (column(spans, |span| *span.start()), column(spans, |span| *span.end()))
 }
 
 /// Each span is a scan of the primary key, and is limited by itself: `lateral`.
@@ -21,7 +23,7 @@ impl FeedStatements for Connection {
 
     async fn feed_events(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
         details: &FeedDetails,
     ) -> Result<Vec<EventRow>> {
@@ -58,7 +60,7 @@ impl FeedStatements for Connection {
 
     async fn feed_attempts(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
         details: &FeedDetails,
     ) -> Result<Vec<AttemptRow>> {
@@ -102,7 +104,7 @@ impl FeedStatements for Connection {
 
     async fn feed_connections(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
     ) -> Result<Vec<ConnectionRow>> {
         let (firsts, lasts) = bounds(spans);

@@ -2,7 +2,8 @@
 
 use super::super::dialect::{Connection, query};
 use super::super::gateways::details::the_one;
-use super::{locked, revise};
+use super::super::gateways::live::locked;
+use super::revise;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::audit::entries;

@@ -3,9 +3,10 @@
 
 use super::super::deliveries::details;
 use super::super::dialect::{Connection, query};
+use super::super::gateways::live::locked;
 use super::super::ledger::logged::{Failed, named};
 use super::super::ledger::{self, Ended, How};
-use super::{locked, revise};
+use super::revise;
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, NodeId, Reason, Sequence};
 use crate::store::audit::entries;

@@ -11,11 +11,11 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::audit::{Audited, entries};
 use crate::store::{
-    AppendedDelivery, Conflict, DeliveryKey, Refusal, Resent, Result, StoreError, Target,
+    AppendedDelivery, Conflict, DeliveryKey, Refusable, Refusal, Resent, Result, StoreError, Target,
 };
 
 /// The result, and the new heads.
-type Done = (std::result::Result<Resent, Refusal>, Vec<(GatewayKey, Sequence)>);
+type Done = (Refusable<Resent>, Vec<(GatewayKey, Sequence)>);
 
 /// Appends an event to the logs of the gateways that the target selects. A dry run only reports.
 pub(super) async fn resend(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::dialect::{Connection, NodeStatements, query, query_scalar};
 
-use super::super::gateways::live_key;
+use super::super::gateways::live::live_key;
 use super::{fresh, read_digest};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};

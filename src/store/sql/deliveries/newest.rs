@@ -30,7 +30,7 @@ pub(crate) async fn failures(
         return Ok(found);
     }
     let mut rows = conn.failures_at(matching, as_of, keys).await?;
-    let around = neighbourhoods(keys);
+    let around = merge_ranges(keys);
     rows.append(&mut conn.failures_reaching(matching, as_of, &around).await?);
     found.read += rows.len();
     for row in rows {
@@ -66,7 +66,7 @@ pub(super) async fn newest_only(
 
 /// Groups sorted sequences into few intervals. Neighbours share one search for the ranges that
 /// cover them, which starts a whole range's length below them anyway.
-fn neighbourhoods(keys: &[DeliveryKey]) -> Vec<Within> {
+fn merge_ranges(keys: &[DeliveryKey]) -> Vec<Within> {
     let mut around: Vec<Within> = Vec::new();
     for key in keys {
         let (gateway, sequence) = (key.gateway.0, key.sequence.0);

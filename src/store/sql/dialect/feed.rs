@@ -1,5 +1,7 @@
 //! Reads of the feed.
 
+use std::ops::RangeInclusive;
+
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, NodeId, OrganisationKey, Reason,
@@ -15,21 +17,21 @@ pub(crate) trait FeedStatements {
     /// Events.
     async fn feed_events(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
         details: &FeedDetails,
     ) -> Result<Vec<EventRow>>;
     /// Attempts.
     async fn feed_attempts(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
         details: &FeedDetails,
     ) -> Result<Vec<AttemptRow>>;
     /// Changes of connections.
     async fn feed_connections(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
     ) -> Result<Vec<ConnectionRow>>;
 }

@@ -27,7 +27,7 @@ pub(super) async fn drain(
         rows.into_iter().filter(|row| there.contains(&row.id)).map(request).collect();
     let publishes: Vec<&Publish> = taken.iter().filter_map(|(_, row)| row.as_ref().ok()).collect();
     let mut targets = targets::resolve(conn, &publishes).await?;
-    taken.truncate(bearable(&taken, &targets));
+    taken.truncate(rows_within_limit(&taken, &targets));
     let moved: Vec<i64> = taken.iter().map(|(id, _)| *id).collect();
     let mut rejected: Vec<(i64, Rejection)> = Vec::new();
     let mut good: Vec<(i64, Publish)> = Vec::new();
@@ -76,7 +76,7 @@ fn request(row: ValidatedRow) -> Taken {
 
 /// How many of the first rows result in no more deliveries than one transaction may write. At least
 /// one, because the sequences of an event are assigned in one transaction.
-fn bearable(rows: &[Taken], targets: &Targets) -> usize {
+fn rows_within_limit(rows: &[Taken], targets: &Targets) -> usize {
     let mut deliveries = 0;
     let fitting = rows.iter().take_while(|(_, row)| {
         deliveries += row.as_ref().map_or(0, |publish| targets.weight(publish));

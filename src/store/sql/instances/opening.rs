@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::super::connections::{cursor, sent_behind};
+use super::super::connections::cursor;
+use super::super::connections::sent::sent_behind;
 use super::super::cursors::{self, Move, NEVER, Reach};
 use super::super::dialect::{Connection, query, query_as, query_scalar};
 use super::super::ledger::record::{By, revive};
@@ -268,7 +269,7 @@ enum NamedEvent {
     Unknown,
     /// The one at this position of the log: the gateway has received it.
     Same,
-    /// Another one.
+    /// The log has another event at this position.
     Other,
 }
 

@@ -1,7 +1,7 @@
 //! Resync requests: storing them, finding them when a connection opens, and ending them.
 
-use super::super::actions::locked;
 use super::super::dialect::{Connection, query, query_as, query_scalar};
+use super::super::gateways::live::locked;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId, Sequence};
 use crate::store::audit::entries;

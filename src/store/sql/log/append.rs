@@ -13,8 +13,8 @@ use crate::clock::Timestamp;
 use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::limits::MOST_DELIVERIES;
 use crate::store::{
-    Appended, AppendedDelivery, NewEvent, Publish, Published, Refusal, Result, StoreError,
-    Validated,
+    Appended, AppendedDelivery, Idempotency, NewEvent, Publish, Published, Refusable, Refusal,
+    Result, StoreError, Validated,
 };
 
 /// The result of a batch.
@@ -37,7 +37,7 @@ enum Plan {
     /// It is new. The value is its index in `Planner::fresh`.
     Fresh(usize),
     /// It exists already, or is refused.
-    Settled(std::result::Result<Appended, Refusal>),
+    Settled(Refusable<Appended>),
 }
 
 /// The answer to one request.
@@ -106,7 +106,7 @@ pub(crate) async fn check(
     conn: &mut Connection,
     publish: &Publish,
     targets: &Targets,
-) -> Result<std::result::Result<(EventId, Vec<GatewayId>), Refusal>> {
+) -> Result<Refusable<(EventId, Vec<GatewayId>)>> {
     let (mut answers, fresh) = plan(conn, &[publish], targets).await?;
     let new = fresh.first().map(|fresh| {
         let gateways = fresh.targets.iter().map(|(_, id)| *id).collect();
@@ -151,7 +151,7 @@ async fn plan<'a>(
     let mut keys: HashMap<Identity, usize> = HashMap::new();
     let mut answers = Vec::with_capacity(publishes.len());
     for (place, publish) in publishes.iter().copied().enumerate() {
-        if let Some((key, digest)) = &publish.idempotency {
+        if let Some(Idempotency { key, digest }) = &publish.idempotency {
             let name = (publish.organisation, key.clone());
             if let Some((kept_digest, answer)) = kept.get(&name) {
                 answers.push(Answer::Ready(if kept_digest.as_slice() == digest {
@@ -162,7 +162,8 @@ async fn plan<'a>(
                 continue;
             }
             if let Some(first) = keys.get(&name) {
-                let same = publishes[*first].idempotency.as_ref().is_some_and(|it| it.1 == *digest);
+                let same =
+                    publishes[*first].idempotency.as_ref().is_some_and(|it| it.digest == *digest);
                 answers.push(if same {
                     Answer::SameAs(*first)
                 } else {

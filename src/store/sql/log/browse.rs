@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::super::deliveries::details;
 use super::super::dialect::Connection;
-use super::super::gateways;
+use super::super::gateways::live;
 use super::read;
 use crate::event::{GatewayId, OrganisationKey, Reason};
 use crate::store::browse::Progress;
@@ -16,7 +16,7 @@ pub(crate) async fn gateway_log(
     id: GatewayId,
     span: LogSpan,
 ) -> Result<Option<LogPage>> {
-    let Some(gateway) = gateways::gateway(conn, organisation, id).await? else {
+    let Some(gateway) = live::gateway(conn, organisation, id).await? else {
         return Ok(None);
     };
     let mut rows: Vec<OutboxRow> = Vec::new();

@@ -9,7 +9,10 @@ use super::super::dialect::{Connection, LogStatements};
 
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{Appended, AppendedDelivery, Publish, Published, Refusal, Result, StoreError};
+use crate::store::{
+    Appended, AppendedDelivery, Idempotency, Publish, Published, Refusable, Refusal, Result,
+    StoreError,
+};
 
 pub(crate) use crate::store::idempotency::{in_place, named};
 
@@ -20,14 +23,14 @@ pub(crate) type Identity = (OrganisationKey, String);
 pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Answer)>;
 
 /// The result of each item of a request.
-type Answer = Vec<std::result::Result<Appended, Refusal>>;
+type Answer = Vec<Refusable<Appended>>;
 
 /// The stored answers for the keys of these requests.
 pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) -> Result<Kept> {
     let keys: Vec<_> = publishes
         .iter()
         .filter_map(|publish| {
-            Some((publish.organisation, publish.idempotency.as_ref()?.0.as_str()))
+            Some((publish.organisation, publish.idempotency.as_ref()?.key.as_str()))
         })
         .collect();
     if keys.is_empty() {
@@ -90,7 +93,8 @@ pub(crate) async fn keep_answers(
     let mut rows = Vec::new();
     for (publish, answer) in publishes.iter().zip(answers) {
         // An answer without any appended event is not stored: a repeat may succeed.
-        if let (Some((key, digest)), Published::Done(results)) = (&publish.idempotency, answer)
+        if let (Some(Idempotency { key, digest }), Published::Done(results)) =
+            (&publish.idempotency, answer)
             && results.iter().any(std::result::Result::is_ok)
         {
             let answer = serde_json::to_string(results)

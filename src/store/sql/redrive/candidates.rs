@@ -44,7 +44,7 @@ impl Bounds {
 }
 
 /// What one call examines, and where the next one continues.
-struct Stretch {
+struct Page {
     keys: Vec<DeliveryKey>,
     next: Option<DeliveryKey>,
 }
@@ -64,7 +64,7 @@ pub(crate) async fn matching(
     let stretch = if matching.names_events() {
         named(conn, matching, after, bounds).await?
     } else {
-        letters(conn, matching, after, bounds).await?
+        dead_letter_page(conn, matching, after, bounds).await?
     };
     answer.next = stretch.next.map(RedriveCursor::DeadLetters);
     let open = conn.open_deliveries(&stretch.keys).await?;
@@ -96,12 +96,12 @@ pub(crate) async fn matching(
 }
 
 /// The next dead letters, range by range.
-async fn letters(
+async fn dead_letter_page(
     conn: &mut Connection,
     matching: &Matching,
     after: DeliveryKey,
     bounds: Bounds,
-) -> Result<Stretch> {
+) -> Result<Page> {
     let up_to = matching.gateway.unwrap_or(GatewayKey(i64::MAX));
     let organisation = matching.organisation;
     let found = conn.open_dead_letters(organisation, after, up_to, bounds.ranges).await?;
@@ -114,7 +114,7 @@ async fn letters(
                 break;
             }
             if keys.len() == bounds.looked_up {
-                return Ok(Stretch { keys, next: Some(reached) });
+                return Ok(Page { keys, next: Some(reached) });
             }
             reached = DeliveryKey::new(letter.gateway, sequence);
             keys.push(reached);
@@ -122,7 +122,7 @@ async fn letters(
         reached = DeliveryKey::new(letter.gateway, letter.last);
     }
     let is_all = i64::try_from(found.len()).is_ok_and(|count| count < bounds.ranges);
-    Ok(Stretch { keys, next: (!is_all).then_some(reached) })
+    Ok(Page { keys, next: (!is_all).then_some(reached) })
 }
 
 /// The next deliveries of the named events, dead or not.
@@ -131,9 +131,9 @@ async fn named(
     matching: &Matching,
     after: DeliveryKey,
     bounds: Bounds,
-) -> Result<Stretch> {
+) -> Result<Page> {
     let limit = i64::try_from(bounds.looked_up).unwrap_or(i64::MAX);
     let keys = conn.deliveries_of_events(matching, after, limit).await?;
     let next = keys.last().filter(|_| keys.len() == bounds.looked_up).copied();
-    Ok(Stretch { keys, next })
+    Ok(Page { keys, next })
 }

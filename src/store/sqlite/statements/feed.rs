@@ -1,5 +1,7 @@
 //! Reads of the feed.
 
+use std::ops::RangeInclusive;
+
 use super::super::sql::dialect::FeedStatements;
 use super::super::sql::dialect::feed::{AttemptRow, ConnectionRow, EventRow};
 use super::{Connection, json, query_as};
@@ -17,13 +19,13 @@ impl FeedStatements for Connection {
 
     async fn feed_events(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
         details: &FeedDetails,
     ) -> Result<Vec<EventRow>> {
         let gateways = json(&details.gateways)?;
         let mut rows = Vec::new();
-        for (first, last) in spans {
+        for span in spans {
             let found = query_as!(
                 EventRow,
                 r#"
@@ -39,8 +41,8 @@ impl FeedStatements for Connection {
                     ) end as "gateways?: String"
                 from events e where e.event between $1 and $2 order by e.event limit $3
                 "#,
-                first,
-                last,
+                span.start(),
+                span.end(),
                 limit,
                 gateways
             );
@@ -51,12 +53,12 @@ impl FeedStatements for Connection {
 
     async fn feed_attempts(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
         details: &FeedDetails,
     ) -> Result<Vec<AttemptRow>> {
         let mut rows = Vec::new();
-        for (first, last) in spans {
+        for span in spans {
             let found = query_as!(
                 AttemptRow,
                 r#"
@@ -81,8 +83,8 @@ impl FeedStatements for Connection {
                 from attempts a cross join gateways g on g.gateway = a.gateway
                 where a.attempt between $1 and $2 order by a.attempt limit $3
                 "#,
-                first,
-                last,
+                span.start(),
+                span.end(),
                 limit,
                 details.types
             );
@@ -93,11 +95,11 @@ impl FeedStatements for Connection {
 
     async fn feed_connections(
         &mut self,
-        spans: &[(i64, i64)],
+        spans: &[RangeInclusive<i64>],
         limit: i64,
     ) -> Result<Vec<ConnectionRow>> {
         let mut rows = Vec::new();
-        for (first, last) in spans {
+        for span in spans {
             let found = query_as!(
                 ConnectionRow,
                 r#"
@@ -112,8 +114,8 @@ impl FeedStatements for Connection {
                 left join connections c on c.id = h.connection
                 where h.change between $1 and $2 order by h.change limit $3
                 "#,
-                first,
-                last,
+                span.start(),
+                span.end(),
                 limit
             );
             rows.extend(found.fetch_all(&mut *self).await?);

@@ -14,7 +14,7 @@ use super::tables::Tables;
 pub(crate) struct Copy(Tables);
 
 /// Changes what operations do, as a bug would.
-pub(crate) trait Tamper: Send + Sync {
+pub(crate) trait FaultHook: Send + Sync {
     /// What is recorded instead of these records.
     fn record(&self, records: Vec<Record>) -> Vec<Record> {
         records
@@ -39,9 +39,9 @@ pub(crate) trait Tamper: Send + Sync {
 }
 
 /// Changes nothing.
-pub(super) struct Honest;
+pub(super) struct NoFaults;
 
-impl Tamper for Honest {}
+impl FaultHook for NoFaults {}
 
 /// A position of an instance or a connection.
 pub(crate) struct Position {
@@ -74,8 +74,8 @@ impl MemoryDatabase {
     }
 
     /// Changes what later operations do.
-    pub(crate) fn tamper(&self, tamper: Arc<dyn Tamper>) {
-        *self.0.tamper.lock().unwrap_or_else(PoisonError::into_inner) = tamper;
+    pub(crate) fn set_fault_hook(&self, hook: Arc<dyn FaultHook>) {
+        *self.0.fault_hook.lock().unwrap_or_else(PoisonError::into_inner) = hook;
     }
 
     /// The epoch, head and floor of a log.

@@ -1,4 +1,4 @@
-//! The places of connections: the [table](super::table) behind a lock, and the notification of
+//! The slots of connections: the [table](super::table) behind a lock, and the notification of
 //! connections that were evicted.
 
 use std::collections::HashMap;
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::table::{Admission, Id, Limits, Phase, Table};
 use crate::admission::rates::Source;
 
-/// All places of a listener.
+/// All slots of a listener.
 #[derive(Debug)]
-pub(super) struct Places(Mutex<Inner>);
+pub(super) struct Slots(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -26,14 +26,14 @@ struct Inner {
     evictions: HashMap<Id, CancellationToken>,
 }
 
-/// The place of one connection, released when it is dropped.
+/// The slot of one connection, released when it is dropped.
 #[derive(Debug)]
-pub(in super::super) struct Place {
-    places: Arc<Places>,
+pub(in super::super) struct Slot {
+    slots: Arc<Slots>,
     id: Id,
     evicted: CancellationToken,
     is_authenticated: AtomicBool,
-    /// Requests in progress. Changed only while the places are locked, together with the phase.
+    /// Requests in progress. Changed only while the slots are locked, together with the phase.
     requests: AtomicUsize,
     /// Gateways' streams in progress. Likewise.
     streams: AtomicUsize,
@@ -44,7 +44,7 @@ pub(in super::super) struct Place {
 #[error("the connection was closed to make room for another one")]
 pub(super) struct Evicted;
 
-impl Places {
+impl Slots {
     pub(super) fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Inner { table: Table::new(limits), evictions: HashMap::new() })))
     }
@@ -54,20 +54,20 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection, and how many others were evicted for it.
+    /// A slot for a new connection, and how many others were evicted for it.
     pub(super) fn admit(
         self: &Arc<Self>,
         source: Source,
         is_balancer: bool,
-    ) -> (Option<Arc<Place>>, usize) {
+    ) -> (Option<Arc<Slot>>, usize) {
         let mut inner = self.lock();
         let Admission { id, evicted } = inner.table.admit(source, is_balancer);
-        inner.evict(&evicted);
-        let place = id.map(|id| {
+        inner.notify(&evicted);
+        let slot = id.map(|id| {
             let token = CancellationToken::new();
             inner.evictions.insert(id, token.clone());
-            Arc::new(Place {
-                places: Arc::clone(self),
+            Arc::new(Slot {
+                slots: Arc::clone(self),
                 id,
                 evicted: token,
                 is_authenticated: AtomicBool::new(false),
@@ -75,20 +75,21 @@ impl Places {
                 streams: AtomicUsize::new(0),
             })
         });
-        (place, evicted.len())
+        (slot, evicted.len())
     }
 
     /// Evicts up to `count` connections.
-    pub(super) fn shed(&self, count: usize) -> usize {
+    pub(super) fn evict(&self, count: usize) -> usize {
         let mut inner = self.lock();
-        let evicted = inner.table.shed(count);
-        inner.evict(&evicted);
+        let evicted = inner.table.evict(count);
+        inner.notify(&evicted);
         evicted.len()
     }
 }
 
 impl Inner {
-    fn evict(&mut self, ids: &[Id]) {
+    /// Closes connections that were evicted.
+    fn notify(&mut self, ids: &[Id]) {
         for id in ids {
             if let Some(token) = self.evictions.remove(id) {
                 token.cancel();
@@ -97,7 +98,7 @@ impl Inner {
     }
 }
 
-impl Place {
+impl Slot {
     /// Runs a connection until it ends or is evicted. An evicted connection is dropped between two
     /// polls; a response that has begun is in the kernel's buffer by then.
     pub(super) async fn run(&self, connection: impl Future<Output = ()>) {
@@ -106,20 +107,20 @@ impl Place {
 
     /// Sets the client that a balancer has named. Returns how many other connections were evicted.
     pub(super) fn name_client(&self, source: Source) -> usize {
-        let mut inner = self.places.lock();
+        let mut inner = self.slots.lock();
         let evicted = inner.table.name_client(self.id, source);
-        inner.evict(&evicted);
+        inner.notify(&evicted);
         evicted.len()
     }
 
     /// The handshake is complete.
     pub(super) fn ready(&self) {
-        self.places.lock().table.enter(self.id, Phase::Idle);
+        self.slots.lock().table.enter(self.id, Phase::Idle);
     }
 
     /// Begins a request. The connection is not evicted while it has any.
     pub(super) fn begin(self: &Arc<Self>) -> Result<Busy, Evicted> {
-        let mut inner = self.places.lock();
+        let mut inner = self.slots.lock();
         self.requests.fetch_add(1, Ordering::Relaxed);
         if !inner.table.enter(self.id, self.phase()) {
             return Err(Evicted);
@@ -128,11 +129,11 @@ impl Place {
     }
 
     /// Begins a gateway's stream.
-    pub(in super::super) fn stream(self: &Arc<Self>) -> StreamPlace {
-        let mut inner = self.places.lock();
+    pub(in super::super) fn stream(self: &Arc<Self>) -> StreamSlot {
+        let mut inner = self.slots.lock();
         self.streams.fetch_add(1, Ordering::Relaxed);
         inner.table.enter(self.id, self.phase());
-        StreamPlace(Arc::clone(self))
+        StreamSlot(Arc::clone(self))
     }
 
     fn phase(&self) -> Phase {
@@ -157,27 +158,27 @@ impl Place {
         self.is_authenticated.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this place is of the reserve for probes and admins.
+    /// Whether this slot is of the reserve for probes and admins.
     pub(in super::super) fn is_reserve(&self) -> bool {
-        self.places.lock().table.is_reserve(self.id)
+        self.slots.lock().table.is_reserve(self.id)
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut inner = self.places.lock();
+        let mut inner = self.slots.lock();
         inner.table.leave(self.id);
         inner.evictions.remove(&self.id);
     }
 }
 
-/// A gateway's stream of events in progress. Meanwhile its connection takes no place.
+/// A gateway's stream of events in progress. Meanwhile its connection takes no slot.
 #[derive(Debug)]
-pub(in super::super) struct StreamPlace(Arc<Place>);
+pub(in super::super) struct StreamSlot(Arc<Slot>);
 
-impl Drop for StreamPlace {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
-        let mut inner = self.0.places.lock();
+        let mut inner = self.0.slots.lock();
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
         inner.table.enter(self.0.id, self.0.phase());
     }
@@ -185,11 +186,11 @@ impl Drop for StreamPlace {
 
 /// A request in progress.
 #[derive(Debug)]
-pub(super) struct Busy(Option<Arc<Place>>);
+pub(super) struct Busy(Option<Arc<Slot>>);
 
 impl Busy {
     /// Continues until the body of the response has been read. After an upgrade it never ends: the
-    /// connection is a gateway's socket, and releases its place itself.
+    /// connection is a gateway's socket, and releases its slot itself.
     pub(super) fn until_sent(mut self, response: Response<Body>) -> Response<Answering> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.0 = None;
@@ -200,10 +201,10 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        if let Some(place) = self.0.take() {
-            let mut inner = place.places.lock();
-            place.requests.fetch_sub(1, Ordering::Relaxed);
-            inner.table.enter(place.id, place.phase());
+        if let Some(slot) = self.0.take() {
+            let mut inner = slot.slots.lock();
+            slot.requests.fetch_sub(1, Ordering::Relaxed);
+            inner.table.enter(slot.id, slot.phase());
         }
     }
 }
@@ -235,24 +236,24 @@ impl HttpBody for Answering {
     }
 }
 
-/// The peer's address, or the client's address from a trusted balancer, and the place of the
+/// The peer's address, or the client's address from a trusted balancer, and the slot of the
 /// connection. Attached to each request.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Peer {
     pub(in super::super) address: SocketAddr,
-    pub(in super::super) place: Arc<Place>,
+    pub(in super::super) slot: Arc<Slot>,
     /// Whether the connection may stay open after this request.
     is_kept: Arc<AtomicBool>,
 }
 
 impl Peer {
-    pub(super) fn new(address: SocketAddr, place: Arc<Place>) -> Self {
-        Self { address, place, is_kept: Arc::default() }
+    pub(super) fn new(address: SocketAddr, slot: Arc<Slot>) -> Self {
+        Self { address, slot, is_kept: Arc::default() }
     }
 
     /// For a request of its own.
     pub(super) fn for_request(&self) -> Self {
-        Self::new(self.address, Arc::clone(&self.place))
+        Self::new(self.address, Arc::clone(&self.slot))
     }
 
     /// Lets the connection stay open after this request.

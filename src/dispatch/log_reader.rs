@@ -1,4 +1,4 @@
-//! What a lane sends next. Hints only wake it, and sequences decide: new rows that come with a hint
+//! A lane's reader of its gateway's log: what it sends next. Hints only wake it, and sequences decide: new rows that come with a hint
 //! and are exactly next are taken from memory. Other rows are read from the log, one page at a
 //! time, when they are needed. After a pause, a skip or a purge, the rows in memory are dropped and
 //! read again.
@@ -36,8 +36,8 @@ pub(super) enum Item {
     Lost(Range, Reason),
 }
 
-/// The source of one lane's events.
-pub(super) struct Feed {
+/// Reads a gateway's log for one lane.
+pub(super) struct LogReader {
     store: Arc<dyn Log>,
     gateway: GatewayKey,
     /// Shared by all lanes, so that a fleet that reconnects at once takes turns reading.
@@ -80,7 +80,7 @@ impl Item {
     }
 }
 
-impl Feed {
+impl LogReader {
     /// Starts after `position`. The subscription must be older than the reading of `head`, and know
     /// the control that was read with it.
     pub(super) fn new(
