@@ -1,0 +1,300 @@
+//! What pages are made of: tables, states, links, filters.
+
+use maud::{Markup, html};
+
+use super::pairs::{Pairs, encode};
+use super::text::{none, said, short};
+use super::visit::Visit;
+use crate::api::{
+    DeliveryState, EventState, JobState, KeyState, NodeStatus, Outcome, RolloutState, VerdictState,
+};
+use crate::event::GatewayId;
+
+/// How a state is to be taken. Its word says so, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    Good,
+    Warning,
+    Bad,
+    Quiet,
+}
+
+impl Tone {
+    const fn class(self) -> &'static str {
+        match self {
+            Self::Good => "state good",
+            Self::Warning => "state warning",
+            Self::Bad => "state bad",
+            Self::Quiet => "state quiet",
+        }
+    }
+}
+
+/// A state as a word and a colour.
+pub(super) fn state(word: &str, tone: Tone) -> Markup {
+    html! { span class=(tone.class()) { (short(word, 40)) } }
+}
+
+/// The state of a gateway.
+pub(super) fn verdict(verdict: VerdictState) -> Markup {
+    let tone = match verdict {
+        VerdictState::Ok => Tone::Good,
+        VerdictState::Behind | VerdictState::Paused => Tone::Warning,
+        VerdictState::Failing | VerdictState::Away => Tone::Bad,
+        VerdictState::Deleted | VerdictState::Disabled => Tone::Quiet,
+    };
+    state(verdict.as_str(), tone)
+}
+
+/// The state of an event over all gateways.
+pub(super) fn event_state(of: EventState) -> Markup {
+    let tone = match of {
+        EventState::Delivered => Tone::Good,
+        EventState::Pending | EventState::Unmatched => Tone::Warning,
+        EventState::Failed => Tone::Bad,
+        EventState::Superseded | EventState::Filtered => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// The state of a delivery.
+pub(super) fn delivery_state(of: DeliveryState) -> Markup {
+    let tone = match of {
+        DeliveryState::Delivered => Tone::Good,
+        DeliveryState::Pending => Tone::Warning,
+        DeliveryState::Failed => Tone::Bad,
+        DeliveryState::Filtered | DeliveryState::Superseded => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// How far an event has come at a gateway.
+pub(super) fn rollout_state(of: RolloutState) -> Markup {
+    let (word, tone) = match of {
+        RolloutState::Applied => ("applied", Tone::Good),
+        RolloutState::Received => ("received", Tone::Good),
+        RolloutState::Pending => ("pending", Tone::Warning),
+        RolloutState::NotConnected => ("not connected", Tone::Bad),
+        RolloutState::Failed => ("failed", Tone::Bad),
+        RolloutState::Filtered => ("filtered", Tone::Quiet),
+        RolloutState::Superseded => ("superseded", Tone::Quiet),
+    };
+    state(word, tone)
+}
+
+/// The outcome of an attempt.
+pub(super) fn outcome(of: Outcome) -> Markup {
+    let tone = match of {
+        Outcome::Received | Outcome::Applied => Tone::Good,
+        Outcome::Failed => Tone::Bad,
+        Outcome::Filtered | Outcome::Snapshot | Outcome::Superseded | Outcome::Unknown => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// The state of a job.
+pub(super) fn job_state(of: JobState) -> Markup {
+    let tone = match of {
+        JobState::Done => Tone::Good,
+        JobState::Running => Tone::Warning,
+        JobState::Failed => Tone::Bad,
+        JobState::Aborted => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// The state of a node.
+pub(super) fn node_status(of: NodeStatus) -> Markup {
+    let tone = match of {
+        NodeStatus::Live => Tone::Good,
+        NodeStatus::Lost => Tone::Bad,
+        NodeStatus::Stopped => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// The state of a key.
+pub(super) fn key_state(of: KeyState) -> Markup {
+    let tone = match of {
+        KeyState::Valid => Tone::Good,
+        KeyState::Expiring => Tone::Warning,
+        KeyState::Expired | KeyState::Revoked => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// A column of a table.
+#[derive(Clone, Copy)]
+pub(super) struct Column {
+    name: &'static str,
+    is_number: bool,
+}
+
+/// A column of texts.
+pub(super) const fn text(name: &'static str) -> Column {
+    Column { name, is_number: false }
+}
+
+/// A column of numbers, aligned at their ends.
+pub(super) const fn numeric(name: &'static str) -> Column {
+    Column { name, is_number: true }
+}
+
+/// A table that scrolls inside its own region where it is too wide, and whose rows are cards on small
+/// screens. Roles are explicit, because cards are no table to a browser.
+pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> Markup {
+    html! {
+        div.scroll role="region" aria-label=(caption) tabindex="0" {
+            table role="table" {
+                caption { (caption) }
+                thead role="rowgroup" {
+                    tr role="row" {
+                        @for column in columns {
+                            th scope="col" role="columnheader" class=[column.is_number.then_some("number")] {
+                                (column.name)
+                            }
+                        }
+                    }
+                }
+                tbody role="rowgroup" { @for row in rows { (table_row(columns, row)) } }
+            }
+        }
+    }
+}
+
+fn table_row(columns: &[Column], row: &[Markup]) -> Markup {
+    html! {
+        tr role="row" {
+            @for (nth, (column, cell)) in columns.iter().zip(row).enumerate() {
+                @let number = column.is_number.then_some("number");
+                @if nth == 0 {
+                    th scope="row" role="rowheader" class=[number] data-label=(column.name) { (cell) }
+                } @else {
+                    td role="cell" class=[number] data-label=(column.name) { (cell) }
+                }
+            }
+        }
+    }
+}
+
+/// What a list without rows says.
+pub(super) fn empty(content: &Markup) -> Markup {
+    html! { div.empty { (content) } }
+}
+
+/// Names with their values.
+pub(super) fn facts(facts: &[(&str, Markup)]) -> Markup {
+    html! {
+        dl.facts { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } }
+    }
+}
+
+/// The link to the next page of a list, and back to the first.
+pub(super) fn paging(visit: &Visit, next: Option<&str>, fixed: &Pairs) -> Markup {
+    let is_first = visit.query.get("cursor").is_empty();
+    html! {
+        @if next.is_some() || !is_first {
+            nav.paging aria-label="Pages" {
+                @if !is_first { a href=(visit.query.with("cursor", "").after(&visit.path)) { "First page" } }
+                @if let Some(next) = next {
+                    a rel="next" href=(fixed.with("cursor", next).after(&visit.path)) { "Next page" }
+                }
+            }
+        }
+    }
+}
+
+/// A part of a page that refreshes by itself, every few seconds, while the page is visible.
+pub(super) fn live(visit: &Visit, every_ms: u32, content: &Markup) -> Markup {
+    html! {
+        div #live data-live=(every_ms) hx-get=(visit.address()) hx-trigger="refresh"
+            hx-select="#live" hx-target="#live" hx-swap="outerHTML" { (content) }
+        p #updates.updates role="status" {}
+    }
+}
+
+/// A link to a gateway.
+pub(super) fn gateway_link(id: GatewayId, name: &str) -> Markup {
+    html! { a href=(format!("/console/gateways/{id}")) { bdi { (short(name, 64)) } } }
+}
+
+/// A link to an event.
+pub(super) fn event_link(id: &str) -> Markup {
+    html! { a.id href=(event_path(id)) title=(super::text::lines(id)) { (short(id, 40)) } }
+}
+
+/// The path of an event's page.
+pub(super) fn event_path(id: &str) -> String {
+    format!("/console/events/{}", encode(id))
+}
+
+/// A field that people don't see.
+pub(super) fn hidden(name: &str, value: &str) -> Markup {
+    html! { input type="hidden" name=(name) value=(value); }
+}
+
+/// The fields of a list's filters, with what is chosen.
+pub(super) struct Filters<'a> {
+    visit: &'a Visit,
+    fields: Vec<Markup>,
+}
+
+impl<'a> Filters<'a> {
+    pub(super) const fn of(visit: &'a Visit) -> Self {
+        Self { visit, fields: Vec::new() }
+    }
+
+    /// A field for text.
+    pub(super) fn text(mut self, name: &str, label: &str, example: &str) -> Self {
+        let id = format!("filter-{name}");
+        self.fields.push(html! {
+            div.field {
+                label for=(id) { (label) }
+                input type="text" id=(id) name=(name) value=(self.visit.query.get(name))
+                    placeholder=(example) maxlength="256" spellcheck="false" autocomplete="off";
+            }
+        });
+        self
+    }
+
+    /// A choice. The first option is chosen without a value in the address.
+    pub(super) fn choice(mut self, name: &str, label: &str, options: &[(&str, &str)]) -> Self {
+        let (id, chosen) = (format!("filter-{name}"), self.visit.query.get(name));
+        self.fields.push(html! {
+            div.field {
+                label for=(id) { (label) }
+                select id=(id) name=(name) {
+                    @for (value, text) in options {
+                        option value=(value) selected[*value == chosen] { (text) }
+                    }
+                }
+            }
+        });
+        self
+    }
+
+    /// The form.
+    pub(super) fn form(self) -> Markup {
+        html! {
+            form.filters method="get" action=(self.visit.path) role="search" aria-label="Filters" {
+                @for field in &self.fields { (field) }
+                div.field.buttons {
+                    button type="submit" { "Show" }
+                    a href=(self.visit.path) { "Clear" }
+                }
+            }
+        }
+    }
+}
+
+/// Labels of a gateway or a target.
+pub(super) fn labels(labels: &crate::api::Labels) -> Markup {
+    html! {
+        @if labels.is_empty() { (none()) }
+        @else {
+            ul.labels {
+                @for (name, value) in labels { li { (said(name)) "=" (said(value)) } }
+            }
+        }
+    }
+}
