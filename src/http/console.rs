@@ -31,6 +31,7 @@ mod failures;
 mod form;
 mod gateway;
 mod gateway_actions;
+mod gateway_keys;
 mod gateway_log;
 mod gateways;
 mod inbox;
@@ -40,6 +41,8 @@ mod nodes;
 mod overview;
 mod pairs;
 mod redrive;
+mod replay;
+mod resend;
 mod session;
 mod sign_in;
 mod text;
@@ -62,12 +65,18 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/gateways/{id}/resume", post(gateway_actions::resume))
         .route("/console/gateways/{id}/skip", post(gateway_actions::skip))
         .route("/console/gateways/{id}/resync", post(gateway_actions::resync))
+        .route("/console/gateways/{id}/replay", post(replay::submit))
+        .route("/console/gateways/{id}/keys", post(gateway_keys::create))
+        .route("/console/gateways/{id}/keys/{key}/revoke", post(gateway_keys::revoke))
         .route("/console/events", get(events::page))
         .route("/console/events/{id}", get(event::page))
+        .route("/console/events/{id}/resend", post(resend::submit))
         .route("/console/failures", get(failures::page))
         .route("/console/failures/redrive", post(redrive::submit))
         .route("/console/inbox", get(inbox::page))
         .route("/console/inbox/{id}", get(inbox::row))
+        .route("/console/inbox/{id}/retry", post(inbox::retry))
+        .route("/console/inbox/{id}/delete", post(inbox::delete))
         .route("/console/event-types", get(event_types::page))
         .route("/console/event-types/{name}", get(event_types::one))
         .route("/console/jobs", get(jobs::page))

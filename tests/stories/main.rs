@@ -74,6 +74,7 @@ mod cluster;
 mod command_formats;
 mod command_line;
 mod conformance;
+mod console;
 mod crash;
 mod delivery;
 mod delivery_queries;

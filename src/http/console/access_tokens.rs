@@ -24,7 +24,8 @@ async fn content(visit: &Visit) -> Answer<View> {
         h1 { "Access tokens" }
         p.hint {
             "They authenticate publishers, operators and sessions of this console. Create one with "
-            code { "gateway-events token create" } ", and revoke one with " code { "gateway-events token revoke" } "."
+            code { "gateway-events token create --access NAME --scope read" } ", and revoke one with "
+            code { "gateway-events token revoke ID" } "."
         }
         (rows(visit, &page.list))
     };

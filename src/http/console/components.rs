@@ -144,7 +144,7 @@ pub(super) const fn numeric(name: &'static str) -> Column {
 /// screens. Roles are explicit, because cards are no table to a browser.
 pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> Markup {
     html! {
-        div.scroll role="region" aria-label=(caption) tabindex="0" {
+        div.scroll role="group" aria-label=(caption) tabindex="0" {
             table role="table" {
                 caption { (caption) }
                 thead role="rowgroup" {
@@ -168,9 +168,9 @@ fn table_row(columns: &[Column], row: &[Markup]) -> Markup {
             @for (nth, (column, cell)) in columns.iter().zip(row).enumerate() {
                 @let number = column.is_number.then_some("number");
                 @if nth == 0 {
-                    th scope="row" role="rowheader" class=[number] data-label=(column.name) { (cell) }
+                    th scope="row" role="rowheader" class=[number] data-label=(column.name) { div { (cell) } }
                 } @else {
-                    td role="cell" class=[number] data-label=(column.name) { (cell) }
+                    td role="cell" class=[number] data-label=(column.name) { div { (cell) } }
                 }
             }
         }
@@ -220,7 +220,17 @@ pub(super) fn gateway_link(id: GatewayId, name: &str) -> Markup {
 
 /// A link to an event.
 pub(super) fn event_link(id: &str) -> Markup {
-    html! { a.id href=(event_path(id)) title=(super::text::lines(id)) { (short(id, 40)) } }
+    html! { a.id href=(event_path(id)) title=(super::text::lines(id)) { bdi { (shortened(id)) } } }
+}
+
+/// The ends of a long id, which tell it from others: generated ids begin with the time.
+pub(super) fn shortened(id: &str) -> String {
+    let characters: Vec<char> = crate::names::inert(id).chars().collect();
+    if characters.len() <= 24 {
+        return characters.into_iter().collect();
+    }
+    let (start, end) = (&characters[..13], &characters[characters.len() - 6..]);
+    start.iter().chain(&['…']).chain(end).collect()
 }
 
 /// The path of an event's page.

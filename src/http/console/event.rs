@@ -8,23 +8,29 @@ use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{diagnosis, events, rollouts};
 use super::components::{
-    Tone, delivery_state, empty, event_state, facts, gateway_link, live, numeric, outcome,
+    Tone, empty, event_path, event_state, facts, gateway_link, live, numeric, outcome,
     rollout_state, state, table, text,
 };
 use super::events::target;
 use super::gateway::{more, next_steps};
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
+use super::resend;
 use super::text::{lines, none, number, pretty, said, short, when, when_any};
 use super::visit::{View, Visit};
 use crate::api::{
-    Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries, Rollout,
+    Attempt, Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries, Rollout,
     RolloutQuery, WaitQuery,
 };
 use crate::event::EventId;
 
 /// Gateways, and deliveries, that are shown at most.
 const ROWS: usize = 200;
+
+/// The path of an event's page.
+pub(super) fn path(id: &EventId) -> String {
+    event_path(id.as_str())
+}
 
 pub(super) async fn page(visit: Visit, Path(id): Path<EventId>) -> Response {
     let view = content(&visit, id).await;
@@ -46,14 +52,15 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
     let every_ms = if event.verdict.state == EventState::Pending { 1000 } else { 5000 };
     let progress = html! {
         (verdict_part(visit, &event, &diagnosis))
+        (event_facts(visit, &event))
         (rollout_part(&rollout))
         (deliveries(visit, &event))
     };
     let body = html! {
         p.up { a href="/console/events" { "Events" } }
         h1 { "Event " span.id { bdi { (short(id.as_str(), 80)) } } }
-        (event_facts(visit, &event))
         (live(visit, every_ms, &progress))
+        @if visit.session.is_admin() && event.purged.is_none() { (resend::offer(visit, &event.id)) }
         (missed(&diagnosis))
         (payload(visit, &event))
     };
@@ -174,59 +181,47 @@ fn bar(shares: &[(&str, &str, usize)], targets: usize) -> Markup {
     }
 }
 
+/// Every attempt on record, by gateway and in the order in which they were made.
 fn deliveries(visit: &Visit, event: &EventWithDeliveries) -> Markup {
+    let all = event.deliveries.iter().flat_map(|delivery| {
+        delivery.attempts.iter().map(move |attempt| (delivery, attempt))
+    });
+    let rows: Vec<Vec<Markup>> =
+        all.clone().take(ROWS).map(|(delivery, it)| attempt(visit, delivery, it)).collect();
+    let columns = [
+        text("Gateway"),
+        numeric("Sequence"),
+        text("Started"),
+        text("Outcome"),
+        numeric("Took"),
+        text("Reason"),
+        text("Detail"),
+    ];
+    let count = all.count();
     html! {
         section aria-labelledby="attempts" {
             h2 #attempts { "Attempts" }
-            @if event.deliveries.is_empty() { p.hint { "It was sent to no gateway." } }
-            @for delivery in event.deliveries.iter().take(ROWS) { (attempts(visit, delivery)) }
-            @if event.deliveries.len() > ROWS {
-                p.hint { "and " (number(event.deliveries.len() - ROWS)) " more deliveries" }
-            }
+            @if rows.is_empty() { p.hint { "No attempt is on record yet." } }
+            @else { (table("Attempts by gateway", &columns, &rows)) }
+            @if count > ROWS { p.hint { "and " (number(count - ROWS)) " more attempts" } }
         }
     }
 }
 
-fn attempts(visit: &Visit, delivery: &Delivery) -> Markup {
-    let caption = format!(
-        "Attempts at {}, sequence {}",
-        short(&delivery.gateway_name, 64),
-        delivery.sequence
-    );
-    let rows: Vec<Vec<Markup>> = delivery
-        .attempts
-        .iter()
-        .map(|it| {
-            let took = it.finished_at.since(it.started_at).as_millis();
-            vec![
-                when(it.started_at, visit.now),
-                outcome(it.outcome),
-                html! { (number(i64::try_from(took).unwrap_or(i64::MAX))) " ms" },
-                match it.reason {
-                    Some(reason) => html! { code { (reason.as_str()) } },
-                    None => none(),
-                },
-                it.detail.as_deref().map_or_else(none, said),
-            ]
-        })
-        .collect();
-    let columns =
-        [text("Started"), text("Outcome"), numeric("Took"), text("Reason"), text("Detail")];
-    html! {
-        h3 {
-            (gateway_link(delivery.gateway_id, &delivery.gateway_name)) " "
-            (delivery_state(delivery.state))
-            span.hint { " sequence " (number(delivery.sequence.0)) }
-            @if let Some(new) = delivery.redriven_as {
-                span.hint { ", redriven as " (number(new.sequence.0)) " " (delivery_state(new.state)) }
-            }
-        }
-        @if rows.is_empty() { p.hint { "No attempt is on record yet." } }
-        @else { (table(&caption, &columns, &rows)) }
-        @if delivery.attempt_count > i64::try_from(rows.len()).unwrap_or(0) {
-            p.hint { "The newest of " (number(delivery.attempt_count)) " attempts" }
-        }
-    }
+fn attempt(visit: &Visit, delivery: &Delivery, it: &Attempt) -> Vec<Markup> {
+    let took = it.finished_at.since(it.started_at).as_millis();
+    vec![
+        gateway_link(delivery.gateway_id, &delivery.gateway_name),
+        html! {
+            (number(delivery.sequence.0))
+            @if let Some(new) = delivery.redriven_as { span.hint { ", redriven as " (number(new.sequence.0)) } }
+        },
+        when(it.started_at, visit.now),
+        outcome(it.outcome),
+        html! { (number(i64::try_from(took).unwrap_or(i64::MAX))) " ms" },
+        it.reason.map_or_else(none, |reason| html! { code { (reason.as_str()) } }),
+        it.detail.as_deref().map_or_else(none, said),
+    ]
 }
 
 fn missed(diagnosis: &EventDiagnosis) -> Markup {

@@ -4,16 +4,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, FromRequestParts as _, Request};
+use axum::extract::{FromRequest, Request};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::App;
 use super::super::extract::{BodyLimit, Bytes};
-use super::super::problem::Problem;
+use super::super::problem::{Answer, Problem};
 use super::components::hidden;
 use super::layout;
 use super::pairs::Pairs;
@@ -37,26 +37,34 @@ impl FromRequest<Arc<App>> for Submission {
     type Rejection = Response;
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let fields = read(&parts, body).await?;
         if !is_from_here(&parts) {
             return Err(foreign());
         }
         let again = Again { path: parts.uri.path().to_owned(), fields: &fields };
-        match Session::of(app, &parts.headers, &parts.extensions).await {
-            Err(problem) => return Err(again.after(&problem, SessionId::of(&parts.headers).as_ref())),
+        let session = match Session::of(app, &parts.headers, &parts.extensions).await {
+            Ok(Some(session)) => session,
             Ok(None) => return Err(again.signed_out()),
-            Ok(Some(session)) if !session.id.has_form_token(fields.raw(TOKEN)) => {
-                return Err(again.unconfirmed(&session.id));
-            }
-            Ok(Some(_)) => {}
+            Err(problem) => return Err(again.after(&problem, SessionId::of(&parts.headers).as_ref())),
+        };
+        if !session.id.has_form_token(fields.raw(TOKEN)) {
+            return Err(again.unconfirmed(&session.id));
         }
-        let visit = Visit::from_request_parts(&mut parts, app).await?;
-        Ok(Self { visit, fields })
+        Ok(Self { visit: Visit::new(app, &parts, session), fields })
     }
 }
 
 impl Submission {
+    /// Whether the form asks what would be done. What is confirmed was shown so before.
+    pub(super) fn is_dry_run(&self) -> Answer<bool> {
+        match self.fields.get("step") {
+            "dry-run" => Ok(true),
+            "confirmed" => Ok(false),
+            _ => Err(Problem::invalid("step", "must be dry-run or confirmed")),
+        }
+    }
+
     /// The page about a submission that was refused, with what was typed.
     pub(super) fn refused(&self, problem: &Problem) -> Response {
         let again = Again { path: self.visit.path.clone(), fields: &self.fields };
@@ -144,7 +152,7 @@ impl Again<'_> {
             }
             (self.typed(None))
         };
-        layout::simple(StatusCode::UNAUTHORIZED, "Your session has ended", &body).into_response()
+        layout::simple(StatusCode::UNAUTHORIZED, "Your session has ended", &body)
     }
 
     /// What was typed, and a button that submits it. The token is that of the session, if it is known.

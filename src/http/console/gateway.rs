@@ -8,11 +8,11 @@ use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{diagnosis, gateways, instances};
 use super::components::{
-    Tone, event_link, facts, key_state, labels, live, numeric, state, table, text, verdict,
+    Tone, event_link, facts, labels, live, numeric, state, table, text, verdict,
 };
-use super::gateway_actions;
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
+use super::{gateway_actions, gateway_keys};
 use super::text::{lines, none, number, pretty, said, short, span, when, when_any};
 use super::visit::{View, Visit};
 use crate::api::{ConnectionStatus, Evidence, Gateway, GatewayDiagnosis, Instances, NextStep};
@@ -44,7 +44,7 @@ async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
         (failures(visit, &gateway, &diagnosis))
         (connections(visit, &diagnosis))
         (instances_part(visit, &instances))
-        (keys(visit, &diagnosis))
+        (gateway_keys::part(visit, &diagnosis))
         (missed(visit, &diagnosis))
         (history(visit, &diagnosis))
         (manifest(visit, &gateway))
@@ -248,40 +248,6 @@ fn instances_part(visit: &Visit, instances: &Instances) -> Markup {
                 h2 #instances { "Instances" }
                 (table("Named instances", &columns, &rows))
             }
-        }
-    }
-}
-
-fn keys(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
-    let rows: Vec<Vec<Markup>> = diagnosis
-        .keys
-        .list
-        .iter()
-        .map(|key| {
-            vec![
-                html! { code { (key.id) } },
-                key_state(key.state),
-                when(key.created_at, visit.now),
-                when_any(key.last_used_at, visit.now),
-                when_any(key.expires_at, visit.now),
-                when_any(key.revoked_at, visit.now),
-            ]
-        })
-        .collect();
-    let columns = [
-        text("Key"),
-        text("State"),
-        text("Created"),
-        text("Last used"),
-        text("Expires"),
-        text("Revoked"),
-    ];
-    html! {
-        section aria-labelledby="keys" {
-            h2 #keys { "Keys" }
-            @if rows.is_empty() {
-                p.hint { "It has no key, so it can't connect." }
-            } @else { (table("Keys", &columns, &rows)) (more(&diagnosis.keys)) }
         }
     }
 }

@@ -57,6 +57,7 @@ pub(super) fn part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosi
                     button.danger type="submit" { "Skip this delivery" }
                 }
             }
+            (super::replay::offer(visit, gateway))
             details {
                 summary { "Request a resync" }
                 form method="post" action=(path("resync")) {
@@ -89,7 +90,7 @@ fn filled(submission: &Submission, name: &str) -> Option<String> {
 }
 
 /// Leads back to the gateway, which shows the change.
-fn back(id: GatewayId) -> Response {
+pub(super) fn back(id: GatewayId) -> Response {
     (StatusCode::SEE_OTHER, [(header::LOCATION, format!("/console/gateways/{id}"))]).into_response()
 }
 

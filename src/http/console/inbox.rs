@@ -1,13 +1,15 @@
 //! Rejected rows of the inbox.
 
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
 use super::super::extract::Path;
 use super::super::inbox;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
-use super::components::{Filters, Tone, empty, facts, live, paging, state, table, text};
+use super::components::{Filters, Tone, empty, facts, hidden, live, paging, state, table, text};
+use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::text::{lines, none, number, said, when, when_any};
@@ -91,7 +93,20 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
         (row_facts(visit, &found))
         section aria-labelledby="next" {
             h2 #next { "What to do next" }
-            p { "Correct it with " code { "gateway-events inbox edit " (id) } ", or remove the cause and put it back with " code { "gateway-events inbox retry " (id) } "." }
+            @if visit.session.is_admin() && found.row.retried_at.is_none() {
+                p { "Remove the cause, for example by registering its type, and put the row back: it is validated again." }
+                div.inline {
+                    form method="post" action=(format!("/console/inbox/{id}/retry")) {
+                        (hidden(TOKEN, &visit.session.id.form_token()))
+                        button.primary type="submit" { "Put it back into the inbox" }
+                    }
+                    form method="post" action=(format!("/console/inbox/{id}/delete")) {
+                        (hidden(TOKEN, &visit.session.id.form_token()))
+                        button.danger type="submit" { "Delete it" }
+                    }
+                }
+            }
+            p { "Correct it with " code { "gateway-events inbox edit " (id) } "." }
         }
         section aria-labelledby="payload" {
             h2 #payload { "Payload" }
@@ -118,4 +133,29 @@ fn row_facts(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
         ("Put back", when_any(row.retried_at, visit.now)),
         ("Payload", html! { (number(row.payload_bytes)) " bytes" }),
     ])
+}
+
+/// Puts the row back into the inbox.
+pub(super) async fn retry(Path(id): Path<i64>, submission: Submission) -> Response {
+    let done = async {
+        let visit = &submission.visit;
+        inbox::retry_one(visit.state(), visit.session.admin()?, Path(id), Query(())).await
+    };
+    answer(&submission, done.await.map(|_| format!("/console/inbox/{id}")))
+}
+
+/// Deletes the row.
+pub(super) async fn delete(Path(id): Path<i64>, submission: Submission) -> Response {
+    let done = async {
+        let visit = &submission.visit;
+        inbox::remove(visit.state(), visit.session.admin()?, Path(id), Query(())).await
+    };
+    answer(&submission, done.await.map(|_| "/console/inbox".to_owned()))
+}
+
+fn answer(submission: &Submission, next: Answer<String>) -> Response {
+    match next {
+        Ok(next) => (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response(),
+        Err(problem) => submission.refused(&problem),
+    }
 }

@@ -6,7 +6,9 @@ use maud::{Markup, html};
 use super::super::bulk_jobs;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
-use super::components::{Filters, empty, job_state, live, numeric, paging, table, text};
+use super::components::{
+    Filters, empty, job_state, live, numeric, paging, shortened, table, text,
+};
 use super::layout::{Call, Section};
 use super::text::{number, said, when, when_any};
 use super::visit::{View, Visit};
@@ -51,7 +53,7 @@ fn rows(visit: &Visit, jobs: &[Job]) -> Markup {
         .iter()
         .map(|job| {
             vec![
-                html! { code.id { (job.id) } },
+                html! { code.id title=(job.id) { (shortened(&job.id.to_string())) } },
                 html! { (job.kind.as_str()) },
                 html! { (job_state(job.state)) @if let Some(failure) = &job.failure { " " (said(failure)) } },
                 progress(job),

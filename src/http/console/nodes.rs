@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use super::super::nodes;
 use super::super::problem::Answer;
 use super::super::query::Query;
-use super::components::{live, node_status, numeric, table, text};
+use super::components::{live, node_status, numeric, shortened, table, text};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::text::{none, number, said, when, when_any};
@@ -47,7 +47,7 @@ fn rows(visit: &Visit, nodes: &[Node]) -> Markup {
                 when(node.started_at, visit.now),
                 when(node.last_heartbeat, visit.now),
                 when_any(node.stopped_at.or(node.lost_at), visit.now),
-                html! { code.id { (node.id) } },
+                html! { code.id title=(node.id) { (shortened(&node.id.to_string())) } },
             ]
         })
         .collect();

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::deliveries;
 use super::super::extract::Json;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{event_link, facts, hidden, numeric, table, text};
 use super::form::{Submission, TOKEN};
@@ -60,22 +60,15 @@ fn fields(visit: &Visit, filter: &Pairs) -> Markup {
 
 /// The dry run, or what was confirmed.
 pub(super) async fn submit(submission: Submission) -> Response {
-    let is_dry_run = match submission.fields.get("step") {
-        "dry-run" => true,
-        "confirmed" => false,
-        _ => {
-            let problem = Problem::invalid("step", "must be dry-run or confirmed");
-            return submission.refused(&problem);
-        }
-    };
-    match redrive(&submission, is_dry_run).await {
+    match redrive(&submission).await {
         Ok(view) => submission.visit.respond(Section::Failures, Ok(view)),
         Err(problem) => submission.refused(&problem),
     }
 }
 
-async fn redrive(submission: &Submission, dry_run: bool) -> Answer<View> {
+async fn redrive(submission: &Submission) -> Answer<View> {
     let visit = &submission.visit;
+    let dry_run = submission.is_dry_run()?;
     let pairs = submission.fields.known(&DeliveryFilter::names());
     let filter: DeliveryFilter = pairs.query()?;
     let request = RedriveRequest { filter: Some(Object(filter)), dry_run, ..RedriveRequest::default() };

@@ -132,7 +132,7 @@ fn content(next: &str, problem: Option<&Problem>, is_unsafe: bool) -> Markup {
                 aria-invalid=[wrong.as_ref().map(|_| "true")];
             p #hint.hint {
                 "It needs the scope " code { "read" } "; what you can change depends on its other scopes. "
-                code { "gateway-events token create" } " creates one. The session ends after twelve hours, or when the token is revoked."
+                code { "gateway-events token create --access NAME --scope read" } " creates one. The session ends after twelve hours, or when the token is revoked."
             }
             button.primary type="submit" { "Sign in" }
         }

@@ -41,6 +41,17 @@ pub(super) struct View {
 }
 
 impl Visit {
+    pub(super) fn new(app: &Arc<App>, parts: &Parts, session: Session) -> Self {
+        Self {
+            app: Arc::clone(app),
+            session,
+            path: parts.uri.path().to_owned(),
+            query: Pairs::parse(parts.uri.query().unwrap_or_default()),
+            origin: origin(app, parts),
+            now: Timestamp::now(),
+        }
+    }
+
     /// The state that handlers of the API take.
     pub(super) fn state(&self) -> State<Arc<App>> {
         State(Arc::clone(&self.app))
@@ -79,14 +90,7 @@ impl FromRequestParts<Arc<App>> for Visit {
             layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
         })?;
         let session = session.ok_or_else(|| no_session(parts))?;
-        Ok(Self {
-            app: Arc::clone(app),
-            session,
-            path: parts.uri.path().to_owned(),
-            query: Pairs::parse(parts.uri.query().unwrap_or_default()),
-            origin: origin(app, parts),
-            now: Timestamp::now(),
-        })
+        Ok(Self::new(app, parts, session))
     }
 }
 

@@ -121,6 +121,8 @@
     offerCopies(root);
   }
 
+  // Where the navigation is a strip, the current part is in view.
+  document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   prepare(document);
   setInterval(tick, 1000);
   const live = document.getElementById("live");
