@@ -36,7 +36,10 @@ async fn a_token_signs_in_and_the_cookie_is_for_this_host_only() {
         let refused = visitor.sign_in(wrong, "/console").await;
         assert_eq!(refused.status, 401, "{refused:?}");
         assert!(refused.says("not valid") && refused.header("set-cookie").is_empty());
-        assert!(wrong.is_empty() || !refused.body.contains(wrong), "what was typed is not repeated");
+        assert!(
+            wrong.is_empty() || !refused.body.contains(wrong),
+            "what was typed is not repeated"
+        );
     }
     let id = service.token.split('_').nth(1).expect("a public id");
     let forged = gateway_events::token::issue(gateway_events::token::Kind::Access).expect("random");
@@ -53,7 +56,9 @@ async fn a_token_signs_in_and_the_cookie_is_for_this_host_only() {
     assert_eq!(attributes, "Path=/; Max-Age=43200; Secure; HttpOnly; SameSite=Strict");
     assert_eq!(secret.len(), 43, "256 bits");
     let page = visitor.get("/console/gateways?state=away").await;
-    assert!(page.status == 200 && !page.body.contains(secret) && !page.body.contains(&service.token));
+    assert!(
+        page.status == 200 && !page.body.contains(secret) && !page.body.contains(&service.token)
+    );
     assert!(visitor.get("/console/sign-in").await.header("location") == "/console");
 
     service.logged(|log| log.contains("signed in to the console") && log.contains(id)).await;
@@ -82,7 +87,9 @@ async fn a_link_from_another_site_leads_on_by_a_page_of_this_one() {
     let request = visitor.request(Method::GET, "/console/events?type=a.b");
     let page = Page::of(request.header("sec-fetch-site", "cross-site")).await;
     assert_eq!(page.status, 200);
-    assert!(page.body.contains(r#"http-equiv="refresh" content="0; url=/console/events?type=a.b""#));
+    assert!(
+        page.body.contains(r#"http-equiv="refresh" content="0; url=/console/events?type=a.b""#)
+    );
 }
 
 async fn a_session_ends_with_its_token(backend: Backend) {
@@ -209,5 +216,7 @@ async fn a_page_says_that_the_database_is_away_and_keeps_what_was_typed() {
     visitor.until("/console/events", |page| page.status == 200).await;
     let again = visitor.submit(&path, &[("reason", "upgrade <of> its host")]).await;
     assert_eq!(again.status, 303, "{again:?}");
-    assert!(visitor.get(&format!("/console/gateways/{id}")).await.says("upgrade &lt;of&gt; its host"));
+    assert!(
+        visitor.get(&format!("/console/gateways/{id}")).await.says("upgrade &lt;of&gt; its host")
+    );
 }

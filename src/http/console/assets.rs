@@ -40,26 +40,24 @@ pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-fn asset(
-    name: &str,
-    extension: &str,
-    content_type: &'static str,
-    bytes: &'static [u8],
-) -> Asset {
+fn asset(name: &str, extension: &str, content_type: &'static str, bytes: &'static [u8]) -> Asset {
     let digest = HEXLOWER.encode(&Sha256::digest(bytes)[..8]);
     let path = format!("/console/assets/{name}.{digest}.{extension}");
     Asset { path, content_type, bytes }
 }
 
 /// Sends a file. Needs no session, because it reveals only what the repository does.
-pub(super) async fn file(peer: Option<Extension<Peer>>, Path(name): Path<String>) -> Answer<Response> {
+pub(super) async fn file(
+    peer: Option<Extension<Peer>>,
+    Path(name): Path<String>,
+) -> Answer<Response> {
     if peer.is_some_and(|Extension(peer)| peer.place.is_reserve()) {
         return Err(Problem::http_connection_limit());
     }
     let Assets { style, script, htmx, icon } = &*ASSETS;
-    let found = [style, script, htmx, icon].into_iter().find(|asset| {
-        asset.path.rsplit_once('/').is_some_and(|(_, known)| known == name)
-    });
+    let found = [style, script, htmx, icon]
+        .into_iter()
+        .find(|asset| asset.path.rsplit_once('/').is_some_and(|(_, known)| known == name));
     let asset = found.ok_or_else(|| Problem::not_found("file"))?;
     let mut headers = HeaderMap::new();
     for (name, value) in [

@@ -61,7 +61,8 @@ impl Series {
     }
 
     fn highest(&self) -> i64 {
-        let sums = (0..self.buckets.len()).map(|at| self.in_bucket(at).map(|(_, count)| count).sum());
+        let sums =
+            (0..self.buckets.len()).map(|at| self.in_bucket(at).map(|(_, count)| count).sum());
         sums.max().unwrap_or(0).max(1)
     }
 
@@ -102,11 +103,8 @@ pub(super) fn failures(summary: &Summary, by: &'static str) -> Markup {
 fn picture(series: &Series) -> Markup {
     let (highest, step) = (series.highest() as f64, WIDTH / series.buckets.len() as f64);
     let gap = if step > 4.0 { 1.5 } else { 0.0 };
-    let label = format!(
-        "{} failed attempts, at most {} in one interval",
-        series.total(),
-        series.highest()
-    );
+    let label =
+        format!("{} failed attempts, at most {} in one interval", series.total(), series.highest());
     html! {
         svg viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + BELOW)) role="img" aria-label=(label) preserveAspectRatio="none" {
             line.axis x1="0" x2=(WIDTH) y1=(HEIGHT) y2=(HEIGHT) {}

@@ -87,7 +87,9 @@ pub(super) fn outcome(of: Outcome) -> Markup {
     let tone = match of {
         Outcome::Received | Outcome::Applied => Tone::Good,
         Outcome::Failed => Tone::Bad,
-        Outcome::Filtered | Outcome::Snapshot | Outcome::Superseded | Outcome::Unknown => Tone::Quiet,
+        Outcome::Filtered | Outcome::Snapshot | Outcome::Superseded | Outcome::Unknown => {
+            Tone::Quiet
+        }
     };
     state(of.as_str(), tone)
 }

@@ -16,11 +16,11 @@ use super::gateway::{more, next_steps};
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
 use super::resend;
-use super::text::{lines, none, number, pretty, said, short, when, when_any};
-use super::visit::{View, Visit};
+use super::text::{lines, none, number, pretty, said, sentences, short, when, when_any};
+use super::visit::{Key, View, Visit};
 use crate::api::{
-    Attempt, Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries, Rollout,
-    RolloutQuery, WaitQuery,
+    Attempt, Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries,
+    Rollout, RolloutQuery, WaitQuery,
 };
 use crate::event::EventId;
 
@@ -32,7 +32,7 @@ pub(super) fn path(id: &EventId) -> String {
     event_path(id.as_str())
 }
 
-pub(super) async fn page(visit: Visit, Path(id): Path<EventId>) -> Response {
+pub(super) async fn page(visit: Visit, Key(id): Key<EventId>) -> Response {
     let view = content(&visit, id).await;
     visit.respond(Section::Events, view)
 }
@@ -77,7 +77,14 @@ fn event_facts(visit: &Visit, event: &EventWithDeliveries) -> Markup {
     let correlation = event.correlation_id.as_str();
     let related = Pairs::default().with("correlationId", correlation).after("/console/events");
     facts(&[
-        ("Type", html! { a href=(format!("/console/event-types/{}", encode(event.event_type.as_str()))) { code { (event.event_type.as_str()) } } }),
+        (
+            "Type",
+            html! {
+                a href=(format!("/console/event-types/{}", encode(event.event_type.as_str()))) {
+                    code { (event.event_type.as_str()) }
+                }
+            },
+        ),
         ("Published", when(event.appended_at, visit.now)),
         ("Occurred", when(event.occurred_at, visit.now)),
         ("Expires", when_any(event.expires_at, visit.now)),
@@ -93,7 +100,7 @@ fn verdict_part(visit: &Visit, event: &EventWithDeliveries, diagnosis: &EventDia
     html! {
         div.verdict {
             (event_state(event.verdict.state))
-            p { (said(&event.verdict.summary)) " (" (when(event.verdict.since, visit.now)) ")" }
+            p { (sentences(&event.verdict.summary)) " (" (when(event.verdict.since, visit.now)) ")" }
         }
         (next_steps(&diagnosis.next))
     }
@@ -183,9 +190,10 @@ fn bar(shares: &[(&str, &str, usize)], targets: usize) -> Markup {
 
 /// Every attempt on record, by gateway and in the order in which they were made.
 fn deliveries(visit: &Visit, event: &EventWithDeliveries) -> Markup {
-    let all = event.deliveries.iter().flat_map(|delivery| {
-        delivery.attempts.iter().map(move |attempt| (delivery, attempt))
-    });
+    let all = event
+        .deliveries
+        .iter()
+        .flat_map(|delivery| delivery.attempts.iter().map(move |attempt| (delivery, attempt)));
     let rows: Vec<Vec<Markup>> =
         all.clone().take(ROWS).map(|(delivery, it)| attempt(visit, delivery, it)).collect();
     let columns = [
@@ -220,7 +228,7 @@ fn attempt(visit: &Visit, delivery: &Delivery, it: &Attempt) -> Vec<Markup> {
         outcome(it.outcome),
         html! { (number(i64::try_from(took).unwrap_or(i64::MAX))) " ms" },
         it.reason.map_or_else(none, |reason| html! { code { (reason.as_str()) } }),
-        it.detail.as_deref().map_or_else(none, said),
+        it.detail.as_deref().map_or_else(none, sentences),
     ]
 }
 
@@ -229,7 +237,7 @@ fn missed(diagnosis: &EventDiagnosis) -> Markup {
         .gateways
         .list
         .iter()
-        .map(|it| vec![gateway_link(it.gateway_id, &it.gateway_name), said(&it.summary)])
+        .map(|it| vec![gateway_link(it.gateway_id, &it.gateway_name), sentences(&it.summary)])
         .collect();
     html! {
         @if !rows.is_empty() {

@@ -12,7 +12,7 @@ use super::components::{facts, table, text};
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
 use super::text::{none, pretty, said, span};
-use super::visit::{View, Visit};
+use super::visit::{Key, View, Visit};
 use crate::api::EventTypeInfo;
 
 pub(super) async fn page(visit: Visit) -> Response {
@@ -52,7 +52,7 @@ fn lifetime(of: &EventTypeInfo) -> Markup {
     of.ttl_seconds.map_or_else(none, |secs| html! { (span(secs)) })
 }
 
-pub(super) async fn one(visit: Visit, Path(name): Path<String>) -> Response {
+pub(super) async fn one(visit: Visit, Key(name): Key<String>) -> Response {
     let view = shown(&visit, name).await;
     visit.respond(Section::EventTypes, view)
 }

@@ -42,7 +42,8 @@ async fn content(visit: &Visit) -> Answer<View> {
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
     let mut calls = vec![Call::get("/deliveries", &query.known(&Asked::names()))];
-    let histogram = if is_failed { Some(histogram(visit, &query, &mut calls).await?) } else { None };
+    let histogram =
+        if is_failed { Some(histogram(visit, &query, &mut calls).await?) } else { None };
     let body = html! {
         h1 { (title(status)) }
         (filters(visit))
@@ -67,11 +68,11 @@ fn filters(visit: &Visit) -> Markup {
     let mut reasons = vec![("", "any")];
     reasons.extend(Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())));
     Filters::of(visit)
-        .choice("status", "Deliveries", &[
-            ("", "failed"),
-            ("pending", "pending"),
-            ("delivered", "delivered"),
-        ])
+        .choice(
+            "status",
+            "Deliveries",
+            &[("", "failed"), ("pending", "pending"), ("delivered", "delivered")],
+        )
         .choice("last", "Window", &WINDOWS)
         .choice("reason", "Reason", &reasons)
         .text("gatewayId", "Gateway's id", "a UUID")
@@ -158,7 +159,11 @@ fn nothing(status: DeliveriesStatus) -> Markup {
             p { "No delivery failed in this window, or none that matches the filters." }
             p { "Choose a longer window to look further back." }
         },
-        DeliveriesStatus::Pending => html! { p { "Nothing is pending: every delivery is confirmed or was given up." } },
-        DeliveriesStatus::Delivered => html! { p { "Nothing was delivered in this window. Choose a longer one." } },
+        DeliveriesStatus::Pending => {
+            html! { p { "Nothing is pending: every delivery is confirmed or was given up." } }
+        }
+        DeliveriesStatus::Delivered => {
+            html! { p { "Nothing was delivered in this window. Choose a longer one." } }
+        }
     })
 }

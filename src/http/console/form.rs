@@ -46,7 +46,9 @@ impl FromRequest<Arc<App>> for Submission {
         let session = match Session::of(app, &parts.headers, &parts.extensions).await {
             Ok(Some(session)) => session,
             Ok(None) => return Err(again.signed_out()),
-            Err(problem) => return Err(again.after(&problem, SessionId::of(&parts.headers).as_ref())),
+            Err(problem) => {
+                return Err(again.after(&problem, SessionId::of(&parts.headers).as_ref()));
+            }
         };
         if !session.id.has_form_token(fields.raw(TOKEN)) {
             return Err(again.unconfirmed(&session.id));

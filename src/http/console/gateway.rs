@@ -12,13 +12,13 @@ use super::components::{
 };
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
+use super::text::{lines, none, number, pretty, said, sentences, short, span, when, when_any};
+use super::visit::{Key, View, Visit};
 use super::{gateway_actions, gateway_keys};
-use super::text::{lines, none, number, pretty, said, short, span, when, when_any};
-use super::visit::{View, Visit};
 use crate::api::{ConnectionStatus, Evidence, Gateway, GatewayDiagnosis, Instances, NextStep};
 use crate::event::GatewayId;
 
-pub(super) async fn page(visit: Visit, Path(id): Path<GatewayId>) -> Response {
+pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
     let view = content(&visit, id).await;
     visit.respond(Section::Gateways, view)
 }
@@ -64,7 +64,7 @@ fn verdict_part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosis) 
         div.verdict {
             (verdict(of.state))
             p {
-                (said(&of.summary))
+                (sentences(&of.summary))
                 " (" (when(of.since, visit.now)) ")"
             }
         }
@@ -88,7 +88,7 @@ pub(super) fn next_steps(steps: &[NextStep]) -> Markup {
                     @for (nth, step) in steps.iter().enumerate() {
                         @let id = format!("step-{nth}");
                         li {
-                            p { (said(&step.why)) }
+                            p { (sentences(&step.why)) }
                             div.command {
                                 pre tabindex="0" { code id=(id) { (lines(&step.command)) } }
                                 button type="button" hidden data-copy=(id) { "Copy" }
@@ -106,16 +106,25 @@ fn gateway_facts(visit: &Visit, gateway: &Gateway) -> Markup {
     let lag = gateway.lag;
     facts(&[
         ("Connections", html! { (number(gateway.connections)) }),
-        ("Pending", html! {
-            a href=(format!("/console/failures?status=pending&gatewayId={id}")) { (number(lag.events)) }
-            @if lag.events > 0 { ", the oldest for " (span(lag.seconds)) }
-        }),
-        ("Confirmed", html! {
-            (number(gateway.confirmed.0)) " of "
-            a href=(format!("/console/gateways/{id}/log")) { (number(gateway.head.0)) " in the log" }
-        }),
+        (
+            "Pending",
+            html! {
+                a href=(format!("/console/failures?status=pending&gatewayId={id}")) { (number(lag.events)) }
+                @if lag.events > 0 { ", the oldest for " (span(lag.seconds)) }
+            },
+        ),
+        (
+            "Confirmed",
+            html! {
+                (number(gateway.confirmed.0)) " of "
+                a href=(format!("/console/gateways/{id}/log")) { (number(gateway.head.0)) " in the log" }
+            },
+        ),
         ("Labels", labels(&gateway.labels)),
-        ("Replicas", html! { (number(gateway.replicas)) ", confirmed by " (gateway.confirmation.as_str()) }),
+        (
+            "Replicas",
+            html! { (number(gateway.replicas)) ", confirmed by " (gateway.confirmation.as_str()) },
+        ),
         ("Registered", when(gateway.created_at, visit.now)),
         ("Id", html! { code.id { (id) } }),
     ])
@@ -260,7 +269,7 @@ fn missed(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
         .map(|it| {
             vec![
                 labels(&it.labels),
-                html! { @for difference in &it.differences { p { (said(&difference.summary)) } } },
+                html! { @for difference in &it.differences { p { (sentences(&difference.summary)) } } },
                 html! { (number(it.events)) },
                 event_link(it.last_event_id.as_str()),
                 when(it.last_at, visit.now),

@@ -12,7 +12,7 @@ use super::components::{event_link, hidden, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::text::{number, said};
-use super::visit::{View, Visit};
+use super::visit::{Key, View, Visit};
 use crate::api::{
     Gateway, GatewayDiagnosis, PauseRequest, ResumeRequest, ResyncAnswer, ResyncRequest,
     SkipAnswer, SkipRequest,
@@ -94,7 +94,7 @@ pub(super) fn back(id: GatewayId) -> Response {
     (StatusCode::SEE_OTHER, [(header::LOCATION, format!("/console/gateways/{id}"))]).into_response()
 }
 
-pub(super) async fn pause(Path(id): Path<GatewayId>, submission: Submission) -> Response {
+pub(super) async fn pause(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     let request = PauseRequest { reason: filled(&submission, "reason"), dry_run: false };
     let done = async {
         let visit = &submission.visit;
@@ -107,7 +107,7 @@ pub(super) async fn pause(Path(id): Path<GatewayId>, submission: Submission) -> 
     }
 }
 
-pub(super) async fn resume(Path(id): Path<GatewayId>, submission: Submission) -> Response {
+pub(super) async fn resume(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     let done = async {
         let visit = &submission.visit;
         let (admin, request) = (visit.session.admin()?, OptionalJson(ResumeRequest::default()));
@@ -119,11 +119,12 @@ pub(super) async fn resume(Path(id): Path<GatewayId>, submission: Submission) ->
     }
 }
 
-pub(super) async fn skip(Path(id): Path<GatewayId>, submission: Submission) -> Response {
+pub(super) async fn skip(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     let done = async {
         let visit = &submission.visit;
         let sequence = submission.fields.get("sequence").parse().map(Sequence);
-        let sequence = sequence.map_err(|_| Problem::invalid("sequence", "must be a whole number"))?;
+        let sequence =
+            sequence.map_err(|_| Problem::invalid("sequence", "must be a whole number"))?;
         let reason = submission.fields.get("reason").to_owned();
         let request = SkipRequest { sequence, reason, dry_run: false };
         let call = Call::post(format!("/gateways/{id}/skip"), &request);
@@ -148,7 +149,7 @@ fn skipped(done: &SkipAnswer) -> Markup {
     }
 }
 
-pub(super) async fn resync(Path(id): Path<GatewayId>, submission: Submission) -> Response {
+pub(super) async fn resync(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     let done: Answer<_> = async {
         let visit = &submission.visit;
         let (instance, reason) = (filled(&submission, "instance"), filled(&submission, "reason"));

@@ -14,7 +14,7 @@ use super::form::{Submission, TOKEN};
 use super::gateway::more;
 use super::layout::{Call, Section};
 use super::text::{when, when_any};
-use super::visit::{View, Visit};
+use super::visit::{Key, View, Visit};
 use crate::api::{GatewayDiagnosis, KeyRecord, KeyState, NewGatewayToken};
 use crate::event::GatewayId;
 
@@ -54,9 +54,12 @@ fn is_live(key: &KeyRecord) -> bool {
 fn row(visit: &Visit, gateway: GatewayId, key: &KeyRecord) -> Vec<Markup> {
     let action = html! {
         @if is_live(key) {
-            form method="post" action=(format!("/console/gateways/{gateway}/keys/{}/revoke", key.id)) {
-                (hidden(TOKEN, &visit.session.id.form_token()))
-                button.danger type="submit" aria-label=(format!("Revoke the key {}", key.id)) { "Revoke" }
+            details {
+                summary aria-label=(format!("Revoke the key {}", key.id)) { "Revoke" }
+                form method="post" action=(format!("/console/gateways/{gateway}/keys/{}/revoke", key.id)) {
+                    (hidden(TOKEN, &visit.session.id.form_token()))
+                    button.danger type="submit" { "Revoke it for good" }
+                }
             }
         } @else { (super::text::none()) }
     };
@@ -100,7 +103,7 @@ fn new_key(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
     }
 }
 
-pub(super) async fn create(Path(id): Path<GatewayId>, submission: Submission) -> Response {
+pub(super) async fn create(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     match created(&submission, id).await {
         Ok(view) => submission.visit.respond(Section::Gateways, Ok(view)),
         Err(problem) => submission.refused(&problem),
@@ -111,7 +114,9 @@ async fn created(submission: &Submission, id: GatewayId) -> Answer<View> {
     let visit = &submission.visit;
     let days = match submission.fields.get("days") {
         "" => None,
-        days => Some(days.parse::<u64>().map_err(|_| Problem::invalid("days", "must be a number"))?),
+        days => {
+            Some(days.parse::<u64>().map_err(|_| Problem::invalid("days", "must be a number"))?)
+        }
     };
     let expires_in_seconds = days.map(|days| days.saturating_mul(24 * 3600));
     let new = NewGatewayToken { expires_in_seconds };
@@ -135,7 +140,7 @@ async fn created(submission: &Submission, id: GatewayId) -> Answer<View> {
 }
 
 pub(super) async fn revoke(
-    Path((id, key)): Path<(GatewayId, String)>,
+    Key((id, key)): Key<(GatewayId, String)>,
     submission: Submission,
 ) -> Response {
     let done = async {

@@ -7,17 +7,19 @@ use super::super::extract::Path;
 use super::super::log;
 use super::super::problem::Answer;
 use super::super::query::Query;
-use super::components::{delivery_state, empty, event_link, live, numeric, state, table, text, Tone};
+use super::components::{
+    Tone, delivery_state, empty, event_link, live, numeric, state, table, text,
+};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::text::{number, short, when};
-use super::visit::{View, Visit};
+use super::visit::{Key, View, Visit};
 use crate::api::{LogPage, LogQuery};
 use crate::event::{GatewayId, Sequence};
 
 const ROWS: usize = 50;
 
-pub(super) async fn page(visit: Visit, Path(id): Path<GatewayId>) -> Response {
+pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
     let view = content(&visit, id).await;
     visit.respond(Section::Gateways, view)
 }
@@ -60,7 +62,9 @@ async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
 
 fn entries(visit: &Visit, log: &LogPage) -> Markup {
     if log.list.is_empty() {
-        return empty(&html! { p { "The log has no entries here. An event that is published for this gateway appears in it." } });
+        return empty(
+            &html! { p { "The log has no entries here. An event that is published for this gateway appears in it." } },
+        );
     }
     let rows: Vec<Vec<Markup>> = log
         .list

@@ -69,16 +69,20 @@ async fn content(visit: &Visit) -> Answer<View> {
     let (found, next) = matching(visit, &wanted).await?;
     let filters = Filters::of(visit)
         .text("q", "Search", "name, id or label")
-        .choice("state", "State", &[
-            ("", "any"),
-            ("connected", "connected"),
-            ("ok", "ok"),
-            ("behind", "behind"),
-            ("away", "away"),
-            ("failing", "failing"),
-            ("paused", "paused"),
-            ("disabled", "disabled"),
-        ])
+        .choice(
+            "state",
+            "State",
+            &[
+                ("", "any"),
+                ("connected", "connected"),
+                ("ok", "ok"),
+                ("behind", "behind"),
+                ("away", "away"),
+                ("failing", "failing"),
+                ("paused", "paused"),
+                ("disabled", "disabled"),
+            ],
+        )
         .text("label", "Label", "region=eu-west")
         .form();
     let list = html! {

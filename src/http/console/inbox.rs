@@ -12,8 +12,8 @@ use super::components::{Filters, Tone, empty, facts, hidden, live, paging, state
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
-use super::text::{lines, none, number, said, when, when_any};
-use super::visit::{View, Visit};
+use super::text::{lines, none, number, said, sentences, when, when_any};
+use super::visit::{Key, View, Visit};
 use crate::api::{PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason};
 
 type Asked = (RejectedFilter, PageQuery);
@@ -58,7 +58,7 @@ fn rows(visit: &Visit, rows: &[RejectedRow]) -> Markup {
                 html! { a href=(format!("/console/inbox/{}", row.id)) { "Row " (row.id) } },
                 state(row.reason.as_str(), Tone::Bad),
                 said(&row.event_type),
-                said(&row.detail),
+                sentences(&row.detail),
                 when(row.rejected_at, visit.now),
                 when_any(row.retried_at, visit.now),
             ]
@@ -75,7 +75,7 @@ fn rows(visit: &Visit, rows: &[RejectedRow]) -> Markup {
     table("Rejected rows, newest first", &columns, &rows)
 }
 
-pub(super) async fn row(visit: Visit, Path(id): Path<i64>) -> Response {
+pub(super) async fn row(visit: Visit, Key(id): Key<i64>) -> Response {
     let view = one(&visit, id).await;
     visit.respond(Section::Inbox, view)
 }
@@ -88,7 +88,7 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
         h1 { (title) }
         div.verdict {
             (state(found.row.reason.as_str(), Tone::Bad))
-            p { (said(&found.row.detail)) " (" (when(found.row.rejected_at, visit.now)) ")" }
+            p { (sentences(&found.row.detail)) " (" (when(found.row.rejected_at, visit.now)) ")" }
         }
         (row_facts(visit, &found))
         section aria-labelledby="next" {
@@ -100,9 +100,12 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
                         (hidden(TOKEN, &visit.session.id.form_token()))
                         button.primary type="submit" { "Put it back into the inbox" }
                     }
-                    form method="post" action=(format!("/console/inbox/{id}/delete")) {
-                        (hidden(TOKEN, &visit.session.id.form_token()))
-                        button.danger type="submit" { "Delete it" }
+                    details {
+                        summary { "Delete it" }
+                        form method="post" action=(format!("/console/inbox/{id}/delete")) {
+                            (hidden(TOKEN, &visit.session.id.form_token()))
+                            button.danger type="submit" { "Delete it for good" }
+                        }
                     }
                 }
             }
@@ -136,7 +139,7 @@ fn row_facts(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
 }
 
 /// Puts the row back into the inbox.
-pub(super) async fn retry(Path(id): Path<i64>, submission: Submission) -> Response {
+pub(super) async fn retry(Key(id): Key<i64>, submission: Submission) -> Response {
     let done = async {
         let visit = &submission.visit;
         inbox::retry_one(visit.state(), visit.session.admin()?, Path(id), Query(())).await
@@ -145,7 +148,7 @@ pub(super) async fn retry(Path(id): Path<i64>, submission: Submission) -> Respon
 }
 
 /// Deletes the row.
-pub(super) async fn delete(Path(id): Path<i64>, submission: Submission) -> Response {
+pub(super) async fn delete(Key(id): Key<i64>, submission: Submission) -> Response {
     let done = async {
         let visit = &submission.visit;
         inbox::remove(visit.state(), visit.session.admin()?, Path(id), Query(())).await

@@ -6,9 +6,7 @@ use maud::{Markup, html};
 use super::super::bulk_jobs;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
-use super::components::{
-    Filters, empty, job_state, live, numeric, paging, shortened, table, text,
-};
+use super::components::{Filters, empty, job_state, live, numeric, paging, shortened, table, text};
 use super::layout::{Call, Section};
 use super::text::{number, said, when, when_any};
 use super::visit::{View, Visit};
@@ -26,13 +24,17 @@ async fn content(visit: &Visit) -> Answer<View> {
     let asked: Asked = query.query()?;
     let page = bulk_jobs::list(visit.state(), visit.session.admin()?, Query(asked)).await?.0;
     let filters = Filters::of(visit)
-        .choice("state", "State", &[
-            ("", "any"),
-            ("running", "running"),
-            ("done", "done"),
-            ("aborted", "aborted"),
-            ("failed", "failed"),
-        ])
+        .choice(
+            "state",
+            "State",
+            &[
+                ("", "any"),
+                ("running", "running"),
+                ("done", "done"),
+                ("aborted", "aborted"),
+                ("failed", "failed"),
+            ],
+        )
         .form();
     let list = html! {
         @if page.list.is_empty() {

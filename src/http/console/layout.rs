@@ -13,7 +13,7 @@ use super::assets::ASSETS;
 use super::components::hidden;
 use super::pairs::Pairs;
 use super::session::Session;
-use super::text::said;
+use super::text::{said, sentences};
 use super::visit::{View, Visit};
 
 /// Allows what this host serves, and nothing inline.
@@ -129,7 +129,8 @@ fn banner(session: &Session, token: &str) -> Markup {
 }
 
 fn navigation(session: &Session, current: Section) -> Markup {
-    let shown = SECTIONS.iter().filter(|(_, _, _, is_for_admins)| !is_for_admins || session.is_admin());
+    let shown =
+        SECTIONS.iter().filter(|(_, _, _, is_for_admins)| !is_for_admins || session.is_admin());
     html! {
         nav aria-label="Console" {
             ul {
@@ -209,13 +210,20 @@ pub(super) fn problem(problem: &Problem) -> Markup {
     html! {
         h1 { (title_of(problem)) }
         div.notice.bad role="alert" {
-            p { (said(&document.detail)) }
+            p { (sentences(&document.detail)) }
             @if document.errors.len() > 1 {
-                ul { @for error in &document.errors { li { code { (error.field) } " " (said(&error.message)) } } }
+                ul { @for error in &document.errors { li { code { (error.field) } " " (sentences(&error.message)) } } }
             }
         }
-        @if document.status == 503 {
-            p { "Nothing is lost by this. Delivery to gateways goes on as soon as the database answers. Reload the page to try again." }
+        @if problem.code() == "unavailable" {
+            p {
+                "Events that were accepted are safe, and delivery goes on when the database answers again. "
+                "Reload the page to try again."
+            }
+        } @else if problem.code() == "commit_outcome_unknown" {
+            p { "See whether it took effect before you submit it again." }
+        } @else if document.status == 503 {
+            p { "Reload the page to try again." }
         } @else if document.status == 404 {
             p { "It may have been deleted, or retention has removed it. " a href=(ROOT) { "Go to the overview" } "." }
         }

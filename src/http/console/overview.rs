@@ -12,7 +12,7 @@ use super::components::{
 };
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
-use super::text::{number, said, span, when};
+use super::text::{count, number, said, span, when};
 use super::visit::{View, Visit};
 use crate::api::{
     AuditQuery, AuditRecord, DeliveryStats, EventFilter, EventSummary, Gateway, GatewaysQuery,
@@ -151,13 +151,13 @@ fn headline(overview: &Overview) -> Markup {
                 }
             }
         } @else if wrong == 0 && dead == 0 && lost == 0 {
-            div.notice.good { p { "Everything is everywhere: all " (number(all)) " gateways are connected and up to date." } }
+            div.notice.good { p { "Everything is everywhere: " (count(all, "gateway", "gateways")) " connected and up to date." } }
         } @else {
             div.notice.bad {
                 p {
-                    @if wrong > 0 { (number(wrong)) " of " (number(all)) " gateways need attention. " }
-                    @if dead > 0 { (number(dead)) " deliveries were given up and not redriven. " }
-                    @if lost > 0 { (number(lost)) " nodes are lost." }
+                    @if wrong > 0 { "Of " (count(all, "gateway", "gateways")) ", " (number(wrong)) " need attention. " }
+                    @if dead > 0 { (count(dead, "dead letter", "dead letters")) " not redriven. " }
+                    @if lost > 0 { (count(lost, "node", "nodes")) " lost." }
                 }
             }
         }
@@ -181,10 +181,14 @@ fn tiles(overview: &Overview) -> Markup {
     let plus = if overview.more { "+" } else { "" };
     html! {
         dl.tiles {
-            (tile("Connected gateways", &html! { a href="/console/gateways" { (number(connected)) } },
-                &html! { "of " (number(registered)) (plus) " registered" }))
-            (tile("Pending deliveries", &html! { a href="/console/failures?status=pending" { (number(totals.pending)) } }, &html! { "not confirmed yet" }))
-            (tile("Dead letters", &html! { a href="/console/failures" { (number(totals.dead_letters)) } }, &html! { "given up, not redriven" }))
+            (tile("Connected", &html! { a href="/console/gateways" { (number(connected)) } },
+                &html! { "of " (number(registered)) (plus) " gateways" }))
+            (tile("Pending deliveries",
+                &html! { a href="/console/failures?status=pending" { (number(totals.pending)) } },
+                &html! { "not confirmed yet" }))
+            (tile("Dead letters",
+                &html! { a href="/console/failures?last=30d" { (number(totals.dead_letters)) } },
+                &html! { "given up, not redriven" }))
             (tile("Failed attempts", &html! { (number(failed)) }, &html! { "in the last 24 hours" }))
             (tile("Delivered", &html! { (number(totals.total_events_sent)) }, &html! { "deliveries in all" }))
             (tile("Nodes", &html! { a href="/console/nodes" { (number(live)) } }, &html! { "live" }))
@@ -194,12 +198,19 @@ fn tiles(overview: &Overview) -> Markup {
 
 fn attention(visit: &Visit, overview: &Overview) -> Markup {
     let counts = [
-        VerdictState::Failing, VerdictState::Away, VerdictState::Behind, VerdictState::Paused,
-        VerdictState::Disabled, VerdictState::Ok,
+        VerdictState::Failing,
+        VerdictState::Away,
+        VerdictState::Behind,
+        VerdictState::Paused,
+        VerdictState::Disabled,
+        VerdictState::Ok,
     ]
     .map(|of| (of, overview.gateways.iter().filter(|it| it.verdict.state == of).count()));
-    let mut wrong: Vec<&Gateway> = overview.gateways.iter().filter(|it| needs_attention(it)).collect();
-    wrong.sort_by_key(|gateway| (gateway.verdict.state as u8, std::cmp::Reverse(gateway.lag.events)));
+    let mut wrong: Vec<&Gateway> =
+        overview.gateways.iter().filter(|it| needs_attention(it)).collect();
+    wrong.sort_by_key(|gateway| {
+        (gateway.verdict.state as u8, std::cmp::Reverse(gateway.lag.events))
+    });
     let rows: Vec<Vec<Markup>> = wrong
         .iter()
         .take(ROWS)
@@ -227,7 +238,8 @@ fn attention(visit: &Visit, overview: &Overview) -> Markup {
 }
 
 fn behind(overview: &Overview) -> Markup {
-    let mut behind: Vec<&Gateway> = overview.gateways.iter().filter(|it| it.lag.events > 0).collect();
+    let mut behind: Vec<&Gateway> =
+        overview.gateways.iter().filter(|it| it.lag.events > 0).collect();
     behind.sort_by_key(|gateway| std::cmp::Reverse(gateway.lag.events));
     let rows: Vec<Vec<Markup>> = behind
         .iter()

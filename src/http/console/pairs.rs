@@ -66,6 +66,10 @@ impl Pairs {
         T::from_query(&Parameters::of(self.known(&names).0, &names)?)
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }

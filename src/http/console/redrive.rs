@@ -11,7 +11,7 @@ use super::components::{event_link, facts, hidden, numeric, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
-use super::text::number;
+use super::text::{count, number};
 use super::visit::{View, Visit};
 use crate::api::{DeliveryFilter, Object, RedriveRequest, Redriven};
 use crate::clock::Timestamp;
@@ -46,9 +46,9 @@ fn pairs(visit: &Visit, filter: &DeliveryFilter) -> Pairs {
         ("eventId", filter.event_id.as_ref().map(|it| it.as_str().to_owned())),
         ("correlationId", filter.correlation_id.as_ref().map(|it| it.as_str().to_owned())),
     ];
-    texts.into_iter().fold(Pairs::default(), |pairs, (name, value)| {
-        pairs.with(name, value.unwrap_or_default())
-    })
+    texts
+        .into_iter()
+        .fold(Pairs::default(), |pairs, (name, value)| pairs.with(name, value.unwrap_or_default()))
 }
 
 fn fields(visit: &Visit, filter: &Pairs) -> Markup {
@@ -71,7 +71,8 @@ async fn redrive(submission: &Submission) -> Answer<View> {
     let dry_run = submission.is_dry_run()?;
     let pairs = submission.fields.known(&DeliveryFilter::names());
     let filter: DeliveryFilter = pairs.query()?;
-    let request = RedriveRequest { filter: Some(Object(filter)), dry_run, ..RedriveRequest::default() };
+    let request =
+        RedriveRequest { filter: Some(Object(filter)), dry_run, ..RedriveRequest::default() };
     let call = Call::post("/deliveries/redrive", &request);
     let admin = visit.session.admin()?;
     let (_, done) = deliveries::redrive(visit.state(), admin, Query(()), Json(request)).await?;
@@ -110,12 +111,12 @@ fn planned(visit: &Visit, filter: &Pairs, done: &Redriven) -> Markup {
             div.notice { p { "Nothing that matches can be redriven." } }
         } @else {
             div.notice {
-                p { (number(total)) " deliveries would be appended again, each under a new sequence of its gateway. Gateways recognise repeats by the event's correlation id." }
+                p { (count(total, "delivery", "deliveries")) " would be appended again, each under a new sequence of its gateway. Gateways recognise repeats by the event's correlation id." }
             }
             form.inline method="post" action="/console/failures/redrive" {
                 (fields(visit, filter))
                 (hidden("step", "confirmed"))
-                button.primary type="submit" { "Redrive " (number(total)) " deliveries" }
+                button.primary type="submit" { "Redrive " (count(total, "delivery", "deliveries")) }
                 a href="/console/failures" { "Cancel" }
             }
             (deliveries_of(done, "Would be redriven"))
@@ -132,7 +133,7 @@ fn finished(done: &Redriven) -> Markup {
             }
         } @else {
             div.notice.good role="status" {
-                p { (number(done.redriven.len())) " deliveries were appended again." }
+                p { (count(done.redriven.len(), "delivery", "deliveries")) " appended again." }
             }
             (deliveries_of(done, "Redriven deliveries"))
             (skipped(done))
@@ -154,8 +155,7 @@ fn deliveries_of(done: &Redriven, caption: &str) -> Markup {
             ]
         })
         .collect();
-    let columns =
-        [text("Event"), text("Gateway"), numeric("Sequence"), numeric("New sequence")];
+    let columns = [text("Event"), text("Gateway"), numeric("Sequence"), numeric("New sequence")];
     html! {
         @if !rows.is_empty() {
             (table(caption, &columns, &rows))

@@ -10,8 +10,8 @@ use super::super::replay;
 use super::components::{facts, hidden};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
-use super::text::number;
-use super::visit::{View, Visit};
+use super::text::{count, number};
+use super::visit::{Key, View, Visit};
 use crate::api::{Gateway, ReplayRequest, Replayed};
 use crate::event::{GatewayId, Sequence};
 
@@ -38,7 +38,7 @@ pub(super) fn offer(visit: &Visit, gateway: &Gateway) -> Markup {
     }
 }
 
-pub(super) async fn submit(Path(id): Path<GatewayId>, submission: Submission) -> Response {
+pub(super) async fn submit(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     match replayed(&submission, id).await {
         Ok(view) => submission.visit.respond(Section::Gateways, Ok(view)),
         Err(problem) => submission.refused(&problem),
@@ -49,14 +49,18 @@ async fn replayed(submission: &Submission, id: GatewayId) -> Answer<View> {
     let (visit, fields) = (&submission.visit, &submission.fields);
     let sequence = |name: &'static str| match fields.get(name) {
         "" => Ok(None),
-        text => text.parse().map(|it| Some(Sequence(it))).map_err(|_| Problem::invalid(name, "must be a whole number")),
+        text => text
+            .parse()
+            .map(|it| Some(Sequence(it)))
+            .map_err(|_| Problem::invalid(name, "must be a whole number")),
     };
     let dry_run = submission.is_dry_run()?;
     let (from_sequence, to_sequence) = (sequence("from")?, sequence("to")?);
     let request = ReplayRequest { from_sequence, to_sequence, dry_run, ..ReplayRequest::default() };
     let call = Call::post(format!("/gateways/{id}/replay"), &request);
     let admin = visit.session.admin()?;
-    let (_, done) = replay::replay(visit.state(), admin, Path(id), Query(()), Json(request)).await?;
+    let (_, done) =
+        replay::replay(visit.state(), admin, Path(id), Query(()), Json(request)).await?;
     let title = if dry_run { "Replay: what would be done" } else { "Replay" };
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Back to the gateway" } }
@@ -77,17 +81,17 @@ fn result(visit: &Visit, done: &Replayed, dry_run: bool) -> Markup {
         } @else if done.replayed == 0 && done.job.is_none() {
             div.notice { p { "Nothing of sequences " (range) " can be replayed." } }
         } @else if dry_run {
-            div.notice { p { "Of sequences " (range) ", " (number(done.replayed)) " events would be appended again." } }
+            div.notice { p { "Of sequences " (range) ", " (count(done.replayed, "event", "events")) " would be appended again." } }
             form.inline method="post" action=(visit.path) {
                 (hidden(TOKEN, &visit.session.id.form_token()))
                 (hidden("step", "confirmed"))
                 @if let (Some(first), Some(last)) = (first, last) {
                     (hidden("from", &first.0.to_string())) (hidden("to", &last.0.to_string()))
                 }
-                button.primary type="submit" { "Replay " (number(done.replayed)) " events" }
+                button.primary type="submit" { "Replay " (count(done.replayed, "event", "events")) }
             }
         } @else {
-            div.notice.good role="status" { p { (number(done.replayed)) " events of sequences " (range) " were appended again." } }
+            div.notice.good role="status" { p { (count(done.replayed, "event", "events")) " of sequences " (range) " appended again." } }
         }
         @let left = [
             ("Repeated later in the range", done.repeated),

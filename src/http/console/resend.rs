@@ -11,8 +11,8 @@ use super::components::{hidden, numeric, table, text};
 use super::event::path;
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
-use super::text::{none, number};
-use super::visit::{View, Visit};
+use super::text::{count as counted, none, number};
+use super::visit::{Key, View, Visit};
 use crate::api::{Labels, Object, ResendRequest, Resent, Target};
 use crate::event::EventId;
 
@@ -46,7 +46,7 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
     }
 }
 
-pub(super) async fn submit(Path(id): Path<EventId>, submission: Submission) -> Response {
+pub(super) async fn submit(Key(id): Key<EventId>, submission: Submission) -> Response {
     match resent(&submission, id).await {
         Ok(view) => submission.visit.respond(Section::Events, Ok(view)),
         Err(problem) => submission.refused(&problem),
@@ -61,8 +61,11 @@ fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest> {
     match (labels.is_empty(), gateways.is_empty()) {
         (false, true) => {
             let pairs = labels.split_whitespace().map(|pair| {
-                let pair = pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
-                pair.ok_or_else(|| Problem::invalid("labels", "must be name=value, with blanks between"))
+                let pair =
+                    pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+                pair.ok_or_else(|| {
+                    Problem::invalid("labels", "must be name=value, with blanks between")
+                })
             });
             let labels = Some(pairs.collect::<Answer<Labels>>()?);
             let target = Some(Object(Target { labels, ..Target::default() }));
@@ -82,7 +85,8 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let visit = &submission.visit;
     let dry_run = submission.is_dry_run()?;
     let request = request(submission, dry_run)?;
-    let call = Call::post(format!("/events/{}/resend", super::pairs::encode(id.as_str())), &request);
+    let call =
+        Call::post(format!("/events/{}/resend", super::pairs::encode(id.as_str())), &request);
     let admin = visit.session.admin()?;
     let back = path(&id);
     let done = resend::resend(visit.state(), admin, Path(id), Query(()), Json(request)).await?.0;
@@ -91,7 +95,7 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
         p.up { a href=(back) { "Back to the event" } }
         h1 { (title) }
         @if dry_run { (planned(submission, &done)) } @else {
-            div.notice.good role="status" { p { "It was appended for " (number(done.deliveries.len())) " gateways." } }
+            div.notice.good role="status" { p { "It was appended for " (counted(done.deliveries.len(), "gateway", "gateways")) "." } }
         }
         (gateways(&done))
     };
@@ -109,13 +113,13 @@ fn planned(submission: &Submission, done: &Resent) -> Markup {
                 }
             }
         } @else {
-            div.notice { p { "It would be appended for " (number(count)) " gateways." } }
+            div.notice { p { "It would be appended for " (counted(count, "gateway", "gateways")) "." } }
             form.inline method="post" action=(visit.path) {
                 (hidden(TOKEN, &visit.session.id.form_token()))
                 (hidden("step", "confirmed"))
                 (hidden("labels", submission.fields.get("labels")))
                 (hidden("gateways", submission.fields.get("gateways")))
-                button.primary type="submit" { "Resend it to " (number(count)) " gateways" }
+                button.primary type="submit" { "Resend it to " (counted(count, "gateway", "gateways")) }
             }
         }
     }
@@ -127,9 +131,10 @@ fn gateways(done: &Resent) -> Markup {
         let sequence = it.sequence.map_or_else(none, |sequence| html! { (number(sequence.0)) });
         vec![link(it.gateway_id), html! { "appended" }, sequence]
     });
-    let present = done.already_in_log.iter().map(|it| {
-        vec![link(it.gateway_id), html! { "has it" }, html! { (number(it.sequence.0)) }]
-    });
+    let present = done
+        .already_in_log
+        .iter()
+        .map(|it| vec![link(it.gateway_id), html! { "has it" }, html! { (number(it.sequence.0)) }]);
     let rows: Vec<Vec<Markup>> = new.chain(present).take(200).collect();
     html! {
         @if !rows.is_empty() {

@@ -91,7 +91,8 @@ fn next(pairs: &Pairs) -> String {
 
 fn show(app: &App, parts: &Parts, next: &str, problem: Option<&Problem>) -> Response {
     let host = visit::host(parts);
-    let is_local = host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"));
+    let is_local =
+        host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"));
     let is_unsafe = !visit::is_tls(app, parts) && !is_local;
     let body = content(next, problem, is_unsafe);
     match problem {
@@ -110,7 +111,8 @@ fn show(app: &App, parts: &Parts, next: &str, problem: Option<&Problem>) -> Resp
 fn content(next: &str, problem: Option<&Problem>, is_unsafe: bool) -> Markup {
     let wrong = problem.map(|problem| match problem.status() {
         StatusCode::UNAUTHORIZED => {
-            "This access token is not valid: it is mistyped, unknown, expired or revoked.".to_owned()
+            "This access token is not valid: it is mistyped, unknown, expired or revoked."
+                .to_owned()
         }
         _ => problem.clone().into_document().detail,
     });

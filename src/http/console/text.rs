@@ -10,10 +10,19 @@ use crate::names;
 /// Characters of a text that are shown at once; the whole is one click away.
 const SHOWN: usize = 160;
 
-/// A text in a line.
+/// A name or another short text in a line.
 pub(super) fn said(text: &str) -> Markup {
+    shortened(text, SHOWN)
+}
+
+/// Sentences, which may name what others wrote.
+pub(super) fn sentences(text: &str) -> Markup {
+    shortened(text, 5 * SHOWN)
+}
+
+fn shortened(text: &str, most: usize) -> Markup {
     let inert = names::inert(text);
-    if inert.chars().count() <= SHOWN {
+    if inert.chars().count() <= most {
         return html! { bdi { (inert) } };
     }
     let start: String = inert.chars().take(SHOWN / 2).collect();
@@ -48,7 +57,8 @@ pub(super) fn lines(text: &str) -> String {
 /// JSON with indentation. The text of each value stays as it is: numbers keep their digits and
 /// objects their order.
 pub(super) fn pretty(json: &RawValue) -> String {
-    let (mut out, mut depth, mut is_string, mut is_escaped) = (String::new(), 0_usize, false, false);
+    let (mut out, mut depth, mut is_string, mut is_escaped) =
+        (String::new(), 0_usize, false, false);
     let mut characters = json.get().chars().peekable();
     let line = |out: &mut String, depth: usize| {
         out.push('\n');
@@ -150,6 +160,12 @@ pub(super) fn number(number: impl TryInto<i64>) -> String {
         grouped.push(digit);
     }
     if number < 0 { format!("−{grouped}") } else { grouped }
+}
+
+/// How many there are of something.
+pub(super) fn count(number_of: impl TryInto<i64>, one: &str, many: &str) -> String {
+    let count = number_of.try_into().unwrap_or(i64::MAX);
+    format!("{} {}", number(count), if count == 1 { one } else { many })
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
+use serde::de::DeserializeOwned;
 
 use super::super::App;
 use super::super::client_address;
+use super::super::extract::Path;
 use super::super::listener::Peer;
 use super::super::problem::{Answer, Problem};
 use super::ROOT;
@@ -62,7 +64,11 @@ impl Visit {
         match view {
             Ok(view) => layout::page(self, section, StatusCode::OK, &view),
             Err(problem) => {
-                let body = layout::problem(&problem);
+                let is_filtered = problem.code() == "invalid" && !self.query.is_empty();
+                let body = html! {
+                    (layout::problem(&problem))
+                    @if is_filtered { p { a href=(self.path) { "Show the page without filters" } } }
+                };
                 let title = layout::title_of(&problem);
                 let view = View { title, calls: Vec::new(), body };
                 layout::refused(layout::page(self, section, problem.status(), &view), &problem)
@@ -91,6 +97,23 @@ impl FromRequestParts<Arc<App>> for Visit {
         })?;
         let session = session.ok_or_else(|| no_session(parts))?;
         Ok(Self::new(app, parts, session))
+    }
+}
+
+/// The parameters of a page's path. Without such a page, the answer is one for people.
+pub(super) struct Key<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Key<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        match Path::from_request_parts(parts, app).await {
+            Ok(Path(key)) => Ok(Self(key)),
+            Err(_) => {
+                let problem = Problem::not_found("page");
+                Err(layout::alone("Not found", &layout::problem(&problem), &problem))
+            }
+        }
     }
 }
 
@@ -132,7 +155,8 @@ pub(super) fn host(parts: &Parts) -> Option<Authority> {
 pub(super) fn is_tls(app: &App, parts: &Parts) -> bool {
     let server = &app.config.server;
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.address.ip().to_canonical());
-    let is_trusted = peer.is_some_and(|peer| client_address::is_trusted(peer, &server.trusted_proxies));
+    let is_trusted =
+        peer.is_some_and(|peer| client_address::is_trusted(peer, &server.trusted_proxies));
     match forwarded_proto(&parts.headers).filter(|_| is_trusted) {
         Some(scheme) => scheme.eq_ignore_ascii_case("https"),
         None => !server.plaintext,

@@ -54,10 +54,9 @@ async fn begin(
     token: &str,
     lifetime: Duration,
 ) -> Result<()> {
-    let used =
-        query!("update access_tokens set last_used_at = $2 where id = $1", token, now as _)
-            .execute(&mut *conn)
-            .await?;
+    let used = query!("update access_tokens set last_used_at = $2 where id = $1", token, now as _)
+        .execute(&mut *conn)
+        .await?;
     if used.rows_affected() == 0 {
         return Err(StoreError::NotFound("access token"));
     }

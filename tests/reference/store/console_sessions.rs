@@ -62,7 +62,8 @@ impl Tables {
         token: &str,
         lifetime: Duration,
     ) -> Result<()> {
-        let found = self.access_tokens.get_mut(token).ok_or(StoreError::NotFound("access token"))?;
+        let found =
+            self.access_tokens.get_mut(token).ok_or(StoreError::NotFound("access token"))?;
         found.info.last_used_at = Some(now);
         let own = self.console_sessions.iter().filter(|(_, row)| row.token == token);
         let mut own: Vec<_> = own.map(|(digest, row)| (row.created_at, *digest)).collect();

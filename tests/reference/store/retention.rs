@@ -85,7 +85,8 @@ impl Tables {
             }
             TrimStep::Rejected => self.trim_rejected(now.minus(limits.hard_max_age), batch),
             TrimStep::ConsoleSessions => {
-                let rows = self.console_sessions.iter().map(|(digest, row)| (row.expires_at, *digest));
+                let rows =
+                    self.console_sessions.iter().map(|(digest, row)| (row.expires_at, *digest));
                 let gone = oldest(rows.filter(|(at, _)| *at <= now), batch);
                 gone.iter().filter(|digest| self.console_sessions.remove(*digest).is_some()).count()
             }

@@ -31,7 +31,10 @@ async fn a_gateway_is_paused_and_resumed(backend: Backend) {
     assert!(page.says("upgrade of its host") && page.says("Resume delivery"), "{page:?}");
     let change = last_change(&service).await;
     let own = service.token.split('_').nth(1).expect("a public id");
-    assert_eq!((&change["action"], &change["principal"]["id"]), (&"gateway.paused".into(), &own.into()));
+    assert_eq!(
+        (&change["action"], &change["principal"]["id"]),
+        (&"gateway.paused".into(), &own.into())
+    );
     assert_eq!(visitor.submit(&format!("{path}/resume"), &[]).await.status, 303);
     assert!(visitor.get(&path).await.says("Pause delivery"));
     assert_eq!(last_change(&service).await["action"], "gateway.resumed");
@@ -49,18 +52,22 @@ async fn failures_are_redriven_after_a_dry_run(backend: Backend) {
 
     let list = visitor.get("/console/failures").await;
     assert!(list.says("Redrive what matches") && list.says("skipped"), "{list:?}");
-    let filter = [("step", "dry-run"), ("from", "2020-01-01T00:00:00Z"), ("gatewayId", id.as_str())];
+    let filter =
+        [("step", "dry-run"), ("from", "2020-01-01T00:00:00Z"), ("gatewayId", id.as_str())];
     let planned = visitor.submit("/console/failures/redrive", &filter).await;
-    assert!(planned.status == 200 && planned.says("1 deliveries would be appended again"), "{planned:?}");
+    assert!(
+        planned.status == 200 && planned.says("1 delivery would be appended again"),
+        "{planned:?}"
+    );
     let head = |gateway: Value| gateway["head"].as_i64();
     let path = format!("/gateways/{id}");
     assert_eq!(head(service.api().get(&path).await.expect("an answer")), Some(1), "a dry run");
     let confirmed = [("step", "confirmed"), filter[1], filter[2]];
     let done = visitor.submit("/console/failures/redrive", &confirmed).await;
-    assert!(done.status == 200 && done.says("1 deliveries were appended again"), "{done:?}");
+    assert!(done.status == 200 && done.says("1 delivery appended again"), "{done:?}");
     assert_eq!(head(service.api().get(&path).await.expect("an answer")), Some(2));
     let again = visitor.submit("/console/failures/redrive", &confirmed).await;
-    assert!(again.says("0 deliveries were appended again"), "{again:?}");
+    assert!(again.says("0 deliveries appended again"), "{again:?}");
 }
 
 async fn a_key_is_rotated_step_by_step(backend: Backend) {
@@ -100,18 +107,21 @@ async fn a_log_is_replayed_and_an_event_resent_after_a_dry_run(backend: Backend)
     let visitor = Visitor::signed_in(&service, &service.token).await;
     let replay = format!("/console/gateways/{one}/replay");
     let planned = visitor.submit(&replay, &[("step", "dry-run"), ("from", "1"), ("to", "")]).await;
-    assert!(planned.status == 200 && planned.says("1 events would be appended again"), "{planned:?}");
+    assert!(
+        planned.status == 200 && planned.says("1 event would be appended again"),
+        "{planned:?}"
+    );
     assert_eq!(service.api().get(&path).await.expect("an answer")["head"], 1, "a dry run");
     let done = visitor.submit(&replay, &[("step", "confirmed"), ("from", "1"), ("to", "1")]).await;
-    assert!(done.status == 200 && done.says("were appended again"), "{done:?}");
+    assert!(done.status == 200 && done.says("appended again"), "{done:?}");
     service.eventually(&path, |gateway| gateway["confirmed"] == 2).await;
 
     let resend = format!("/console/events/{event}/resend");
     let to = ("gateways", other.as_str());
     let planned = visitor.submit(&resend, &[("step", "dry-run"), to]).await;
-    assert!(planned.status == 200 && planned.says("Resend it to 1 gateways"), "{planned:?}");
+    assert!(planned.status == 200 && planned.says("Resend it to 1 gateway"), "{planned:?}");
     let done = visitor.submit(&resend, &[("step", "confirmed"), to]).await;
-    assert!(done.status == 200 && done.says("It was appended for 1 gateways"), "{done:?}");
+    assert!(done.status == 200 && done.says("It was appended for 1 gateway"), "{done:?}");
     let again = visitor.submit(&resend, &[("step", "dry-run"), to]).await;
     assert!(again.says("have it in their log"), "{again:?}");
     let unclear = visitor.submit(&resend, &[("step", "dry-run")]).await;
@@ -123,9 +133,8 @@ async fn a_log_is_replayed_and_an_event_resent_after_a_dry_run(backend: Backend)
 async fn a_rejected_row_is_put_back(backend: Backend) {
     let service = backend.start().await;
     let (id, _) = service.gateway("one").await;
-    let row = format!(
-        "insert into inbox (type, payload, gateway_id) values ('no.such', '{{}}', '{id}')"
-    );
+    let row =
+        format!("insert into inbox (type, payload, gateway_id) values ('no.such', '{{}}', '{id}')");
     backend.change(&service, &row).await;
     let rows = service.eventually("/inbox/rejected", |rows| rows["count"] == 1).await;
     let number = rows["list"][0]["id"].as_i64().expect("an id");

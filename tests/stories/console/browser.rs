@@ -44,10 +44,24 @@ impl Stage {
         let rows = self.service.api().get("/inbox/rejected").await.expect("an answer");
         let (away, event, row) = (&self.away, &self.event, &rows["list"][0]["id"]);
         let pages = [
-            "", "/gateways", "/gateways?state=ok", "/gateways/{away}", "/gateways/{away}/log",
-            "/events", "/events/{event}", "/failures", "/failures?status=pending", "/inbox",
-            "/inbox/{row}", "/event-types", "/event-types/api.deployed", "/nodes", "/jobs", "/audit",
-            "/access-tokens", "/nowhere",
+            "",
+            "/gateways",
+            "/gateways?state=ok",
+            "/gateways/{away}",
+            "/gateways/{away}/log",
+            "/events",
+            "/events/{event}",
+            "/failures",
+            "/failures?status=pending",
+            "/inbox",
+            "/inbox/{row}",
+            "/event-types",
+            "/event-types/api.deployed",
+            "/nodes",
+            "/jobs",
+            "/audit",
+            "/access-tokens",
+            "/nowhere",
         ];
         let filled = pages.map(|page| {
             let page = page.replace("{away}", away).replace("{event}", event);
@@ -76,7 +90,9 @@ async fn every_page_fits_and_is_accessible_at_both_widths_and_in_both_themes() {
         for look in Look::ALL {
             browser.look(look).await;
             if path.ends_with("#open") {
-                browser.run("for (const it of document.querySelectorAll('details')) it.open = true").await;
+                browser
+                    .run("for (const it of document.querySelectorAll('details')) it.open = true")
+                    .await;
             }
             problems.extend(browser.problems(path, look).await);
         }
@@ -99,7 +115,11 @@ async fn an_operator_signs_in_and_finds_a_gateway_by_keyboard_alone() {
     browser.until("return location.hash === '#main' && document.activeElement.id === 'main'").await;
     browser.go("/console").await;
     browser.tab_to("nav a[href='/console/gateways']").await;
-    assert!(browser.holds("return getComputedStyle(document.activeElement).outlineStyle !== 'none'").await);
+    assert!(
+        browser
+            .holds("return getComputedStyle(document.activeElement).outlineStyle !== 'none'")
+            .await
+    );
     browser.keys("\u{e007}").await;
     browser.until("return location.pathname === '/console/gateways'").await;
     browser.tab_to("#filter-q").await;
@@ -168,7 +188,9 @@ async fn a_deployment_is_watched_from_publish_to_applied_at_three_gateways() {
     browser.go(&format!("/console/events/{}", event["id"].as_str().expect("an id"))).await;
     browser.run("window.wasNeverReloaded = true").await;
     let states = |word: &str| {
-        format!("return [...document.querySelectorAll('#live tbody .state')].filter(it => it.textContent === '{word}').length")
+        format!(
+            "return [...document.querySelectorAll('#live tbody .state')].filter(it => it.textContent === '{word}').length"
+        )
     };
     browser.until(&format!("{} === 3", states("pending"))).await;
     let mut applying = Vec::new();
@@ -176,10 +198,16 @@ async fn a_deployment_is_watched_from_publish_to_applied_at_three_gateways() {
         socket.expect(1..=1).await;
         socket.send(tokio_tungstenite::tungstenite::Message::text(applied("d-1"))).await;
         applying.push(socket.serve());
-        let applied = format!("{} === {}", states("applied").replace("#live tbody", "section[aria-labelledby=rollout] tbody"), nth + 1);
+        let applied = format!(
+            "{} === {}",
+            states("applied").replace("#live tbody", "section[aria-labelledby=rollout] tbody"),
+            nth + 1
+        );
         browser.until(&applied).await;
     }
-    browser.until("return document.querySelector('.verdict .state').textContent === 'delivered'").await;
+    browser
+        .until("return document.querySelector('.verdict .state').textContent === 'delivered'")
+        .await;
     assert!(browser.holds("return window.wasNeverReloaded === true").await);
     browser.close().await;
     drop(service);
@@ -206,7 +234,11 @@ async fn a_page_does_not_move_under_the_pointer() {
     browser.go("/console/gateways").await;
     browser.point_at("#live tbody").await;
     service.gateway("aachen").await;
-    browser.until("return document.getElementById('updates').textContent.includes('Updates are waiting')").await;
+    browser
+        .until(
+            "return document.getElementById('updates').textContent.includes('Updates are waiting')",
+        )
+        .await;
     let names = "return [...document.querySelectorAll('#live tbody th a')].map(it => it.textContent).join()";
     assert!(browser.holds(&format!("{names} === 'berlin'")).await, "the rows have not moved");
     browser.click("#updates button").await;
@@ -232,6 +264,10 @@ async fn a_page_that_is_open_leads_to_the_sign_in_page_when_the_token_is_revoked
     let id = guest["id"].as_str().expect("an id");
     service.api().delete(&format!("/access-tokens/{id}")).await.expect("revoked");
     browser.until("return location.pathname === '/console/sign-in'").await;
-    assert!(browser.holds("return document.querySelector('[name=next]').value === '/console/nodes'").await);
+    assert!(
+        browser
+            .holds("return document.querySelector('[name=next]').value === '/console/nodes'")
+            .await
+    );
     browser.close().await;
 }

@@ -25,7 +25,8 @@ const PAGES: [(&str, &str); 13] = [
 async fn staged() -> (Service, Visitor, String, String) {
     let service = Service::start().await;
     let (gateway, _) = service.gateway("one").await;
-    let event = service.api().post("/events", &deployed(&[&gateway], "d-1")).await.expect("accepted");
+    let event =
+        service.api().post("/events", &deployed(&[&gateway], "d-1")).await.expect("accepted");
     let event = event["id"].as_str().expect("an id").to_owned();
     service.eventually("/deliveries", |list| list["count"] == 1).await;
     let visitor = Visitor::signed_in(&service, &service.token).await;
@@ -43,21 +44,24 @@ async fn every_page_allows_nothing_inline_and_is_not_stored() {
         ("/console/audit".to_owned(), "Changes, newest first", 200),
         ("/console/nowhere".to_owned(), "Not found", 404),
         ("/console/events/unknown".to_owned(), "Not found", 404),
-        ("/console/gateways/no-uuid".to_owned(), "", 400),
+        ("/console/gateways/no-uuid".to_owned(), "Not found", 404),
         ("/console/events?from=yesterday".to_owned(), "is not an RFC 3339 time", 422),
     ];
     for (path, says, status) in pages.into_iter().chain(others) {
         let page = visitor.get(&path).await;
         assert_eq!(page.status, status, "{path}: {page:?}");
         assert!(page.says(says), "{path} does not say {says}: {}", page.body);
-        if says.is_empty() {
-            continue;
-        }
-        assert_eq!(page.header("content-security-policy"), "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'", "{path}");
+        assert_eq!(
+            page.header("content-security-policy"),
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+            "{path}"
+        );
         assert_eq!(page.header("x-content-type-options"), "nosniff");
         assert_eq!(page.header("referrer-policy"), "no-referrer");
         assert_eq!(page.header("cache-control"), "no-store");
-        for inline in [" style=", "<style", "javascript:", " onclick", " onload", "<script>", "http://"] {
+        for inline in
+            [" style=", "<style", "javascript:", " onclick", " onload", "<script>", "http://"]
+        {
             let found = page.body.replace("http://www.w3.org", "").contains(inline);
             assert!(!found, "{path} contains {inline}");
         }
@@ -116,7 +120,8 @@ async fn what_others_wrote_is_text() {
     service.api().post("/events", &event).await.expect("accepted");
     let visitor = Visitor::signed_in(&service, &service.token).await;
     let reason = format!("{hostile}\u{202e}\u{7}");
-    let paused = visitor.submit(&format!("/console/gateways/{id}/pause"), &[("reason", &reason)]).await;
+    let paused =
+        visitor.submit(&format!("/console/gateways/{id}/pause"), &[("reason", &reason)]).await;
     assert_eq!(paused.status, 303, "{paused:?}");
     for path in [
         "/console".to_owned(),
@@ -137,7 +142,10 @@ async fn what_others_wrote_is_text() {
         for markup in ["<script>alert", "<img src=x", "<b>label", "<i>&", "<u>"] {
             assert!(!page.says(markup), "{path} contains {markup}");
         }
-        assert!(!page.says("\u{202e}") && !page.says("\u{7}"), "{path} contains a control character");
+        assert!(
+            !page.says("\u{202e}") && !page.says("\u{7}"),
+            "{path} contains a control character"
+        );
     }
     let page = visitor.get("/console/gateways").await;
     assert!(page.says("&lt;script&gt;alert(1)&lt;/script&gt;"), "{page:?}");
@@ -163,8 +171,13 @@ async fn lists_have_filters_and_pages_in_their_address() {
     }
     assert_eq!(counts, [50, 50, 20]);
     for (query, count) in [
-        ("label=region%3Deu", 12), ("q=gateway+11", 10), ("q=EU", 12), ("state=away", 50),
-        ("state=ok", 0), ("label=region%3Deu&q=gateway+00", 1), ("label=none", 0),
+        ("label=region%3Deu", 12),
+        ("q=gateway+11", 10),
+        ("q=EU", 12),
+        ("state=away", 50),
+        ("state=ok", 0),
+        ("label=region%3Deu&q=gateway+00", 1),
+        ("label=none", 0),
     ] {
         let page = visitor.get(&format!("/console/gateways?{query}")).await;
         assert_eq!(rows(&page.body), count, "{query}");

@@ -109,7 +109,8 @@ impl Visitor {
     /// Submits a form as a browser does.
     pub(crate) async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Page {
         let token = self.form_token();
-        let fields: Vec<_> = [("form_token", token.as_str())].into_iter().chain(fields.iter().copied()).collect();
+        let fields: Vec<_> =
+            [("form_token", token.as_str())].into_iter().chain(fields.iter().copied()).collect();
         Page::of(from_here(self.request(Method::POST, path)).body(encoded(&fields))).await
     }
 }

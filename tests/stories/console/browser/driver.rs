@@ -60,7 +60,13 @@ impl Browser {
     async fn start_with(service: &Service, preferences: &Value) -> Self {
         let (driver, port) = chromedriver().await;
         let profile = tempfile::tempdir().expect("a temporary directory");
-        let client = Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
+        let config = service.trust().client_config().expect("a TLS client");
+        let client = Client::builder()
+            .tls_backend_preconfigured(config.as_ref().clone())
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client");
         let arguments = [
             "--headless=new".to_owned(),
             "--no-sandbox".to_owned(),
@@ -71,6 +77,7 @@ impl Browser {
         let options = json!({"args": arguments, "prefs": preferences});
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "acceptInsecureCerts": true, "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"}, "timeouts": {"script": 60_000},
         }}});
         let root = format!("http://127.0.0.1:{port}/session");
         let answer = send(client.post(&root).json(&wanted)).await;
@@ -108,7 +115,8 @@ impl Browser {
     }
 
     pub(crate) async fn look(&self, look: Look) {
-        let size = json!({"width": look.width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
+        let size =
+            json!({"width": look.width, "height": 900, "deviceScaleFactor": 1, "mobile": false});
         self.devtools("Emulation.setDeviceMetricsOverride", size).await;
         let theme = json!({"features": [{"name": "prefers-color-scheme", "value": look.theme}]});
         self.devtools("Emulation.setEmulatedMedia", theme).await;
@@ -238,15 +246,23 @@ impl Browser {
         let found = found.as_array().unwrap_or_else(|| panic!("no result: {found:#}"));
         let found = found.iter().filter_map(Value::as_str);
         problems.extend(found.map(|it| format!("{path} {look:?}: {it}")));
+        let log = self.post("/se/log", &json!({"type": "browser"})).await;
+        let lines =
+            log.as_array().into_iter().flatten().filter_map(|line| line["message"].as_str());
+        let refused = lines.filter(|line| line.contains("Content Security Policy"));
+        problems.extend(refused.map(|line| format!("{path} {look:?}: {line}")));
         self.save_screenshot(path, look).await;
         problems
     }
 
     /// Saves a picture for people to look at, in the folder that `CONSOLE_SCREENSHOTS` names.
     async fn save_screenshot(&self, path: &str, look: Look) {
-        let Some(folder) = std::env::var_os("CONSOLE_SCREENSHOTS").map(PathBuf::from) else { return };
+        let Some(folder) = std::env::var_os("CONSOLE_SCREENSHOTS").map(PathBuf::from) else {
+            return;
+        };
         let height = self.run("return document.documentElement.scrollHeight").await;
-        let size = json!({"width": look.width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        let size =
+            json!({"width": look.width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.devtools("Emulation.setDeviceMetricsOverride", size).await;
         let picture = self.command(Method::GET, "/screenshot", &Value::Null).await;
         let picture = picture.as_str().expect("base64").as_bytes();
@@ -274,7 +290,9 @@ async fn chromedriver() -> (Child, u16) {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .expect("chromedriver: tests/run installs the Debian packages chromium and chromium-driver");
+        .expect(
+            "chromedriver: tests/run installs the Debian packages chromium and chromium-driver",
+        );
     let mut lines = BufReader::new(driver.stdout.take().expect("its output")).lines();
     let started = tokio::time::timeout(PATIENCE, async {
         while let Some(line) = lines.next_line().await.expect("readable") {
