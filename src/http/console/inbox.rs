@@ -109,7 +109,7 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
                     }
                 }
             }
-            p { "Correct it with " code { "gateway-events inbox edit " (id) } "." }
+            p { "If its content is wrong, correct it with " code { "gateway-events inbox edit " (id) } "." }
         }
         section aria-labelledby="payload" {
             h2 #payload { "Payload" }

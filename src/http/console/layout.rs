@@ -118,12 +118,21 @@ pub(super) fn page(visit: &Visit, section: Section, status: StatusCode, view: &V
 fn banner(session: &Session, token: &str) -> Markup {
     html! {
         header.banner {
-            a.brand href=(ROOT) { img src=(ASSETS.icon.path) alt="" width="24" height="24"; "gateway-events" }
+            (brand())
             form.who method="post" action="/console/sign-out" {
                 (hidden("form_token", token))
                 span.token title=(format!("Scopes: {}", session.scopes())) { (said(&session.name)) }
                 button type="submit" { "Sign out" }
             }
+        }
+    }
+}
+
+fn brand() -> Markup {
+    html! {
+        a.brand href=(ROOT) {
+            img src=(ASSETS.icon.path) alt="" width="24" height="24";
+            "gateway-events"
         }
     }
 }
@@ -177,7 +186,12 @@ pub(super) fn passing(title: &str, next: &str, content: &Markup) -> Response {
 }
 
 fn bare(title: &str, next: Option<&str>, content: &Markup) -> Markup {
-    let body = html! { body.bare { main #main { (content) } } };
+    let body = html! {
+        body.bare {
+            header.banner { (brand()) }
+            main #main { (content) }
+        }
+    };
     document(title, next, &body)
 }
 
