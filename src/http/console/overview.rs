@@ -129,17 +129,21 @@ fn parts(visit: &Visit, overview: &Overview) -> Markup {
     }
 }
 
-/// Whether someone should do something about it.
-const fn needs_attention(gateway: &Gateway) -> bool {
-    matches!(
-        gateway.verdict.state,
-        VerdictState::Failing | VerdictState::Away | VerdictState::Behind | VerdictState::Paused
-    )
+/// How urgently someone should do something about a gateway, the most urgent first. `None` if nothing
+/// is to be done.
+const fn urgency(gateway: &Gateway) -> Option<u8> {
+    match gateway.verdict.state {
+        VerdictState::Failing => Some(0),
+        VerdictState::Away => Some(1),
+        VerdictState::Behind => Some(2),
+        VerdictState::Paused => Some(3),
+        VerdictState::Deleted | VerdictState::Disabled | VerdictState::Ok => None,
+    }
 }
 
 fn headline(overview: &Overview) -> Markup {
     let all = overview.gateways.iter().filter(|gateway| !gateway.disabled).count();
-    let wrong = overview.gateways.iter().filter(|gateway| needs_attention(gateway)).count();
+    let wrong = overview.gateways.iter().filter_map(urgency).count();
     let (dead, lost) = (overview.totals.dead_letters, lost(overview));
     html! {
         @if all == 0 {
@@ -206,15 +210,13 @@ fn attention(visit: &Visit, overview: &Overview) -> Markup {
         VerdictState::Ok,
     ]
     .map(|of| (of, overview.gateways.iter().filter(|it| it.verdict.state == of).count()));
-    let mut wrong: Vec<&Gateway> =
-        overview.gateways.iter().filter(|it| needs_attention(it)).collect();
-    wrong.sort_by_key(|gateway| {
-        (gateway.verdict.state as u8, std::cmp::Reverse(gateway.lag.events))
-    });
+    let mut wrong: Vec<(u8, &Gateway)> =
+        overview.gateways.iter().filter_map(|gateway| Some((urgency(gateway)?, gateway))).collect();
+    wrong.sort_by_key(|(urgency, gateway)| (*urgency, std::cmp::Reverse(gateway.lag.events)));
     let rows: Vec<Vec<Markup>> = wrong
         .iter()
         .take(ROWS)
-        .map(|gateway| {
+        .map(|(_, gateway)| {
             let reason = gateway.verdict.reason.as_deref().unwrap_or_default();
             vec![
                 gateway_link(gateway.id, &gateway.name),
