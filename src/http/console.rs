@@ -45,6 +45,7 @@ mod replay;
 mod resend;
 mod session;
 mod sign_in;
+mod states;
 mod text;
 mod visit;
 

@@ -7,15 +7,13 @@ use super::super::extract::Path;
 use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{diagnosis, events, rollouts};
-use super::components::{
-    Tone, empty, event_path, event_state, facts, gateway_link, live, numeric, outcome,
-    rollout_state, state, table, text,
-};
+use super::components::{empty, event_path, facts, gateway_link, live, numeric, table, text};
 use super::events::target;
 use super::gateway::{more, next_steps};
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
 use super::resend;
+use super::states::{Tone, event_state, outcome, rollout_state, state};
 use super::text::{lines, none, number, pretty, said, sentences, short, when, when_any};
 use super::visit::{Key, View, Visit};
 use crate::api::{

@@ -8,12 +8,13 @@ use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::chart;
 use super::components::{
-    Filters, delivery_state, empty, event_link, gateway_link, live, numeric, paging, table, text,
+    Filters, empty, event_link, gateway_link, live, numeric, paging, table, text,
 };
 use super::events::{WINDOWS, in_window};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::redrive;
+use super::states::delivery_state;
 use super::text::{none, number, when_any};
 use super::visit::{View, Visit};
 use crate::api::{

@@ -7,11 +7,10 @@ use super::super::extract::Path;
 use super::super::log;
 use super::super::problem::Answer;
 use super::super::query::Query;
-use super::components::{
-    Tone, delivery_state, empty, event_link, live, numeric, state, table, text,
-};
+use super::components::{empty, event_link, live, numeric, table, text};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
+use super::states::{Tone, delivery_state, state};
 use super::text::{number, short, when};
 use super::visit::{Key, View, Visit};
 use crate::api::{LogPage, LogQuery};

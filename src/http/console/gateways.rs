@@ -6,11 +6,10 @@ use maud::{Markup, html};
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::super::{cursor, gateways};
-use super::components::{
-    Filters, empty, gateway_link, labels, live, numeric, paging, table, text, verdict,
-};
+use super::components::{Filters, empty, gateway_link, labels, live, numeric, paging, table, text};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
+use super::states::verdict;
 use super::text::{none, number, said, span, when};
 use super::visit::{View, Visit};
 use crate::api::{Gateway, GatewaysQuery, PageQuery};

@@ -7,17 +7,18 @@ use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{audit, browse, deliveries, gateways, nodes, stats};
 use super::chart;
-use super::components::{
-    Tone, event_link, gateway_link, live, node_status, numeric, state, table, text, verdict,
-};
+use super::components::{gateway_link, live, table, text};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
-use super::text::{count, number, said, span, when};
+use super::states::verdict;
+use super::text::{count, number, said, when};
 use super::visit::{View, Visit};
 use crate::api::{
     AuditQuery, AuditRecord, DeliveryStats, EventFilter, EventSummary, Gateway, GatewaysQuery,
     Node, NodeStatus, NodesQuery, PageQuery, Summary, SummaryQuery, VerdictState, Window,
 };
+
+mod lists;
 
 /// Gateways that are counted, at most.
 const COUNTED: usize = 5000;
@@ -111,7 +112,7 @@ fn parts(visit: &Visit, overview: &Overview) -> Markup {
         (tiles(overview))
         div.columns {
             section aria-labelledby="attention" { (attention(visit, overview)) }
-            section aria-labelledby="behind" { (behind(overview)) }
+            section aria-labelledby="behind" { (lists::behind(overview)) }
         }
         section aria-labelledby="failures" {
             h2 #failures { "Failed attempts in the last 24 hours" }
@@ -119,11 +120,11 @@ fn parts(visit: &Visit, overview: &Overview) -> Markup {
             p.more { a href="/console/failures" { "All failures" } }
         }
         div.columns {
-            section aria-labelledby="events" { (events(visit, overview)) }
+            section aria-labelledby="events" { (lists::events(visit, overview)) }
             @if visit.session.is_admin() {
-                section aria-labelledby="changes" { (changes(visit, overview)) }
+                section aria-labelledby="changes" { (lists::changes(visit, overview)) }
             } @else {
-                section aria-labelledby="nodes" { (nodes_part(visit, overview)) }
+                section aria-labelledby="nodes" { (lists::nodes(visit, overview)) }
             }
         }
     }
@@ -236,98 +237,5 @@ fn attention(visit: &Visit, overview: &Overview) -> Markup {
         @if !rows.is_empty() {
             (table("Gateways that need attention", &[text("Gateway"), text("State"), text("Reason"), text("Since")], &rows))
         }
-    }
-}
-
-fn behind(overview: &Overview) -> Markup {
-    let mut behind: Vec<&Gateway> =
-        overview.gateways.iter().filter(|it| it.lag.events > 0).collect();
-    behind.sort_by_key(|gateway| std::cmp::Reverse(gateway.lag.events));
-    let rows: Vec<Vec<Markup>> = behind
-        .iter()
-        .take(ROWS)
-        .map(|gateway| {
-            vec![
-                gateway_link(gateway.id, &gateway.name),
-                html! { (number(gateway.lag.events)) },
-                html! { (span(gateway.lag.seconds)) },
-            ]
-        })
-        .collect();
-    html! {
-        h2 #behind { "Furthest behind" }
-        @if rows.is_empty() {
-            p.hint { "No gateway has a pending delivery." }
-        } @else {
-            (table("The five furthest behind", &[text("Gateway"), numeric("Pending"), numeric("Oldest")], &rows))
-        }
-    }
-}
-
-fn events(visit: &Visit, overview: &Overview) -> Markup {
-    let rows: Vec<Vec<Markup>> = overview
-        .events
-        .iter()
-        .map(|event| {
-            vec![
-                event_link(event.id.as_str()),
-                html! { code { (event.event_type.as_str()) } },
-                html! { (number(event.gateway_count)) },
-                when(event.appended_at, visit.now),
-            ]
-        })
-        .collect();
-    html! {
-        h2 #events { "Last events" }
-        @if rows.is_empty() {
-            p.hint { "No event was published in the last 24 hours." }
-        } @else {
-            (table("Last events", &[text("Event"), text("Type"), numeric("Gateways"), text("Published")], &rows))
-            p.more { a href="/console/events" { "All events" } }
-        }
-    }
-}
-
-fn changes(visit: &Visit, overview: &Overview) -> Markup {
-    let rows: Vec<Vec<Markup>> = overview
-        .changes
-        .iter()
-        .map(|record| {
-            vec![
-                html! { code { (record.action) } },
-                html! { (said(&record.object.name)) },
-                html! { (said(&record.principal.name)) },
-                when(record.recorded_at, visit.now),
-            ]
-        })
-        .collect();
-    html! {
-        h2 #changes { "Last changes" }
-        @if rows.is_empty() {
-            p.hint { "Nothing was changed in the last 24 hours." }
-        } @else {
-            (table("Last changes", &[text("Change"), text("Of"), text("By"), text("When")], &rows))
-            p.more { a href="/console/audit" { "All changes" } }
-        }
-    }
-}
-
-fn nodes_part(visit: &Visit, overview: &Overview) -> Markup {
-    let rows: Vec<Vec<Markup>> = overview
-        .nodes
-        .iter()
-        .take(ROWS)
-        .map(|node| {
-            vec![
-                html! { (said(node.host.as_deref().unwrap_or("unknown"))) },
-                node_status(node.status),
-                when(node.last_heartbeat, visit.now),
-            ]
-        })
-        .collect();
-    html! {
-        h2 #nodes { "Nodes" }
-        @if rows.is_empty() { (state("none", Tone::Quiet)) }
-        (table("Nodes", &[text("Host"), text("State"), text("Last heartbeat")], &rows))
     }
 }
