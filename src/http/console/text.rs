@@ -77,7 +77,7 @@ pub(super) fn pretty(json: &RawValue) -> String {
                 out.push(c);
             }
             '{' | '[' => {
-                while characters.next_if(|next| next.is_ascii_whitespace()).is_some() {}
+                while characters.next_if(char::is_ascii_whitespace).is_some() {}
                 out.push(c);
                 if let Some(end) = characters.next_if(|next| matches!(next, '}' | ']')) {
                     out.push(end);
