@@ -40,6 +40,7 @@ mod bulk_jobs;
 mod client_address;
 mod connect;
 mod connections;
+mod console;
 mod content_mode;
 mod cursor;
 mod deliveries;
@@ -168,6 +169,7 @@ pub fn router(app: Arc<App>) -> Router {
     let (routes, _) = documented_routes(request_timeout).split_for_parts();
     let routes = routes
         .merge(grpc::routes(&app))
+        .merge(console::routes(request_timeout))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
     observability::observed(routes, &app).with_state(app)

@@ -17,6 +17,7 @@ mod browse;
 mod bulk;
 mod conflict;
 mod connections;
+mod console_sessions;
 mod credentials;
 pub mod deployments;
 pub mod diagnosis;
@@ -71,6 +72,7 @@ pub use browse::*;
 pub use bulk::*;
 pub use conflict::*;
 pub use connections::*;
+pub use console_sessions::*;
 pub use credentials::*;
 pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use diagnosis::{
@@ -168,6 +170,7 @@ pub trait Store:
     Health
     + Actions
     + Audit
+    + ConsoleSessions
     + Credentials
     + Gateways
     + EventTypes
@@ -188,6 +191,7 @@ impl<S> Store for S where
     S: Health
         + Actions
         + Audit
+        + ConsoleSessions
         + Credentials
         + Gateways
         + EventTypes

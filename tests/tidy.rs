@@ -190,6 +190,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("axum", &["http/", "transport/websocket/"]),
     ("utoipa", &["api/", "http/", "ingest/body.rs", "transport/frames/", "transport/report.rs"]),
     ("utoipa_axum", &["http/"]),
+    ("maud", &["http/console/"]),
     ("hyper", &["agent/metrics.rs", "client/reliable/grpc.rs", "http/", BENCH]),
     ("hyper_util", &["agent/metrics.rs", "client/reliable/grpc.rs", "http/", BENCH]),
     ("http_body_util", &[BENCH]),

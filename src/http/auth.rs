@@ -119,13 +119,7 @@ async fn principal(
     };
     let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
     let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
-    if let Some(peer) = parts.extensions.get::<Peer>() {
-        if peer.slot.is_reserve() && !credential.scopes.contains(&Scope::Admin) {
-            return Err(Problem::http_connection_limit());
-        }
-        peer.slot.authenticated();
-        peer.keep();
-    }
+    admit(&parts.extensions, &credential)?;
     if credential.scopes.contains(&needed) {
         return Ok((presented, credential));
     }
@@ -133,18 +127,65 @@ async fn principal(
     Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))
 }
 
-/// The stored credential of a valid token, from the [cache](super::ttl_cache) if it was read within
-/// the last second.
+/// Marks the connection of a request as that of a principal. Connections of the reserve are for
+/// admins.
+pub(super) fn admit(extensions: &Extensions, credential: &AccessCredential) -> Result<(), Problem> {
+    let Some(peer) = extensions.get::<Peer>() else { return Ok(()) };
+    if peer.slot.is_reserve() && !credential.scopes.contains(&Scope::Admin) {
+        return Err(Problem::http_connection_limit());
+    }
+    peer.slot.authenticated();
+    peer.keep();
+    Ok(())
+}
+
+/// The stored credential of a valid token.
 async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
-    let is_good = |credential: &AccessCredential| access_is_good(credential, presented);
-    if let Some(known) = app.access.get(presented.id()) {
+    credential(app, presented.id(), |found| access_is_good(found, presented)).await
+}
+
+/// The credential of a token that is typed in, for a session of the console. A refusal is logged as
+/// that of a request is.
+pub(super) async fn typed_in(
+    app: &App,
+    text: &str,
+    address: Option<IpAddr>,
+) -> Result<Option<(String, AccessCredential)>, Problem> {
+    let presented = Presented::parse(Kind::Access, text.trim()).ok();
+    let found = match &presented {
+        Some(presented) => access(app, presented).await?,
+        None => None,
+    };
+    let id = presented.as_ref().map(Presented::id);
+    if found.is_none() {
+        app.failures.credential(address, Kind::Access, id, None);
+    }
+    Ok(id.map(str::to_owned).zip(found))
+}
+
+/// The credential of the token that opened a session, if the token is still valid.
+pub(super) async fn of_session(
+    app: &App,
+    token: &str,
+) -> Result<Option<AccessCredential>, Problem> {
+    credential(app, token, |found| !found.revoked && !has_passed(found.expires_at)).await
+}
+
+/// The stored credential of a token if it is good, from the [cache](super::ttl_cache) if it was read
+/// within the last second.
+async fn credential(
+    app: &App,
+    id: &str,
+    is_good: impl Fn(&AccessCredential) -> bool,
+) -> Result<Option<AccessCredential>, Problem> {
+    if let Some(known) = app.access.get(id) {
         return Ok(Some(known).filter(is_good));
     }
     let load = app.access.begin_load();
-    let found = app.store.access_credential(presented.id()).await?.filter(is_good);
+    let found = app.store.access_credential(id).await?.filter(is_good);
     if let Some(credential) = &found {
-        app.store.note_use(TokenKind::Access, presented.id(), credential.last_used_at);
-        app.access.insert(load, presented.id().to_owned(), credential.clone());
+        app.store.note_use(TokenKind::Access, id, credential.last_used_at);
+        app.access.insert(load, id.to_owned(), credential.clone());
     }
     Ok(found)
 }

@@ -10,7 +10,7 @@ use crate::config::Network;
 /// `X-Forwarded-For` that is not a trusted proxy. Hops to the left of it are ignored, because the
 /// client may have invented them.
 pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let is_trusted = |address: IpAddr| is_trusted(address, trusted);
     let mut client = peer.to_canonical();
     if !is_trusted(client) {
         return client;
@@ -29,6 +29,11 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
         }
     }
     client
+}
+
+/// Whether an address is that of a trusted proxy.
+pub(super) fn is_trusted(address: IpAddr, trusted: &[Network]) -> bool {
+    trusted.iter().any(|network| network.contains(address))
 }
 
 /// A hop's address, with or without a port; IPv6 with or without brackets.

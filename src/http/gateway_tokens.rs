@@ -19,7 +19,7 @@ use super::query::Query;
 use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
-use crate::store::{NewToken, TokenInfo};
+use crate::store::{Actor, NewToken, TokenInfo};
 use crate::token::{self, Issued, Kind};
 
 /// Ten years.
@@ -47,10 +47,21 @@ pub(super) async fn create(
     _: Query<()>,
     extract::Json(new): extract::Json<NewGatewayToken>,
 ) -> Answer<impl IntoResponse> {
+    let (issued, info) = new_key(&app, &actor, id, new).await?;
+    Ok(with_secret(&issued, info))
+}
+
+/// Creates a key, whose text is in the first part of the result only.
+pub(super) async fn new_key(
+    app: &App,
+    actor: &Actor,
+    id: GatewayId,
+    new: NewGatewayToken,
+) -> Answer<(Issued, GatewayToken)> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_gateway_token(&actor, id, token).await?;
-    Ok(with_secret(&issued, GatewayToken::from(info)))
+    let info = app.store.create_gateway_token(actor, id, token).await?;
+    Ok((issued, info.into()))
 }
 
 /// List a gateway's keys.

@@ -147,6 +147,11 @@ impl Problem {
         &self.document.code
     }
 
+    /// The error behind it, for the log.
+    pub(super) fn cause(&self) -> Option<Cause> {
+        self.cause.clone().map(Cause)
+    }
+
     /// The document, as a part of a larger answer.
     pub fn into_document(self) -> api::Problem {
         *self.document

@@ -35,7 +35,11 @@ pub(super) struct Parameters(Vec<(String, String)>);
 impl Parameters {
     fn new(uri: &Uri, known: &[String]) -> Answer<Self> {
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
-        let pairs = pairs.map_err(|error| Problem::invalid("query", error.body_text()))?.0;
+        Self::of(pairs.map_err(|error| Problem::invalid("query", error.body_text()))?.0, known)
+    }
+
+    /// Refuses names that are not known, and repeated ones.
+    pub(super) fn of(pairs: Vec<(String, String)>, known: &[String]) -> Answer<Self> {
         for (nth, (name, _)) in pairs.iter().enumerate() {
             let shown: String = name.chars().take(64).collect();
             if !known.contains(name) {

@@ -12,6 +12,8 @@ use super::openapi::{Long, Problems, Scoped};
 use super::problem::Answer;
 use super::query::Query;
 use crate::api::{Connection, ConnectionStats, DeliveryStats, Stats};
+use crate::event::OrganisationKey;
+use crate::store::Totals;
 
 /// The maximum number of connections returned. The limit on live ones is a setting.
 const SHOWN: usize = 10_000;
@@ -43,13 +45,24 @@ pub(super) async fn show(
     Ok(Json(Stats {
         gateway_connections: ConnectionStats { total_active: connections.len(), connections },
         nodes: nodes::totals(&nodes),
-        event_delivery: DeliveryStats {
+        event_delivery: totals.into(),
+    }))
+}
+
+/// Totals of the deliveries of an organisation.
+pub(super) async fn deliveries(app: &App, organisation: OrganisationKey) -> Answer<DeliveryStats> {
+    Ok(app.store.totals(organisation).await?.into())
+}
+
+impl From<Totals> for DeliveryStats {
+    fn from(totals: Totals) -> Self {
+        Self {
             total_events_sent: totals.confirmed,
             failed_deliveries: totals.failed_attempts,
             dead_letters: totals.dead_letters,
             pending: totals.pending,
             last_failure_time: totals.last_failure.map(|(at, _)| at),
             last_failure_reason: totals.last_failure.map(|(_, reason)| reason),
-        },
-    }))
+        }
+    }
 }

@@ -172,6 +172,8 @@ pub enum TrimStep {
     Changes,
     /// Rejected inbox rows.
     Rejected,
+    /// Expired sessions of the console.
+    ConsoleSessions,
     /// Records of the audit log.
     Audit,
     /// Records of ended jobs.
@@ -198,7 +200,8 @@ impl TrimStep {
             Self::Keys => Some(Self::Connections),
             Self::Connections => Some(Self::Changes),
             Self::Changes => Some(Self::Rejected),
-            Self::Rejected => Some(Self::Audit),
+            Self::Rejected => Some(Self::ConsoleSessions),
+            Self::ConsoleSessions => Some(Self::Audit),
             Self::Audit => Some(Self::Jobs),
             Self::Jobs => Some(Self::GatewayHistory),
             Self::GatewayHistory => Some(Self::Resyncs),

@@ -26,6 +26,7 @@ mod browse;
 mod bulk;
 mod closing;
 mod connections;
+mod console_sessions;
 mod deliveries;
 mod diagnosis;
 mod expiry;

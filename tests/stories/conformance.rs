@@ -23,6 +23,7 @@ mod append;
 mod audit;
 mod browse;
 mod bulk;
+mod console_sessions;
 mod diagnosis;
 mod feed;
 mod inbox;
@@ -42,6 +43,7 @@ pub(crate) use append::*;
 pub(crate) use audit::*;
 pub(crate) use browse::*;
 pub(crate) use bulk::*;
+pub(crate) use console_sessions::*;
 pub(crate) use diagnosis::*;
 pub(crate) use feed::*;
 pub(crate) use inbox::*;
@@ -190,6 +192,7 @@ macro_rules! conforms {
             concurrent_changes_form_one_chain
             records_are_bounded
             old_records_are_trimmed_and_the_rest_stays_a_chain
+            sessions_of_the_console_are_bounded_and_end
         }
     };
     ($fresh:path: $($story:ident)*) => {

@@ -47,6 +47,7 @@
 //! | corrective action over many deliveries, which survives the loss of its node | `bulk_jobs` |
 //! | corrective action on one gateway or event: pause, skip, purge, edit of a rejected row | `actions`, `delivery::actions`, and at random: `model::lanes` |
 //! | every change by an admin is recorded, and `verify` finds records that were changed | `audit`, `conformance` |
+//! | the console: sessions, forms, scopes, hostile texts; every page in a browser, also by keyboard and without scripts | `console` |
 //! | sqlx-cli | `migrations`, on both databases, and `releases` |
 
 #[path = "../reference/mod.rs"]
@@ -74,6 +75,7 @@ mod cluster;
 mod command_formats;
 mod command_line;
 mod conformance;
+mod console;
 mod crash;
 mod delivery;
 mod delivery_queries;

@@ -18,6 +18,7 @@ mod actions;
 pub(crate) mod audit;
 mod bulk;
 pub(crate) mod connections;
+mod console_sessions;
 pub(crate) mod credentials;
 pub(crate) mod cursors;
 pub(crate) mod deliveries;

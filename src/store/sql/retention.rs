@@ -11,7 +11,7 @@ use super::gateways::history;
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
 use super::supersession::not_superseded;
-use super::{audit, bulk, cursors, instances};
+use super::{audit, bulk, console_sessions, cursors, instances};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
@@ -147,6 +147,7 @@ pub(super) async fn trim(
         TrimStep::Changes => rows::forget_changes(conn, oldest, batch).await?,
         // As unconfirmed events, rejected rows are kept longer than confirmed events.
         TrimStep::Rejected => forget_rejected(conn, now.minus(limits.hard_max_age), batch).await?,
+        TrimStep::ConsoleSessions => console_sessions::forget(conn, now, batch).await?,
         TrimStep::Audit => audit::trim(conn, now.minus(limits.audit_max_age), batch).await?,
         TrimStep::Jobs => bulk::jobs::forget(conn, now.minus(limits.audit_max_age), batch).await?,
         TrimStep::GatewayHistory => {

@@ -84,6 +84,12 @@ impl Tables {
                 gone.iter().filter(|key| self.connection_changes.remove(key).is_some()).count()
             }
             TrimStep::Rejected => self.trim_rejected(now.minus(limits.hard_max_age), batch),
+            TrimStep::ConsoleSessions => {
+                let rows =
+                    self.console_sessions.iter().map(|(digest, row)| (row.expires_at, *digest));
+                let gone = oldest(rows.filter(|(at, _)| *at <= now), batch);
+                gone.iter().filter(|digest| self.console_sessions.remove(*digest).is_some()).count()
+            }
             TrimStep::Audit => self.trim_audit(now.minus(limits.audit_max_age), batch),
             TrimStep::Jobs => self.forget_jobs(now.minus(limits.audit_max_age), batch),
             TrimStep::GatewayHistory => self.trim_history(limits.replaced_before(now), batch),

@@ -23,6 +23,7 @@ pub(super) type Key = (GatewayKey, i64);
 pub(super) struct Tables {
     pub(super) organisations: BTreeMap<String, OrganisationKey>,
     pub(super) access_tokens: BTreeMap<String, Token<OrganisationKey>>,
+    pub(super) console_sessions: BTreeMap<[u8; 32], ConsoleSessionRow>,
     pub(super) gateway_tokens: BTreeMap<String, Token<GatewayKey>>,
     pub(super) event_types: BTreeMap<(OrganisationKey, String), EventTypeInfo>,
     pub(super) gateways: BTreeMap<GatewayKey, GatewayRow>,
@@ -84,6 +85,14 @@ pub(super) struct Token<Of> {
     pub(super) of: Of,
     pub(super) digest: [u8; 32],
     pub(super) info: TokenInfo,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ConsoleSessionRow {
+    pub(super) token: String,
+    pub(super) created_at: Timestamp,
+    pub(super) last_used_at: Timestamp,
+    pub(super) expires_at: Timestamp,
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,13 @@
+-- Sessions of the console: an operator signs in with an access token, and the browser gets a random id.
+lock table access_tokens in share row exclusive mode;
+
+create table console_sessions (
+    digest       bytea       primary key,            -- SHA-256 of the session's id, which is in a cookie only
+    token        text        not null collate "C" references access_tokens (id),
+    created_at   timestamptz not null,               -- the oldest of a token ends when there are too many
+    last_used_at timestamptz not null,               -- accurate to a minute
+    expires_at   timestamptz not null
+);
+
+create index console_sessions_by_token on console_sessions (token, created_at);
+create index console_sessions_by_expiry on console_sessions (expires_at);

@@ -1,0 +1,98 @@
+//! The operators' console at `/console`: pages that the server renders from what the handlers of the
+//! API return. A page calls these handlers and shows the equivalent `curl` command; it reads and
+//! changes nothing in another way. Without scripts everything works except that pages do not
+//! refresh by themselves.
+//!
+//! An operator signs in with an access token ([`session`]); what a page offers follows from the
+//! token's scopes. Whatever someone else wrote is output as text ([`text`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::error_handling::HandleErrorLayer;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{BoxError, Router};
+use tower::timeout::TimeoutLayer;
+
+use super::App;
+use super::problem::Problem;
+use crate::api::Code;
+
+mod access_tokens;
+mod assets;
+mod audit;
+mod chart;
+mod components;
+mod event;
+mod event_types;
+mod events;
+mod failures;
+mod form;
+mod gateway;
+mod gateway_actions;
+mod gateway_keys;
+mod gateway_log;
+mod gateways;
+mod inbox;
+mod jobs;
+mod layout;
+mod nodes;
+mod overview;
+mod pairs;
+mod redrive;
+mod replay;
+mod resend;
+mod session;
+mod sign_in;
+mod states;
+mod text;
+mod visit;
+
+/// The path of the console, and the prefix of all its paths.
+const ROOT: &str = "/console";
+
+/// The routes of the console. They are not part of the API's description.
+pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
+    let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
+    Router::new()
+        .route(ROOT, get(overview::page))
+        .route("/console/sign-in", get(sign_in::page).post(sign_in::submit))
+        .route("/console/sign-out", post(sign_in::end))
+        .route("/console/gateways", get(gateways::page))
+        .route("/console/gateways/{id}", get(gateway::page))
+        .route("/console/gateways/{id}/log", get(gateway_log::page))
+        .route("/console/gateways/{id}/pause", post(gateway_actions::pause))
+        .route("/console/gateways/{id}/resume", post(gateway_actions::resume))
+        .route("/console/gateways/{id}/skip", post(gateway_actions::skip))
+        .route("/console/gateways/{id}/resync", post(gateway_actions::resync))
+        .route("/console/gateways/{id}/replay", post(replay::submit))
+        .route("/console/gateways/{id}/keys", post(gateway_keys::create))
+        .route("/console/gateways/{id}/keys/{key}/revoke", post(gateway_keys::revoke))
+        .route("/console/events", get(events::page))
+        .route("/console/events/{id}", get(event::page))
+        .route("/console/events/{id}/resend", post(resend::submit))
+        .route("/console/failures", get(failures::page))
+        .route("/console/failures/redrive", post(redrive::submit))
+        .route("/console/inbox", get(inbox::page))
+        .route("/console/inbox/{id}", get(inbox::row))
+        .route("/console/inbox/{id}/retry", post(inbox::retry))
+        .route("/console/inbox/{id}/delete", post(inbox::delete))
+        .route("/console/event-types", get(event_types::page))
+        .route("/console/event-types/{name}", get(event_types::one))
+        .route("/console/jobs", get(jobs::page))
+        .route("/console/audit", get(audit::page))
+        .route("/console/nodes", get(nodes::page))
+        .route("/console/access-tokens", get(access_tokens::page))
+        .route("/console/{*path}", get(visit::not_found))
+        .layer(timeout)
+        .route("/console/assets/{file}", get(assets::file))
+}
+
+async fn timed_out(_: BoxError) -> Response {
+    let problem = Problem::unavailable(
+        Code::Timeout,
+        "The page took too long. Choose a shorter time window or more filters, or try again.",
+    );
+    layout::alone("Timeout", &layout::problem(&problem), &problem)
+}

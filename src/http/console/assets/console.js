@@ -1,0 +1,133 @@
+// What pages can do with scripts: times in the viewer's zone, copying, and parts that refresh by
+// themselves. Everything else works without.
+"use strict";
+
+(() => {
+  const zoned = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+
+  function ago(at, now) {
+    const seconds = Math.floor(Math.abs(now - at) / 1000);
+    if (at <= now && seconds < 5) return "just now";
+    const [size, unit] = seconds < 60 ? [1, "s"] : seconds < 3600 ? [60, "min"]
+      : seconds < 86400 ? [3600, "h"] : [86400, "d"];
+    const span = `${Math.floor(seconds / size)} ${unit}`;
+    return at > now ? `in ${span}` : `${span} ago`;
+  }
+
+  /** How far the viewer's clock is from the server's. */
+  const main = document.getElementById("main");
+  const offset = main?.dataset.now ? Date.now() - new Date(main.dataset.now).getTime() : 0;
+
+  function showTimes(root) {
+    for (const time of root.querySelectorAll("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      if (Number.isNaN(at.getTime())) continue;
+      time.title = zoned.format(at);
+    }
+  }
+
+  function tick() {
+    const now = Date.now() - offset;
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const text = ago(new Date(time.dateTime).getTime(), now);
+      if (time.textContent !== text) time.textContent = text;
+    }
+  }
+
+  function offerCopies(root) {
+    for (const button of root.querySelectorAll("button[data-copy]")) {
+      if (!button.hidden || !navigator.clipboard) continue;
+      button.hidden = false;
+      button.addEventListener("click", async () => {
+        const source = document.getElementById(button.dataset.copy);
+        await navigator.clipboard.writeText(source.textContent);
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = "Copy"; }, 2000);
+      });
+    }
+  }
+
+  // The part that refreshes by itself. What is under the pointer, has the focus or is selected does
+  // not move: a button says that there are updates.
+
+  /** The content as the server sent it, without the times, which change by themselves. */
+  function content(live) {
+    const copy = live.cloneNode(true);
+    for (const time of copy.querySelectorAll("time")) {
+      time.textContent = "";
+      time.removeAttribute("title");
+    }
+    for (const button of copy.querySelectorAll("button[data-copy]")) button.hidden = true;
+    for (const details of copy.querySelectorAll("details")) details.removeAttribute("open");
+    return copy.innerHTML;
+  }
+
+  let isWanted = false;
+
+  function isInUse(live) {
+    const selection = document.getSelection();
+    const isSelected = selection && !selection.isCollapsed && selection.containsNode(live, true);
+    const isOpen = live.querySelector("details[open]") !== null;
+    return live.matches(":hover") || live.contains(document.activeElement) || isSelected || isOpen;
+  }
+
+  function offerUpdates() {
+    const updates = document.getElementById("updates");
+    if (!updates || updates.firstChild) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Show";
+    button.addEventListener("click", () => {
+      isWanted = true;
+      htmx.trigger("#live", "refresh");
+    });
+    updates.append("Updates are waiting", button);
+  }
+
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const live = document.getElementById("live");
+    if (!live || event.detail.target !== live) return;
+    if (event.detail.xhr.status !== 200) {
+      // The page stays; the next refresh may succeed.
+      event.detail.shouldSwap = false;
+      return;
+    }
+    const fresh = new DOMParser().parseFromString(event.detail.serverResponse, "text/html")
+      .getElementById("live");
+    if (!fresh || content(fresh) === content(live)) {
+      event.detail.shouldSwap = false;
+    } else if (!isWanted && isInUse(live)) {
+      event.detail.shouldSwap = false;
+      offerUpdates();
+    }
+  });
+
+  document.addEventListener("htmx:afterSwap", () => {
+    isWanted = false;
+    const updates = document.getElementById("updates");
+    if (updates) updates.replaceChildren();
+    prepare(document);
+  });
+
+  function refresh() {
+    const live = document.getElementById("live");
+    if (!live) return;
+    if (!document.hidden) htmx.trigger(live, "refresh");
+    setTimeout(refresh, Number(live.dataset.live));
+  }
+
+  function prepare(root) {
+    showTimes(root);
+    offerCopies(root);
+  }
+
+  // Where the navigation is a strip, the current part is in view.
+  document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  prepare(document);
+  setInterval(tick, 1000);
+  const live = document.getElementById("live");
+  if (live) setTimeout(refresh, Number(live.dataset.live));
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && document.getElementById("live")) htmx.trigger("#live", "refresh");
+  });
+})();

@@ -1,0 +1,194 @@
+//! What pages are made of: tables, states, links, filters.
+
+use maud::{Markup, html};
+
+use super::pairs::{Pairs, encode};
+use super::text::{none, said, short};
+use super::visit::Visit;
+use crate::event::GatewayId;
+
+/// A column of a table.
+#[derive(Clone, Copy)]
+pub(super) struct Column {
+    name: &'static str,
+    is_number: bool,
+}
+
+/// A column of texts.
+pub(super) const fn text(name: &'static str) -> Column {
+    Column { name, is_number: false }
+}
+
+/// A column of numbers, aligned at their ends.
+pub(super) const fn numeric(name: &'static str) -> Column {
+    Column { name, is_number: true }
+}
+
+/// A table that scrolls inside its own region where it is too wide, and whose rows are cards on small
+/// screens. Roles are explicit, because cards are no table to a browser.
+pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> Markup {
+    html! {
+        div.scroll role="group" aria-label=(caption) tabindex="0" {
+            table role="table" {
+                caption { (caption) }
+                thead role="rowgroup" {
+                    tr role="row" {
+                        @for column in columns {
+                            th scope="col" role="columnheader" class=[column.is_number.then_some("number")] {
+                                (column.name)
+                            }
+                        }
+                    }
+                }
+                tbody role="rowgroup" { @for row in rows { (table_row(columns, row)) } }
+            }
+        }
+    }
+}
+
+fn table_row(columns: &[Column], row: &[Markup]) -> Markup {
+    html! {
+        tr role="row" {
+            @for (nth, (column, cell)) in columns.iter().zip(row).enumerate() {
+                @let number = column.is_number.then_some("number");
+                @if nth == 0 {
+                    th scope="row" role="rowheader" class=[number] data-label=(column.name) { div { (cell) } }
+                } @else {
+                    td role="cell" class=[number] data-label=(column.name) { div { (cell) } }
+                }
+            }
+        }
+    }
+}
+
+/// What a list without rows says.
+pub(super) fn empty(content: &Markup) -> Markup {
+    html! { div.empty { (content) } }
+}
+
+/// Names with their values.
+pub(super) fn facts(facts: &[(&str, Markup)]) -> Markup {
+    html! {
+        dl.facts { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } }
+    }
+}
+
+/// The link to the next page of a list, and back to the first.
+pub(super) fn paging(visit: &Visit, next: Option<&str>, fixed: &Pairs) -> Markup {
+    let is_first = visit.query.get("cursor").is_empty();
+    html! {
+        @if next.is_some() || !is_first {
+            nav.paging aria-label="Pages" {
+                @if !is_first { a href=(visit.query.with("cursor", "").after(&visit.path)) { "First page" } }
+                @if let Some(next) = next {
+                    a rel="next" href=(fixed.with("cursor", next).after(&visit.path)) { "Next page" }
+                }
+            }
+        }
+    }
+}
+
+/// A part of a page that refreshes by itself, every few seconds, while the page is visible.
+pub(super) fn live(visit: &Visit, every_ms: u32, content: &Markup) -> Markup {
+    html! {
+        div #live data-live=(every_ms) hx-get=(visit.address()) hx-trigger="refresh"
+            hx-select="#live" hx-target="#live" hx-swap="outerHTML" { (content) }
+        p #updates.updates role="status" {}
+    }
+}
+
+/// A link to a gateway.
+pub(super) fn gateway_link(id: GatewayId, name: &str) -> Markup {
+    html! { a href=(format!("/console/gateways/{id}")) { bdi { (short(name, 64)) } } }
+}
+
+/// A link to an event.
+pub(super) fn event_link(id: &str) -> Markup {
+    html! { a.id href=(event_path(id)) title=(super::text::lines(id)) { bdi { (shortened(id)) } } }
+}
+
+/// The ends of a long id, which tell it from others: generated ids begin with the time.
+pub(super) fn shortened(id: &str) -> String {
+    let characters: Vec<char> = crate::names::inert(id).chars().collect();
+    if characters.len() <= 24 {
+        return characters.into_iter().collect();
+    }
+    let (start, end) = (&characters[..13], &characters[characters.len() - 6..]);
+    start.iter().chain(&['…']).chain(end).collect()
+}
+
+/// The path of an event's page.
+pub(super) fn event_path(id: &str) -> String {
+    format!("/console/events/{}", encode(id))
+}
+
+/// A field that people don't see.
+pub(super) fn hidden(name: &str, value: &str) -> Markup {
+    html! { input type="hidden" name=(name) value=(value); }
+}
+
+/// The fields of a list's filters, with what is chosen.
+pub(super) struct Filters<'a> {
+    visit: &'a Visit,
+    fields: Vec<Markup>,
+}
+
+impl<'a> Filters<'a> {
+    pub(super) const fn of(visit: &'a Visit) -> Self {
+        Self { visit, fields: Vec::new() }
+    }
+
+    /// A field for text.
+    pub(super) fn text(mut self, name: &str, label: &str, example: &str) -> Self {
+        let id = format!("filter-{name}");
+        self.fields.push(html! {
+            div.field {
+                label for=(id) { (label) }
+                input type="text" id=(id) name=(name) value=(self.visit.query.get(name))
+                    placeholder=(example) maxlength="256" spellcheck="false" autocomplete="off";
+            }
+        });
+        self
+    }
+
+    /// A choice. The first option is chosen without a value in the address.
+    pub(super) fn choice(mut self, name: &str, label: &str, options: &[(&str, &str)]) -> Self {
+        let (id, chosen) = (format!("filter-{name}"), self.visit.query.get(name));
+        self.fields.push(html! {
+            div.field {
+                label for=(id) { (label) }
+                select id=(id) name=(name) {
+                    @for (value, text) in options {
+                        option value=(value) selected[*value == chosen] { (text) }
+                    }
+                }
+            }
+        });
+        self
+    }
+
+    /// The form.
+    pub(super) fn form(self) -> Markup {
+        html! {
+            form.filters method="get" action=(self.visit.path) role="search" aria-label="Filters" {
+                @for field in &self.fields { (field) }
+                div.field.buttons {
+                    button type="submit" { "Show" }
+                    a href=(self.visit.path) { "Clear" }
+                }
+            }
+        }
+    }
+}
+
+/// Labels of a gateway or a target.
+pub(super) fn labels(labels: &crate::api::Labels) -> Markup {
+    html! {
+        @if labels.is_empty() { (none()) }
+        @else {
+            ul.labels {
+                @for (name, value) in labels { li { (said(name)) "=" (said(value)) } }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! An event: how far it has come at each gateway, its payload, and every attempt to deliver it.
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::super::extract::Path;
+use super::super::problem::Answer;
+use super::super::query::Query;
+use super::super::{diagnosis, events, rollouts};
+use super::components::{empty, event_path, facts, gateway_link, live, numeric, table, text};
+use super::events::target;
+use super::gateway::{more, next_steps};
+use super::layout::{Call, Section};
+use super::pairs::{Pairs, encode};
+use super::resend;
+use super::states::{Tone, event_state, outcome, rollout_state, state};
+use super::text::{lines, none, number, pretty, said, sentences, short, when, when_any};
+use super::visit::{Key, View, Visit};
+use crate::api::{
+    Attempt, Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries,
+    Rollout, RolloutQuery, WaitQuery,
+};
+use crate::event::EventId;
+
+/// Gateways, and deliveries, that are shown at most.
+const ROWS: usize = 200;
+
+/// The path of an event's page.
+pub(super) fn path(id: &EventId) -> String {
+    event_path(id.as_str())
+}
+
+pub(super) async fn page(visit: Visit, Key(id): Key<EventId>) -> Response {
+    let view = content(&visit, id).await;
+    visit.respond(Section::Events, view)
+}
+
+async fn content(visit: &Visit, id: EventId) -> Answer<View> {
+    let reader = || visit.session.reader();
+    let wait = WaitQuery::default;
+    let of = RolloutQuery { event_id: Some(id.clone()), correlation_id: None };
+    let asked = EventDiagnosisQuery { gateway_id: None };
+    let (event, rollout, diagnosis) = tokio::try_join!(
+        events::show(visit.state(), reader()?, Path(id.clone()), Query(wait())),
+        rollouts::show(visit.state(), reader()?, Query((of, wait()))),
+        diagnosis::of_event(visit.state(), reader()?, Path(id.clone()), Query(asked)),
+    )?;
+    let (event, rollout, diagnosis) = (event.0, rollout.0.rollout, diagnosis.0);
+    // What is under way changes every moment.
+    let every_ms = if event.verdict.state == EventState::Pending { 1000 } else { 5000 };
+    let progress = html! {
+        (verdict_part(visit, &event, &diagnosis))
+        (event_facts(visit, &event))
+        (rollout_part(&rollout))
+        (deliveries(visit, &event))
+    };
+    let body = html! {
+        p.up { a href="/console/events" { "Events" } }
+        h1 { "Event " span.id { bdi { (short(id.as_str(), 80)) } } }
+        (live(visit, every_ms, &progress))
+        @if visit.session.is_admin() && event.purged.is_none() { (resend::offer(visit, &event.id)) }
+        (missed(&diagnosis))
+        (payload(visit, &event))
+    };
+    let (path, query) = (encode(id.as_str()), Pairs::default());
+    let calls = vec![
+        Call::get(format!("/events/{path}"), &query),
+        Call::get("/rollouts", &query.with("eventId", id.as_str())),
+        Call::get(format!("/events/{path}/diagnosis"), &query),
+    ];
+    Ok(View { title: format!("Event {}", short(id.as_str(), 40)), calls, body })
+}
+
+fn event_facts(visit: &Visit, event: &EventWithDeliveries) -> Markup {
+    let correlation = event.correlation_id.as_str();
+    let related = Pairs::default().with("correlationId", correlation).after("/console/events");
+    facts(&[
+        (
+            "Type",
+            html! {
+                a href=(format!("/console/event-types/{}", encode(event.event_type.as_str()))) {
+                    code { (event.event_type.as_str()) }
+                }
+            },
+        ),
+        ("Published", when(event.appended_at, visit.now)),
+        ("Occurred", when(event.occurred_at, visit.now)),
+        ("Expires", when_any(event.expires_at, visit.now)),
+        ("For", target(event.target.as_ref())),
+        ("Gateways then", html! { (number(event.gateway_count)) }),
+        ("Correlation id", html! { a.id href=(related) { (short(correlation, 80)) } }),
+        ("User", event.user_id.as_deref().map_or_else(none, said)),
+        ("Collapse key", event.collapse_key.as_deref().map_or_else(none, said)),
+    ])
+}
+
+fn verdict_part(visit: &Visit, event: &EventWithDeliveries, diagnosis: &EventDiagnosis) -> Markup {
+    html! {
+        div.verdict {
+            (event_state(event.verdict.state))
+            p { (sentences(&event.verdict.summary)) " (" (when(event.verdict.since, visit.now)) ")" }
+        }
+        (next_steps(&diagnosis.next))
+    }
+}
+
+/// The share of each state as a bar, and the gateways one by one.
+fn rollout_part(rollout: &Rollout) -> Markup {
+    let shares = [
+        ("applied", "good", rollout.applied),
+        ("received", "received", rollout.received),
+        ("pending", "warning", rollout.pending),
+        ("not connected", "away", rollout.not_connected),
+        ("failed", "bad", rollout.failed),
+        ("filtered", "quiet", rollout.filtered),
+        ("superseded", "quiet", rollout.superseded),
+    ];
+    let rows: Vec<Vec<Markup>> = rollout
+        .gateways
+        .iter()
+        .take(ROWS)
+        .map(|it| {
+            vec![
+                gateway_link(it.gateway_id, &it.gateway_name),
+                rollout_state(it.state),
+                html! { (number(it.sequence.0)) },
+                match it.reason {
+                    Some(reason) => html! { code { (reason.as_str()) } },
+                    None => none(),
+                },
+                html! {
+                    @if it.filtered_by.is_empty() { (none()) }
+                    @for name in &it.filtered_by { (said(name)) " " }
+                },
+            ]
+        })
+        .collect();
+    let columns = [
+        text("Gateway"),
+        text("State"),
+        numeric("Sequence"),
+        text("Reason"),
+        text("Filtered by instances"),
+    ];
+    html! {
+        section aria-labelledby="rollout" {
+            h2 #rollout { "Rollout" }
+            @if rollout.targets > 0 { (bar(&shares, rollout.targets)) }
+            @if rows.is_empty() {
+                (empty(&html! { p { "No gateway matched its target, so it is in no log. Resend it to the gateways that should have it." } }))
+            } @else {
+                (table("The event at each gateway", &columns, &rows))
+                @if rollout.gateways.len() > ROWS { p.hint { "and " (number(rollout.gateways.len() - ROWS)) " more" } }
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a width in percent needs no more than 52 bits")]
+fn bar(shares: &[(&str, &str, usize)], targets: usize) -> Markup {
+    let label: Vec<String> = shares
+        .iter()
+        .filter(|(_, _, count)| *count > 0)
+        .map(|(name, _, count)| format!("{count} {name}"))
+        .collect();
+    let scale = 1000.0 / targets as f64;
+    html! {
+        figure.bar {
+            svg viewBox="0 0 1000 12" preserveAspectRatio="none" role="img" aria-label=(label.join(", ")) {
+                @let mut at = 0.0;
+                @for (_, class, count) in shares.iter().filter(|(_, _, count)| *count > 0) {
+                    @let width = *count as f64 * scale;
+                    rect class=(class) x=(format!("{at:.1}")) y="0" width=(format!("{width:.1}")) height="12" {}
+                    @let () = at += width;
+                }
+            }
+            figcaption {
+                ul.legend {
+                    @for (name, class, count) in shares.iter().filter(|(_, _, count)| *count > 0) {
+                        li class=(format!("key {class}")) { (name) " " b { (number(*count)) } }
+                    }
+                    li { "of " b { (number(targets)) } " gateways" }
+                }
+            }
+        }
+    }
+}
+
+/// Every attempt on record, by gateway and in the order in which they were made.
+fn deliveries(visit: &Visit, event: &EventWithDeliveries) -> Markup {
+    let all = event
+        .deliveries
+        .iter()
+        .flat_map(|delivery| delivery.attempts.iter().map(move |attempt| (delivery, attempt)));
+    let rows: Vec<Vec<Markup>> =
+        all.clone().take(ROWS).map(|(delivery, it)| attempt(visit, delivery, it)).collect();
+    let columns = [
+        text("Gateway"),
+        numeric("Sequence"),
+        text("Started"),
+        text("Outcome"),
+        numeric("Took"),
+        text("Reason"),
+        text("Detail"),
+    ];
+    let count = all.count();
+    html! {
+        section aria-labelledby="attempts" {
+            h2 #attempts { "Attempts" }
+            @if rows.is_empty() { p.hint { "No attempt is on record yet." } }
+            @else { (table("Attempts by gateway", &columns, &rows)) }
+            @if count > ROWS { p.hint { "and " (number(count - ROWS)) " more attempts" } }
+        }
+    }
+}
+
+fn attempt(visit: &Visit, delivery: &Delivery, it: &Attempt) -> Vec<Markup> {
+    let took = it.finished_at.since(it.started_at).as_millis();
+    vec![
+        gateway_link(delivery.gateway_id, &delivery.gateway_name),
+        html! {
+            (number(delivery.sequence.0))
+            @if let Some(new) = delivery.redriven_as { span.hint { ", redriven as " (number(new.sequence.0)) } }
+        },
+        when(it.started_at, visit.now),
+        outcome(it.outcome),
+        html! { (number(i64::try_from(took).unwrap_or(i64::MAX))) " ms" },
+        it.reason.map_or_else(none, |reason| html! { code { (reason.as_str()) } }),
+        it.detail.as_deref().map_or_else(none, sentences),
+    ]
+}
+
+fn missed(diagnosis: &EventDiagnosis) -> Markup {
+    let rows: Vec<Vec<Markup>> = diagnosis
+        .gateways
+        .list
+        .iter()
+        .map(|it| vec![gateway_link(it.gateway_id, &it.gateway_name), sentences(&it.summary)])
+        .collect();
+    html! {
+        @if !rows.is_empty() {
+            section aria-labelledby="missed" {
+                h2 #missed { "Gateways that it missed" }
+                (table("Gateways that it missed by a label", &[text("Gateway"), text("Why")], &rows))
+                (more(&diagnosis.gateways))
+            }
+        }
+    }
+}
+
+fn payload(visit: &Visit, event: &EventWithDeliveries) -> Markup {
+    let raw = event.payload.get();
+    html! {
+        section aria-labelledby="payload" {
+            h2 #payload { "Payload" }
+            @if let Some(purge) = &event.purged {
+                p { (state("purged", Tone::Quiet)) " by " (said(&purge.by)) " " (when(purge.at, visit.now)) ": " (said(&purge.reason)) }
+            } @else {
+                div.command {
+                    pre tabindex="0" { code #payload-pretty { (pretty(&event.payload)) } }
+                    button type="button" hidden data-copy="payload-raw" { "Copy" }
+                }
+                details {
+                    summary { "As it was published, " (number(raw.len())) " bytes" }
+                    pre.raw tabindex="0" { code #payload-raw { (lines(raw)) } }
+                }
+            }
+        }
+    }
+}

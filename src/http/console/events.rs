@@ -1,0 +1,128 @@
+//! The list of events.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::super::browse;
+use super::super::problem::Answer;
+use super::super::query::{FromQuery as _, Query};
+use super::components::{Filters, empty, event_link, labels, live, numeric, paging, table, text};
+use super::layout::{Call, Section};
+use super::pairs::Pairs;
+use super::text::{none, number, said, when};
+use super::visit::{View, Visit};
+use crate::api::{EventFilter, EventSummary, PageQuery, PublishedTarget};
+use crate::clock::Timestamp;
+
+/// Rows of a page, unless the address says otherwise.
+const ROWS: &str = "50";
+
+/// The choices of a time window, by the value of `last`.
+pub(super) const WINDOWS: [(&str, &str); 5] = [
+    ("", "last 24 hours"),
+    ("15m", "last 15 minutes"),
+    ("1h", "last hour"),
+    ("7d", "last 7 days"),
+    ("30d", "last 30 days"),
+];
+
+/// The query of a list: with a `limit`, and with the chosen window as `from`.
+pub(super) fn in_window(visit: &Visit) -> Pairs {
+    let length = match visit.query.get("last") {
+        "15m" => Some(Duration::from_mins(15)),
+        "1h" => Some(Duration::from_hours(1)),
+        "7d" => Some(Duration::from_hours(7 * 24)),
+        "30d" => Some(Duration::from_hours(30 * 24)),
+        _ => None,
+    };
+    let mut query = visit.query.clone();
+    if query.get("limit").is_empty() {
+        query = query.with("limit", ROWS);
+    }
+    match length.filter(|_| query.get("from").is_empty()) {
+        Some(length) => {
+            let second = visit.now.minus(length).micros() / 1_000_000 * 1_000_000;
+            query.with("from", Timestamp::from_micros(second).to_string())
+        }
+        None => query,
+    }
+}
+
+pub(super) async fn page(visit: Visit) -> Response {
+    let view = content(&visit).await;
+    visit.respond(Section::Events, view)
+}
+
+async fn content(visit: &Visit) -> Answer<View> {
+    let query = in_window(visit);
+    let asked: (EventFilter, PageQuery) = query.query()?;
+    let page = browse::events(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let filters = Filters::of(visit)
+        .choice("last", "Published in the", &WINDOWS)
+        .text("type", "Type", "api.deployed")
+        .text("correlationId", "Correlation id", "")
+        .text("gatewayId", "Gateway's id", "a UUID")
+        .text("artifactId", "Artifact", "")
+        .text("deploymentId", "Deployment", "")
+        .text("userId", "User", "")
+        .text("idPrefix", "Id begins with", "")
+        .form();
+    let list = html! {
+        @if page.list.is_empty() { (nothing()) } @else { (rows(visit, &page.list)) }
+        (paging(visit, page.pagination.next.as_deref(), &query))
+    };
+    let body = html! { h1 { "Events" } (filters) (live(visit, 5000, &list)) };
+    let calls = vec![Call::get("/events", &query.known(&<(EventFilter, PageQuery)>::names()))];
+    Ok(View { title: "Events".to_owned(), calls, body })
+}
+
+fn rows(visit: &Visit, events: &[EventSummary]) -> Markup {
+    let rows: Vec<Vec<Markup>> = events
+        .iter()
+        .map(|event| {
+            vec![
+                event_link(event.id.as_str()),
+                html! { code { (event.event_type.as_str()) } },
+                when(event.appended_at, visit.now),
+                target(event.target.as_ref()),
+                html! { (number(event.gateway_count)) },
+                event.artifact_id.as_deref().map_or_else(none, said),
+                event.user_id.as_deref().map_or_else(none, said),
+            ]
+        })
+        .collect();
+    let columns = [
+        text("Event"),
+        text("Type"),
+        text("Published"),
+        text("For"),
+        numeric("Gateways"),
+        text("Artifact"),
+        text("User"),
+    ];
+    table("Events, newest first", &columns, &rows)
+}
+
+/// What an event was published for.
+pub(super) fn target(target: Option<&PublishedTarget>) -> Markup {
+    match target {
+        Some(PublishedTarget { all: Some(_), .. }) => html! { "all gateways" },
+        Some(PublishedTarget { labels: Some(of), .. }) => labels(of),
+        Some(PublishedTarget { gateway_ids: Some(ids), .. }) => html! {
+            @for (nth, id) in ids.iter().enumerate() {
+                @if nth > 0 { ", " }
+                a.id href=(format!("/console/gateways/{id}")) { (super::text::short(&id.to_string(), 13)) }
+            }
+        },
+        _ => none(),
+    }
+}
+
+fn nothing() -> Markup {
+    empty(&html! {
+        p { "No event matches in this window. Choose a longer one, or remove a filter." }
+        p { "Publish an event: " code { "gateway-events event publish TYPE PAYLOAD --gateway NAME" } }
+    })
+}

@@ -1,0 +1,170 @@
+//! Failed deliveries of a time window, and those that are pending or delivered.
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::super::deliveries;
+use super::super::problem::Answer;
+use super::super::query::{FromQuery as _, Query};
+use super::chart;
+use super::components::{
+    Filters, empty, event_link, gateway_link, live, numeric, paging, table, text,
+};
+use super::events::{WINDOWS, in_window};
+use super::layout::{Call, Section};
+use super::pairs::Pairs;
+use super::redrive;
+use super::states::delivery_state;
+use super::text::{none, number, when_any};
+use super::visit::{View, Visit};
+use crate::api::{
+    DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, PageQuery, SummaryBy,
+    SummaryQuery, Window,
+};
+use crate::event::Reason;
+
+/// The parameters of the list.
+type Asked = (DeliveriesQuery, DeliveryFilter, PageQuery);
+
+pub(super) async fn page(visit: Visit) -> Response {
+    let view = content(&visit).await;
+    visit.respond(Section::Failures, view)
+}
+
+async fn content(visit: &Visit) -> Answer<View> {
+    let query = in_window(visit);
+    let asked: Asked = query.query()?;
+    let status = asked.0.status.unwrap_or_default();
+    let is_failed = status == DeliveriesStatus::Failed;
+    let filter = asked.1.clone();
+    let page = deliveries::list(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let list = html! {
+        @if page.list.is_empty() { (nothing(status)) } @else { (rows(visit, &page.list, status)) }
+        (paging(visit, page.pagination.next.as_deref(), &query))
+    };
+    let mut calls = vec![Call::get("/deliveries", &query.known(&Asked::names()))];
+    let histogram =
+        if is_failed { Some(histogram(visit, &query, &mut calls).await?) } else { None };
+    let body = html! {
+        h1 { (title(status)) }
+        (filters(visit))
+        @if let Some(histogram) = &histogram { (histogram) }
+        @if is_failed && visit.session.is_admin() && !page.list.is_empty() {
+            (redrive::offer(visit, &filter))
+        }
+        (live(visit, 5000, &list))
+    };
+    Ok(View { title: title(status).to_owned(), calls, body })
+}
+
+const fn title(status: DeliveriesStatus) -> &'static str {
+    match status {
+        DeliveriesStatus::Failed => "Failures",
+        DeliveriesStatus::Pending => "Pending deliveries",
+        DeliveriesStatus::Delivered => "Delivered",
+    }
+}
+
+fn filters(visit: &Visit) -> Markup {
+    let mut reasons = vec![("", "any")];
+    reasons.extend(Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())));
+    Filters::of(visit)
+        .choice(
+            "status",
+            "Deliveries",
+            &[("", "failed"), ("pending", "pending"), ("delivered", "delivered")],
+        )
+        .choice("last", "Window", &WINDOWS)
+        .choice("reason", "Reason", &reasons)
+        .text("gatewayId", "Gateway's id", "a UUID")
+        .text("type", "Type", "api.deployed")
+        .text("eventId", "Event's id", "")
+        .text("correlationId", "Correlation id", "")
+        .choice("by", "Chart by", &[("", "reason"), ("gateway", "gateway"), ("type", "type")])
+        .form()
+}
+
+/// How many attempts failed when. Concerns the window alone: the API counts all failures of it.
+async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> Answer<Markup> {
+    let bucket = match visit.query.get("last") {
+        "15m" => "30s",
+        "1h" => "1m",
+        "7d" => "3h",
+        "30d" => "12h",
+        _ => "30m",
+    };
+    let query = query.with("bucket", bucket);
+    let query = query.known(&<(Window, SummaryQuery)>::names());
+    let asked: (Window, SummaryQuery) = query.query()?;
+    let by = match asked.1.by {
+        Some(SummaryBy::Gateway) => "Gateway",
+        Some(SummaryBy::Type) => "Type",
+        _ => "Reason",
+    };
+    let summary = deliveries::summary(visit.state(), visit.session.reader()?, Query(asked)).await?;
+    calls.push(Call::get("/deliveries/summary", &query));
+    Ok(html! {
+        section aria-labelledby="over-time" {
+            h2 #over-time { "Failed attempts of the window, by " (by.to_lowercase()) }
+            (chart::failures(&summary.0, by))
+        }
+    })
+}
+
+fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Markup {
+    let rows: Vec<Vec<Markup>> = deliveries
+        .iter()
+        .map(|it| {
+            vec![
+                gateway_link(it.gateway_id, &it.gateway_name),
+                html! { (number(it.sequence.0)) },
+                it.event_id.as_ref().map_or_else(none, |id| event_link(id.as_str())),
+                it.event_type.as_ref().map_or_else(none, |of| html! { code { (of.as_str()) } }),
+                html! {
+                    (delivery_state(it.state))
+                    @if it.redriven { span.hint { " redriven" } }
+                    @if it.delivered_since { span.hint { " delivered since" } }
+                },
+                match it.reason {
+                    Some(reason) => html! { code { (reason.as_str()) } },
+                    None => none(),
+                },
+                html! { (number(it.failures)) },
+                when_any(it.last_failure_at, visit.now),
+                when_any(it.appended_at, visit.now),
+            ]
+        })
+        .collect();
+    let columns = [
+        text("Gateway"),
+        numeric("Sequence"),
+        text("Event"),
+        text("Type"),
+        text("State"),
+        text("Last reason"),
+        numeric("Failed attempts"),
+        text("Last failure"),
+        text("Appended"),
+    ];
+    let caption = match status {
+        DeliveriesStatus::Failed => "Deliveries with a failed attempt, newest failure first",
+        DeliveriesStatus::Pending => "Pending deliveries, by gateway and newest first",
+        DeliveriesStatus::Delivered => "Confirmed deliveries, by gateway and newest first",
+    };
+    table(caption, &columns, &rows)
+}
+
+fn nothing(status: DeliveriesStatus) -> Markup {
+    empty(&match status {
+        DeliveriesStatus::Failed => html! {
+            p { "No delivery failed in this window, or none that matches the filters." }
+            p { "Choose a longer window to look further back." }
+        },
+        DeliveriesStatus::Pending => {
+            html! { p { "Nothing is pending: every delivery is confirmed or was given up." } }
+        }
+        DeliveriesStatus::Delivered => {
+            html! { p { "Nothing was delivered in this window. Choose a longer one." } }
+        }
+    })
+}

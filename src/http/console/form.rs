@@ -1,0 +1,176 @@
+//! Forms that change something. A submission counts only if it comes from a page of this console: the
+//! browser says so, and the form contains the session's token. What was typed is never lost: a
+//! refusal shows it again, with a button to submit it once more.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::super::App;
+use super::super::extract::{BodyLimit, Bytes};
+use super::super::problem::{Answer, Problem};
+use super::components::hidden;
+use super::layout;
+use super::pairs::Pairs;
+use super::session::{Session, SessionId};
+use super::text::lines;
+use super::visit::{self, Visit};
+use crate::api::Code;
+
+/// The largest form, in bytes.
+const MOST_BYTES: usize = 64 * 1024;
+/// The field of the token.
+pub(super) const TOKEN: &str = "form_token";
+
+/// A form of someone who is signed in.
+pub(super) struct Submission {
+    pub(super) visit: Visit,
+    pub(super) fields: Pairs,
+}
+
+impl FromRequest<Arc<App>> for Submission {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (parts, body) = request.into_parts();
+        let fields = read(&parts, body).await?;
+        if !is_from_here(&parts) {
+            return Err(foreign());
+        }
+        let again = Again { path: parts.uri.path().to_owned(), fields: &fields };
+        let session = match Session::of(app, &parts.headers, &parts.extensions).await {
+            Ok(Some(session)) => session,
+            Ok(None) => return Err(again.signed_out()),
+            Err(problem) => {
+                return Err(again.after(&problem, SessionId::of(&parts.headers).as_ref()));
+            }
+        };
+        if !session.id.has_form_token(fields.raw(TOKEN)) {
+            return Err(again.unconfirmed(&session.id));
+        }
+        Ok(Self { visit: Visit::new(app, &parts, session), fields })
+    }
+}
+
+impl Submission {
+    /// Whether the form asks what would be done. What is confirmed was shown so before.
+    pub(super) fn is_dry_run(&self) -> Answer<bool> {
+        match self.fields.get("step") {
+            "dry-run" => Ok(true),
+            "confirmed" => Ok(false),
+            _ => Err(Problem::invalid("step", "must be dry-run or confirmed")),
+        }
+    }
+
+    /// The page about a submission that was refused, with what was typed.
+    pub(super) fn refused(&self, problem: &Problem) -> Response {
+        let again = Again { path: self.visit.path.clone(), fields: &self.fields };
+        again.after(problem, Some(&self.visit.session.id))
+    }
+}
+
+/// Reads the fields of a form.
+pub(super) async fn read(parts: &Parts, body: axum::body::Body) -> Result<Pairs, Response> {
+    let mut request = Request::new(body);
+    *request.headers_mut() = parts.headers.clone();
+    request.extensions_mut().insert(BodyLimit(MOST_BYTES));
+    let bytes = Bytes::from_request(request, &()).await.map_err(|problem| {
+        layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
+    })?;
+    Ok(Pairs::parse(&String::from_utf8_lossy(&bytes.0)))
+}
+
+/// Whether a page of this host sent the request. Browsers that know `Sec-Fetch-Site` always send it
+/// over TLS and to this machine; `Origin` is `null` for pages that send no referrer.
+pub(super) fn is_from_here(parts: &Parts) -> bool {
+    let only = |name: &str| only(&parts.headers, name);
+    let (site, origin) = (only("sec-fetch-site"), only(header::ORIGIN.as_str()));
+    let is_own = |origin: &str| {
+        let authority = origin.split_once("://").and_then(|(_, it)| it.parse::<Authority>().ok());
+        authority.is_some() && authority == visit::host(parts)
+    };
+    match (site, origin) {
+        (Some("same-origin"), None | Some("null")) => true,
+        (Some("same-origin") | None, Some(origin)) => is_own(origin),
+        _ => false,
+    }
+}
+
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    // Of two values neither can be trusted.
+    if values.next().is_some() { Some("repeated") } else { first.to_str().ok() }
+}
+
+/// 403 without what was typed: another site may have chosen it.
+pub(super) fn foreign() -> Response {
+    let problem = Problem::new(
+        Code::InsufficientScope,
+        "This form was not sent by a page of this console, so nothing was changed. Open the console and fill in the form there.",
+    );
+    let body = html! {
+        h1 { "The form came from elsewhere" }
+        div.notice.bad role="alert" { p { (problem.clone().into_document().detail) } }
+        p { a href=(super::ROOT) { "Go to the overview" } }
+    };
+    layout::alone("The form came from elsewhere", &body, &problem)
+}
+
+/// A form to be submitted again.
+struct Again<'a> {
+    path: String,
+    fields: &'a Pairs,
+}
+
+impl Again<'_> {
+    fn after(&self, problem: &Problem, session: Option<&SessionId>) -> Response {
+        let body = html! { (layout::problem(problem)) (self.typed(session)) };
+        layout::alone(&layout::title_of(problem), &body, problem)
+    }
+
+    fn unconfirmed(&self, session: &SessionId) -> Response {
+        let body = html! {
+            h1 { "Please submit the form again" }
+            div.notice.bad role="alert" {
+                p { "The form does not belong to your present session: you may have signed in again since you opened it. Nothing was changed." }
+            }
+            (self.typed(Some(session)))
+        };
+        layout::simple(StatusCode::FORBIDDEN, "Please submit the form again", &body)
+    }
+
+    fn signed_out(&self) -> Response {
+        let body = html! {
+            h1 { "Your session has ended" }
+            div.notice.bad role="alert" {
+                p { "Nothing was changed. Sign in in another tab, then submit this form again." }
+                p { a href="/console/sign-in" target="_blank" rel="noopener" { "Sign in in another tab" } }
+            }
+            (self.typed(None))
+        };
+        layout::simple(StatusCode::UNAUTHORIZED, "Your session has ended", &body)
+    }
+
+    /// What was typed, and a button that submits it. The token is that of the session, if it is known.
+    fn typed(&self, session: Option<&SessionId>) -> Markup {
+        let token = session.map_or_else(String::new, SessionId::form_token);
+        let fields = self.fields.iter().filter(|(name, _)| *name != TOKEN);
+        html! {
+            form.again method="post" action=(self.path) {
+                (hidden(TOKEN, &token))
+                @for (nth, (name, value)) in fields.enumerate() {
+                    @let id = format!("typed-{nth}");
+                    label for=(id) { (lines(name)) }
+                    textarea id=(id) name=(name) readonly rows="1" { "\n" (value) }
+                }
+                button type="submit" { "Submit again" }
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Rejected rows of the inbox.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use maud::{Markup, html};
+
+use super::super::extract::Path;
+use super::super::inbox;
+use super::super::problem::Answer;
+use super::super::query::{FromQuery as _, Query};
+use super::components::{Filters, empty, facts, hidden, live, paging, table, text};
+use super::form::{Submission, TOKEN};
+use super::layout::{Call, Section};
+use super::pairs::Pairs;
+use super::states::{Tone, state};
+use super::text::{lines, none, number, said, sentences, when, when_any};
+use super::visit::{Key, View, Visit};
+use crate::api::{PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason};
+
+type Asked = (RejectedFilter, PageQuery);
+
+pub(super) async fn page(visit: Visit) -> Response {
+    let view = content(&visit).await;
+    visit.respond(Section::Inbox, view)
+}
+
+async fn content(visit: &Visit) -> Answer<View> {
+    let query = match visit.query.get("limit") {
+        "" => visit.query.with("limit", "50"),
+        _ => visit.query.clone(),
+    };
+    let asked: Asked = query.query()?;
+    let page = inbox::list(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let mut reasons = vec![("", "any")];
+    reasons.extend(RejectionReason::ALL.iter().map(|it| (it.as_str(), it.as_str())));
+    let filters = Filters::of(visit)
+        .choice("reason", "Reason", &reasons)
+        .choice("retried", "Retried rows", &[("", "hide"), ("true", "show")])
+        .form();
+    let list = html! {
+        @if page.list.is_empty() {
+            (empty(&html! {
+                p { "No row of the table " code { "inbox" } " was rejected, or none that matches." }
+                p { "A program publishes by SQL in the transaction of its own change; a row that can't be published is kept here with the reason." }
+            }))
+        } @else { (rows(visit, &page.list)) }
+        (paging(visit, page.pagination.next.as_deref(), &query))
+    };
+    let body = html! { h1 { "Rejected rows" } (filters) (live(visit, 5000, &list)) };
+    let calls = vec![Call::get("/inbox/rejected", &query.known(&Asked::names()))];
+    Ok(View { title: "Rejected rows".to_owned(), calls, body })
+}
+
+fn rows(visit: &Visit, rows: &[RejectedRow]) -> Markup {
+    let rows: Vec<Vec<Markup>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                html! { a href=(format!("/console/inbox/{}", row.id)) { "Row " (row.id) } },
+                state(row.reason.as_str(), Tone::Bad),
+                said(&row.event_type),
+                sentences(&row.detail),
+                when(row.rejected_at, visit.now),
+                when_any(row.retried_at, visit.now),
+            ]
+        })
+        .collect();
+    let columns = [
+        text("Row"),
+        text("Reason"),
+        text("Type"),
+        text("What is wrong"),
+        text("Rejected"),
+        text("Retried"),
+    ];
+    table("Rejected rows, newest first", &columns, &rows)
+}
+
+pub(super) async fn row(visit: Visit, Key(id): Key<i64>) -> Response {
+    let view = one(&visit, id).await;
+    visit.respond(Section::Inbox, view)
+}
+
+async fn one(visit: &Visit, id: i64) -> Answer<View> {
+    let found = inbox::show(visit.state(), visit.session.reader()?, Path(id), Query(())).await?.0;
+    let title = format!("Rejected row {id}");
+    let body = html! {
+        p.up { a href="/console/inbox" { "Rejected rows" } }
+        h1 { (title) }
+        div.verdict {
+            (state(found.row.reason.as_str(), Tone::Bad))
+            p { (sentences(&found.row.detail)) " (" (when(found.row.rejected_at, visit.now)) ")" }
+        }
+        (row_facts(visit, &found))
+        section aria-labelledby="next" {
+            h2 #next { "What to do next" }
+            @if visit.session.is_admin() && found.row.retried_at.is_none() {
+                p { "Remove the cause, for example by registering its type, and put the row back: it is validated again." }
+                div.inline {
+                    form method="post" action=(format!("/console/inbox/{id}/retry")) {
+                        (hidden(TOKEN, &visit.session.id.form_token()))
+                        button.primary type="submit" { "Put it back into the inbox" }
+                    }
+                    details {
+                        summary { "Delete it" }
+                        form method="post" action=(format!("/console/inbox/{id}/delete")) {
+                            (hidden(TOKEN, &visit.session.id.form_token()))
+                            button.danger type="submit" { "Delete it for good" }
+                        }
+                    }
+                }
+            }
+            p { "If its content is wrong, correct it with " code { "gateway-events inbox edit " (id) } "." }
+        }
+        section aria-labelledby="payload" {
+            h2 #payload { "Payload" }
+            pre tabindex="0" { code { (lines(&found.payload)) } }
+        }
+    };
+    let calls = vec![Call::get(format!("/inbox/rejected/{id}"), &Pairs::default())];
+    Ok(View { title, calls, body })
+}
+
+fn row_facts(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
+    let row = &found.row;
+    let any = |text: &Option<String>| text.as_deref().map_or_else(none, said);
+    facts(&[
+        ("Type", said(&row.event_type)),
+        ("Gateway", any(&row.gateway_id)),
+        ("Target", any(&row.target)),
+        ("Event id", any(&row.event_id)),
+        ("Correlation id", any(&row.correlation_id)),
+        ("User", any(&row.user_id)),
+        ("Expires", any(&row.expires_at)),
+        ("Collapse key", any(&row.collapse_key)),
+        ("Inserted", when(row.inserted_at, visit.now)),
+        ("Put back", when_any(row.retried_at, visit.now)),
+        ("Payload", html! { (number(row.payload_bytes)) " bytes" }),
+    ])
+}
+
+/// Puts the row back into the inbox.
+pub(super) async fn retry(Key(id): Key<i64>, submission: Submission) -> Response {
+    let done = async {
+        let visit = &submission.visit;
+        inbox::retry_one(visit.state(), visit.session.admin()?, Path(id), Query(())).await
+    };
+    answer(&submission, done.await.map(|_| format!("/console/inbox/{id}")))
+}
+
+/// Deletes the row.
+pub(super) async fn delete(Key(id): Key<i64>, submission: Submission) -> Response {
+    let done = async {
+        let visit = &submission.visit;
+        inbox::remove(visit.state(), visit.session.admin()?, Path(id), Query(())).await
+    };
+    answer(&submission, done.await.map(|_| "/console/inbox".to_owned()))
+}
+
+fn answer(submission: &Submission, next: Answer<String>) -> Response {
+    match next {
+        Ok(next) => (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response(),
+        Err(problem) => submission.refused(&problem),
+    }
+}

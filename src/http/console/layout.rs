@@ -1,0 +1,283 @@
+//! The frame of every page: head, navigation, content, the equivalent API calls; and the headers of
+//! every response.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse as _, Response};
+use maud::{DOCTYPE, Markup, html};
+use serde::Serialize;
+
+use super::super::BASE;
+use super::super::problem::Problem;
+use super::ROOT;
+use super::assets::ASSETS;
+use super::components::hidden;
+use super::pairs::Pairs;
+use super::session::Session;
+use super::text::{said, sentences};
+use super::visit::{View, Visit};
+
+/// Allows what this host serves, and nothing inline.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; \
+    base-uri 'none'";
+/// What htmx would need more rights for is off.
+const HTMX: &str = r#"{"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyCacheSize":0,"allowScriptTags":false}"#;
+
+/// The parts of the console, as the navigation lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    Overview,
+    Gateways,
+    Events,
+    Failures,
+    Inbox,
+    EventTypes,
+    Nodes,
+    Jobs,
+    Audit,
+    AccessTokens,
+    /// A page that is in none of them.
+    None,
+}
+
+/// Name and path of each part, and whether only admins can open it.
+const SECTIONS: [(Section, &str, &str, bool); 10] = [
+    (Section::Overview, "Overview", ROOT, false),
+    (Section::Gateways, "Gateways", "/console/gateways", false),
+    (Section::Events, "Events", "/console/events", false),
+    (Section::Failures, "Failures", "/console/failures", false),
+    (Section::Inbox, "Rejected rows", "/console/inbox", false),
+    (Section::EventTypes, "Event types", "/console/event-types", false),
+    (Section::Nodes, "Nodes", "/console/nodes", false),
+    (Section::Jobs, "Jobs", "/console/jobs", true),
+    (Section::Audit, "Audit", "/console/audit", true),
+    (Section::AccessTokens, "Access tokens", "/console/access-tokens", true),
+];
+
+/// A request of the API.
+pub(super) struct Call {
+    method: &'static str,
+    /// Below the API's base path.
+    path: String,
+    body: Option<String>,
+}
+
+impl Call {
+    /// A request that reads.
+    pub(super) fn get(path: impl Into<String>, query: &Pairs) -> Self {
+        Self { method: "GET", path: query.after(&path.into()), body: None }
+    }
+
+    /// A request that changes something.
+    pub(super) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
+        let body = serde_json::to_string(body).ok();
+        Self { method: "POST", path: path.into(), body }
+    }
+
+    /// The command that sends it.
+    fn command(&self, origin: &str) -> String {
+        let url = quoted(&format!("{origin}{BASE}{}", self.path));
+        let token = r#"-H "Authorization: Bearer $TOKEN""#;
+        match &self.body {
+            None => format!("curl {token} {url}"),
+            Some(body) => {
+                let body = quoted(body);
+                format!(
+                    "curl -X {} {token} -H 'Content-Type: application/json' -d {body} {url}",
+                    self.method
+                )
+            }
+        }
+    }
+}
+
+/// A text as one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", super::text::lines(text).replace('\'', r"'\''"))
+}
+
+/// The page of someone who is signed in.
+pub(super) fn page(visit: &Visit, section: Section, status: StatusCode, view: &View) -> Response {
+    let token = visit.session.id.form_token();
+    let body = html! {
+        body {
+            a.skip href="#main" { "Skip to content" }
+            (banner(&visit.session, &token))
+            div.frame {
+                (navigation(&visit.session, section))
+                main #main tabindex="-1" data-now=(visit.now) {
+                    (view.body)
+                    (calls(&view.calls, &visit.origin))
+                }
+            }
+        }
+    };
+    respond(status, &document(&view.title, None, &body))
+}
+
+fn banner(session: &Session, token: &str) -> Markup {
+    html! {
+        header.banner {
+            (brand())
+            form.who method="post" action="/console/sign-out" {
+                (hidden("form_token", token))
+                span.token title=(format!("Scopes: {}", session.scopes())) { (said(&session.name)) }
+                button type="submit" { "Sign out" }
+            }
+        }
+    }
+}
+
+fn brand() -> Markup {
+    html! {
+        a.brand href=(ROOT) {
+            img src=(ASSETS.icon.path) alt="" width="24" height="24";
+            "gateway-events"
+        }
+    }
+}
+
+fn navigation(session: &Session, current: Section) -> Markup {
+    let shown =
+        SECTIONS.iter().filter(|(_, _, _, is_for_admins)| !is_for_admins || session.is_admin());
+    html! {
+        nav aria-label="Console" {
+            ul {
+                @for (section, name, path, _) in shown {
+                    li {
+                        a href=(path) aria-current=[(*section == current).then_some("page")] { (name) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn calls(calls: &[Call], origin: &str) -> Markup {
+    html! {
+        @if !calls.is_empty() {
+            details.calls {
+                summary { "The same from the API" }
+                @for (nth, call) in calls.iter().enumerate() {
+                    @let id = format!("call-{nth}");
+                    div.command {
+                        pre tabindex="0" { code id=(id) { (call.command(origin)) } }
+                        button type="button" hidden data-copy=(id) { "Copy" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A page without navigation, about a problem.
+pub(super) fn alone(title: &str, content: &Markup, problem: &Problem) -> Response {
+    refused(respond(problem.status(), &bare(title, None, content)), problem)
+}
+
+/// A page without navigation.
+pub(super) fn simple(status: StatusCode, title: &str, content: &Markup) -> Response {
+    respond(status, &bare(title, None, content))
+}
+
+/// A page without navigation that leads to another one by itself.
+pub(super) fn passing(title: &str, next: &str, content: &Markup) -> Response {
+    respond(StatusCode::OK, &bare(title, Some(next), content))
+}
+
+fn bare(title: &str, next: Option<&str>, content: &Markup) -> Markup {
+    let body = html! {
+        body.bare {
+            header.banner { (brand()) }
+            main #main { (content) }
+        }
+    };
+    document(title, next, &body)
+}
+
+fn document(title: &str, next: Option<&str>, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="htmx-config" content=(HTMX);
+                @if let Some(next) = next {
+                    meta http-equiv="refresh" content=(format!("0; url={next}"));
+                }
+                title { (super::text::short(title, 80)) " · gateway-events" }
+                link rel="icon" href=(ASSETS.icon.path) type="image/svg+xml";
+                link rel="stylesheet" href=(ASSETS.style.path);
+                script src=(ASSETS.htmx.path) defer {}
+                script src=(ASSETS.script.path) defer {}
+            }
+            (body)
+        }
+    }
+}
+
+/// What a problem is, and what to do.
+pub(super) fn problem(problem: &Problem) -> Markup {
+    let document = problem.clone().into_document();
+    html! {
+        h1 { (title_of(problem)) }
+        div.notice.bad role="alert" {
+            p { (sentences(&document.detail)) }
+            @if document.errors.len() > 1 {
+                ul { @for error in &document.errors { li { code { (error.field) } " " (sentences(&error.message)) } } }
+            }
+        }
+        @if problem.code() == "unavailable" {
+            p {
+                "Events that were accepted are safe, and delivery goes on when the database answers again. "
+                "Reload the page to try again."
+            }
+        } @else if problem.code() == "commit_outcome_unknown" {
+            p { "See whether it took effect before you submit it again." }
+        } @else if document.status == 503 {
+            p { "Reload the page to try again." }
+        } @else if document.status == 404 {
+            p { "It may have been deleted, or retention has removed it. " a href=(ROOT) { "Go to the overview" } "." }
+        }
+    }
+}
+
+/// The title of a page about a problem.
+pub(super) fn title_of(problem: &Problem) -> String {
+    match problem.code() {
+        "unavailable" => "The database is not available".to_owned(),
+        "answer_too_long" => "The query took too long".to_owned(),
+        "insufficient_scope" => "Your access token does not allow this".to_owned(),
+        "commit_outcome_unknown" => "It is not known whether this was done".to_owned(),
+        "not_found" => "Not found".to_owned(),
+        "invalid" => "Something is not valid".to_owned(),
+        "conflict" => "This is not possible now".to_owned(),
+        _ => problem.clone().into_document().title.into_owned(),
+    }
+}
+
+/// Adds to a response what the layers around the handlers and the browser need to know of a problem.
+pub(super) fn refused(mut response: Response, problem: &Problem) -> Response {
+    if let Some(cause) = problem.cause() {
+        response.extensions_mut().insert(cause);
+    }
+    if let Some(secs) = problem.clone().into_document().retry_after_secs {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(secs));
+    }
+    response
+}
+
+fn respond(status: StatusCode, document: &Markup) -> Response {
+    let mut response = (status, Html(document.0.clone())).into_response();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,165 @@
+//! Redriving what a list of failures shows: a dry run first, then the confirmation.
+
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::super::deliveries;
+use super::super::extract::Json;
+use super::super::problem::Answer;
+use super::super::query::{FromQuery as _, Query};
+use super::components::{event_link, facts, hidden, numeric, table, text};
+use super::form::{Submission, TOKEN};
+use super::layout::{Call, Section};
+use super::pairs::Pairs;
+use super::text::{count, number};
+use super::visit::{View, Visit};
+use crate::api::{DeliveryFilter, Object, RedriveRequest, Redriven};
+use crate::clock::Timestamp;
+
+/// Rows of a dry run that are listed.
+const ROWS: usize = 50;
+
+/// The form below the filters of a list. Its filter is that of the list.
+pub(super) fn offer(visit: &Visit, filter: &DeliveryFilter) -> Markup {
+    html! {
+        form.inline method="post" action="/console/failures/redrive" {
+            (fields(visit, &pairs(visit, filter)))
+            (hidden("step", "dry-run"))
+            button type="submit" { "Redrive what matches…" }
+            span.hint { "Shows first what would be done." }
+        }
+    }
+}
+
+/// The filter as fields of a form. A list begins 24 hours ago unless it says otherwise; a redrive
+/// must be told.
+fn pairs(visit: &Visit, filter: &DeliveryFilter) -> Pairs {
+    let day = std::time::Duration::from_hours(24);
+    let second = visit.now.minus(day).micros() / 1_000_000 * 1_000_000;
+    let from = filter.from.unwrap_or(Timestamp::from_micros(second));
+    let texts = [
+        ("from", Some(from.to_string())),
+        ("to", filter.to.map(|it| it.to_string())),
+        ("gatewayId", filter.gateway_id.map(|it| it.to_string())),
+        ("type", filter.event_type.as_ref().map(|it| it.as_str().to_owned())),
+        ("reason", filter.reason.map(|it| it.as_str().to_owned())),
+        ("eventId", filter.event_id.as_ref().map(|it| it.as_str().to_owned())),
+        ("correlationId", filter.correlation_id.as_ref().map(|it| it.as_str().to_owned())),
+    ];
+    texts
+        .into_iter()
+        .fold(Pairs::default(), |pairs, (name, value)| pairs.with(name, value.unwrap_or_default()))
+}
+
+fn fields(visit: &Visit, filter: &Pairs) -> Markup {
+    html! {
+        (hidden(TOKEN, &visit.session.id.form_token()))
+        @for (name, value) in filter.iter() { (hidden(name, value)) }
+    }
+}
+
+/// The dry run, or what was confirmed.
+pub(super) async fn submit(submission: Submission) -> Response {
+    match redrive(&submission).await {
+        Ok(view) => submission.visit.respond(Section::Failures, Ok(view)),
+        Err(problem) => submission.refused(&problem),
+    }
+}
+
+async fn redrive(submission: &Submission) -> Answer<View> {
+    let visit = &submission.visit;
+    let dry_run = submission.is_dry_run()?;
+    let pairs = submission.fields.known(&DeliveryFilter::names());
+    let filter: DeliveryFilter = pairs.query()?;
+    let request =
+        RedriveRequest { filter: Some(Object(filter)), dry_run, ..RedriveRequest::default() };
+    let call = Call::post("/deliveries/redrive", &request);
+    let admin = visit.session.admin()?;
+    let (_, done) = deliveries::redrive(visit.state(), admin, Query(()), Json(request)).await?;
+    let title = if dry_run { "Redrive: what would be done" } else { "Redrive" };
+    let body = html! {
+        p.up { a href="/console/failures" { "Failures" } }
+        h1 { (title) }
+        @if dry_run { (planned(visit, &pairs, &done.0)) } @else { (finished(&done.0)) }
+    };
+    Ok(View { title: title.to_owned(), calls: vec![call], body })
+}
+
+/// Why dead letters that match are left alone.
+fn skipped(done: &Redriven) -> Markup {
+    let counts = [
+        ("Still pending", done.pending),
+        ("Delivered since", done.delivered),
+        ("Redriven before", done.already_redriven),
+        ("Expired", done.expired),
+        ("Event removed by retention", done.event_removed),
+        ("Payload purged", done.payload_purged),
+        ("Gateway deleted", done.gateway_deleted),
+    ];
+    let counts: Vec<(&str, Markup)> = counts
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| (name, html! { (number(count)) }))
+        .collect();
+    html! { @if !counts.is_empty() { h2 { "Left alone" } (facts(&counts)) } }
+}
+
+fn planned(visit: &Visit, filter: &Pairs, done: &Redriven) -> Markup {
+    let total = done.total.unwrap_or_default();
+    html! {
+        @if total == 0 {
+            div.notice { p { "Nothing that matches can be redriven." } }
+        } @else {
+            div.notice {
+                p { (count(total, "delivery", "deliveries")) " would be appended again, each under a new sequence of its gateway. Gateways recognise repeats by the event's correlation id." }
+            }
+            form.inline method="post" action="/console/failures/redrive" {
+                (fields(visit, filter))
+                (hidden("step", "confirmed"))
+                button.primary type="submit" { "Redrive " (count(total, "delivery", "deliveries")) }
+                a href="/console/failures" { "Cancel" }
+            }
+            (deliveries_of(done, "Would be redriven"))
+        }
+        (skipped(done))
+    }
+}
+
+fn finished(done: &Redriven) -> Markup {
+    html! {
+        @if done.job.is_some() {
+            div.notice.good role="status" {
+                p { "A job redrives them, because they are many. " a href="/console/jobs" { "Its progress" } }
+            }
+        } @else {
+            div.notice.good role="status" {
+                p { (count(done.redriven.len(), "delivery", "deliveries")) " appended again." }
+            }
+            (deliveries_of(done, "Redriven deliveries"))
+            (skipped(done))
+        }
+    }
+}
+
+fn deliveries_of(done: &Redriven, caption: &str) -> Markup {
+    let rows: Vec<Vec<Markup>> = done
+        .redriven
+        .iter()
+        .take(ROWS)
+        .map(|it| {
+            vec![
+                event_link(it.event_id.as_str()),
+                html! { a.id href=(format!("/console/gateways/{}", it.gateway_id)) { (it.gateway_id) } },
+                html! { (number(it.sequence.0)) },
+                html! { @match it.new_sequence { Some(new) => (number(new.0)), None => (super::text::none()) } },
+            ]
+        })
+        .collect();
+    let columns = [text("Event"), text("Gateway"), numeric("Sequence"), numeric("New sequence")];
+    html! {
+        @if !rows.is_empty() {
+            (table(caption, &columns, &rows))
+            @if done.redriven.len() > ROWS { p.hint { "and " (number(done.redriven.len() - ROWS)) " more" } }
+        }
+    }
+}

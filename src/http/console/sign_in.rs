@@ -1,0 +1,158 @@
+//! Signing in with an access token, and signing out.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use maud::{Markup, html};
+
+use super::super::problem::{Answer, Problem};
+use super::super::{App, auth};
+use super::ROOT;
+use super::components::hidden;
+use super::form::{self, Submission};
+use super::layout;
+use super::pairs::Pairs;
+use super::session::{self, Session, SessionId};
+use super::visit::{self, Visit};
+
+/// The form. Whoever is signed in is led on.
+pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let next = next(&Pairs::parse(parts.uri.query().unwrap_or_default()));
+    match Session::of(&app, &parts.headers, &parts.extensions).await {
+        Ok(Some(_)) => lead_to(&next),
+        Ok(None) => show(&app, &parts, &next, None),
+        Err(problem) => show(&app, &parts, &next, Some(&problem)),
+    }
+}
+
+/// Checks the token and begins a session.
+pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let fields = match form::read(&parts, body).await {
+        Ok(fields) => fields,
+        Err(refused) => return refused,
+    };
+    if !form::is_from_here(&parts) {
+        return form::foreign();
+    }
+    let next = next(&fields);
+    match begin(&app, &parts, &fields).await {
+        Ok(cookie) => {
+            let mut response = lead_to(&next);
+            response.headers_mut().insert(header::SET_COOKIE, cookie);
+            response
+        }
+        Err(problem) => show(&app, &parts, &next, Some(&problem)),
+    }
+}
+
+async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> Answer<HeaderValue> {
+    let address = auth::address(app, &parts.extensions, &parts.headers);
+    let token = fields.get("token");
+    let begun = session::begin(app, token, address, &parts.extensions).await?;
+    let refuse = || Problem::unauthorized(super::super::problem::Challenge::Bearer);
+    let id = begun.ok_or_else(refuse)?;
+    // A browser has one session.
+    if let Some(earlier) = SessionId::of(&parts.headers) {
+        app.store.end_console_session(&earlier.digest()).await?;
+    }
+    id.cookie()
+}
+
+/// Ends the session.
+pub(super) async fn end(submission: Submission) -> Response {
+    let Visit { app, session, .. } = &submission.visit;
+    if let Err(error) = app.store.end_console_session(&session.id.digest()).await {
+        return submission.refused(&error.into());
+    }
+    let mut response = lead_to("/console/sign-in");
+    if let Ok(cookie) = session::no_cookie() {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+fn lead_to(path: &str) -> Response {
+    (StatusCode::SEE_OTHER, [(header::LOCATION, path), (header::CACHE_CONTROL, "no-store")])
+        .into_response()
+}
+
+/// The page to open after signing in: one of the console.
+fn next(pairs: &Pairs) -> String {
+    let next = pairs.get("next");
+    let is_own = next == ROOT || next.starts_with("/console/") || next.starts_with("/console?");
+    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic()) && !next.contains('\\');
+    if is_own && is_plain { next.to_owned() } else { ROOT.to_owned() }
+}
+
+fn show(app: &App, parts: &Parts, next: &str, problem: Option<&Problem>) -> Response {
+    let host = visit::host(parts);
+    let is_local =
+        host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"));
+    let is_unsafe = !visit::is_tls(app, parts) && !is_local;
+    let body = content(next, problem, is_unsafe);
+    match problem {
+        None => layout::simple(StatusCode::OK, "Sign in", &body),
+        Some(problem) => {
+            let mut response = layout::alone("Sign in", &body, problem);
+            if problem.status() == StatusCode::UNAUTHORIZED {
+                let challenge = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            response
+        }
+    }
+}
+
+fn content(next: &str, problem: Option<&Problem>, is_unsafe: bool) -> Markup {
+    let wrong = problem.map(|problem| match problem.status() {
+        StatusCode::UNAUTHORIZED => {
+            "This access token is not valid: it is mistyped, unknown, expired or revoked."
+                .to_owned()
+        }
+        _ => problem.clone().into_document().detail,
+    });
+    html! {
+        h1 { "Sign in" }
+        @if is_unsafe {
+            div.notice.bad role="alert" {
+                p { "Your browser opened this page without TLS, so it will not keep the session. Open it with https." }
+            }
+        }
+        @if let Some(wrong) = &wrong {
+            div.notice.bad role="alert" { p #wrong { (wrong) } }
+        }
+        form.card method="post" action="/console/sign-in" {
+            (hidden("next", next))
+            label for="token" { "Access token" }
+            input #token type="password" name="token" required autocomplete="current-password"
+                spellcheck="false" maxlength="200" aria-describedby=(if wrong.is_some() { "wrong hint" } else { "hint" })
+                aria-invalid=[wrong.as_ref().map(|_| "true")];
+            p #hint.hint {
+                "It needs the scope " code { "read" } "; what you can change depends on its other scopes. "
+                code { "gateway-events token create --access NAME --scope read" } " creates one. The session ends after twelve hours, or when the token is revoked."
+            }
+            button.primary type="submit" { "Sign in" }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_the_console_come_next() {
+        let next = |text: &str| next(&Pairs::default().with("next", text));
+        for own in ["/console", "/console/events?type=a.b", "/console/gateways/x"] {
+            assert_eq!(next(own), own);
+        }
+        for other in ["", "//evil.example", "https://evil.example", "/consoles", "/console/\\x\n"] {
+            assert_eq!(next(other), ROOT, "{other}");
+        }
+    }
+}

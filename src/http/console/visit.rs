@@ -1,0 +1,173 @@
+//! What each page needs to know of its request: who is signed in, the query, and the service's
+//! address. A request without a session leads to the sign-in page.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use maud::{Markup, html};
+use serde::de::DeserializeOwned;
+
+use super::super::App;
+use super::super::client_address;
+use super::super::extract::Path;
+use super::super::listener::Peer;
+use super::super::problem::{Answer, Problem};
+use super::ROOT;
+use super::layout::{self, Call, Section};
+use super::pairs::Pairs;
+use super::session::Session;
+use crate::clock::Timestamp;
+
+/// A request of someone who is signed in.
+pub(super) struct Visit {
+    pub(super) app: Arc<App>,
+    pub(super) session: Session,
+    /// The path, without the query.
+    pub(super) path: String,
+    pub(super) query: Pairs,
+    /// The address of the service as the browser knows it, such as `https://localhost:8443`.
+    pub(super) origin: String,
+    pub(super) now: Timestamp,
+}
+
+/// The content of a page.
+pub(super) struct View {
+    pub(super) title: String,
+    /// The requests of the API that return the same.
+    pub(super) calls: Vec<Call>,
+    pub(super) body: Markup,
+}
+
+impl Visit {
+    pub(super) fn new(app: &Arc<App>, parts: &Parts, session: Session) -> Self {
+        Self {
+            app: Arc::clone(app),
+            session,
+            path: parts.uri.path().to_owned(),
+            query: Pairs::parse(parts.uri.query().unwrap_or_default()),
+            origin: origin(app, parts),
+            now: Timestamp::now(),
+        }
+    }
+
+    /// The state that handlers of the API take.
+    pub(super) fn state(&self) -> State<Arc<App>> {
+        State(Arc::clone(&self.app))
+    }
+
+    /// The page with this content, or with the reason why there is none.
+    pub(super) fn respond(&self, section: Section, view: Answer<View>) -> Response {
+        match view {
+            Ok(view) => layout::page(self, section, StatusCode::OK, &view),
+            Err(problem) => {
+                let is_filtered = problem.code() == "invalid" && !self.query.is_empty();
+                let body = html! {
+                    (layout::problem(&problem))
+                    @if is_filtered { p { a href=(self.path) { "Show the page without filters" } } }
+                };
+                let title = layout::title_of(&problem);
+                let view = View { title, calls: Vec::new(), body };
+                layout::refused(layout::page(self, section, problem.status(), &view), &problem)
+            }
+        }
+    }
+
+    /// The address of this page.
+    pub(super) fn address(&self) -> String {
+        self.query.after(&self.path)
+    }
+
+    /// A link to this page with another value in its query, from the first row on.
+    pub(super) fn link_with(&self, name: &str, value: impl Into<String>) -> String {
+        self.query.with("cursor", "").with(name, value).after(&self.path)
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Visit {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        let found = Session::of(app, &parts.headers, &parts.extensions).await;
+        let session = found.map_err(|problem| {
+            layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
+        })?;
+        let session = session.ok_or_else(|| no_session(parts))?;
+        Ok(Self::new(app, parts, session))
+    }
+}
+
+/// The parameters of a page's path. Without such a page, the answer is one for people.
+pub(super) struct Key<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Key<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
+        match Path::from_request_parts(parts, app).await {
+            Ok(Path(key)) => Ok(Self(key)),
+            Err(_) => {
+                let problem = Problem::not_found("page");
+                Err(layout::alone("Not found", &layout::problem(&problem), &problem))
+            }
+        }
+    }
+}
+
+/// Leads to the sign-in page, and back to this one. A browser that follows a link from another site
+/// sends no cookie with it, because the cookie is `SameSite=Strict`; the page that it gets leads to
+/// the same address, now from this site.
+fn no_session(parts: &Parts) -> Response {
+    let here = parts.uri.path_and_query().map_or(ROOT, |it| it.as_str());
+    let next = Pairs::default().with("next", here).after("/console/sign-in");
+    if parts.headers.contains_key("hx-request") {
+        return (StatusCode::UNAUTHORIZED, [("hx-redirect", next)]).into_response();
+    }
+    let site = parts.headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
+    if site == Some("cross-site") {
+        let body = html! {
+            h1 { "One moment" }
+            p { "You came from another site. " a href=(here) { "Continue to the console" } "." }
+        };
+        return layout::passing("One moment", here, &body);
+    }
+    (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response()
+}
+
+/// The scheme, host and port by which the browser knows the service.
+pub(super) fn origin(app: &App, parts: &Parts) -> String {
+    let scheme = if is_tls(app, parts) { "https" } else { "http" };
+    let host = host(parts).map_or_else(|| "localhost".to_owned(), |host| host.to_string());
+    format!("{scheme}://{host}")
+}
+
+/// The host and port that the request is for.
+pub(super) fn host(parts: &Parts) -> Option<Authority> {
+    let header = || parts.headers.get(header::HOST)?.to_str().ok()?.parse().ok();
+    parts.uri.authority().cloned().or_else(header)
+}
+
+/// Whether the browser's connection is encrypted: a trusted proxy says so, or else the listener's
+/// is.
+pub(super) fn is_tls(app: &App, parts: &Parts) -> bool {
+    let server = &app.config.server;
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.address.ip().to_canonical());
+    let is_trusted =
+        peer.is_some_and(|peer| client_address::is_trusted(peer, &server.trusted_proxies));
+    match forwarded_proto(&parts.headers).filter(|_| is_trusted) {
+        Some(scheme) => scheme.eq_ignore_ascii_case("https"),
+        None => !server.plaintext,
+    }
+}
+
+fn forwarded_proto(headers: &HeaderMap) -> Option<&str> {
+    headers.get("x-forwarded-proto")?.to_str().ok()?.split(',').next_back().map(str::trim)
+}
+
+/// The page for a path that does not exist.
+pub(super) async fn not_found(visit: Visit) -> Response {
+    visit.respond(Section::None, Err(Problem::not_found("page")))
+}
