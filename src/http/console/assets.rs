@@ -51,7 +51,7 @@ pub(super) async fn file(
     peer: Option<Extension<Peer>>,
     Path(name): Path<String>,
 ) -> Answer<Response> {
-    if peer.is_some_and(|Extension(peer)| peer.place.is_reserve()) {
+    if peer.is_some_and(|Extension(peer)| peer.slot.is_reserve()) {
         return Err(Problem::http_connection_limit());
     }
     let Assets { style, script, htmx, icon } = &*ASSETS;
