@@ -22,7 +22,8 @@ pub(super) fn complete(document: &mut OpenApi) {
             _ => continue,
         };
         if own.is_none() {
-            *own = composed(&schemas[name], schemas);
+            // A request whose members are all optional has examples in its operation.
+            *own = composed(&schemas[name], schemas).filter(|example| *example != json!({}));
         }
     }
 }
