@@ -1,4 +1,4 @@
-//! What pages are made of: tables, states, links, filters.
+//! What pages are made of: tables, links, filters.
 
 use maud::{Markup, html};
 
