@@ -162,7 +162,7 @@ impl Lane {
     pub(super) fn take_back(&mut self, state: &mut State, first: Sequence) {
         self.window.take_back(first);
         state.in_flight.remove_from(first);
-        self.feed.rewind(self.window.sent());
+        self.reader.rewind(self.window.sent());
         state.is_resumed = false;
     }
 
