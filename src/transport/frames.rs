@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub use super::event_position::EventPosition;
-use super::{cloud_event, frame};
+use super::frame;
 use crate::event::Sequence;
 use crate::json_error::WrongValue;
 
+pub(super) mod cloud_event;
 mod error;
 mod gateway;
 mod server;

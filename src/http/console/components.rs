@@ -3,8 +3,9 @@
 use maud::{Markup, html};
 
 use super::pairs::{Pairs, encode};
-use super::text::{none, said, short};
+use super::text::{none, number, said, short};
 use super::visit::Visit;
+use crate::api::Evidence;
 use crate::event::GatewayId;
 
 /// A column of a table.
@@ -191,4 +192,9 @@ pub(super) fn labels(labels: &crate::api::Labels) -> Markup {
             }
         }
     }
+}
+
+/// How many elements a list of evidence leaves out.
+pub(super) fn more<T>(evidence: &Evidence<T>) -> Markup {
+    html! { @if evidence.more > 0 { p.hint { "and " (number(evidence.more)) " more" } } }
 }

@@ -25,11 +25,6 @@ use crate::event::EventId;
 /// Gateways, and deliveries, that are shown at most.
 const ROWS: usize = 200;
 
-/// The path of an event's page.
-pub(super) fn path(id: &EventId) -> String {
-    event_path(id.as_str())
-}
-
 pub(super) async fn page(visit: Visit, Key(id): Key<EventId>) -> Response {
     let view = content(&visit, id).await;
     visit.respond(Section::Events, view)

@@ -14,7 +14,7 @@ use super::states::verdict;
 use super::text::{lines, number, said, sentences, short, span, when};
 use super::visit::{Key, View, Visit};
 use super::{gateway_actions, gateway_keys};
-use crate::api::{Evidence, Gateway, GatewayDiagnosis, NextStep};
+use crate::api::{Gateway, GatewayDiagnosis, NextStep};
 use crate::event::GatewayId;
 
 mod evidence;
@@ -129,9 +129,4 @@ fn gateway_facts(visit: &Visit, gateway: &Gateway) -> Markup {
         ("Registered", when(gateway.created_at, visit.now)),
         ("Id", html! { code.id { (id) } }),
     ])
-}
-
-/// How many elements a list of evidence leaves out.
-pub(super) fn more<T>(evidence: &Evidence<T>) -> Markup {
-    html! { @if evidence.more > 0 { p.hint { "and " (number(evidence.more)) " more" } } }
 }

@@ -14,7 +14,7 @@ use super::components::hidden;
 use super::pairs::Pairs;
 use super::session::Session;
 use super::text::{said, sentences};
-use super::visit::{View, Visit};
+use crate::clock::Timestamp;
 
 /// Allows what this host serves, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -96,23 +96,36 @@ fn quoted(text: &str) -> String {
     format!("'{}'", super::text::lines(text).replace('\'', r"'\''"))
 }
 
-/// The page of someone who is signed in.
-pub(super) fn page(visit: &Visit, section: Section, status: StatusCode, view: &View) -> Response {
-    let token = visit.session.id.form_token();
+/// A page of someone who is signed in.
+pub(super) struct Page<'a> {
+    pub(super) session: &'a Session,
+    pub(super) section: Section,
+    /// The service's address, for the equivalent API calls.
+    pub(super) origin: &'a str,
+    pub(super) now: Timestamp,
+    pub(super) title: &'a str,
+    pub(super) calls: &'a [Call],
+    pub(super) body: &'a Markup,
+}
+
+/// Renders a page.
+pub(super) fn page(status: StatusCode, page: &Page<'_>) -> Response {
+    let Page { session, section, origin, now, title, calls: made, body: content } = page;
+    let token = session.id.form_token();
     let body = html! {
         body {
             a.skip href="#main" { "Skip to content" }
-            (banner(&visit.session, &token))
+            (banner(session, &token))
             div.frame {
-                (navigation(&visit.session, section))
-                main #main tabindex="-1" data-now=(visit.now) {
-                    (view.body)
-                    (calls(&view.calls, &visit.origin))
+                (navigation(session, *section))
+                main #main tabindex="-1" data-now=(now) {
+                    (content)
+                    (calls(made, origin))
                 }
             }
         }
     };
-    respond(status, &document(&view.title, None, &body))
+    respond(status, &document(title, None, &body))
 }
 
 fn banner(session: &Session, token: &str) -> Markup {

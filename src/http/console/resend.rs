@@ -7,8 +7,7 @@ use super::super::extract::{Json, Path};
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::super::resend;
-use super::components::{hidden, numeric, table, text};
-use super::event::path;
+use super::components::{event_path, hidden, numeric, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::text::{count as counted, none, number};
@@ -23,7 +22,7 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
             h2 #actions { "Actions" }
             details {
                 summary { "Resend it to further gateways" }
-                form method="post" action=(format!("{}/resend", path(id))) {
+                form method="post" action=(format!("{}/resend", event_path(id.as_str()))) {
                     (hidden(TOKEN, &visit.session.id.form_token()))
                     (hidden("step", "dry-run"))
                     p.hint {
@@ -88,7 +87,7 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let call =
         Call::post(format!("/events/{}/resend", super::pairs::encode(id.as_str())), &request);
     let admin = visit.session.admin()?;
-    let back = path(&id);
+    let back = event_path(id.as_str());
     let done = resend::resend(visit.state(), admin, Path(id), Query(()), Json(request)).await?.0;
     let title = if dry_run { "Resend: what would be done" } else { "Resend" };
     let body = html! {

@@ -62,7 +62,7 @@ impl Visit {
     /// The page with this content, or with the reason why there is none.
     pub(super) fn respond(&self, section: Section, view: Answer<View>) -> Response {
         match view {
-            Ok(view) => layout::page(self, section, StatusCode::OK, &view),
+            Ok(view) => self.page(section, StatusCode::OK, &view),
             Err(problem) => {
                 let is_filtered = problem.code() == "invalid" && !self.query.is_empty();
                 let body = html! {
@@ -71,9 +71,15 @@ impl Visit {
                 };
                 let title = layout::title_of(&problem);
                 let view = View { title, calls: Vec::new(), body };
-                layout::refused(layout::page(self, section, problem.status(), &view), &problem)
+                layout::refused(self.page(section, problem.status(), &view), &problem)
             }
         }
+    }
+
+    fn page(&self, section: Section, status: StatusCode, view: &View) -> Response {
+        let View { title, calls, body } = view;
+        let (session, origin, now) = (&self.session, self.origin.as_str(), self.now);
+        layout::page(status, &layout::Page { session, section, origin, now, title, calls, body })
     }
 
     /// The address of this page.

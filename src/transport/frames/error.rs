@@ -82,11 +82,11 @@ impl FrameError {
         Self { code, message }
     }
 
-    pub(in crate::transport) fn malformed(message: impl AsRef<str>) -> Self {
+    pub(super) fn malformed(message: impl AsRef<str>) -> Self {
         Self::new(ErrorCode::MalformedFrame, message)
     }
 
-    pub(in crate::transport) fn invalid(message: impl AsRef<str>) -> Self {
+    pub(super) fn invalid(message: impl AsRef<str>) -> Self {
         Self::new(ErrorCode::InvalidFrame, message)
     }
 }

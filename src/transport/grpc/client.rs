@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::super::cloud_event;
+use super::super::frames::cloud_event;
 use super::super::frames::{
     Ack, Confirm, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit,
     DeliveryGap, DeliveryMark, Envelope, ErrorCode, EventFrame, FrameError, GapReason,

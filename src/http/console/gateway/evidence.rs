@@ -2,11 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::super::components::{event_link, labels, numeric, table, text};
+use super::super::components::{event_link, labels, more, numeric, table, text};
 use super::super::states::{Tone, state};
 use super::super::text::{none, number, pretty, said, sentences, when, when_any};
 use super::super::visit::Visit;
-use super::more;
 use crate::api::{ConnectionStatus, FailuresByReason, Gateway, GatewayDiagnosis, Instances};
 
 pub(super) fn pending(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosis) -> Markup {
