@@ -32,13 +32,12 @@ async fn read(visit: &Visit, id: GatewayId, after: Sequence) -> Answer<LogPage> 
 async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
     let asked: LogQuery = visit.query.query()?;
     let rows = i64::try_from(ROWS).unwrap_or(i64::MAX);
-    let log = match asked.after {
-        Some(after) => read(visit, id, after).await?,
-        None => {
-            // Its beginning tells where its end is.
-            let head = read(visit, id, Sequence::MAX).await?.head;
-            read(visit, id, Sequence((head.0 - rows).max(0))).await?
-        }
+    let log = if let Some(after) = asked.after {
+        read(visit, id, after).await?
+    } else {
+        // A page beyond the end tells where the end is.
+        let head = read(visit, id, Sequence::MAX).await?.head;
+        read(visit, id, Sequence((head.0 - rows).max(0))).await?
     };
     let after = asked.after.map_or((log.head.0 - rows).max(0), |after| after.0);
     let name = short(&log.gateway_name, 64);

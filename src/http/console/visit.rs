@@ -113,13 +113,11 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Key<T> {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
-        match Path::from_request_parts(parts, app).await {
-            Ok(Path(key)) => Ok(Self(key)),
-            Err(_) => {
-                let problem = Problem::not_found("page");
-                Err(layout::alone("Not found", &layout::problem(&problem), &problem))
-            }
-        }
+        let Ok(Path(key)) = Path::from_request_parts(parts, app).await else {
+            let problem = Problem::not_found("page");
+            return Err(layout::alone("Not found", &layout::problem(&problem), &problem));
+        };
+        Ok(Self(key))
     }
 }
 

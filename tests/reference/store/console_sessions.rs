@@ -10,6 +10,7 @@ use gateway_events::store::{
 };
 
 use super::MemoryStore;
+use super::retention::oldest;
 use super::tables::{ConsoleSessionRow, Tables};
 
 #[async_trait]
@@ -55,6 +56,13 @@ impl ConsoleSessions for MemoryStore {
 }
 
 impl Tables {
+    /// Removes up to `batch` expired sessions; returns how many.
+    pub(super) fn trim_console_sessions(&mut self, now: Timestamp, batch: usize) -> usize {
+        let rows = self.console_sessions.iter().map(|(digest, row)| (row.expires_at, *digest));
+        let gone = oldest(rows.filter(|(at, _)| *at <= now), batch);
+        gone.iter().filter(|digest| self.console_sessions.remove(*digest).is_some()).count()
+    }
+
     fn begin_console_session(
         &mut self,
         now: Timestamp,

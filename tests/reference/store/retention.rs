@@ -84,12 +84,7 @@ impl Tables {
                 gone.iter().filter(|key| self.connection_changes.remove(key).is_some()).count()
             }
             TrimStep::Rejected => self.trim_rejected(now.minus(limits.hard_max_age), batch),
-            TrimStep::ConsoleSessions => {
-                let rows =
-                    self.console_sessions.iter().map(|(digest, row)| (row.expires_at, *digest));
-                let gone = oldest(rows.filter(|(at, _)| *at <= now), batch);
-                gone.iter().filter(|digest| self.console_sessions.remove(*digest).is_some()).count()
-            }
+            TrimStep::ConsoleSessions => self.trim_console_sessions(now, batch),
             TrimStep::Audit => self.trim_audit(now.minus(limits.audit_max_age), batch),
             TrimStep::Jobs => self.forget_jobs(now.minus(limits.audit_max_age), batch),
             TrimStep::GatewayHistory => self.trim_history(limits.replaced_before(now), batch),
@@ -353,7 +348,7 @@ fn spent_before(now: Timestamp, limits: &RetentionLimits) -> Timestamp {
 }
 
 /// The keys of the oldest rows, at most `batch`.
-fn oldest<K: Ord>(rows: impl Iterator<Item = (Timestamp, K)>, batch: usize) -> Vec<K> {
+pub(super) fn oldest<K: Ord>(rows: impl Iterator<Item = (Timestamp, K)>, batch: usize) -> Vec<K> {
     let mut rows: Vec<_> = rows.collect();
     rows.sort_unstable();
     rows.truncate(batch);
