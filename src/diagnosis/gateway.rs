@@ -382,25 +382,25 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
     };
     let is_missing =
         |(label, value): &(&String, &String)| gateway.labels.get(*label) != Some(*value);
-    let lost = missed.labels.iter().filter(is_missing);
-    let lost: Labels = lost.map(|(a, b)| (a.clone(), b.clone())).collect();
+    let absent = missed.labels.iter().filter(is_missing);
+    let absent: Labels = absent.map(|(a, b)| (a.clone(), b.clone())).collect();
     match missed.kind {
         MissedBy::MistypedLabel => {
-            if !lost.is_empty() {
-                steps.push(correct(gateway, missed, &lost));
+            if !absent.is_empty() {
+                steps.push(correct(gateway, missed, &absent));
             }
             steps.push(resend(format!("Send it {last} missed it.")));
         }
         MissedBy::RemovedLabel => {
             let until = missed.differences.iter().filter_map(|it| it.until).max();
             let until = until.map(to_the_second).unwrap_or_default();
-            if !lost.is_empty() {
+            if !absent.is_empty() {
                 steps.push(Step::new(
                     format!(
                         "{events} for {target} missed it, because it lost {} at {until}. Set the label again.",
-                        labels_in_words(&lost)
+                        labels_in_words(&absent)
                     ),
-                    format!("gateway update {name} {}", label_options(&lost)),
+                    format!("gateway update {name} {}", label_options(&absent)),
                 ));
             }
             steps.push(resend(format!("Send it {last} missed it after {until}.")));
@@ -416,7 +416,7 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
 }
 
 /// How to correct the gateway's labels that are probably mistyped.
-fn correct(gateway: &Gateway, missed: &Missed, lost: &Labels) -> Step {
+fn correct(gateway: &Gateway, missed: &Missed, absent: &Labels) -> Step {
     let name = gateway_word(&gateway.name, gateway.id);
     let events = count(i64::try_from(missed.events).unwrap_or(i64::MAX), "event", "events");
     let (first, last) = (to_the_second(missed.first_at), to_the_second(missed.last_at));
@@ -424,15 +424,15 @@ fn correct(gateway: &Gateway, missed: &Missed, lost: &Labels) -> Step {
     let is_removed =
         |name: &&String| !missed.labels.contains_key(*name) && gateway.labels.contains_key(*name);
     let removed = missed.mistyped.keys().filter(is_removed);
-    let removed: String =
-        removed.map(|name| format!(" --remove-label {}", argument(name))).collect();
+    let removed = removed.map(|name| format!(" --remove-label {}", argument(name)));
+    let removed = removed.collect::<Vec<_>>().concat();
     Step::new(
         format!(
             "{events} for {} {when} missed it. It has {} instead, which no other gateway has and no event asked for, so that is probably mistyped. Correct it.",
             labels_in_words(&missed.labels),
             labels_in_words(&missed.mistyped)
         ),
-        format!("gateway update {name} {}{removed}", label_options(lost)),
+        format!("gateway update {name} {}{removed}", label_options(absent)),
     )
 }
 

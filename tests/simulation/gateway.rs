@@ -183,11 +183,11 @@ impl App {
         let mut state = self.world.state();
         let replica = &mut state.gateways[self.id.gateway].replicas[self.id.replica];
         let (epoch, sequence) = (event.epoch, event.sequence.0);
-        if !is_applied {
+        if is_applied {
+            replica.in_log(epoch).rejected_last.remove(&sequence);
+        } else {
             replica.in_log(epoch).rejected.insert(sequence);
             replica.in_log(epoch).rejected_last.insert(sequence);
-        } else {
-            replica.in_log(epoch).rejected_last.remove(&sequence);
         }
         replica.in_log(epoch).applied.insert(sequence);
         let is_newer = replica

@@ -107,8 +107,8 @@ async fn a_gateway_that_filters_an_event_is_not_shown_as_having_received_it(back
     for says in
         ["delivered to 1 of 2 gateways", "filtered", "at tokyo, sequence 1", "nothing to do"]
     {
-        let words = why.well().split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(words.contains(says), "{says:?} is missing: {why:?}");
+        let text = why.well().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(says), "{says:?} is missing: {why:?}");
     }
     let shown = service.run(&format!("rollout --event {event}")).await;
     assert!(shown.well().starts_with("1 applied, 1 filtered of 2 gateways"), "{shown:?}");
