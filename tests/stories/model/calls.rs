@@ -455,10 +455,7 @@ impl World {
                 connection,
                 reason: *reason,
                 detail: "as the story wants it".to_owned(),
-                unconfirmed: sent
-                    .then_some(Unconfirmed { range, started_at })
-                    .into_iter()
-                    .collect(),
+                unconfirmed: Vec::from_iter(sent.then_some(Unconfirmed { range, started_at })),
                 is_in_progress: first % 3 == 0,
                 give_up_after: give_up.then_some(u32::from(last % 2 == 0) + 1),
                 alive_at: (first % 2 == 0).then(Timestamp::now),
