@@ -276,6 +276,7 @@ pub struct RejectedRowChange {
     "published": true,
     "dryRun": false,
     "eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+    "gatewayIds": ["01890a5d-ac96-774b-bcce-b302099a8057"],
     "deliveries": [{"gatewayId": "01890a5d-ac96-774b-bcce-b302099a8057", "sequence": 42}],
     "reason": null,
     "detail": null,
