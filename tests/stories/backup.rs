@@ -587,8 +587,8 @@ async fn a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed(
     service.restart().await;
 }
 
-/// Otherwise its sequences would be given to other events than before, in the same epoch, and nobody could
-/// tell: the data directory may be a new one.
+/// If it was served as it is, it would assign its next sequences to other events in the same epoch. The data
+/// directory may be a new one, so its high-water mark can't reveal that.
 #[tokio::test]
 async fn a_backup_is_not_served_before_it_is_restored_or_its_epochs_are_renewed() {
     let mut fleet = Fleet::backed_up().await;

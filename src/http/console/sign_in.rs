@@ -18,7 +18,7 @@ use super::pairs::Pairs;
 use super::session::{self, Session, SessionId};
 use super::visit::{self, Visit};
 
-/// The form. Whoever is signed in is led on.
+/// The sign-in form. Redirects requests that have a session already.
 pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let next = next(&Pairs::parse(parts.uri.query().unwrap_or_default()));

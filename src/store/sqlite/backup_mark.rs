@@ -13,7 +13,7 @@ const MARK: u32 = 0x6765_424b;
 /// Where the id is in the header, as four bytes in big-endian order.
 const OFFSET: u64 = 68;
 
-/// Marks a complete copy that nobody has open.
+/// Marks a complete copy, which must not be open as a database.
 pub(super) fn set(file: &File) -> io::Result<()> {
     file.write_all_at(&MARK.to_be_bytes(), OFFSET)
 }
