@@ -8,6 +8,7 @@ use gateway_events::command::{colour, confirm, service, table, time};
 pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod complete;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod delivery;

@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::both_databases::{Backend, on_both};
+use crate::reliable::peer::Peer;
 use crate::support::{deployed, failed_report};
 
 on_both! {
     a_connected_gateway_whose_deployments_fail_is_failing
+    the_gauge_of_failing_gateways_agrees_with_the_verdicts
 }
 
 async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend) {
@@ -67,4 +69,28 @@ async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend)
     assert_eq!(disabled["verdict"]["state"], "disabled");
     assert_eq!(disabled["verdict"]["since"], disabled["disabledAt"]);
     socket.await.expect("closed");
+}
+
+async fn the_gauge_of_failing_gateways_agrees_with_the_verdicts(backend: Backend) {
+    let service = backend.start().await;
+    let admin = service.admin();
+    let (id, key) = service.gateway("one").await;
+    admin.post("/events", &deployed(&[&id], "d-1")).await.success();
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    peer.event(1).await;
+    // A refusal that is tried again is no dead letter, but the gateway does not handle its events.
+    peer.send(&json!({"type": "delivery.nack", "sequence": 1, "code": "overloaded",
+        "retryable": true, "retryAfterMs": 600_000}))
+        .await;
+    let path = format!("/gateways/{id}");
+    let state = |state: &'static str| move |one: &Value| one["verdict"]["state"] == state;
+    service.eventually(&path, state("failing")).await;
+    let gauge = async |count: u32| {
+        let line = format!("gateway_events_gateways_failing {count}");
+        service.metrics_until(|text| text.lines().any(|found| found == line)).await
+    };
+    gauge(1).await;
+    admin.post(&format!("{path}/pause"), &json!({})).await.success();
+    service.eventually(&path, state("paused")).await;
+    gauge(0).await;
 }

@@ -91,7 +91,7 @@ impl Tables {
     }
 
     /// What appending an event would do. The sequences of a new one are not known.
-    fn would_append(
+    pub(super) fn would_append(
         &self,
         organisation: OrganisationKey,
         new: &NewEvent,
