@@ -37,15 +37,15 @@ pub use actions::{
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use browse::{EventFilter, EventSummary, PublishedTarget};
 pub use bulk_jobs::{
-    Job, JobKind, JobParameters, JobProgress, JobSkips, JobState, JobsQuery, ReplayRequest,
-    Replayed, ResendRequest, Resent, ResentDelivery,
+    AbortRequest, Aborted, Job, JobKind, JobParameters, JobProgress, JobSkips, JobState, JobsQuery,
+    ReplayRequest, Replayed, ResendRequest, Resent, ResentDelivery,
 };
 pub use cloud_events::CloudEvent;
 pub use connections::{Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus};
 pub use deliveries::{
-    Attempt, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, DeliveryState,
-    FailuresByBucket, Outcome, RedriveRequest, Redriven, RedrivenAs, RedrivenDelivery, Summary,
-    SummaryBy, SummaryQuery,
+    Attempt, DeliveriesQuery, DeliveriesStatus, DeliveriesWindow, Delivery, DeliveryFilter,
+    DeliveryState, FailuresByBucket, Outcome, RedriveRequest, Redriven, RedrivenAs,
+    RedrivenDelivery, Summary, SummaryBy, SummaryQuery,
 };
 pub use diagnosis::{
     EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
@@ -70,7 +70,7 @@ pub use gateways::{
 };
 pub use inbox::{
     EditedRow, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
-    RejectionReason, Retried, RetryRequest,
+    RejectionReason, Retried, RetriedRow, RetryRequest, RetryRowRequest,
 };
 pub use instances::{ExpiredInstance, Instance, InstanceConnection, Instances, Level};
 pub use json::{Object, UniqueMembers, not_null};

@@ -9,6 +9,7 @@ pub(crate) mod agent;
 pub(crate) mod alias;
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod complete;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod delivery;

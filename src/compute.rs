@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::metric;
+
 /// The maximum number of queued jobs per source; further ones are refused.
 const MAX_QUEUED: usize = 256;
 
@@ -66,6 +68,8 @@ struct Queues {
     /// Sources with queued jobs, in the order of their turns.
     turns: VecDeque<Source>,
     waiting: HashMap<Source, VecDeque<Job>>,
+    /// The number of all queued jobs.
+    queued: u32,
     closed: bool,
 }
 
@@ -138,6 +142,7 @@ impl Drop for Pool {
         queues.closed = true;
         queues.waiting.clear();
         queues.turns.clear();
+        queues.queued = 0;
         drop(queues);
         self.shared.ready.notify_all();
     }
@@ -158,6 +163,8 @@ impl Shared {
                 queues.turns.push_back(source.clone());
             }
         }
+        queues.queued += 1;
+        queues.report();
         drop(queues);
         self.ready.notify_one();
         Ok(())
@@ -195,7 +202,13 @@ impl Queues {
         } else {
             self.turns.push_back(source);
         }
+        self.queued = self.queued.saturating_sub(1);
+        self.report();
         job
+    }
+
+    fn report(&self) {
+        metrics::gauge!(metric::COMPUTE_QUEUE).set(f64::from(self.queued));
     }
 }
 

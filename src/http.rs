@@ -57,6 +57,7 @@ mod gateway_tokens;
 mod gateways;
 mod grpc;
 mod health;
+mod idempotency;
 mod inbox;
 mod inbox_edit;
 mod instances;
@@ -64,6 +65,7 @@ pub mod listener;
 mod log;
 mod long_poll;
 mod manifest;
+mod no_body;
 mod nodes;
 mod observability;
 pub mod openapi;
@@ -104,7 +106,6 @@ pub struct App {
     bodies: Arc<bodies::Memory>,
     access: TtlCache<String, AccessCredential>,
     types: TtlCache<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
-    published_types: events::PublishedTypes,
     log_waiting: log::Waiting,
     waits: rollouts::Waits,
     feed: Feed,
@@ -141,7 +142,6 @@ impl App {
             bodies,
             access: TtlCache::default(),
             types: TtlCache::default(),
-            published_types: events::PublishedTypes::default(),
             log_waiting: log::Waiting::default(),
             waits: rollouts::Waits::default(),
             feed,
@@ -166,19 +166,24 @@ impl App {
 /// All routes of the service with their middleware, for requests and upgrades.
 pub fn router(app: Arc<App>) -> Router {
     let request_timeout = app.config.server.request_timeout;
-    let (routes, _) = documented_routes(request_timeout).split_for_parts();
+    let (routes, document) = documented_routes(request_timeout).split_for_parts();
     let routes = routes
         .merge(grpc::routes(&app))
         .merge(console::routes(request_timeout))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
-    observability::observed(routes, &app).with_state(app)
+    observability::observed(routes, &document, &app).with_state(app)
 }
 
 /// The routes with their documentation. `routes!` accepts no handler without it.
 fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
-    let api = api().layer(timeout).routes(routes!(connect::connect));
+    let api = api();
+    let bodiless = no_body::Bodiless::of(api.get_openapi());
+    let api = api
+        .layer(middleware::from_fn_with_state(bodiless, no_body::refuse))
+        .layer(timeout)
+        .routes(routes!(connect::connect));
     let probes = OpenApiRouter::new()
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

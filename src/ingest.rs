@@ -20,6 +20,7 @@ use crate::cloud_event::Attributes;
 use crate::compute::{ComputeError, Pool, Source};
 use crate::event::{CollapseKey, CorrelationId, Event, EventId, EventType, GatewayId};
 use crate::event_types::{self, Subject, Validator};
+use crate::metric::{self, TypeCounters};
 use crate::store::supersession::Collapse;
 use crate::store::{EventTypeInfo, InvalidEvent, NewEvent, Target, Validated};
 use crate::trace_context::TraceParent;
@@ -141,13 +142,21 @@ pub struct Rules {
     validator: Validator,
     pool: Pool,
     event_bytes: usize,
+    published: TypeCounters,
 }
 
 impl Rules {
     /// Rules that accept events whose frame has at most `event_bytes`.
     pub fn new(event_bytes: usize) -> Arc<Self> {
         let (validator, pool) = (Validator::default(), Pool::new());
-        Arc::new(Self { validator, pool, event_bytes })
+        let built_ins = event_types::built_ins().map(|info| info.name.as_str());
+        let published = TypeCounters::new(metric::PUBLISHED_EVENTS, built_ins);
+        Arc::new(Self { validator, pool, event_bytes, published })
+    }
+
+    /// Counts an accepted event.
+    pub fn count_published(&self, event_type: &EventType) {
+        self.published.add(event_type.as_str(), 1);
     }
 
     /// Size of the largest frame.

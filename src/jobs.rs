@@ -184,6 +184,7 @@ impl Supervisor {
         });
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         // Registers the series, so that an alert sees the first increase.
+        metrics::counter!(metric::JOB_RUNS, "job" => name).increment(0);
         metrics::counter!(metric::JOB_FAILURES, "job" => name).increment(0);
         metrics::counter!(metric::JOB_RESTARTS, "job" => name).increment(0);
         metrics::counter!(metric::JOB_OVERDUE, "job" => name).increment(0);

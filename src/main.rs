@@ -14,9 +14,9 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, agent, alias, audit, backup, config, context, delivery, demo, doctor,
-    epoch, event, event_type, formats::Format, gateway, health, inbox, job, listen, man, migrate,
-    node, openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
+    access::ClientOptions, agent, alias, audit, backup, complete, config, context, delivery, demo,
+    doctor, epoch, event, event_type, formats::Format, gateway, health, inbox, job, listen, man,
+    migrate, node, openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -116,12 +116,16 @@ enum Command {
     Man(man::Args),
     /// Print a completion script for a shell
     ///
-    /// It completes commands, options and fixed values. Names and ids, which only the service knows,
-    /// are not completed: any unique beginning of an id can be used instead.
+    /// It completes commands, options and fixed values. In bash, zsh and fish it also completes what the
+    /// service knows: the names of gateways, event types, contexts, labels and reasons, and the ids of
+    /// jobs. It asks the service that the options, the environment or the context name.
     Completions {
         /// The shell to complete for
         shell: clap_complete::Shell,
     },
+    /// Print candidates for a word; completion scripts call it
+    #[command(hide = true)]
+    CompleteWord(complete::Args),
 }
 
 fn main() -> ExitCode {
@@ -183,6 +187,7 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Asyncapi => openapi::run_asyncapi(),
         Command::Man(args) => man::run(&args, command_line()),
         Command::Completions { shell } => completions(shell),
+        Command::CompleteWord(args) => complete::run(args, command_line()).await,
     }
 }
 
@@ -190,7 +195,8 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
     let mut command = command_line();
     clap_complete::generate(shell, &mut command, "gateway-events", &mut script);
-    cli::output::say(String::from_utf8_lossy(&script).trim_end())?;
+    let script = String::from_utf8_lossy(&script);
+    cli::output::say(format_args!("{script}{}", complete::script(shell).trim_end()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,10 @@
 //! The catalogue of metrics: their names and what they measure. `/metrics` has a HELP line for
 //! each of them, and counters without labels are there from the start, at 0.
 
+mod types;
+
+pub use types::TypeCounters;
+
 /// Defines a constant per metric and [`CATALOGUE`]. The documentation of a metric is its help text.
 macro_rules! catalogue {
     ($($(#[doc = $help:literal])+ $kind:ident $name:ident = $text:literal;)+) => {
@@ -78,10 +82,13 @@ catalogue! {
     Counters AUTHENTICATION_FAILURES = "gateway_events_authentication_failures_total";
 
     // Publishing.
-    /// Events accepted by POST /events, repeats included, by type; after 200 types, `other`.
+    /// Events accepted by POST /events or moved from the inbox, repeats included, by type; after 200
+    /// types, `other`.
     Counters PUBLISHED_EVENTS = "gateway_events_published_events_total";
     /// Accepted events whose target matched no gateway, by source.
     Counters UNMATCHED_EVENTS = "gateway_events_unmatched_events_total";
+    /// Computations, such as validations of large payloads, that wait for a thread.
+    Gauge COMPUTE_QUEUE = "gateway_events_compute_queue_length";
     /// Validations of payloads that were stopped because they took too long.
     Counter VALIDATIONS_STOPPED = "gateway_events_validations_stopped_total";
     /// Rows of the inbox that were moved to the log.
@@ -98,6 +105,9 @@ catalogue! {
     Histogram APPEND_DURATION = "gateway_events_append_duration_seconds";
     /// Time of each transaction of the writer, which commits a group of requests.
     Histogram TRANSACTION_DURATION = "gateway_events_transaction_duration_seconds";
+    /// Time of each read of the database, by class: `point` (few rows), `snapshot` (of background
+    /// jobs), `query` (of the API); waiting for a connection included.
+    Histogram READ_DURATION = "gateway_events_read_duration_seconds";
     /// Requests that wait for the writer.
     Gauge WRITER_QUEUE = "gateway_events_writer_queue_length";
     /// Free space on the database's disk.
@@ -133,9 +143,11 @@ catalogue! {
     Histogram RECEIPT_DELAY = "gateway_events_receipt_delay_seconds";
     /// Failed deliveries, by reason.
     Counters DELIVERY_FAILURES = "gateway_events_delivery_failures_total";
-    /// Failed deliveries, by event type. Of a range that fails at once, the first events are counted
-    /// under their types and the others as `other`; after 200 types, all further ones are `other`.
+    /// Failed deliveries, by event type; `other` after 200 types, of events that retention has removed,
+    /// and of deliveries beyond the first 5,000 that fail at once.
     Counters DELIVERY_FAILURES_BY_TYPE = "gateway_events_delivery_failures_by_type_total";
+    /// Outcomes of deliveries that wait to be recorded.
+    Gauge RECORDER_QUEUE = "gateway_events_recorder_queue_length";
     /// Deliveries whose outcome is unknown; they are sent again.
     Counter DELIVERY_UNKNOWN = "gateway_events_delivery_unknown_total";
     /// Invalid messages from gateways, by kind.
@@ -147,7 +159,7 @@ catalogue! {
     // The fleet, from the database: the same on each node.
     /// Registered gateways, by state: `connected`, `away`, `disabled`.
     Gauge GATEWAYS = "gateway_events_gateways";
-    /// Gateways, other than disabled ones, that refused an event and have applied none of its type since.
+    /// Gateways whose verdict is `failing`: they do not handle what they are sent.
     Gauge GATEWAYS_FAILING = "gateway_events_gateways_failing";
     /// Sequences after the confirmed positions of all gateways.
     Gauge PENDING_DELIVERIES = "gateway_events_pending_deliveries";
@@ -175,6 +187,28 @@ pub fn describe(catalogue: &[Metric]) {
 
 /// The label of event types that are not counted apart.
 pub const OTHER_TYPES: &str = "other";
+
+/// Creates histograms without labels, and gauges that begin at 0.
+pub fn create_unlabelled(histograms: &[&'static str], gauges: &[&'static str]) {
+    for name in histograms {
+        // Registered by this, with no sample.
+        let _ = metrics::histogram!(*name);
+    }
+    for name in gauges {
+        metrics::gauge!(*name).increment(0.0);
+    }
+}
+
+/// Creates the histograms of a metric for all values of its label.
+pub fn create_histograms(
+    name: &'static str,
+    label: &'static str,
+    values: impl IntoIterator<Item = &'static str>,
+) {
+    for value in values {
+        let _ = metrics::histogram!(name, label => value);
+    }
+}
 
 /// Creates the counters of a metric for all values of its label.
 pub fn create(

@@ -47,6 +47,7 @@ mod principals;
 pub mod ranges;
 pub mod receipts;
 mod refusals;
+mod request_keys;
 mod restore;
 mod resync;
 pub mod rollout;
@@ -99,6 +100,7 @@ pub use nodes::*;
 pub use open::{Open, OpenError, Options, Queue};
 pub use principals::*;
 pub use refusals::*;
+pub use request_keys::*;
 pub use restore::*;
 pub use resync::*;
 pub use rollout::{

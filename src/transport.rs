@@ -66,6 +66,10 @@ use frames::{
 pub use greeting::{Greeting, ReliableGreeting};
 pub use report::{DeploymentAction, DeploymentReport, DeploymentStatus};
 
+/// The names of all transports, in the database, the API and the metrics.
+pub const NAMES: [&str; 5] =
+    [websocket::NAME, websocket::reliable::NAME, sse::NAME, long_poll::NAME, grpc::NAME];
+
 /// Messages that may wait in a link, per direction. The window limits their bytes.
 pub const LINK_MESSAGES: usize = 64;
 /// Control messages that may wait in a link.

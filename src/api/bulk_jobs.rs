@@ -68,6 +68,32 @@ pub struct Job {
     pub node: Option<NodeId>,
 }
 
+/// `POST /jobs/{id}/abort`. The body is optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct AbortRequest {
+    /// `true`: report what would be left undone, and change nothing.
+    pub dry_run: bool,
+}
+
+/// The result of an abort.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Aborted {
+    /// The job; in a dry run, as it is.
+    #[serde(flatten)]
+    pub job: Job,
+    /// Whether this was a dry run.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub dry_run: bool,
+    /// What it has not done or, in a dry run, would leave undone: dead letters of a redrive, sequences
+    /// of a replay. `null` if a redrive has not counted them yet.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub left: Option<i64>,
+}
+
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

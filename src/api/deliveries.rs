@@ -41,13 +41,20 @@ pub struct DeliveryFilter {
 
 /// Which deliveries to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct DeliveriesQuery {
     /// `failed`, which is also the default: deliveries with a failed attempt in the window, newest
-    /// failure first. `pending` or `delivered`: deliveries in this state whose event was appended in
-    /// the window, by gateway and newest first; a list of pending ones has no start by default.
+    /// failure first. Others: deliveries in this state, or in any, whose event was appended in the
+    /// window, by gateway and newest first; a list of pending ones has no start by default.
     #[param(value_type = Option<DeliveriesStatus>, inline)]
     pub status: Option<DeliveriesStatus>,
+    /// What the window is about: `appended`, which is the default, or `outcome`, which lists deliveries
+    /// with an attempt in the window, each at its newest one, newest first. Failed deliveries are always
+    /// listed by their failures, and pending ones by their events.
+    #[param(value_type = Option<DeliveriesWindow>, inline)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_of: Option<DeliveriesWindow>,
 }
 
 /// Selects deliveries by their state.
@@ -61,6 +68,23 @@ pub enum DeliveriesStatus {
     Pending,
     /// Those that the gateway confirmed, without those that its instances filtered.
     Delivered,
+    /// Those that the gateway's instances do not want.
+    Filtered,
+    /// Those that a newer event was sent instead of.
+    Superseded,
+    /// All of them.
+    All,
+}
+
+/// What the window of a list of deliveries is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveriesWindow {
+    /// When their events were appended.
+    #[default]
+    Appended,
+    /// When attempts at them ended, whatever their outcome.
+    Outcome,
 }
 
 /// The state of a delivery.

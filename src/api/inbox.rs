@@ -45,6 +45,17 @@ pub struct RetryRequest {
     /// Rows that were rejected before this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Timestamp>,
+    /// `true`: report what would become of the rows, and change nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// `POST /inbox/rejected/{id}/retry`. The body is optional.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct RetryRowRequest {
+    /// `true`: report what would become of the row, and change nothing.
+    pub dry_run: bool,
 }
 
 /// Why a row was rejected. Where the HTTP API has the same error, the code is the same.
@@ -308,11 +319,37 @@ pub struct EditedRow {
 }
 
 /// The result of a retry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Retried {
-    /// Rows that were put back into the inbox.
-    #[schema(example = 3)]
+    /// Rows that were put back into the inbox or, in a dry run, would be.
+    #[schema(required = true, example = 3)]
     pub retried: u64,
     /// Whether more rows match. If so, repeat the request.
+    #[schema(required = true)]
     pub more: bool,
+    /// Whether this was a dry run.
+    #[schema(required = true)]
+    pub dry_run: bool,
+    /// In a dry run, what would become of the first 100 rows; empty otherwise.
+    #[schema(required = true)]
+    pub rows: Vec<RetriedRow>,
+}
+
+/// What would become of a rejected row if it was put back now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RetriedRow {
+    /// Its id among the rejected rows.
+    pub id: i64,
+    /// Whether its event would be published.
+    pub published: bool,
+    /// The number of gateways that would receive the event.
+    pub gateway_count: usize,
+    /// Why it would be rejected again; `null` if it would not.
+    #[schema(required = true)]
+    pub reason: Option<RejectionReason>,
+    /// What is wrong, for people; `null` if nothing is.
+    #[schema(required = true)]
+    pub detail: Option<String>,
 }

@@ -13,6 +13,7 @@ use crate::http::UPGRADE_REFUSALS;
 use crate::jobs::{Job, Next};
 use crate::metric;
 use crate::store::{Fleet, RejectionReason, Store, StoreError};
+use crate::transport;
 
 /// The interval of the measurement, which reads one row per gateway.
 pub(super) const INTERVAL: Duration = Duration::from_secs(15);
@@ -22,7 +23,6 @@ pub(super) fn create() {
     metrics::gauge!(metric::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let reasons = || Reason::ALL.iter().map(|reason| reason.as_str());
     metric::create(metric::DELIVERY_FAILURES, "reason", reasons());
-    metric::create(metric::DELIVERY_FAILURES_BY_TYPE, "type", [metric::OTHER_TYPES]);
     metric::create(metric::CONNECTIONS_CLOSED, "reason", reasons());
     let rejections = RejectionReason::ALL.iter().map(|reason| reason.as_str());
     metric::create(metric::INBOX_REJECTED, "reason", rejections);
@@ -31,6 +31,19 @@ pub(super) fn create() {
     metric::create(metric::AUTHENTICATION_FAILURES, "kind", ["gateway_key", "access_token"]);
     metric::create(metric::UNMATCHED_EVENTS, "source", ["http", "inbox"]);
     metric::create(metric::INVALID_MESSAGES, "what", INVALID_MESSAGES.iter().copied());
+    metric::create_histograms(metric::READ_DURATION, "class", ["point", "snapshot", "query"]);
+    metric::create_histograms(metric::RECEIPT_DELAY, "transport", transport::NAMES);
+    metric::create_unlabelled(
+        &[metric::APPEND_DURATION, metric::TRANSACTION_DURATION, metric::DISPATCH_DELAY],
+        &[
+            metric::CONNECTIONS,
+            metric::FEEDS,
+            metric::WRITER_QUEUE,
+            metric::RECORDER_QUEUE,
+            metric::COMPUTE_QUEUE,
+            metric::BULK_JOBS_RUNNING,
+        ],
+    );
 }
 
 /// The metrics of gateways that are furthest behind, in the text format. They are not in the

@@ -40,11 +40,14 @@ pub(crate) struct List {
     /// Maximum number of records to list
     #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
     limit: u32,
+    /// List all of them, however many
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
 }
 
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let Command::List(List { from, to, action, principal, object, limit }) = command;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let Command::List(List { from, to, action, principal, object, limit, all }) = command;
+    let limit = if all { usize::MAX } else { usize::try_from(limit)? };
     let query = AuditQuery { from, to, action, principal, object };
     let page = client.api()?.audit(&query, limit).await?;
     let nothing = if from.is_some() { "no changes" } else { "no changes in 24 hours; set --since" };
@@ -66,7 +69,7 @@ fn listed(page: &Page<AuditRecord>, nothing: &str) -> String {
     let header = ["number", "at", "action", "object", "by", "from", "change"];
     let mut text = table(header, rows, nothing);
     if page.pagination.next.is_some() {
-        text.push_str("\n\nThere are more; raise --limit or narrow the window.");
+        text.push_str("\n\nThere are more: use --all, raise --limit or narrow the window.");
     }
     text
 }

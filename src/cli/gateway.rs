@@ -51,10 +51,12 @@ pub(crate) enum Command {
     },
     /// Change a gateway's name, labels, number of replicas or confirmation
     Update(Update),
-    /// Keep a gateway from connecting; its events are kept for it
+    /// Keep a gateway from connecting, and close its connections; its events are kept for it
     Disable {
         /// Its name or id
         gateway: GatewayRef,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// Allow a gateway to connect again
     Enable {
@@ -110,6 +112,8 @@ pub(crate) enum Command {
         /// Validate the request without changing anything
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        confirmation: Confirmation,
     },
     /// List connections, newest first: live ones, or past ones too
     Connections {
@@ -212,9 +216,14 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let id = gateway.resolve(&api).await?;
             api.change_gateway(id, &change).await?
         }
-        Command::Disable { gateway } => {
+        Command::Disable { gateway, confirmation } => {
+            let id = gateway.resolve(&api).await?;
+            let before = api.gateway(id).await?;
+            if before.disabled_at.is_none() {
+                confirmation.require(actions::disabling(&before), "Disable it?")?;
+            }
             let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
-            api.change_gateway(gateway.resolve(&api).await?, &change).await?
+            api.change_gateway(id, &change).await?
         }
         Command::Enable { gateway } => {
             let change = GatewayChange { disabled: Some(false), ..GatewayChange::default() };
@@ -242,10 +251,17 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let done = api.skip_delivery(id, &request).await?;
             return answer(client.json, &done, actions::skipped);
         }
-        Command::Resync { gateway, instance, reason, dry_run } => {
+        Command::Resync { gateway, instance, reason, dry_run, confirmation } => {
             let id = gateway.resolve(&api).await?;
-            let request = ResyncRequest { instance, reason, dry_run };
-            let done = api.resync_gateway(id, &request).await?;
+            let mut request = ResyncRequest { instance, reason, dry_run: true };
+            let mut done = api.resync_gateway(id, &request).await?;
+            if !dry_run {
+                if done.changed {
+                    confirmation.require(actions::resyncing(&done), "Request it?")?;
+                }
+                request.dry_run = false;
+                done = api.resync_gateway(id, &request).await?;
+            }
             return answer(client.json, &done, actions::resync);
         }
         Command::Delete { gateway, confirmation } => {

@@ -7,13 +7,13 @@ use clap::{Args, Subcommand};
 
 use gateway_events::api::{
     Page, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
-    RetryRequest,
+    RetryRequest, RetryRowRequest,
 };
 use gateway_events::clock::Timestamp;
 
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
-use super::output::{age, answer, cell, optional, time};
+use super::output::{age, answer, cell, clean, optional, time};
 use super::table::table;
 use super::time::parse_instant;
 
@@ -78,6 +78,9 @@ pub(crate) struct Retry {
     all: bool,
     #[command(flatten)]
     filter: Filter,
+    /// Only report what would become of the rows
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Filter {
@@ -96,11 +99,12 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::Show { id } => answer(client.json, &api.rejected_row(id).await?, shown),
         Command::Edit(edit) => edit::run(*edit, &api, client).await,
-        Command::Retry(Retry { id: Some(id), .. }) => {
-            answer(client.json, &api.retry_rejected_row(id).await?, put_back)
+        Command::Retry(Retry { id: Some(id), dry_run, .. }) => {
+            let request = RetryRowRequest { dry_run };
+            answer(client.json, &api.retry_rejected_row(id, &request).await?, put_back)
         }
-        Command::Retry(Retry { id: None, all, filter: Filter { reason, from, to } }) => {
-            let request = RetryRequest { all, reason, from, to };
+        Command::Retry(Retry { id: None, all, filter: Filter { reason, from, to }, dry_run }) => {
+            let request = RetryRequest { all, reason, from, to, dry_run };
             let done = api.retry_rejected_rows(&request).await?;
             answer(client.json, &done, put_back)
         }
@@ -166,9 +170,37 @@ fn shown(shown: &RejectedRowWithPayload) -> String {
 }
 
 fn put_back(done: &Retried) -> String {
+    if done.dry_run {
+        return would_be_put_back(done);
+    }
     let mut text = format!("{} put back into the inbox", done.retried);
     if done.more {
         text.push_str("\nMore rows match; run the command again.");
     }
     text
+}
+
+fn would_be_put_back(would: &Retried) -> String {
+    let rows = if would.retried == 1 { "row" } else { "rows" };
+    let mut lines = vec![format!("{} {rows} would be put back into the inbox", would.retried)];
+    for row in &would.rows {
+        let becomes = match (&row.reason, row.gateway_count) {
+            (Some(reason), _) => {
+                let detail = row.detail.as_deref().unwrap_or_default();
+                format!("would be rejected again: {}, {}", reason.as_str(), clean(detail))
+            }
+            (None, 1) => "would be published for 1 gateway".to_owned(),
+            (None, count) => format!("would be published for {count} gateways"),
+        };
+        lines.push(format!("row {} {becomes}", row.id));
+    }
+    let unexamined = would.retried.saturating_sub(would.rows.len() as u64);
+    if unexamined > 0 {
+        lines.push(format!("{unexamined} further rows were not examined"));
+    }
+    if would.more {
+        lines.push("More rows match than one call puts back.".to_owned());
+    }
+    lines.push("This was a dry run: nothing was changed.".to_owned());
+    lines.join("\n")
 }

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use gateway_events::api::{DeliveryFilter, Job, JobState, JobsQuery, Object, Page};
+use gateway_events::api::{
+    AbortRequest, Aborted, DeliveryFilter, Job, JobState, JobsQuery, Object, Page,
+};
 use gateway_events::client::api::Api;
 
 use super::access::ClientOptions;
@@ -41,6 +43,9 @@ pub(crate) enum Command {
     Abort {
         /// Its id, or the beginning of it
         id: String,
+        /// Only report what would be left undone
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         confirmation: Confirmation,
     },
@@ -74,7 +79,12 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             let job = api.job(job_id(&id, &api).await?).await?;
             answer(job, Wait { no_wait: !wait }, &api, client).await
         }
-        Command::Abort { id, confirmation } => {
+        Command::Abort { id, dry_run: true, .. } => {
+            let id = job_id(&id, &api).await?;
+            let would = api.abort_job(id, &AbortRequest { dry_run: true }).await?;
+            output::answer(client.json, &would, would_abort)
+        }
+        Command::Abort { id, dry_run: false, confirmation } => {
             let id = job_id(&id, &api).await?;
             let job = api.job(id).await?;
             if job.state == JobState::Running {
@@ -85,8 +95,8 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 );
                 confirmation.require(consequences, "Abort it?")?;
             }
-            let job = api.abort_job(id).await?;
-            show(&job, &api, client).await
+            let aborted = api.abort_job(id, &AbortRequest::default()).await?;
+            show(&aborted.job, &api, client).await
         }
     }
 }
@@ -130,6 +140,25 @@ async fn show(job: &Job, api: &Api, client: &ClientOptions) -> anyhow::Result<Ex
     let gateway = job.parameters.gateway_id.or(filter);
     let names = Names::of(gateway.into_iter().filter(|_| !client.json), api).await;
     output::answer(client.json, job, |job| shown(job, &names))
+}
+
+fn would_abort(would: &Aborted) -> String {
+    let job = &would.job;
+    let text = if job.state == JobState::Running {
+        let left = would.left.map_or_else(
+            || "it has not counted how many are left".to_owned(),
+            |left| format!("{left} of {} would be left undone", job.progress.total.unwrap_or(left)),
+        );
+        format!(
+            "the {} {} would be aborted: {} deliveries are appended and stay; {left}",
+            job.kind.as_str(),
+            job.id,
+            job.appended
+        )
+    } else {
+        format!("the {} {} has ended: {}", job.kind.as_str(), job.id, state(job))
+    };
+    format!("{text}\nThis was a dry run: nothing was changed.")
 }
 
 fn listed(page: &Page<Job>) -> String {

@@ -1,6 +1,7 @@
 //! The client of the HTTP API: a method for each call, with the types of
-//! [`api`](crate::api). Refusals become readable errors. Nothing is retried: the caller
-//! knows what may be repeated.
+//! [`api`](crate::api). Refusals become readable errors. Replays, resends and redrives have an
+//! `Idempotency-Key`, and are retried while it is not known whether they were done. Nothing else is
+//! retried: the caller knows what may be repeated.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,20 +17,24 @@ use super::BASE_PATH;
 use super::problem;
 use super::tls::{self, Trust, TrustError};
 use crate::api::{
-    Accepted, AccessToken, AuditQuery, AuditRecord, Connection, ConnectionsQuery, DeliveriesQuery,
-    Delivery, DeliveryFilter, EditedRow, EventDiagnosis, EventDiagnosisQuery, EventFilter,
-    EventSummary, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, EventWithDeliveries,
-    FeedQuery, Gateway, GatewayChange, GatewayDiagnosis, GatewayToken, GatewaysQuery, Instances,
-    Job, JobsQuery, LogPage, LogQuery, NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node,
-    NodesQuery, Page, PageQuery, PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest,
-    RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowChange,
-    RejectedRowWithPayload, ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest,
-    ResyncAnswer, ResyncRequest, Retried, RetryRequest, RolloutOfEvents, RolloutQuery, SkipAnswer,
-    SkipRequest, Stats, Summary, SummaryQuery, WaitQuery, Window, WithSecret,
+    AbortRequest, Aborted, Accepted, AccessToken, AuditQuery, AuditRecord, Connection,
+    ConnectionsQuery, DeliveriesQuery, Delivery, DeliveryFilter, EditedRow, EventDiagnosis,
+    EventDiagnosisQuery, EventFilter, EventSummary, EventTypeDefinition, EventTypeDeletion,
+    EventTypeInfo, EventWithDeliveries, FeedQuery, Gateway, GatewayChange, GatewayDiagnosis,
+    GatewayToken, GatewaysQuery, Instances, Job, JobsQuery, LogPage, LogQuery, NewAccessToken,
+    NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery, PauseAnswer,
+    PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest, Redriven, RejectedFilter,
+    RejectedRow, RejectedRowChange, RejectedRowWithPayload, ReplayRequest, Replayed, ResendRequest,
+    Resent, ResumeRequest, ResyncAnswer, ResyncRequest, Retried, RetryRequest, RetryRowRequest,
+    RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary, SummaryQuery,
+    WaitQuery, Window, WithSecret,
 };
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, JobId};
 
+/// The pauses before the retries of a request with an `Idempotency-Key`.
+const RETRIES: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest time that a feed stays open: no limit in practice.
@@ -60,6 +65,8 @@ pub enum ApiError {
         why: String,
         /// Advice, or empty.
         hint: String,
+        /// Whether there was a connection, so that the request may have been sent.
+        is_connected: bool,
     },
     /// The service refused the request.
     #[error("{}", problem::described(.0))]
@@ -75,6 +82,16 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// Whether the request may have been done although there is no answer, or can be done later. A
+    /// service that can't be connected to has not been asked.
+    const fn is_unclear(&self) -> bool {
+        match self {
+            Self::Unreachable { is_connected, .. } => *is_connected,
+            Self::Refused(problem) => problem.status == 503,
+            _ => false,
+        }
+    }
+
     /// The HTTP status of a refusal.
     pub fn status(&self) -> Option<u16> {
         match self {
@@ -322,18 +339,19 @@ impl Api {
 
     /// `POST /deliveries/redrive`: one call.
     pub async fn redrive(&self, request: &RedriveRequest) -> Result<Redriven> {
-        self.call(Method::POST, "/deliveries/redrive", request).await
+        self.once(request, || self.request(Method::POST, "/deliveries/redrive")).await
     }
 
     /// `POST /gateways/{id}/replay`.
     pub async fn replay(&self, id: GatewayId, request: &ReplayRequest) -> Result<Replayed> {
-        self.call(Method::POST, &format!("/gateways/{id}/replay"), request).await
+        let path = format!("/gateways/{id}/replay");
+        self.once(request, || self.request(Method::POST, &path)).await
     }
 
     /// `POST /events/{id}/resend`.
     pub async fn resend(&self, id: &EventId, request: &ResendRequest) -> Result<Resent> {
         let url = self.url(&["events", id.as_str(), "resend"], &());
-        self.send(self.authorized(Method::POST, url).json(request)).await
+        self.once(request, || self.authorized(Method::POST, url.clone())).await
     }
 
     /// `GET /jobs`: up to `limit` of them.
@@ -347,8 +365,8 @@ impl Api {
     }
 
     /// `POST /jobs/{id}/abort`.
-    pub async fn abort_job(&self, id: JobId) -> Result<Job> {
-        self.send(self.request(Method::POST, &format!("/jobs/{id}/abort"))).await
+    pub async fn abort_job(&self, id: JobId, request: &AbortRequest) -> Result<Aborted> {
+        self.call(Method::POST, &format!("/jobs/{id}/abort"), request).await
     }
 
     /// `GET /inbox/rejected`: up to `limit` of them.
@@ -375,8 +393,8 @@ impl Api {
     }
 
     /// `POST /inbox/rejected/{id}/retry`.
-    pub async fn retry_rejected_row(&self, id: i64) -> Result<Retried> {
-        self.call(Method::POST, &format!("/inbox/rejected/{id}/retry"), &()).await
+    pub async fn retry_rejected_row(&self, id: i64, request: &RetryRowRequest) -> Result<Retried> {
+        self.call(Method::POST, &format!("/inbox/rejected/{id}/retry"), request).await
     }
 
     /// `POST /inbox/rejected/retry`: one call.
@@ -413,7 +431,7 @@ impl Api {
         let opening = tokio::time::timeout(REQUEST_TIMEOUT, self.opened(request));
         opening.await.unwrap_or_else(|_| {
             let (url, why) = (self.base.to_string(), "the service does not answer".to_owned());
-            Err(ApiError::Unreachable { url, why, hint: String::new() })
+            Err(ApiError::Unreachable { url, why, hint: String::new(), is_connected: true })
         })
     }
 
@@ -520,6 +538,26 @@ impl Api {
         body: &impl Serialize,
     ) -> Result<T> {
         self.send(self.request(method, path).json(body)).await
+    }
+
+    /// Sends a request with a body and an `Idempotency-Key` of its own, and retries it while its answer
+    /// may have been lost. The service does it once.
+    async fn once<T: DeserializeOwned>(
+        &self,
+        body: &impl Serialize,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<T> {
+        let key = uuid::Uuid::now_v7().to_string();
+        let mut pauses = RETRIES.into_iter();
+        loop {
+            let keyed = request().header("idempotency-key", &key).json(body);
+            let error = match self.send(keyed).await {
+                Err(error) if error.is_unclear() => error,
+                done => return done,
+            };
+            let Some(pause) = pauses.next() else { return Err(error) };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     async fn delete(&self, path: &[&str]) -> Result<()> {
@@ -639,7 +677,8 @@ fn unreachable(base: &Url, error: &reqwest::Error) -> ApiError {
         }
     });
     let hint = advice.map(|advice| format!("\n  {advice}")).unwrap_or_default();
-    ApiError::Unreachable { url: base.to_string(), why, hint }
+    let is_connected = !error.is_connect() && !error.is_builder();
+    ApiError::Unreachable { url: base.to_string(), why, hint, is_connected }
 }
 
 #[cfg(test)]

@@ -2,12 +2,10 @@
 //! gateway, because a gateway decides how often it fails. The ledger has every failure, whether it
 //! was logged or not.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
 use crate::event::{ConnectionId, EventType, GatewayId, Reason};
+use crate::event_types;
 use crate::log_limit::{Bounds, LogLimit};
-use crate::metric;
+use crate::metric::{self, TypeCounters};
 use crate::store::{LoggedEvent, Range, UndeliveredRange};
 
 const BOUNDS: Bounds = Bounds { per_key: 10, in_all: 600, keys: 4096 };
@@ -29,16 +27,14 @@ pub(super) struct Failed<'a> {
 #[derive(Debug)]
 pub(super) struct FailureLog {
     limit: LogLimit<GatewayId>,
-    /// The types that are counted apart.
-    types: Mutex<HashSet<EventType>>,
+    types: TypeCounters,
 }
-
-/// Event types whose failures are counted apart, at most.
-const MOST_TYPES: usize = 200;
 
 impl Default for FailureLog {
     fn default() -> Self {
-        Self { limit: LogLimit::new(BOUNDS), types: Mutex::default() }
+        let built_ins = event_types::built_ins().map(|info| info.name.as_str());
+        let types = TypeCounters::new(metric::DELIVERY_FAILURES_BY_TYPE, built_ins);
+        Self { limit: LogLimit::new(BOUNDS), types }
     }
 }
 
@@ -53,33 +49,26 @@ impl FailureLog {
     }
 
     /// Counts failed deliveries by reason and by type.
-    pub(super) fn count(&self, range: Range, reason: Reason, events: &[LoggedEvent]) {
-        let mut count = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
-        metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(count);
-        for event in events {
-            let label = self.label(&event.event_type);
-            metrics::counter!(metric::DELIVERY_FAILURES_BY_TYPE, "type" => label).increment(1);
-            count = count.saturating_sub(1);
+    pub(super) fn count<'a>(
+        &self,
+        range: Range,
+        reason: Reason,
+        types: impl IntoIterator<Item = (&'a EventType, u64)>,
+    ) {
+        let mut left = u64::try_from(range.last.0 - range.first.0 + 1).unwrap_or(0);
+        metrics::counter!(metric::DELIVERY_FAILURES, "reason" => reason.as_str()).increment(left);
+        for (event_type, count) in types {
+            let count = count.min(left);
+            self.types.add(event_type.as_str(), count);
+            left -= count;
         }
-        let others = metric::OTHER_TYPES;
-        metrics::counter!(metric::DELIVERY_FAILURES_BY_TYPE, "type" => others).increment(count);
-    }
-
-    /// A type's label.
-    fn label(&self, event_type: &EventType) -> String {
-        // Held for a lookup.
-        let mut types = self.types.lock().unwrap_or_else(PoisonError::into_inner);
-        if types.len() < MOST_TYPES || types.contains(event_type) {
-            types.insert(event_type.clone());
-            return event_type.to_string();
-        }
-        metric::OTHER_TYPES.to_owned()
+        self.types.add_others(left);
     }
 
     /// Counts and logs failed deliveries without an attempt.
     pub(super) fn count_and_log(&self, failed: &UndeliveredRange, reason: Reason, detail: &str) {
-        let UndeliveredRange { gateway_id, gateway_name, range, events } = failed;
-        self.count(*range, reason, events);
+        let UndeliveredRange { gateway_id, gateway_name, range, events, types } = failed;
+        self.count(*range, reason, types.iter().map(|(event_type, count)| (event_type, *count)));
         self.log(&Failed {
             gateway_id: *gateway_id,
             gateway_name,

@@ -259,7 +259,7 @@ impl Outcomes {
             // Which event it answers is not known yet.
             Record::Unmatched { result: Err((reason, _)), sent_here, .. } => {
                 let one = Range { first: *sent_here, last: *sent_here };
-                self.failures.count(one, *reason, &[]);
+                self.failures.count(one, *reason, []);
             }
             Record::Skipped { range, reason, .. } if self.is_logged(*range, *reason) => {}
             Record::Skipped { range, reason, .. } => self.failed(*range, *reason, "skipped"),
@@ -341,7 +341,8 @@ impl Outcomes {
         let events = self.take_named(range);
         // Events removed by retention were counted when they were removed.
         if reason != Reason::Retention {
-            self.failures.count(range, reason, &events);
+            let types = events.iter().map(|event| (&event.event_type, 1));
+            self.failures.count(range, reason, types);
         }
         self.failures.log(&Failed {
             gateway_id: self.info.gateway_id,

@@ -165,6 +165,8 @@ impl Recording {
     /// Forms a group from the queue.
     fn gather(&mut self) {
         self.groups += 1;
+        let waiting = u32::try_from(self.waiting.len() + self.entries.len()).unwrap_or(u32::MAX);
+        metrics::gauge!(metric::RECORDER_QUEUE).set(f64::from(waiting));
         for entry in self.entries.drain(..) {
             match entry {
                 Entry::Record(sign @ Record::Heartbeat { .. }) => {

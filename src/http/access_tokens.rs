@@ -11,7 +11,7 @@ use super::App;
 use super::auth::Admin;
 use super::extract::{self, Path};
 use super::gateway_tokens::{issue, to_store, with_secret};
-use super::openapi::{Body, Missing, Problems, Scoped, Write};
+use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{AccessToken, NewAccessToken, Page, Scope, WithSecret};
@@ -86,7 +86,7 @@ pub(super) async fn list(
     params(("id" = String, Path, description = "The public part of the token.", example = "6kzj2v7qmw4t")),
     responses(
         (status = 204, description = "It is revoked."),
-        Problems<(Scoped, Missing, Write)>,
+        Problems<(Scoped, Missing, Write, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),
 )]

@@ -10,13 +10,13 @@ use axum::extract::State;
 use super::App;
 use super::auth::Admin;
 use super::cursor;
-use super::extract::Path;
-use super::openapi::{Long, Missing, Problems, Scoped, Write};
+use super::extract::{self, Path};
+use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
-    self, AuditPrincipal, Job, JobKind, JobParameters, JobProgress, JobSkips, JobState, JobsQuery,
-    Object, Page, PageQuery,
+    self, AbortRequest, Aborted, AuditPrincipal, Job, JobKind, JobParameters, JobProgress,
+    JobSkips, JobState, JobsQuery, Object, Page, PageQuery,
 };
 use crate::event::JobId;
 use crate::store::{self, BulkCounts, BulkJob, BulkJobState, BulkTask};
@@ -84,13 +84,15 @@ pub(super) async fn show(
 
 /// Abort a job.
 ///
-/// What it has appended stays; `appended` says how much. A job that has ended is returned as it is.
+/// What it has appended stays; `appended` says how much, and `left` what it has not done. A job that
+/// has ended is returned as it is.
 #[utoipa::path(
     post, path = "/jobs/{id}/abort", tag = "jobs", operation_id = "abortJob",
     params(("id" = JobId, Path, description = "The job.")),
+    request_body(content = Option<AbortRequest>),
     responses(
-        (status = 200, description = "The job, which has ended.", body = Job),
-        Problems<(Scoped, Missing, Write)>,
+        (status = 200, description = "The job, which has ended unless this was a dry run.", body = Aborted),
+        Problems<(Scoped, Missing, Body, Write, Long)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -99,8 +101,18 @@ pub(super) async fn abort(
     Admin(actor): Admin,
     Path(id): Path<JobId>,
     _: Query<()>,
-) -> Answer<Json<Job>> {
-    Ok(Json(app.store.abort_bulk_job(&actor, id).await?.into()))
+    extract::OptionalJson(request): extract::OptionalJson<AbortRequest>,
+) -> Answer<Json<Aborted>> {
+    let AbortRequest { dry_run } = request;
+    let job = if dry_run {
+        let job = app.store.bulk_job(actor.organisation, id).await?;
+        job.ok_or_else(|| Problem::not_found("job"))?
+    } else {
+        app.store.abort_bulk_job(&actor, id).await?
+    };
+    let job = Job::from(job);
+    let left = job.progress.total.map(|total| total - job.progress.done);
+    Ok(Json(Aborted { job, dry_run, left }))
 }
 
 impl From<JobState> for BulkJobState {

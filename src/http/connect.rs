@@ -28,11 +28,6 @@ use crate::token::Kind;
 use crate::transport::frames::PROTOCOL;
 use crate::transport::{self, websocket};
 
-/// The transport's name in the database, the API and the logs.
-const TRANSPORT: &str = "websocket";
-/// Its name in reliable mode.
-const RELIABLE_TRANSPORT: &str = "websocket.v1";
-
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
 /// connection keeps it. The buffer grows for larger messages.
 const READ_BUFFER: usize = 1024;
@@ -74,17 +69,17 @@ pub(super) async fn connect(
     match admit(&app, &peer, address, &parts.headers, upgrade).await {
         Ok((upgrade, Gateway::Plain(admitted))) => {
             let (gateway, id) = (admitted.credential.gateway_id, admitted.session.id());
-            let span = observability::connection_span(gateway, id, TRANSPORT, &parts.headers);
+            let span = observability::connection_span(gateway, id, websocket::NAME, &parts.headers);
             start(&app, upgrade, *admitted, span)
         }
         Ok((upgrade, Gateway::Reliable(greeted))) => {
-            let (gateway, transport) = (greeted.credential().gateway_id, RELIABLE_TRANSPORT);
+            let (gateway, transport) = (greeted.credential().gateway_id, websocket::reliable::NAME);
             let id = greeted.greeting().greeting.connection_id;
             let span = observability::connection_span(gateway, id, transport, &parts.headers);
             start_reliable(&app, upgrade, *greeted, span)
         }
         Err(refused) => {
-            let transport = if is_reliable { RELIABLE_TRANSPORT } else { TRANSPORT };
+            let transport = if is_reliable { websocket::reliable::NAME } else { websocket::NAME };
             refused.into_response(&app, address, transport)
         }
     }
@@ -190,9 +185,11 @@ async fn admit(
         }
     };
     let gateway = if upgrade.selected_protocol().is_some() {
-        Gateway::Reliable(Box::new(app.admissions.greet(candidate, RELIABLE_TRANSPORT).await?))
+        Gateway::Reliable(Box::new(
+            app.admissions.greet(candidate, websocket::reliable::NAME).await?,
+        ))
     } else {
-        Gateway::Plain(Box::new(app.admissions.admit(candidate, TRANSPORT).await?))
+        Gateway::Plain(Box::new(app.admissions.admit(candidate, websocket::NAME).await?))
     };
     peer.slot.authenticated();
     Ok((upgrade, gateway))

@@ -11,17 +11,20 @@ use serde::{Deserialize, Serialize};
 use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
-use super::extract;
-use super::openapi::{Body, Long, Missing, Problems, Purging, Scoped, Taken, Write};
+use super::idempotency::Keyed;
+use super::openapi::{Body, Idempotent, Long, Missing, Problems, Purging, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
-    self, DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, FailuresByBucket, Object,
-    Page, PageQuery, RedriveRequest, Redriven, Summary, SummaryBy, SummaryQuery, Window,
+    self, DeliveriesQuery, DeliveriesStatus, DeliveriesWindow, Delivery, DeliveryFilter,
+    FailuresByBucket, Object, Page, PageQuery, RedriveRequest, Redriven, Summary, SummaryBy,
+    SummaryQuery, Window,
 };
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{GatewayKey, JobId, OrganisationKey, Sequence, quoted};
-use crate::store::{self, Actor, DeliveryCursor, DeliveryKey, RedriveCursor, RedriveSelection};
+use crate::store::{
+    self, Actor, DeliveryCursor, DeliveryKey, EarlierResult, RedriveCursor, RedriveSelection,
+};
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -57,8 +60,16 @@ impl FromQuery for DeliveriesQuery {
             ("failed", DeliveriesStatus::Failed),
             ("pending", DeliveriesStatus::Pending),
             ("delivered", DeliveriesStatus::Delivered),
+            ("filtered", DeliveriesStatus::Filtered),
+            ("superseded", DeliveriesStatus::Superseded),
+            ("all", DeliveriesStatus::All),
         ];
-        Ok(Self { status: parameters.one_of("status", &words)? })
+        let windows =
+            [("appended", DeliveriesWindow::Appended), ("outcome", DeliveriesWindow::Outcome)];
+        Ok(Self {
+            status: parameters.one_of("status", &words)?,
+            window_of: parameters.one_of("windowOf", &windows)?,
+        })
     }
 }
 
@@ -86,10 +97,11 @@ struct PagePosition {
     window: TimeWindow,
 }
 
-/// List deliveries: failed ones, pending ones or delivered ones.
+/// List deliveries by their state.
 ///
 /// A failed delivery is listed once, at its newest failure in the window, newest failure
-/// first. Others are listed by gateway and newest first.
+/// first. Others are listed by gateway and newest first or, with `windowOf=outcome`, once, at their
+/// newest attempt in the window, newest first.
 #[utoipa::path(
     get, path = "/deliveries", tag = "deliveries", operation_id = "listDeliveries",
     params(DeliveriesQuery, DeliveryFilter, PageQuery),
@@ -104,15 +116,60 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Query((which, asked, page)): Query<(DeliveriesQuery, DeliveryFilter, PageQuery)>,
 ) -> Answer<Json<Page<Delivery>>> {
-    match which.status.unwrap_or_default() {
-        DeliveriesStatus::Failed => failed(&app, organisation, asked, &page).await,
-        DeliveriesStatus::Pending => {
-            in_state(&app, organisation, store::DeliveryState::Pending, asked, &page).await
+    let status = which.status.unwrap_or_default();
+    let by_outcome = which.window_of == Some(DeliveriesWindow::Outcome);
+    let state = match status {
+        DeliveriesStatus::Failed | DeliveriesStatus::Pending if by_outcome => {
+            return Err(Problem::invalid(
+                "windowOf",
+                "`outcome` needs a `status` of `all`, `delivered`, `filtered` or `superseded`",
+            ));
         }
-        DeliveriesStatus::Delivered => {
-            in_state(&app, organisation, store::DeliveryState::Delivered, asked, &page).await
-        }
+        DeliveriesStatus::Failed => return failed(&app, organisation, asked, &page).await,
+        DeliveriesStatus::Pending => Some(store::DeliveryState::Pending),
+        DeliveriesStatus::Delivered => Some(store::DeliveryState::Delivered),
+        DeliveriesStatus::Filtered => Some(store::DeliveryState::Filtered),
+        DeliveriesStatus::Superseded => Some(store::DeliveryState::Superseded),
+        DeliveriesStatus::All => None,
+    };
+    if asked.reason.is_some() {
+        return Err(Problem::invalid("reason", "applies to failed deliveries only"));
     }
+    if by_outcome {
+        return of_outcomes(&app, organisation, (status, state), asked, &page).await;
+    }
+    in_state(&app, organisation, (status, state), asked, &page).await
+}
+
+async fn of_outcomes(
+    app: &App,
+    organisation: OrganisationKey,
+    (status, state): (DeliveriesStatus, Option<store::DeliveryState>),
+    asked: DeliveryFilter,
+    page: &PageQuery,
+) -> Answer<Json<Page<Delivery>>> {
+    let named =
+        [("eventId", asked.event_id.is_some()), ("correlationId", asked.correlation_id.is_some())];
+    if let Some((field, _)) = named.iter().find(|(_, is_there)| *is_there) {
+        return Err(Problem::invalid(
+            *field,
+            "can't be combined with `windowOf=outcome`; an event has few deliveries, which GET /events/{id} shows",
+        ));
+    }
+    let filters = ("outcome", status, &asked);
+    let position = page.position::<PagePosition>(&filters)?;
+    let window = match &position {
+        Some(position) => position.window,
+        None => open_window(asked.from, asked.to)?,
+    };
+    let filter = in_window(asked.clone(), window);
+    let after = position.map(|position| position.at.into());
+    let limit = page.size();
+    let found = app.store.deliveries_by_outcome(organisation, &filter, state, after, limit).await?;
+    let next =
+        found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), window }, &filters));
+    let list = found.rows.into_iter().map(Into::into).collect();
+    Ok(Json(Page::new(list, limit, next)))
 }
 
 async fn failed(
@@ -135,7 +192,7 @@ async fn failed(
     Ok(Json(Page::new(list, limit, next)))
 }
 
-/// Where a page of pending or delivered deliveries begins, and the window of the first page.
+/// Where a page of deliveries in a state begins, and the window of the first page.
 #[derive(Serialize, Deserialize)]
 struct StatePosition {
     gateway: i64,
@@ -146,19 +203,16 @@ struct StatePosition {
 async fn in_state(
     app: &App,
     organisation: OrganisationKey,
-    state: store::DeliveryState,
+    (status, state): (DeliveriesStatus, Option<store::DeliveryState>),
     asked: DeliveryFilter,
     page: &PageQuery,
 ) -> Answer<Json<Page<Delivery>>> {
-    if asked.reason.is_some() {
-        return Err(Problem::invalid("reason", "applies to failed deliveries only"));
-    }
-    let filters = (api::DeliveryState::from(state), &asked);
+    let filters = (status, &asked);
     let position = page.position::<StatePosition>(&filters)?;
     let window = match &position {
         Some(position) => position.window,
         // What is pending matters however old it is.
-        None if state == store::DeliveryState::Pending => {
+        None if status == DeliveriesStatus::Pending => {
             open_window(asked.from.or(Some(Timestamp::from_micros(0))), asked.to)?
         }
         None => open_window(asked.from, asked.to)?,
@@ -225,6 +279,10 @@ struct RedrivePosition {
 /// its `cursor` until `next` is `null`.
 #[utoipa::path(
     post, path = "/deliveries/redrive", tag = "deliveries", operation_id = "redriveDeliveries",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+    ),
     request_body(
         content = RedriveRequest,
         examples(
@@ -239,7 +297,7 @@ struct RedrivePosition {
     responses(
         (status = 200, description = "What was done, or would be.", body = Redriven),
         (status = 202, description = "A job does it.", body = Redriven),
-        Problems<(Scoped, Missing, Body, Taken, Long, Write, Purging)>,
+        Problems<(Scoped, Missing, Body, Taken, Long, Write, Purging, Idempotent)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -247,24 +305,68 @@ pub(super) async fn redrive(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
     _: Query<()>,
-    extract::Json(asked): extract::Json<RedriveRequest>,
+    Keyed(key, asked): Keyed<RedriveRequest>,
 ) -> Answer<(StatusCode, Json<Redriven>)> {
+    let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
     let filters = ("redrive", asked.filter.clone(), asked.dry_run);
     let at = asked.cursor.as_deref();
     let at = at.map(|text| cursor::decode::<RedrivePosition>(text, &filters)).transpose()?;
-    let mut examined = None;
-    let selection = match (asked.gateway_id, asked.sequence, asked.filter) {
+    let (selection, examined) = selection(asked.clone(), at)?;
+    match app.store.earlier_result(&actor).await? {
+        Some(EarlierResult::Redriven(done)) => return Ok(redriven(done, examined, &filters)),
+        Some(EarlierResult::RedriveStarted(job)) => return Ok(started(job)),
+        _ => {}
+    }
+    let mut total = None;
+    if let RedriveSelection::Filter(filter, None) = &selection {
+        if asked.dry_run {
+            total = Some(count(&app, &actor, filter).await?);
+        } else if would_redrive(&app, &actor, filter, None).await?.next.is_some() {
+            return Ok(started(
+                app.store.start_redrive(&actor, JobId::new(), filter.clone()).await?,
+            ));
+        }
+    }
+    let done = app.store.redrive(&actor, selection, asked.dry_run).await?;
+    let (status, Json(answer)) = redriven(done, examined, &filters);
+    Ok((status, Json(Redriven { total, ..answer })))
+}
+
+/// The answer if a job does it.
+fn started(job: store::BulkJob) -> (StatusCode, Json<Redriven>) {
+    (StatusCode::ACCEPTED, Json(Redriven { job: Some(job.into()), ..Redriven::default() }))
+}
+
+/// The answer if it is done; `examined` is the window of a filter.
+fn redriven(
+    done: store::Redriven,
+    examined: Option<TimeWindow>,
+    filters: &impl Serialize,
+) -> (StatusCode, Json<Redriven>) {
+    let next = done
+        .next
+        .zip(examined)
+        .map(|(at, window)| cursor::encode(&RedrivePosition { at: at.into(), window }, filters));
+    (StatusCode::OK, Json(Redriven { next, ..done.into() }))
+}
+
+/// What a request selects, and the window of a filter.
+fn selection(
+    asked: RedriveRequest,
+    at: Option<RedrivePosition>,
+) -> Answer<(RedriveSelection, Option<TimeWindow>)> {
+    match (asked.gateway_id, asked.sequence, asked.filter) {
         (Some(gateway), Some(sequence), None) if at.is_none() => {
             if !(1..=Sequence::MAX.0).contains(&sequence.0) {
                 return Err(Problem::invalid("sequence", "must be 1 to 9007199254740991"));
             }
-            RedriveSelection::One(gateway, sequence)
+            Ok((RedriveSelection::One(gateway, sequence), None))
         }
         (None, None, Some(Object(filter))) if filter == DeliveryFilter::default() => {
-            return Err(Problem::invalid(
+            Err(Problem::invalid(
                 "filter",
                 "must have at least one condition; `from` alone redrives all dead letters of a window",
-            ));
+            ))
         }
         (None, None, Some(Object(filter))) => {
             let beginning = Timestamp::from_micros(0);
@@ -272,33 +374,14 @@ pub(super) async fn redrive(
                 Some(position) => position.window,
                 None => closed_window(filter.from.or(Some(beginning)), filter.to)?,
             };
-            examined = Some(window);
             let at = at.map(|position| position.at.into());
-            RedriveSelection::Filter(in_window(filter, window), at)
+            Ok((RedriveSelection::Filter(in_window(filter, window), at), Some(window)))
         }
-        _ => {
-            return Err(Problem::invalid(
-                "body",
-                "name one delivery by gatewayId and sequence, or many by filter",
-            ));
-        }
-    };
-    let mut total = None;
-    if let RedriveSelection::Filter(filter, None) = &selection {
-        if asked.dry_run {
-            total = Some(count(&app, &actor, filter).await?);
-        } else if would_redrive(&app, &actor, filter, None).await?.next.is_some() {
-            let job = app.store.start_redrive(&actor, JobId::new(), filter.clone()).await?;
-            let redriven = Redriven { job: Some(job.into()), ..Redriven::default() };
-            return Ok((StatusCode::ACCEPTED, Json(redriven)));
-        }
+        _ => Err(Problem::invalid(
+            "body",
+            "name one delivery by gatewayId and sequence, or many by filter",
+        )),
     }
-    let redriven = app.store.redrive(&actor, selection, asked.dry_run).await?;
-    let next = redriven
-        .next
-        .zip(examined)
-        .map(|(at, window)| cursor::encode(&RedrivePosition { at: at.into(), window }, &filters));
-    Ok((StatusCode::OK, Json(Redriven { next, total, ..redriven.into() })))
 }
 
 /// What one call would do, starting at a cursor.

@@ -10,7 +10,9 @@ use super::App;
 use super::auth::{self, Admin, Reader};
 use super::deliveries::open_window;
 use super::extract::{self, Path};
-use super::openapi::{Body, Compute, InUse, Long, Missing, Problems, Scoped, Taken, Write};
+use super::openapi::{
+    Bodiless, Body, Compute, InUse, Long, Missing, Problems, Scoped, Taken, Write,
+};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
@@ -121,7 +123,7 @@ pub(super) async fn put(
     params(("name" = EventType, Path, description = "The type's name."), EventTypeDeletion),
     responses(
         (status = 204, description = "It is deleted."),
-        Problems<(Scoped, Missing, Taken, InUse, Long, Write)>,
+        Problems<(Scoped, Missing, Taken, InUse, Long, Write, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),
 )]

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
-use dashmap::DashMap;
-use metrics::Counter;
+use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -16,6 +14,7 @@ use super::auth::{Publisher, Reader};
 use super::bodies;
 use super::content_mode::ContentMode;
 use super::extract::{self, Path};
+use super::idempotency;
 use super::observability;
 use super::openapi::{
     Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Waiting, Write,
@@ -29,7 +28,7 @@ use crate::api::{
     PublishBody, WaitQuery, Warning,
 };
 use crate::clock::Timestamp;
-use crate::event::{Event, EventId, EventType, quoted};
+use crate::event::{Event, EventId};
 use crate::ingest::body::Items;
 use crate::metric;
 use crate::store::{Appended, Idempotency, Publish, Published, Refusal, RolloutOf, Validated};
@@ -82,7 +81,7 @@ pub(super) async fn publish(
 ) -> Answer<(StatusCode, Json<PublishAnswer>)> {
     let mode = ContentMode::of(request.headers())?;
     extract::refuse_encoded(request.headers())?;
-    let key = idempotency_key(request.headers())?;
+    let key = idempotency::key(request.headers())?;
     let traceparent = observability::traceparent(request.headers());
     let body = app.bodies.read(source, request).await?;
     // The share of the memory is held until the response is sent.
@@ -101,12 +100,12 @@ pub(super) async fn publish(
     let publish = Publish { organisation, events, idempotency };
     let answers = match append(&app, publish).await? {
         Published::Done(answers) => answers,
-        Published::KeyReused => return Err(key_reused(&shown.unwrap_or_default())),
+        Published::KeyReused => return Err(idempotency::key_reused(&shown.unwrap_or_default())),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
     for (event, answer) in valid.iter().zip(&answers) {
         if let (Some(event), Ok(_)) = (event, answer) {
-            app.published_types.count(&event.event_type);
+            app.rules.count_published(&event.event_type);
         }
     }
     answer(answers, is_single)
@@ -173,54 +172,6 @@ pub(super) async fn show(
         deliveries: history.deliveries.into_iter().map(Into::into).collect(),
         purged: history.purged.map(Into::into),
     }))
-}
-
-/// Counts accepted events by type. The number of types that are counted apart is bounded, because
-/// types are registered while the service runs.
-#[derive(Default)]
-pub(super) struct PublishedTypes(DashMap<EventType, Counter>);
-
-impl PublishedTypes {
-    /// The number of types that are counted apart. The others are counted as `other`.
-    const MOST: usize = 200;
-
-    fn count(&self, event_type: &EventType) {
-        if let Some(counter) = self.0.get(event_type) {
-            counter.increment(1);
-            return;
-        }
-        let is_full = self.0.len() >= Self::MOST;
-        let name = if is_full { "other" } else { event_type.as_str() };
-        let counter = metrics::counter!(metric::PUBLISHED_EVENTS, "type" => name.to_owned());
-        counter.increment(1);
-        if !is_full {
-            self.0.insert(event_type.clone(), counter);
-        }
-    }
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Answer<Option<String>> {
-    let mut keys = headers.get_all("idempotency-key").iter();
-    let Some(key) = keys.next() else {
-        return Ok(None);
-    };
-    if keys.next().is_some() {
-        return Err(Problem::bad_request("There is more than one Idempotency-Key; send only one."));
-    }
-    let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
-        Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-    })?;
-    Ok(Some(key.to_owned()))
-}
-
-fn key_reused(key: &str) -> Problem {
-    Problem::new(
-        Code::IdempotencyKeyReused,
-        format!(
-            "The Idempotency-Key {} belongs to an earlier request with a different body. Repeat that request unchanged, or use a new key.",
-            quoted(key)
-        ),
-    )
 }
 
 fn too_many(deliveries: usize, most: usize) -> Problem {

@@ -38,7 +38,7 @@ impl Default for BodyLimit {
 const DISCARDED_BYTES: usize = 4 * 1024 * 1024;
 
 /// The same of a body whose `Content-Type` is JSON or missing.
-struct Body(axum::body::Bytes);
+pub(super) struct Body(pub(super) axum::body::Bytes);
 
 /// A JSON merge patch (RFC 7396), which is an object.
 pub(super) struct MergePatch<T>(pub(super) T);
@@ -159,7 +159,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Answer<Self> {
         let Body(bytes) = Body::from_request(request, state).await?;
-        parse(&bytes).map(|Object(value)| Self(value))
+        parse_object(&bytes).map(Self)
     }
 }
 
@@ -168,10 +168,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
 
     async fn from_request(request: Request, state: &S) -> Answer<Self> {
         let Body(bytes) = Body::from_request(request, state).await?;
-        if bytes.is_empty() {
+        // Some clients send `null` where they mean that there is none.
+        if bytes.is_empty() || bytes.trim_ascii() == b"null" {
             return Ok(Self(T::default()));
         }
-        parse(&bytes).map(|Object(value)| Self(value))
+        parse_object(&bytes).map(Self)
     }
 }
 
@@ -198,6 +199,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for MergePatch<T> {
 fn is_media(content_type: &HeaderValue, media: &str) -> bool {
     let text = content_type.to_str().unwrap_or_default();
     text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media)
+}
+
+/// Reads a JSON object.
+pub(super) fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+    parse(bytes).map(|Object(value)| value)
 }
 
 /// Reads JSON. A text that is not JSON is refused with 400, JSON of another shape with

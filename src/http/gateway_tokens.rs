@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::App;
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
-use super::openapi::{Body, Missing, Problems, Scoped, Taken, Write};
+use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
@@ -98,7 +98,7 @@ pub(super) async fn list(
     ),
     responses(
         (status = 204, description = "It is revoked."),
-        Problems<(Scoped, Missing, Write)>,
+        Problems<(Scoped, Missing, Write, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),
 )]

@@ -11,7 +11,7 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
-use super::openapi::{Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, FieldError, GatewayChange, GatewaysQuery, NewGateway, Page, PageQuery};
@@ -160,7 +160,7 @@ pub(super) async fn change(
     params(("id" = GatewayId, Path, description = "The gateway.")),
     responses(
         (status = 204, description = "It is deleted."),
-        Problems<(Scoped, Missing, Write)>,
+        Problems<(Scoped, Missing, Write, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),
 )]

@@ -5,24 +5,30 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 
 use super::App;
-use super::auth::{Admin, Reader};
+use super::auth::{self, Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
-use super::openapi::{Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::inbox_edit;
+use super::openapi::{Bodiless, Body, Compute, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Page, PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
-    RetryRequest,
+    RetriedRow, RetryRequest, RetryRowRequest,
 };
-use crate::clock::{EmptyWindow, TimeWindow};
-use crate::store::{self, RetrySelection};
+use crate::clock::{EmptyWindow, TimeWindow, Timestamp};
+use crate::compute::Source;
+use crate::store::{
+    self, Actor, RejectedContent, Rejection, RetrySelection, Retryable, ValidationError,
+};
 
 /// The number of characters returned of a payload.
 const SHOWN_CHARS: usize = 64 * 1024;
+/// Rows that a dry run of a retry examines, at most. The others are only counted.
+const TRIED_ROWS: usize = 100;
 
 impl FromQuery for RejectedFilter {
     fn names() -> Vec<String> {
@@ -90,12 +96,17 @@ pub(super) async fn show(
 }
 
 /// Put a rejected row back into the inbox.
+///
+/// A dry run says whether its event would be published, and for how many gateways, or why the row
+/// would be rejected again.
 #[utoipa::path(
     post, path = "/inbox/rejected/{id}/retry", tag = "inbox", operation_id = "retryRejectedRow",
     params(("id" = i64, Path, description = "The rejected row.")),
+    request_body(content = Option<RetryRowRequest>),
     responses(
+        (status = 200, description = "What a retry would do.", body = Retried),
         (status = 202, description = "It is in the inbox again.", body = Retried),
-        Problems<(Scoped, Missing, Taken, Write)>,
+        Problems<(Scoped, Missing, Body, Taken, Long, Compute, Write)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -104,15 +115,22 @@ pub(super) async fn retry_one(
     Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
+    headers: HeaderMap,
+    extract::OptionalJson(request): extract::OptionalJson<RetryRowRequest>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let retried = app.store.retry_rejected(&actor, RetrySelection::One(id)).await?;
+    let selection = RetrySelection::One(id);
+    if request.dry_run {
+        return would_retry(&app, &actor, &headers, selection).await;
+    }
+    let retried = app.store.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
 /// Put rejected rows back into the inbox.
 ///
 /// All that match, oldest first, at most 1,000 in a call. The request must select rows: by `all`,
-/// or by `reason`, `from` and `to`.
+/// or by `reason`, `from` and `to`. A dry run counts them, and says what would become of the first
+/// 100.
 #[utoipa::path(
     post, path = "/inbox/rejected/retry", tag = "inbox", operation_id = "retryRejectedRows",
     request_body(
@@ -125,8 +143,9 @@ pub(super) async fn retry_one(
         ),
     ),
     responses(
+        (status = 200, description = "What a retry would do.", body = Retried),
         (status = 202, description = "They are in the inbox again.", body = Retried),
-        Problems<(Scoped, Body, Write)>,
+        Problems<(Scoped, Body, Long, Compute, Write)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -134,9 +153,10 @@ pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Admin(actor): Admin,
     _: Query<()>,
+    headers: HeaderMap,
     extract::Json(request): extract::Json<RetryRequest>,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let RetryRequest { all, reason, from, to } = request;
+    let RetryRequest { all, reason, from, to, dry_run } = request;
     let is_filtered = reason.is_some() || from.is_some() || to.is_some();
     if all == is_filtered {
         return Err(Problem::invalid(
@@ -146,8 +166,66 @@ pub(super) async fn retry(
     }
     let filter = RejectedFilter { reason, from, to, retried: false };
     let selection = RetrySelection::Filter(filter.try_into()?);
+    if dry_run {
+        return would_retry(&app, &actor, &headers, selection).await;
+    }
     let retried = app.store.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
+}
+
+/// What a retry would do.
+async fn would_retry(
+    app: &App,
+    actor: &Actor,
+    headers: &HeaderMap,
+    selection: RetrySelection,
+) -> Answer<(StatusCode, Json<Retried>)> {
+    let Retryable { ids, more } = app.store.retryable(actor.organisation, selection).await?;
+    let source = auth::source(headers);
+    let mut rows = Vec::with_capacity(ids.len().min(TRIED_ROWS));
+    // One at a time, because payloads are large.
+    for id in ids.iter().copied().take(TRIED_ROWS) {
+        // Another request may have put it back or deleted it meanwhile.
+        rows.extend(would_become(app, actor, &source, id).await?);
+    }
+    let retried = u64::try_from(ids.len()).unwrap_or(u64::MAX);
+    Ok((StatusCode::OK, Json(Retried { retried, more, dry_run: true, rows })))
+}
+
+/// What would become of a row; `None` if it does not exist any more.
+async fn would_become(
+    app: &App,
+    actor: &Actor,
+    source: &Source,
+    id: i64,
+) -> Answer<Option<RetriedRow>> {
+    let (organisation, now) = (actor.organisation, Timestamp::now());
+    let limit = app.rules.event_bytes();
+    let Some(found) = app.store.rejected_content(organisation, id, limit).await? else {
+        return Ok(None);
+    };
+    let RejectedContent { content, payload_bytes, inserted_at, .. } = found;
+    let result = if payload_bytes > limit {
+        let bytes = u64::try_from(payload_bytes).unwrap_or(u64::MAX);
+        Err(Rejection::from(ValidationError::TooLarge { bytes, limit }))
+    } else {
+        match inbox_edit::validate(app, actor, source, content, inserted_at, now).await? {
+            Ok(event) => app.store.would_publish(organisation, event).await?,
+            Err(rejection) => Err(rejection),
+        }
+    };
+    Ok(Some(match result {
+        Ok(gateway_count) => {
+            RetriedRow { id, published: true, gateway_count, reason: None, detail: None }
+        }
+        Err(Rejection { reason, detail }) => RetriedRow {
+            id,
+            published: false,
+            gateway_count: 0,
+            reason: Some(reason.into()),
+            detail: Some(detail),
+        },
+    }))
 }
 
 /// Delete a rejected row.
@@ -156,7 +234,7 @@ pub(super) async fn retry(
     params(("id" = i64, Path, description = "The rejected row.")),
     responses(
         (status = 204, description = "It is deleted."),
-        Problems<(Scoped, Missing, Write)>,
+        Problems<(Scoped, Missing, Write, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -184,7 +262,7 @@ impl TryFrom<RejectedFilter> for store::RejectedFilter {
 impl From<store::Retried> for Retried {
     fn from(done: store::Retried) -> Self {
         let store::Retried { retried, more } = done;
-        Self { retried, more }
+        Self { retried, more, ..Self::default() }
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn edit(
 }
 
 /// The event that the columns describe, or why it is invalid.
-async fn validate(
+pub(super) async fn validate(
     app: &App,
     actor: &crate::store::Actor,
     source: &Source,

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::App;
 use super::auth::{Admin, Reader};
 use super::extract::Path;
-use super::openapi::{Long, Missing, Problems, Scoped, Taken, Write};
+use super::openapi::{Bodiless, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{ExpiredInstance, Instance, InstanceConnection, Instances, Level, Resync};
@@ -60,7 +60,7 @@ pub(super) async fn list(
     ),
     responses(
         (status = 204, description = "It is forgotten."),
-        Problems<(Scoped, Missing, Taken, Write)>,
+        Problems<(Scoped, Missing, Taken, Write, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),
 )]

@@ -23,6 +23,7 @@ use tower_http::request_id::{
 };
 use tower_http::trace::TraceLayer;
 use tracing::{Span, field};
+use utoipa::openapi::OpenApi;
 
 use super::App;
 use super::client_address::client_address;
@@ -42,7 +43,11 @@ const MAX_REQUEST_ID: usize = 128;
 const ACCESS: &str = "gateway_events::access";
 
 /// Adds the layers to a router, the first one outermost.
-pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<App>> {
+pub(super) fn observed(
+    router: Router<Arc<App>>,
+    document: &OpenApi,
+    app: &Arc<App>,
+) -> Router<Arc<App>> {
     let config = Arc::clone(&app.config);
     let make_span = move |request: &Request| request_span(request, &config.server.trusted_proxies);
     let trace = TraceLayer::new_for_http()
@@ -58,7 +63,7 @@ pub(super) fn observed(router: Router<Arc<App>>, app: &Arc<App>) -> Router<Arc<A
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(trace)
         .layer(middleware::from_fn_with_state(
-            (Arc::clone(app), Arc::new(HttpMetrics::new())),
+            (Arc::clone(app), Arc::new(HttpMetrics::of(document))),
             measure,
         ))
         .layer(CatchPanicLayer::custom(super::panicked));
@@ -184,8 +189,32 @@ struct HttpMetrics {
 }
 
 impl HttpMetrics {
-    fn new() -> Self {
-        Self { in_flight: metrics::gauge!(metric::HTTP_REQUESTS_IN_FLIGHT), routes: DashMap::new() }
+    /// The metrics of the documented routes exist from the start: for each method the histograms of
+    /// its successful statuses.
+    fn of(document: &OpenApi) -> Self {
+        let in_flight = metrics::gauge!(metric::HTTP_REQUESTS_IN_FLIGHT);
+        in_flight.increment(0.0);
+        let routes = DashMap::new();
+        for (path, item) in &document.paths.paths {
+            let route = RouteMetrics::new(path);
+            for (method, operation) in [
+                ("GET", &item.get),
+                ("POST", &item.post),
+                ("PUT", &item.put),
+                ("PATCH", &item.patch),
+                ("DELETE", &item.delete),
+            ] {
+                let responses = operation.iter().flat_map(|it| it.responses.responses.keys());
+                for status in responses.filter_map(|status| status.parse::<StatusCode>().ok()) {
+                    if status.is_success() {
+                        // Registered by this, with no sample.
+                        let _ = route.duration(method, path, status);
+                    }
+                }
+            }
+            routes.insert(path.clone(), route);
+        }
+        Self { in_flight, routes }
     }
 
     /// Records a completed request.
@@ -226,9 +255,14 @@ struct RouteMetrics {
 
 impl RouteMetrics {
     fn new(route: &str) -> Self {
+        let counter = |name| {
+            let counter = metrics::counter!(name, "route" => route.to_owned());
+            counter.increment(0);
+            counter
+        };
         Self {
-            request_bytes: metrics::counter!(metric::HTTP_REQUEST_BYTES, "route" => route.to_owned()),
-            response_bytes: metrics::counter!(metric::HTTP_RESPONSE_BYTES, "route" => route.to_owned()),
+            request_bytes: counter(metric::HTTP_REQUEST_BYTES),
+            response_bytes: counter(metric::HTTP_RESPONSE_BYTES),
             durations: DashMap::new(),
         }
     }

@@ -176,6 +176,8 @@ code_sets! {
     Body = [
         BadRequest, MalformedJson, BodyTooLarge, UnsupportedMediaType, UnsupportedContentEncoding
     ];
+    /// The route takes no body, and refuses one.
+    Bodiless = [BadRequest];
     /// A resource is named that may not exist.
     Missing = [NotFound];
     /// A name or an id may be taken.
@@ -194,6 +196,8 @@ code_sets! {
     ResyncRefused = [ResyncUnsupported];
     /// An event's payload may have been purged.
     Purging = [EventPurged];
+    /// The request may have an `Idempotency-Key`.
+    Idempotent = [IdempotencyKeyReused];
     /// Work runs on the compute pool.
     Compute = [Overloaded];
     /// `POST /events`.
@@ -247,6 +251,7 @@ problems!(A, B, C, D);
 problems!(A, B, C, D, E);
 problems!(A, B, C, D, E, F);
 problems!(A, B, C, D, E, F, G);
+problems!(A, B, C, D, E, F, G, H);
 
 /// One response for each status.
 fn responses(codes: &[Code]) -> BTreeMap<String, RefOr<Response>> {

@@ -232,6 +232,9 @@ impl From<StoreError> for Problem {
             StoreError::Conflict(why @ Conflict::PlainMode) => {
                 Self::new(Code::ResyncUnsupported, why.to_string())
             }
+            StoreError::Conflict(why @ Conflict::KeyReused { .. }) => {
+                Self::new(Code::IdempotencyKeyReused, why.to_string())
+            }
             StoreError::Conflict(why) => Self::new(Code::Conflict, why.to_string()),
             StoreError::NotFound(what) => Self::not_found(what),
             StoreError::Corrupt(_) => Self::internal(),

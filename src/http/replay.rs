@@ -8,14 +8,15 @@ use axum::http::StatusCode;
 
 use super::App;
 use super::auth::Admin;
-use super::extract::{self, Path};
-use super::openapi::{Append, Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::extract::Path;
+use super::idempotency::Keyed;
+use super::openapi::{Body, Idempotent, Long, Missing, Problems, Scoped, Storing, Taken};
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{ReplayRequest, Replayed};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{GatewayId, JobId, Sequence};
-use crate::store::ReplaySelection;
+use crate::store::{self, EarlierResult, ReplaySelection};
 
 /// Replay part of a gateway's log.
 ///
@@ -24,10 +25,15 @@ use crate::store::ReplaySelection;
 /// the sequences are new. The range is fixed when the replay is requested. An event that occurs
 /// several times in the range is appended once, at its last place. Unless the range ends at the head
 /// of the log, older events follow newer ones. A disabled gateway gets them when it is enabled. At
-/// most 500 sequences are replayed at once; more become a job.
+/// most 500 sequences are replayed at once; more become a job. A repeat appends everything once more,
+/// unless it has the `Idempotency-Key` of the first request.
 #[utoipa::path(
     post, path = "/gateways/{id}/replay", tag = "gateways", operation_id = "replayGateway",
-    params(("id" = GatewayId, Path, description = "The gateway.")),
+    params(
+        ("id" = GatewayId, Path, description = "The gateway."),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+    ),
     request_body(
         content = ReplayRequest,
         examples(
@@ -41,7 +47,7 @@ use crate::store::ReplaySelection;
     responses(
         (status = 200, description = "What was done, or would be.", body = Replayed),
         (status = 202, description = "A job replays it.", body = Replayed),
-        Problems<(Scoped, Missing, Body, Taken, Write, Append, Long)>,
+        Problems<(Scoped, Missing, Body, Taken, Storing, Long, Idempotent)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -50,8 +56,12 @@ pub(super) async fn replay(
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-    extract::Json(asked): extract::Json<ReplayRequest>,
+    Keyed(key, asked): Keyed<ReplayRequest>,
 ) -> Answer<(StatusCode, Json<Replayed>)> {
+    let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
+    if let Some(EarlierResult::Replayed(done)) = app.store.earlier_result(&actor).await? {
+        return Ok(answer(id, done));
+    }
     let selection = selection(&asked)?;
     let gateway = app.store.gateway(actor.organisation, id).await?;
     let head = gateway.ok_or_else(|| Problem::not_found("gateway"))?.head;
@@ -64,9 +74,13 @@ pub(super) async fn replay(
         }
     }
     let done = app.store.replay(&actor, JobId::new(), id, selection, asked.dry_run).await?;
+    Ok(answer(id, done))
+}
+
+fn answer(gateway_id: GatewayId, done: store::Replayed) -> (StatusCode, Json<Replayed>) {
     let status = if done.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
     let replayed = Replayed {
-        gateway_id: id,
+        gateway_id,
         from_sequence: done.range.map(|range| range.first),
         to_sequence: done.range.map(|range| range.last),
         replayed: done.counts.appended,
@@ -78,7 +92,7 @@ pub(super) async fn replay(
         last_new_sequence: done.appended.map(|range| range.last),
         job: done.job.map(Into::into),
     };
-    Ok((status, Json(replayed)))
+    (status, Json(replayed))
 }
 
 fn selection(asked: &ReplayRequest) -> Answer<ReplaySelection> {
@@ -96,7 +110,8 @@ fn selection(asked: &ReplayRequest) -> Answer<ReplaySelection> {
             Ok(ReplaySelection::Range(first, last))
         }
         (None, None, Some(from), to) => {
-            let window = TimeWindow::new(from, to.unwrap_or_else(Timestamp::now))?;
+            // Without an end up to the head of the log, whatever this node's clock shows.
+            let window = TimeWindow::new(from, to.unwrap_or(Timestamp::LAST))?;
             Ok(ReplaySelection::Window(window))
         }
         _ => Err(Problem::invalid(

@@ -7,24 +7,31 @@ use axum::extract::State;
 
 use super::App;
 use super::auth::Admin;
-use super::extract::{self, Path};
-use super::openapi::{Append, Body, Missing, Problems, Resending, Scoped, Taken, Write};
+use super::extract::Path;
+use super::idempotency::Keyed;
+use super::openapi::{Body, Idempotent, Missing, Problems, Resending, Scoped, Storing, Taken};
 use super::problem::Answer;
 use super::query::Query;
 use crate::api::{AcceptedDelivery, Object, ResendRequest, Resent, ResentDelivery, Warning};
 use crate::event::EventId;
 use crate::ingest;
+use crate::store::{self, EarlierResult};
 
 /// Resend an event to further gateways.
 ///
 /// Appends the event, with the same id and correlation id, to the logs of gateways that it was not
 /// published for: for a label that was mistyped, or a gateway that was registered later. Gateways
-/// that have it in their log are left out unless `force` is set, so a repeated request does nothing.
+/// that have it in their log are left out unless `force` is set, so a repeated request does nothing; with `force`, one that has
+/// the `Idempotency-Key` of the first does nothing.
 /// It was valid when it was published, and is not validated again. A disabled gateway gets it when
 /// it is enabled. An event that has expired is refused with 409.
 #[utoipa::path(
     post, path = "/events/{id}/resend", tag = "events", operation_id = "resendEvent",
-    params(("id" = EventId, Path, description = "The event.")),
+    params(
+        ("id" = EventId, Path, description = "The event."),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+    ),
     request_body(
         content = ResendRequest,
         examples(
@@ -38,7 +45,7 @@ use crate::ingest;
     ),
     responses(
         (status = 200, description = "What was done, or would be.", body = Resent),
-        Problems<(Scoped, Missing, Body, Taken, Write, Append, Resending)>,
+        Problems<(Scoped, Missing, Body, Taken, Storing, Resending, Idempotent)>,
     ),
     security(("access_token" = ["admin"])),
 )]
@@ -47,11 +54,19 @@ pub(super) async fn resend(
     Admin(actor): Admin,
     Path(id): Path<EventId>,
     _: Query<()>,
-    extract::Json(asked): extract::Json<ResendRequest>,
+    Keyed(key, asked): Keyed<ResendRequest>,
 ) -> Answer<Json<Resent>> {
+    let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
+    if let Some(EarlierResult::Resent(resent)) = app.store.earlier_result(&actor).await? {
+        return Ok(Json(answer(id, resent)));
+    }
     let selected = asked.target.map(|Object(target)| target);
     let target = ingest::target(asked.gateway_ids, selected)?;
     let resent = app.store.resend(&actor, &id, target, asked.force, asked.dry_run).await??;
+    Ok(Json(answer(id, resent)))
+}
+
+fn answer(id: EventId, resent: store::Resent) -> Resent {
     let mut warnings = Vec::new();
     if resent.deliveries.is_empty() && resent.present.is_empty() {
         warnings.push(Warning {
@@ -61,7 +76,7 @@ pub(super) async fn resend(
     }
     let appended = resent.deliveries.into_iter();
     let present = resent.present.into_iter();
-    Ok(Json(Resent {
+    Resent {
         id,
         deliveries: appended
             .map(|(gateway_id, sequence)| ResentDelivery { gateway_id, sequence })
@@ -70,5 +85,5 @@ pub(super) async fn resend(
             .map(|it| AcceptedDelivery { gateway_id: it.gateway_id, sequence: it.sequence })
             .collect(),
         warnings,
-    }))
+    }
 }

@@ -62,7 +62,10 @@ impl Drain {
         }
         let rows = Page::new(self.store.as_ref(), &self.rules).validate(page).await?;
         let error = match self.store.drain_inbox(rows.clone()).await {
-            Ok(drained) => return Ok(report(&drained)),
+            Ok(drained) => {
+                self.count(&rows, &drained);
+                return Ok(report(&drained));
+            }
             Err(error) => error,
         };
         if !self.lies_in_the_rows(&error).await {
@@ -103,7 +106,10 @@ impl Drain {
             outcome = self.store.drain_inbox(vec![row.clone()]).await;
         }
         let error = match outcome {
-            Ok(drained) => return Ok(Moved::Drained(drained)),
+            Ok(drained) => {
+                self.count(&[row], &drained);
+                return Ok(Moved::Drained(drained));
+            }
             Err(error) => error,
         };
         if matches!(error, StoreError::StatementFailed(_)) {
@@ -113,6 +119,20 @@ impl Drain {
             return Err(error);
         }
         self.reject(id, &error).await.map(Moved::Drained)
+    }
+
+    /// Counts the events of rows by type. Rows are moved in their order: what was moved are the first
+    /// ones that another drain has not taken.
+    fn count(&self, rows: &[ValidatedRow], drained: &Drained) {
+        let moved = drained.appended + drained.rejected.len();
+        let is_rejected = |id| drained.rejected.iter().any(|(rejected, _)| *rejected == id);
+        for row in rows.iter().take(moved) {
+            if let Ok((_, new)) = &row.result
+                && !is_rejected(row.id)
+            {
+                self.rules.count_published(&new.event.event_type);
+            }
+        }
     }
 
     /// Rejects a row whose event can't be appended.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 
-use super::Result;
+use super::{RequestKey, Result};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{Invalid, OrganisationKey, quoted};
 
@@ -45,6 +45,16 @@ pub struct Actor {
     pub organisation: OrganisationKey,
     /// Who makes the changes, and from where.
     pub principal: Principal,
+    /// The `Idempotency-Key` of the request, for operations that keep their results under it.
+    pub request_key: Option<RequestKey>,
+}
+
+impl Actor {
+    /// The same, in a request with this `Idempotency-Key`.
+    #[must_use]
+    pub fn with_request_key(self, request_key: Option<RequestKey>) -> Self {
+        Self { request_key, ..self }
+    }
 }
 
 /// Who makes a change, and from where. Texts are cut to their limits.
@@ -92,7 +102,7 @@ impl Principal {
 
     /// This principal, making changes in an organisation.
     pub const fn in_organisation(self, organisation: OrganisationKey) -> Actor {
-        Actor { organisation, principal: self }
+        Actor { organisation, principal: self, request_key: None }
     }
 }
 

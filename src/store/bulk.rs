@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) mod stored;
 
 use super::{
-    Actor, AppendedDelivery, DeliveryCursor, DeliveryFilter, DeliveryKey, Principal, Range,
-    Redriven, Refusable, Result, Target,
+    Actor, AppendedDelivery, DeliveryCursor, DeliveryFilter, DeliveryKey, EarlierResult, Principal,
+    Range, Redriven, Refusable, Result, Target,
 };
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{EventId, GatewayId, GatewayKey, JobId, NodeId, OrganisationKey, Sequence};
@@ -66,6 +66,12 @@ pub trait Bulk: Send + Sync + 'static {
         force: bool,
         dry_run: bool,
     ) -> Result<Refusable<Resent>>;
+
+    /// The result of an earlier redrive, replay or resend with the actor's
+    /// [`request_key`](Actor::request_key); `None` if there is none or the actor has no key.
+    /// `Conflict` if that request was another one. The operations themselves return
+    /// `Unavailable`, without having done anything, if a concurrent request with the key was faster.
+    async fn earlier_result(&self, actor: &Actor) -> Result<Option<EarlierResult>>;
 
     /// Jobs of an organisation, newest first, after the one with this key.
     async fn bulk_jobs(
@@ -116,7 +122,7 @@ pub struct Replayed {
 }
 
 /// What a resend did or, in a dry run, would do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resent {
     /// Gateways that the event was appended for, with its sequence; without one in a dry run.
     pub deliveries: Vec<(GatewayId, Option<Sequence>)>,

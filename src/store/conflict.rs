@@ -115,6 +115,14 @@ pub enum Conflict {
     /// The event's payload was purged, so it can't be sent again.
     #[error("The payload of event {0} was purged; it can't be sent again. Publish a new event.")]
     Purged(EventId),
+    /// The `Idempotency-Key` of an action belongs to another request.
+    #[error(
+        "The Idempotency-Key {key:?} belongs to an earlier request with a different path or body. Repeat that request unchanged, or use a new key."
+    )]
+    KeyReused {
+        /// The key.
+        key: String,
+    },
     /// A concurrent request, on this node or another one, took the same name, id or key. A retry
     /// finds what it stored.
     #[error("another request took this name or id at the same time; check, and retry")]

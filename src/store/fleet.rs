@@ -11,7 +11,7 @@ pub struct Fleet {
     pub away: u64,
     /// Disabled gateways, which may not connect.
     pub disabled: u64,
-    /// Gateways, other than disabled ones, that refused an event and have applied none of the same type since.
+    /// Gateways whose [verdict](super::Verdict) is `failing`.
     pub failing: u64,
     /// Sequences after the confirmed positions.
     pub pending: u64,

@@ -42,6 +42,20 @@ pub trait Inbox: Send + Sync + 'static {
     /// per call. `Conflict` if the selected row was put back before. Recorded in the
     /// [audit log](super::audit).
     async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried>;
+    /// The rows that a retry would put back, and whether more match. The same errors as those of a
+    /// retry.
+    async fn retryable(
+        &self,
+        organisation: OrganisationKey,
+        selection: RetrySelection,
+    ) -> Result<Retryable>;
+    /// What publishing an event now would do: the number of gateways that it is for, or why it would
+    /// be rejected. Writes nothing.
+    async fn would_publish(
+        &self,
+        organisation: OrganisationKey,
+        event: NewEvent,
+    ) -> Result<std::result::Result<usize, Rejection>>;
     /// All columns of a rejected row, to edit it; its payload only up to `max_bytes`.
     async fn rejected_content(
         &self,
@@ -350,6 +364,15 @@ pub enum RetrySelection {
     One(i64),
     /// All that match.
     Filter(RejectedFilter),
+}
+
+/// What a retry would put back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retryable {
+    /// The rows, oldest first.
+    pub ids: Vec<i64>,
+    /// Whether more rows match.
+    pub more: bool,
 }
 
 /// The result of a retry.

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use super::filtered::Filtered;
 use super::supersession::Superseded;
-use super::{Actor, AuditHead, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf};
+use super::{Actor, AuditHead, Place, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
@@ -65,13 +65,24 @@ pub trait Ledger: Send + Sync + 'static {
         cursor: Option<DeliveryCursor>,
         limit: usize,
     ) -> Result<DeliveryPage>;
-    /// A page of the deliveries in a state, by gateway and newest first. The window contains the times
-    /// at which their events were appended; a reason is ignored.
+    /// A page of the deliveries that have an attempt in the window, whatever its outcome, and are in a
+    /// state, or in any; each once, at its newest attempt that matches, newest first. The filter must
+    /// not name an event or a correlation id.
+    async fn deliveries_by_outcome(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage>;
+    /// A page of the deliveries in a state, or in any, by gateway and newest first. The window contains
+    /// the times at which their events were appended; a reason is ignored.
     async fn deliveries_in_state(
         &self,
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
-        state: DeliveryState,
+        state: Option<DeliveryState>,
         cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage>;
@@ -117,7 +128,8 @@ pub struct DeliveryFilter {
 
 /// A delivery: a sequence in a gateway's log. Deliveries are ordered by gateway and then by
 /// sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "Place", from = "Place")]
 pub struct DeliveryKey {
     /// The key by which the store refers to the gateway.
     pub gateway: GatewayKey,
@@ -457,7 +469,8 @@ pub enum RedriveSelection {
 
 /// How far a redrive by filter has come. It first counts the matching deliveries that need no
 /// redrive, and then examines the dead letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum RedriveCursor {
     /// Still counting skipped deliveries, newest failure first. Resumes after this cursor.
     Counting(DeliveryCursor),
@@ -467,7 +480,8 @@ pub enum RedriveCursor {
 
 /// What one call of a redrive did or, in a dry run, would do. The numbers of all calls, up to the
 /// one without a `next`, add up to exact totals.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Redriven {
     /// Deliveries that were appended again.
     pub redriven: Vec<RedrivenDelivery>,
@@ -507,7 +521,8 @@ impl Redriven {
 }
 
 /// One delivery that was appended again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct RedrivenDelivery {
     /// The gateway.
     pub gateway_id: GatewayId,

@@ -64,5 +64,8 @@ pub const LOGGED_EVENTS: i64 = 5;
 /// Events of all ranges of a sweep that are logged, at most.
 pub const LOGGED_IN_ALL: usize = 100;
 
+/// Failed deliveries of one call whose event types are counted, at most.
+pub const COUNTED_TYPES: i64 = 5_000;
+
 /// Gateways that are listed with an event that was published to them by id, at most.
 pub const LISTED_GATEWAYS: i64 = 10;

@@ -271,7 +271,7 @@ pub struct Opened {
 }
 
 /// A contiguous run of a gateway's sequences, `first..=last`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// The first sequence.
     pub first: Sequence,

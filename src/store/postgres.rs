@@ -51,6 +51,7 @@ use pool::Pool;
 use session::Session;
 use sql::access::{Access, Read};
 use sql::dialect::NodeStatements as _;
+use sql::durations::ReadDurations;
 use sql::writer::{Work, Writer};
 
 type Backend = PostgresStore;
@@ -74,6 +75,7 @@ pub struct PostgresStore {
     urgent: Mutex<Option<PgConnection>>,
     writer: Writer,
     inbox: watch_inbox::Watch,
+    durations: ReadDurations,
     /// Background jobs of the store, and their end.
     jobs: Supervisor,
     stop: CancellationToken,
@@ -117,6 +119,7 @@ impl PostgresStore {
             urgent: Mutex::default(),
             writer,
             inbox,
+            durations: ReadDurations::new(),
             jobs,
             stop,
         });
@@ -134,11 +137,12 @@ impl Access for PostgresStore {
     /// A single statement is a snapshot. Behind a pooler it still needs a transaction, because
     /// that is where its limits are set.
     async fn point_read<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
+        let durations = &self.durations.point;
         if self.link.is_pooled {
-            return self.snapshot(work).await;
+            return durations.measure(snapshot(&self.link, &self.pool, None, work)).await;
         }
         let pool = self.pool.clone();
-        uninterrupted(async move {
+        let read = uninterrupted(async move {
             let mut conn = pool.get().await?;
             let read = connect::limited(work(&mut conn)).await;
             if let Err(error @ (StoreError::Unavailable(_) | StoreError::ConnectionLost(_))) = &read
@@ -146,16 +150,17 @@ impl Access for PostgresStore {
                 pool::discard(conn, error);
             }
             read
-        })
-        .await
+        });
+        durations.measure(read).await
     }
 
     async fn snapshot<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
-        snapshot(&self.link, &self.pool, None, work).await
+        self.durations.snapshot.measure(snapshot(&self.link, &self.pool, None, work)).await
     }
 
     async fn query<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
-        snapshot(&self.link, &self.query_pool, Some(self.query_timeout), work).await
+        let read = snapshot(&self.link, &self.query_pool, Some(self.query_timeout), work);
+        self.durations.query.measure(read).await
     }
 
     /// Uses a connection of its own, which is replaced soon after it breaks.

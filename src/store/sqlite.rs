@@ -42,6 +42,7 @@ pub use restore::{RestoreError, restore};
 use query_pool::QueryPool;
 use session::Session;
 use sql::access::{Access, Read};
+use sql::durations::ReadDurations;
 use sql::writer::{Work, Writer};
 
 /// The timeout of a snapshot: the write-ahead log grows while one is read.
@@ -62,6 +63,7 @@ pub struct SqliteStore {
     last_begin_error: watch::Receiver<Option<String>>,
     probe: disk::Probe,
     inbox: watch_inbox::Watch,
+    durations: ReadDurations,
     options: Options,
     /// Set after a purge, until the write-ahead log is truncated.
     has_remains: Arc<AtomicBool>,
@@ -101,6 +103,7 @@ impl SqliteStore {
             last_begin_error,
             probe,
             inbox,
+            durations: ReadDurations::new(),
             options,
             has_remains,
             _lock: lock,
@@ -122,16 +125,17 @@ impl SqliteStore {
 impl Access for SqliteStore {
     /// A single statement is a snapshot, and over before it could block anything.
     async fn point_read<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
-        self.explained(work(&mut *self.readers.acquire().await?).await).await
+        let read = async { work(&mut *self.readers.acquire().await?).await };
+        self.explained(self.durations.point.measure(read).await).await
     }
 
     /// Uses a connection of its own: a point read never waits for a snapshot.
     async fn snapshot<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
-        self.explained(self.snapshots.run(work).await).await
+        self.explained(self.durations.snapshot.measure(self.snapshots.run(work)).await).await
     }
 
     async fn query<T: Send + 'static>(&self, work: impl Read<T>) -> Result<T> {
-        self.explained(self.queries.run(work).await).await
+        self.explained(self.durations.query.measure(self.queries.run(work)).await).await
     }
 
     /// There is one connection that writes, and all writes wait for it.

@@ -19,6 +19,9 @@ pub struct UndeliveredRange {
     pub range: Range,
     /// The first events of the range, for the log.
     pub events: Vec<LoggedEvent>,
+    /// The number of its deliveries by event type, for metrics. Deliveries beyond a
+    /// [limit](super::limits::COUNTED_TYPES), and those whose events were removed, are missing.
+    pub types: Vec<(EventType, u64)>,
 }
 
 /// An event as it appears in log lines.

@@ -89,10 +89,7 @@ impl Gateway {
             let reported = is(VerdictState::Failing, since, Some(reason.as_str()));
             return Verdict { failures: count, ..reported };
         }
-        if let Some((at, reason)) = self.last_failure
-            && is_of_a_live_gateway(reason)
-            && self.last_receipt_at.is_none_or(|receipt| receipt < at)
-        {
+        if let Some((at, reason)) = unhandled(self.last_failure, self.last_receipt_at) {
             return is(VerdictState::Failing, at, Some(reason.as_str()));
         }
         let Some(connected_since) = self.connected_since else {
@@ -107,6 +104,38 @@ impl Gateway {
             _ => is(VerdictState::Ok, connected_since, None),
         }
     }
+}
+
+/// What a gateway's state of `failing` follows from, without the rest of the gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Handling {
+    /// Whether it is disabled or paused, which takes precedence.
+    pub is_stopped: bool,
+    /// Whether its newest reports are failures: [`Gateway::failing`].
+    pub has_failed_reports: bool,
+    /// Its last failed attempt.
+    pub last_failure: Option<(Timestamp, Reason)>,
+    /// Its last receipt.
+    pub last_receipt_at: Option<Timestamp>,
+}
+
+impl Handling {
+    /// Whether the gateway's verdict is `failing`.
+    pub fn is_failing(&self) -> bool {
+        let is_unhandled = || unhandled(self.last_failure, self.last_receipt_at).is_some();
+        !self.is_stopped && (self.has_failed_reports || is_unhandled())
+    }
+}
+
+/// The last failure, if it means that a live gateway did not handle an event, and no receipt came
+/// after it.
+fn unhandled(
+    last_failure: Option<(Timestamp, Reason)>,
+    last_receipt_at: Option<Timestamp>,
+) -> Option<(Timestamp, Reason)> {
+    last_failure.filter(|(at, reason)| {
+        is_of_a_live_gateway(*reason) && last_receipt_at.is_none_or(|receipt| receipt < *at)
+    })
 }
 
 /// Whether a failure with this reason means that a connected gateway did not handle what it was
@@ -165,6 +194,15 @@ mod tests {
         }
     }
 
+    fn handling(gateway: &Gateway) -> Handling {
+        Handling {
+            is_stopped: gateway.disabled_at.is_some() || gateway.paused.is_some(),
+            has_failed_reports: gateway.failing.is_some(),
+            last_failure: gateway.last_failure,
+            last_receipt_at: gateway.last_receipt_at,
+        }
+    }
+
     fn seen(gateway: &Gateway) -> (VerdictState, Timestamp, Option<String>) {
         let Verdict { state, since, reason, .. } = gateway.verdict();
         (state, since, reason.map(Cow::into_owned))
@@ -197,6 +235,9 @@ mod tests {
             (VerdictState::Failing, at(50), Some("gateway_processing_error".to_owned()))
         );
         assert_eq!(gateway.verdict().failures, 3);
+        assert!(handling(&gateway).is_failing());
+        gateway.failing = None;
+        assert!(handling(&gateway).is_failing(), "because of the timeout");
         let by = "ops".to_owned();
         gateway.paused = Some(Pause { at: at(125), by: by.clone(), reason: None });
         assert_eq!(
@@ -205,6 +246,7 @@ mod tests {
         );
         gateway.paused = Some(Pause { at: at(125), by, reason: Some("upgrade".to_owned()) });
         assert_eq!(seen(&gateway).2.as_deref(), Some("paused by ops: upgrade"));
+        assert!(!handling(&gateway).is_failing());
         gateway.disabled_at = Some(at(130));
         assert_eq!(
             seen(&gateway),

@@ -31,6 +31,9 @@ use cadence::PingBefore;
 use reading::{ReadEnd, read};
 use receipts::Receipts;
 
+/// The transport's name in the database, the API and the logs.
+pub const NAME: &str = "websocket";
+
 /// Events are gathered up to this many bytes before they are flushed. The socket's
 /// write buffer should hold as much, so that a burst is one write and one TLS
 /// record (RFC 8446, section 5.1, limits a record to this size).

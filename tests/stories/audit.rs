@@ -53,7 +53,7 @@ fn change(path: impl Into<String>, body: Value, action: &'static str) -> Change 
 }
 
 /// The id of a new rejected row.
-async fn rejected_row(backend: &Backend, service: &Service) -> i64 {
+pub(crate) async fn rejected_row(backend: &Backend, service: &Service) -> i64 {
     let known =
         service.admin().get("/inbox/rejected?retried=true").await.success()["count"].clone();
     backend
@@ -66,7 +66,7 @@ async fn rejected_row(backend: &Backend, service: &Service) -> i64 {
 }
 
 /// The id of a job that another node works on.
-async fn running_job(backend: &Backend, service: &Service) -> JobId {
+pub(crate) async fn running_job(backend: &Backend, service: &Service) -> JobId {
     let (id, gateway, node) = (JobId::new(), GatewayId::new(), NodeId::new());
     // Later than any clock shows, so that no node takes it over.
     let at = match backend {

@@ -57,7 +57,7 @@ async fn gateways_are_registered_labelled_disabled_and_deleted() {
     service.run("gateway update berlin --remove-label env --remove-label nonsense").await.well();
     let shown = service.run(&format!("gateway show {id} --json")).await.json();
     assert_eq!(shown["labels"], json!({"tier": "gold"}));
-    let disabled = service.run(&format!("gateway disable {id}")).await;
+    let disabled = service.run(&format!("gateway disable {id} --yes")).await;
     assert!(disabled.well().contains("status       disabled"), "{disabled:?}");
     let enabled = service.run(&format!("gateway enable {id} --json")).await.json();
     assert_eq!(enabled["disabled"], false);
@@ -277,6 +277,36 @@ async fn a_command_that_can_not_be_undone_needs_confirmation() {
     }
     let left = service.run("token list --gateway one --json").await.json();
     assert_eq!(left["list"][0]["revokedAt"], Value::Null);
+    // Its gateway is disconnected, which ends the process of many.
+    let socket = service.connected(&key).await.serve();
+    service.run("gateway disable one").await.failed(1, &["403", "connection is closed", "--yes"]);
+    let one = service.run("gateway show one --json").await.json();
+    assert_eq!((&one["disabled"], &one["connected"]), (&json!(false), &json!(true)), "{one:#}");
+    service.run("gateway disable one --yes").await.well();
+    socket.await.expect("closed");
+    // There is nothing to confirm if nothing changes.
+    service.run("gateway disable one").await.well();
+}
+
+#[tokio::test]
+async fn commands_that_only_read_can_be_repeated_and_lists_read_to_their_end() {
+    let service = Service::start().await;
+    for name in ["one", "two", "three"] {
+        service.gateway(name).await;
+    }
+    for command in ["gateway instances", "event-type show", "audit list"] {
+        let help = run(&mut command_of(command)).await;
+        assert!(help.well().contains("--watch"), "{command}: {help:?}");
+    }
+    let few = service.run("audit list --limit 1").await;
+    assert!(few.well().contains("There are more: use --all"), "{few:?}");
+    let all = service.run("audit list --all --json").await.json();
+    assert!(all["count"].as_u64() >= Some(4), "{all:#}");
+    assert_eq!(all["pagination"]["next"], Value::Null);
+}
+
+fn command_of(name: &str) -> tokio::process::Command {
+    command(&format!("{name} --help"))
 }
 
 #[tokio::test]

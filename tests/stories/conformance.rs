@@ -90,6 +90,8 @@ macro_rules! conforms {
             replicas_that_reconnect_in_any_order_find_every_position
             a_reconnect_that_repeats_confirmed_events_is_known
             an_unused_opening_is_not_counted_as_a_replica
+            a_repeated_key_gets_the_result_of_the_first_action
+            deliveries_are_listed_by_their_newest_outcome
             sequences_that_were_sent_are_known_and_those_not_connected_are_excluded
             a_late_receipt_does_not_recreate_a_position_that_was_taken_over
             a_named_replica_moves_its_own_position_and_its_gateways

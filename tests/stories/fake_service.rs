@@ -75,6 +75,30 @@ impl FakeService {
         stream.shutdown().await.expect("it listens");
     }
 
+    /// Reads the next request, and answers it with this JSON or, without one, only closes the
+    /// connection. Returns the request's head.
+    pub(crate) async fn answer(&self, json: Option<&str>) -> String {
+        let mut stream = self.accept().await;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("a request"));
+        }
+        let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a number"))];
+        stream.read_exact(&mut body).await.expect("a body");
+        if let Some(json) = json {
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+                 Connection: close\r\n\r\n{json}",
+                json.len()
+            );
+            stream.write_all(answer.as_bytes()).await.expect("it listens");
+        }
+        stream.shutdown().await.expect("it listens");
+        head
+    }
+
     /// The next socket, without an acknowledgement.
     pub(crate) async fn upgrade(&self) -> Peer {
         let stream = self.accept().await;

@@ -207,6 +207,34 @@ async fn a_feed_continues_after_any_message_and_says_when_it_can_not() {
     }
 }
 
+/// The event was appended before the window of the gap, and delivered in it.
+#[tokio::test]
+async fn the_lists_of_a_gap_contain_what_was_missed() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("berlin").await;
+    publish(&service, &id, "e-1").await;
+    let mut feed = Following::start(&service, only(&[FeedKind::Attempt]), None).await;
+    let socket = service.connected(&key).await.serve();
+    let received = |message: &FeedMessage| matches!(message, FeedMessage::Attempt(attempt) if attempt.outcome == Outcome::Received);
+    let at = loop {
+        let message = feed.next().await;
+        if received(&message) {
+            let FeedMessage::Attempt(attempt) = message else { panic!("no attempt") };
+            break attempt.at;
+        }
+    };
+    let mut other = Following::start(&service, only(&[FeedKind::Attempt]), Some("nonsense")).await;
+    let FeedMessage::Gap(gap) = other.next().await else { panic!("no gap") };
+    assert_eq!(gap.lists.len(), 1, "{gap:?}");
+    let list = gap.lists[0].strip_prefix("/api/internal/v1").expect("a path of the API");
+    assert!(list.contains("windowOf=outcome"), "{list}");
+    // The window that a client which has read until just before the attempt would be told.
+    let page = get(&service.api(), &format!("{list}&from={at}")).await.expect("a page");
+    assert_eq!(page["count"], 1, "{page:#}");
+    assert_eq!(page["list"][0]["eventId"], "e-1");
+    socket.abort();
+}
+
 #[tokio::test]
 async fn feeds_are_limited_and_end_with_their_token() {
     let service = Service::start().await;

@@ -8,6 +8,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::support::{JsonApi, PATIENCE, Service, deployed};
 
+mod actions;
+
 async fn publish(api: &JsonApi, key: &str, body: &Value) -> Result<Value, ApiError> {
     let request = api.request(Method::POST, "/events").json(body);
     api.send(request.header("Idempotency-Key", key)).await

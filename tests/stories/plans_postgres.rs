@@ -108,7 +108,7 @@ async fn asked(store: &dyn Store, of: OrganisationKey, id: GatewayId, query: &st
     );
     let own = DeliveryFilter { gateway_id: Some(id), ..deliveries.clone() };
     let in_state = async |filter: &DeliveryFilter, state| {
-        store.deliveries_in_state(of, filter, state, None, PAGE).await.unwrap().rows.len()
+        store.deliveries_in_state(of, filter, Some(state), None, PAGE).await.unwrap().rows.len()
     };
     let failed = async |filter: &DeliveryFilter| {
         store.failed_deliveries(of, filter, None, PAGE).await.unwrap().rows.len()

@@ -94,7 +94,7 @@ async fn a_gateways_name_can_be_used_instead_of_its_id() {
     service.run("delivery redrive --gateway berlin --dry-run").await.well();
     for arguments in [
         "gateway show berlin",
-        "gateway disable berlin",
+        "gateway disable berlin --yes",
         "gateway enable berlin",
         "gateway connections berlin --all",
         "gateway update berlin --label a=b",

@@ -179,7 +179,7 @@ async fn listen_connects_as_a_gateway_if_requested() {
     run(wrong.env("GATEWAY_EVENTS_KEY", "nonsense"))
         .await
         .failed(1, &["not valid", "token create"]);
-    service.run(&format!("gateway disable {id}")).await.well();
+    service.run(&format!("gateway disable {id} --yes")).await.well();
     let mut disabled = service.command("listen --as-gateway --yes");
     run(disabled.env("GATEWAY_EVENTS_KEY", &key)).await.failed(1, &["disabled", "gateway enable"]);
     // An untrusted certificate may be replaced, so the command retries, and prints advice.

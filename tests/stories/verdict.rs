@@ -10,6 +10,7 @@ use crate::support::{deployed, failed_report};
 on_both! {
     a_connected_gateway_whose_deployments_fail_is_failing
     a_gateway_is_failing_until_it_applies_an_event_of_the_same_type
+    the_gauge_of_failing_gateways_agrees_with_the_verdicts
 }
 
 async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend) {
@@ -107,4 +108,28 @@ async fn a_gateway_is_failing_until_it_applies_an_event_of_the_same_type(backend
 
     peer.applied(3).await;
     service.eventually(&path, |one| one["verdict"]["state"] == "ok").await;
+}
+
+async fn the_gauge_of_failing_gateways_agrees_with_the_verdicts(backend: Backend) {
+    let service = backend.start().await;
+    let admin = service.admin();
+    let (id, key) = service.gateway("one").await;
+    admin.post("/events", &deployed(&[&id], "d-1")).await.success();
+    let mut peer = Peer::connect(&service, &key, json!({"instance": "a"})).await;
+    peer.event(1).await;
+    // A refusal that is tried again is no dead letter, but the gateway does not handle its events.
+    peer.send(&json!({"type": "delivery.nack", "sequence": 1, "code": "overloaded",
+        "retryable": true, "retryAfterMs": 600_000}))
+        .await;
+    let path = format!("/gateways/{id}");
+    let state = |state: &'static str| move |one: &Value| one["verdict"]["state"] == state;
+    service.eventually(&path, state("failing")).await;
+    let gauge = async |count: u32| {
+        let line = format!("gateway_events_gateways_failing {count}");
+        service.metrics_until(|text| text.lines().any(|found| found == line)).await
+    };
+    gauge(1).await;
+    admin.post(&format!("{path}/pause"), &json!({})).await.success();
+    service.eventually(&path, state("paused")).await;
+    gauge(0).await;
 }

@@ -1,10 +1,12 @@
-//! `delivery list`: deliveries that are pending or delivered.
+//! `delivery list`: deliveries by their state.
 
 use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use gateway_events::api::{DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, Page};
+use gateway_events::api::{
+    DeliveriesQuery, DeliveriesStatus, DeliveriesWindow, Delivery, DeliveryFilter, Page,
+};
 use gateway_events::client::api::Api;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{CorrelationId, EventId, EventType};
@@ -20,11 +22,15 @@ pub(crate) struct List {
     /// The state of the deliveries
     #[arg(long, value_enum)]
     status: Status,
-    /// Stored from this time on: RFC 3339, or how long ago, like 2h or "15m ago" (by default 24h
-    /// for delivered ones, and any time for pending ones)
+    /// What --from and --to are about: when the events were stored, or when attempts at their delivery
+    /// ended (any but pending ones, newest attempt first)
+    #[arg(long, value_enum)]
+    window_of: Option<WindowOf>,
+    /// From this time on: RFC 3339, or how long ago, like 2h or "15m ago" (by default 24h, and any time
+    /// for pending ones)
     #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
     from: Option<Timestamp>,
-    /// Stored before this time
+    /// Before this time
     #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
     to: Option<Timestamp>,
     /// To one gateway, by its name or id
@@ -52,6 +58,16 @@ pub(crate) struct List {
 enum Status {
     Pending,
     Delivered,
+    Filtered,
+    Superseded,
+    All,
+}
+
+/// What the window is about.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WindowOf {
+    Appended,
+    Outcome,
 }
 
 pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
@@ -66,8 +82,15 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
     let status = match list.status {
         Status::Pending => DeliveriesStatus::Pending,
         Status::Delivered => DeliveriesStatus::Delivered,
+        Status::Filtered => DeliveriesStatus::Filtered,
+        Status::Superseded => DeliveriesStatus::Superseded,
+        Status::All => DeliveriesStatus::All,
     };
-    let query = DeliveriesQuery { status: Some(status) };
+    let window_of = list.window_of.map(|window| match window {
+        WindowOf::Appended => DeliveriesWindow::Appended,
+        WindowOf::Outcome => DeliveriesWindow::Outcome,
+    });
+    let query = DeliveriesQuery { status: Some(status), window_of };
     let filter = DeliveryFilter {
         from: list.from,
         to: list.to,

@@ -1,6 +1,6 @@
 //! The answers to `gateway pause`, `resume`, `skip` and `resync`.
 
-use gateway_events::api::{PauseAnswer, Resync, ResyncAnswer, SkipAnswer};
+use gateway_events::api::{Gateway, PauseAnswer, Resync, ResyncAnswer, SkipAnswer};
 
 use super::super::output::{cell, clean, optional, time};
 
@@ -61,4 +61,33 @@ pub(super) fn resync(done: &ResyncAnswer) -> String {
     };
     let lines = std::iter::once(first.to_owned()).chain(done.pending.iter().map(line));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The consequences of disabling a gateway.
+pub(super) fn disabling(gateway: &Gateway) -> String {
+    let name = clean(&gateway.name);
+    let open = match gateway.connections {
+        0 => String::new(),
+        1 => " Its connection is closed.".to_owned(),
+        count => format!(" Its {count} connections are closed."),
+    };
+    format!(
+        "Gateway {name} will be refused with 403 until it is enabled, and its events are kept for it.{open} \
+         Many gateways end their process when they are refused; `gateway pause` only holds back events."
+    )
+}
+
+/// The consequences of a resync request, given what a dry run says.
+pub(super) fn resyncing(would: &ResyncAnswer) -> String {
+    let instances = match &would.pending[..] {
+        [one] => match &one.instance {
+            Some(name) => format!("The instance {} reads", clean(name)),
+            None => "The gateway reads".to_owned(),
+        },
+        several => format!("{} instances read", several.len()),
+    };
+    format!(
+        "{instances} a snapshot of everything in place of the events up to it: connections in reliable \
+         mode are asked to reconnect."
+    )
 }

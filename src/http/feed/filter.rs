@@ -95,13 +95,11 @@ impl Filter {
             lists.push(format!("{BASE}/events?{window}{gateway}{of_type}"));
         }
         if self.has(FeedKind::Attempt) {
-            lists.push(format!("{BASE}/deliveries?{window}{gateway}{of_type}"));
-            if self.asked.outcome.iter().any(|it| *it != Outcome::Failed)
-                || self.asked.outcome.is_empty()
-            {
-                lists
-                    .push(format!("{BASE}/deliveries?status=delivered&{window}{gateway}{of_type}"));
-            }
+            let is_of_failures = !self.asked.outcome.is_empty()
+                && self.asked.outcome.iter().all(|it| *it == Outcome::Failed);
+            // Failures are listed by the failed attempt, and everything by the newest one.
+            let status = if is_of_failures { "" } else { "status=all&windowOf=outcome&" };
+            lists.push(format!("{BASE}/deliveries?{status}{window}{gateway}{of_type}"));
         }
         if self.has(FeedKind::Connection) {
             lists.push(match self.asked.gateway_id[..] {

@@ -14,8 +14,9 @@ use crate::event::{EventId, GatewayId, GatewayKey, JobId, OrganisationKey, Seque
 use crate::store::audit::{Audited, entries};
 use crate::store::limits::REPLAYED;
 use crate::store::{
-    Actor, Bulk, BulkCounts, BulkJob, BulkJobState, BulkPosition, BulkTask, DeliveryFilter, Range,
-    Refusable, ReplaySelection, Replayed, Resent, Result, StoreError, Target, WorkableJobs,
+    Actor, Bulk, BulkCounts, BulkJob, BulkJobState, BulkPosition, BulkTask, DeliveryFilter,
+    EarlierResult, KeptResult, Range, Refusable, ReplaySelection, Replayed, Resent, Result,
+    StoreError, Target, WorkableJobs,
 };
 use crate::wake::{Hint, Wake};
 
@@ -23,6 +24,7 @@ pub(super) mod jobs;
 mod redriven;
 mod replay;
 mod resend;
+pub(super) mod results;
 
 use redriven::{Counted, Found};
 
@@ -37,7 +39,7 @@ impl Bulk for Backend {
         id: JobId,
         filter: DeliveryFilter,
     ) -> Result<BulkJob> {
-        self.start(actor, id, BulkTask::Redrive(filter)).await
+        self.start(actor, id, BulkTask::Redrive(filter), KeptResult::RedriveStarted(id)).await
     }
 
     async fn replay(
@@ -66,28 +68,30 @@ impl Bulk for Backend {
         }
         self.check_space()?;
         if range.last.0 - range.first.0 >= REPLAYED {
-            let job = self.start(actor, id, BulkTask::Replay(gateway, range)).await?;
+            let (counts, appended) = (nothing.counts, None);
+            let kept = KeptResult::Replayed { range: Some(range), counts, appended, job: Some(id) };
+            let job = self.start(actor, id, BulkTask::Replay(gateway, range), kept).await?;
             return Ok(Replayed { job: Some(job), ..nothing });
         }
-        let (key, wake) = (log.gateway, self.wake.clone());
-        let part = self
-            .audited_tx_then(
-                actor,
-                move |conn, _| {
-                    Box::pin(async move {
-                        let part = replay::append(conn, key, range.first.previous(), range.last)
-                            .await?
-                            .ok_or(StoreError::NotFound("gateway"))?;
-                        let entry = part
-                            .appended
-                            .map(|appended| entries::replayed(gateway, &log.name, range, appended));
-                        Ok(Audited::new(part, entry))
-                    })
-                },
-                move |part| wake_lanes(&wake, part.appended.map(|range| (key, range.last))),
-            )
-            .await?;
-        Ok(Replayed { counts: part.counts, appended: part.appended, ..nothing })
+        let (key, wake, owner) = (log.gateway, self.wake.clone(), actor.clone());
+        self.audited_tx_then(
+            actor,
+            move |conn, now| {
+                Box::pin(async move {
+                    let part = replay::append(conn, key, range.first.previous(), range.last)
+                        .await?
+                        .ok_or(StoreError::NotFound("gateway"))?;
+                    let (counts, appended) = (part.counts, part.appended);
+                    let replayed = Replayed { counts, appended, ..nothing };
+                    results::keep(conn, now, &owner, &KeptResult::from(&replayed)).await?;
+                    let entry = appended
+                        .map(|appended| entries::replayed(gateway, &log.name, range, appended));
+                    Ok(Audited::new(replayed, entry))
+                })
+            },
+            move |done| wake_lanes(&wake, done.appended.map(|range| (key, range.last))),
+        )
+        .await
     }
 
     async fn resend(
@@ -111,18 +115,34 @@ impl Bulk for Backend {
             return Ok(done.value.0);
         }
         self.check_space()?;
+        let owner = actor.clone();
         let (resent, _) = self
             .audited_tx_then(
                 actor,
-                move |conn, _| {
+                move |conn, now| {
                     Box::pin(async move {
-                        resend::resend(conn, organisation, &event, &target, force, false).await
+                        let done =
+                            resend::resend(conn, organisation, &event, &target, force, false)
+                                .await?;
+                        if let Ok(resent) = &done.value.0 {
+                            let kept = KeptResult::Resent(resent.clone());
+                            results::keep(conn, now, &owner, &kept).await?;
+                        }
+                        Ok(done)
                     })
                 },
                 move |(_, heads)| wake_lanes(&wake, heads.iter().copied()),
             )
             .await?;
         Ok(resent)
+    }
+
+    async fn earlier_result(&self, actor: &Actor) -> Result<Option<EarlierResult>> {
+        if actor.request_key.is_none() {
+            return Ok(None);
+        }
+        let actor = actor.clone();
+        run!(self.query, |conn| results::earlier(conn, &actor))
     }
 
     async fn bulk_jobs(
@@ -203,14 +223,23 @@ impl Bulk for Backend {
 }
 
 impl Backend {
-    async fn start(&self, actor: &Actor, id: JobId, task: BulkTask) -> Result<BulkJob> {
+    async fn start(
+        &self,
+        actor: &Actor,
+        id: JobId,
+        task: BulkTask,
+        kept: KeptResult,
+    ) -> Result<BulkJob> {
         let (starter, wake) = (actor.clone(), self.wake.clone());
         self.audited_tx_then(
             actor,
             move |conn, now| {
-                Box::pin(
-                    async move { jobs::start(conn, BulkJob::new(id, &starter, task, now)).await },
-                )
+                Box::pin(async move {
+                    let job = BulkJob::new(id, &starter, task, now);
+                    let started = jobs::start(conn, job).await?;
+                    results::keep(conn, now, &starter, &kept).await?;
+                    Ok(started)
+                })
             },
             move |_| wake.request_bulk_work(),
         )

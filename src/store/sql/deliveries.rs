@@ -3,13 +3,14 @@
 //! work per call is bounded: a call that reaches the bound returns what it has found, and where to
 //! continue.
 
-use super::dialect::deliveries::{Matching, Place};
+use super::dialect::deliveries::{Matching, Outcomes, Place};
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey};
 use crate::store::{
-    DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, Result, StoreError, TimedKey,
+    DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState, Result, StoreError,
+    TimedKey,
 };
 
 pub(crate) mod details;
@@ -45,7 +46,7 @@ impl Matching {
             Some(id) => Some(any_key(conn, organisation, id).await?),
             None => None,
         };
-        Ok(Self { organisation, gateway, filter: filter.clone() })
+        Ok(Self { organisation, gateway, filter: filter.clone(), outcomes: Outcomes::Failed })
     }
 
     /// Whether it names events. Searching from these is the fastest.
@@ -100,6 +101,27 @@ pub(super) async fn failed_deliveries(
     let matching = Matching::new(conn, organisation, filter).await?;
     let (as_of, start) = begin(conn, cursor).await?;
     let Keys { keys, next } = failed_keys(conn, &matching, as_of, start, limit).await?;
+    Ok(DeliveryPage {
+        rows: details::deliveries(conn, &keys).await?,
+        next: next.map(|place| place.cursor(as_of)),
+    })
+}
+
+/// Deliveries with an attempt in the window, newest attempt first, that are in a state now. The
+/// filter names no events.
+pub(super) async fn deliveries_by_outcome(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    filter: &DeliveryFilter,
+    state: Option<DeliveryState>,
+    cursor: Option<DeliveryCursor>,
+    limit: usize,
+) -> Result<DeliveryPage> {
+    let matching = Matching::new(conn, organisation, filter).await?;
+    let matching = Matching { outcomes: Outcomes::Any(state), ..matching };
+    let (as_of, start) = begin(conn, cursor).await?;
+    let limit = limit.clamp(1, WORK);
+    let Keys { keys, next } = scan::keys(conn, &matching, as_of, start, limit, WORK).await?;
     Ok(DeliveryPage {
         rows: details::deliveries(conn, &keys).await?,
         next: next.map(|place| place.cursor(as_of)),

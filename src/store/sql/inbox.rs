@@ -9,8 +9,9 @@ use super::audit::audited;
 use super::dialect::InboxStatements as _;
 use crate::event::OrganisationKey;
 use crate::store::{
-    Actor, Drained, EditedRow, Inbox, InboxDepth, InboxRow, RejectedContent, RejectedEdit,
-    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, ValidatedRow,
+    Actor, Drained, EditedRow, Inbox, InboxDepth, InboxRow, NewEvent, RejectedContent,
+    RejectedEdit, RejectedFilter, RejectedRow, Rejection, Result, Retried, RetrySelection,
+    Retryable, ValidatedRow,
 };
 use crate::wake::Hint;
 
@@ -74,6 +75,23 @@ impl Inbox for Backend {
     async fn retry_rejected(&self, actor: &Actor, selection: RetrySelection) -> Result<Retried> {
         let organisation = actor.organisation;
         audited!(self, actor, |conn, now| rejected::retry(conn, now, organisation, selection))
+    }
+
+    async fn retryable(
+        &self,
+        organisation: OrganisationKey,
+        selection: RetrySelection,
+    ) -> Result<Retryable> {
+        // The statement locks the rows, which only the writer may do.
+        run!(self.write_tx, |conn, _now| rejected::retryable(conn, organisation, selection))
+    }
+
+    async fn would_publish(
+        &self,
+        organisation: OrganisationKey,
+        event: NewEvent,
+    ) -> Result<std::result::Result<usize, Rejection>> {
+        run!(self.query, |conn| rejected::would_publish(conn, organisation, event))
     }
 
     async fn rejected_content(

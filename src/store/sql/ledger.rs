@@ -67,11 +67,30 @@ impl Ledger for Backend {
         ))
     }
 
+    async fn deliveries_by_outcome(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        let filter = filter.clone();
+        run!(self.query, |conn| deliveries::deliveries_by_outcome(
+            conn,
+            organisation,
+            &filter,
+            state,
+            cursor,
+            limit
+        ))
+    }
+
     async fn deliveries_in_state(
         &self,
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
-        state: DeliveryState,
+        state: Option<DeliveryState>,
         cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage> {

@@ -24,6 +24,7 @@ pub(crate) mod cursors;
 pub(crate) mod deliveries;
 mod diagnosis;
 pub(crate) mod dialect;
+pub(crate) mod durations;
 pub(crate) mod epochs;
 mod event_types;
 pub(crate) mod expiry;

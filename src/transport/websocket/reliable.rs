@@ -23,6 +23,9 @@ use super::{BURST_BYTES, LINGER, text};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, Reason};
 
+/// The name of WebSocket in reliable mode.
+pub const NAME: &str = "websocket.v1";
+
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {

@@ -9,7 +9,7 @@ use gateway_events::store::{
     StatePage, StoreError, TimedKey, storable,
 };
 
-use super::tables::{EventRow, Tables};
+use super::tables::{EventRow, Key, Tables};
 
 impl Tables {
     pub(super) fn browse_events(
@@ -52,7 +52,7 @@ impl Tables {
         &self,
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
-        state: DeliveryState,
+        state: Option<DeliveryState>,
         cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage> {
@@ -69,7 +69,7 @@ impl Tables {
                 && filter.event_type.as_ref().is_none_or(|it| *it == row.event.event_type)
                 && filter.correlation_id.as_ref().is_none_or(|it| *it == row.event.correlation_id)
                 && cursor.is_none_or(|last| place < last)
-                && self.standing(key)?.state == state
+                && self.is_in(key, state)?
             {
                 keys.push((place, key));
             }
@@ -80,6 +80,14 @@ impl Tables {
         let next = keys.last().filter(|_| keys.len() == limit).map(|(place, _)| *place);
         let rows = keys.iter().map(|(_, key)| self.delivery(*key)).collect::<Result<_>>()?;
         Ok(StatePage { rows, next })
+    }
+
+    /// Whether a delivery is in a state; all are in none.
+    pub(super) fn is_in(&self, key: Key, state: Option<DeliveryState>) -> Result<bool> {
+        Ok(match state {
+            Some(state) => self.standing(key)?.state == state,
+            None => true,
+        })
     }
 
     /// The first sequence of an event in a gateway's log, including what was trimmed from it.

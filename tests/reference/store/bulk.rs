@@ -11,13 +11,13 @@ use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{BULK_REDRIVEN, JOB_LEASE, REPLAYED, RUNNING_JOBS};
 use gateway_events::store::{
     Actor, AppendedDelivery, Audited, Bulk, BulkCounts, BulkJob, BulkJobState, BulkPosition,
-    BulkTask, Conflict, DeliveryFilter, Range, RedriveCursor, Redriven, Refusal, ReplaySelection,
-    Replayed, Resent, Result, StoreError, Target, WorkableJobs,
+    BulkTask, Conflict, DeliveryFilter, EarlierResult, KeptResult, Range, RedriveCursor, Redriven,
+    Refusal, ReplaySelection, Replayed, Resent, Result, StoreError, Target, WorkableJobs,
 };
 
 use super::MemoryStore;
 use super::append::{Growth, grown};
-use super::tables::{Tables, next};
+use super::tables::{StoredResult, Tables, next};
 
 #[async_trait]
 impl Bulk for MemoryStore {
@@ -30,7 +30,12 @@ impl Bulk for MemoryStore {
         let task = BulkTask::Redrive(filter);
         self.audited_then(
             actor,
-            |tables, now| tables.start_job(BulkJob::new(id, actor, task, now)),
+            |tables, now| {
+                tables.check_key(actor)?;
+                let started = tables.start_job(BulkJob::new(id, actor, task, now))?;
+                tables.keep_result(now, actor, KeptResult::RedriveStarted(id));
+                Ok(started)
+            },
             |_| self.wake.request_bulk_work(),
         )
         .await
@@ -47,7 +52,12 @@ impl Bulk for MemoryStore {
         let (replayed, _) = self
             .audited_then(
                 actor,
-                |tables, now| tables.replay(now, actor, id, gateway, selection, dry_run),
+                |tables, now| {
+                    tables.check_key(actor)?;
+                    let done = tables.replay(now, actor, id, gateway, selection, dry_run)?;
+                    tables.keep_result(now, actor, KeptResult::from(&done.value.0));
+                    Ok(done)
+                },
                 |(replayed, growth)| {
                     self.appended_without_rows(growth);
                     if replayed.job.is_some() {
@@ -71,11 +81,32 @@ impl Bulk for MemoryStore {
         let (resent, _) = self
             .audited_then(
                 actor,
-                |tables, now| tables.resend(now, organisation, event, &target, force, dry_run),
+                |tables, now| {
+                    tables.check_key(actor)?;
+                    let done = tables.resend(now, organisation, event, &target, force, dry_run)?;
+                    if let Ok(resent) = &done.value.0 {
+                        tables.keep_result(now, actor, KeptResult::Resent(resent.clone()));
+                    }
+                    Ok(done)
+                },
                 |(_, growth)| self.appended_without_rows(growth),
             )
             .await?;
         Ok(resent)
+    }
+
+    async fn earlier_result(&self, actor: &Actor) -> Result<Option<EarlierResult>> {
+        let Some(key) = &actor.request_key else { return Ok(None) };
+        self.read(|tables| {
+            let found = tables.results.get(&(actor.organisation, key.name()));
+            let Some(kept) = found else { return Ok(None) };
+            if kept.digest != key.digest {
+                return Err(Conflict::KeyReused { key: key.key.clone() }.into());
+            }
+            let job = kept.result.job().and_then(|id| tables.job(actor.organisation, id).cloned());
+            kept.result.clone().earlier(job).map(Some)
+        })
+        .await
     }
 
     async fn bulk_jobs(
@@ -261,6 +292,23 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Refuses an action whose key has a result: the caller looks it up first.
+    pub(super) fn check_key(&self, actor: &Actor) -> Result<()> {
+        let name = actor.request_key.as_ref().map(|key| (actor.organisation, key.name()));
+        if name.is_some_and(|name| self.results.contains_key(&name)) {
+            return Err(StoreError::Unavailable("a concurrent request was faster".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Keeps a result under the key of its request.
+    pub(super) fn keep_result(&mut self, now: Timestamp, actor: &Actor, result: KeptResult) {
+        let Some(key) = actor.request_key.as_ref().filter(|_| result.is_kept()) else { return };
+        let name = (actor.organisation, key.name());
+        let stored = StoredResult { digest: key.digest, result, created_at: now };
+        self.results.insert(name, stored);
     }
 
     fn replay(

@@ -21,6 +21,8 @@ pub(super) struct Matching<'a> {
     pub(super) organisation: OrganisationKey,
     pub(super) gateway: Option<GatewayKey>,
     pub(super) filter: &'a DeliveryFilter,
+    /// Attempts with any outcome match.
+    is_any: bool,
 }
 
 /// A failed delivery, in the order of the result.
@@ -38,7 +40,7 @@ impl Matching<'_> {
     }
 
     fn has(&self, attempt: &AttemptRow) -> bool {
-        attempt.outcome == Outcome::Failed
+        (self.is_any || attempt.outcome == Outcome::Failed)
             && self.gateway.is_none_or(|gateway| gateway == attempt.gateway)
             && self.filter.window.contains(attempt.finished_at)
             && (self.filter.reason.is_none() || self.filter.reason == attempt.reason)
@@ -54,7 +56,7 @@ impl Tables {
     ) -> Result<Matching<'a>> {
         let find = |id| self.any_key(organisation, id).ok_or(StoreError::NotFound("gateway"));
         let gateway = filter.gateway_id.map(find).transpose()?;
-        Ok(Matching { organisation, gateway, filter })
+        Ok(Matching { organisation, gateway, filter, is_any: false })
     }
 
     pub(super) fn failed_deliveries(
@@ -65,8 +67,36 @@ impl Tables {
         limit: usize,
     ) -> Result<DeliveryPage> {
         let matching = self.matching(organisation, filter)?;
+        self.at_attempts(&matching, None, cursor, limit)
+    }
+
+    pub(super) fn deliveries_by_outcome(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        let matching = Matching { is_any: true, ..self.matching(organisation, filter)? };
+        self.at_attempts(&matching, state, cursor, limit)
+    }
+
+    /// Deliveries at their newest attempts that match, and in a state.
+    fn at_attempts(
+        &self,
+        matching: &Matching<'_>,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
         let as_of = cursor.map_or_else(|| self.newest_attempt(), |cursor| cursor.as_of);
-        let mut places = self.failed_places(&matching, as_of);
+        let mut places = Vec::new();
+        for one in self.failed_places(matching, as_of) {
+            if self.is_in((one.gateway, one.sequence), state)? {
+                places.push(one);
+            }
+        }
         if let Some(at) = cursor {
             let at_failure =
                 TimedKey { at: Timestamp::from_micros(at.finished_at), key: at.attempt };

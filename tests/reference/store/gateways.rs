@@ -9,7 +9,7 @@ use gateway_events::store::audit::entries;
 use gateway_events::store::{
     Audited, Confirmation, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange,
     GatewayFilter, GatewayLag, Labels, LastRefusal, NotedRefusal, Range, Result, StoreError,
-    storable,
+    VerdictState, storable,
 };
 use serde_json::value::RawValue;
 
@@ -206,7 +206,7 @@ impl Tables {
                 (None, true) => fleet.connected += 1,
                 (None, false) => fleet.away += 1,
             }
-            let is_failing = row.stream.failing.is_some() && row.disabled_at.is_none();
+            let is_failing = gateway.verdict().state == VerdictState::Failing;
             fleet.failing += u64::from(is_failing);
             let position = gateway.confirmed.max(gateway.floor);
             let events = u64::try_from(gateway.head.0 - position.0).unwrap_or(0);

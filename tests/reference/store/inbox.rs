@@ -6,8 +6,8 @@ use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
 use gateway_events::store::{
     Audited, Conflict, Drained, InboxContent, InboxDepth, InboxRow, Publish, Published,
-    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError, Unreadable,
-    ValidatedRow,
+    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, Retryable, StoreError,
+    Unreadable, ValidatedRow,
 };
 
 use super::append::Growth;
@@ -156,6 +156,21 @@ impl Tables {
         organisation: OrganisationKey,
         selection: RetrySelection,
     ) -> Result<Audited<Retried>> {
+        let Retryable { ids: chosen, more } = self.retryable(organisation, selection)?;
+        for id in &chosen {
+            let Some(rejected) = self.rejected.get_mut(id) else { continue };
+            rejected.retried_at = Some(now);
+            self.inbox.insert(next(&mut self.last.inbox), rejected.row.clone());
+        }
+        let retried = Retried { retried: chosen.len() as u64, more };
+        Ok(Audited::new(retried, entries::rejected_retried(&chosen)))
+    }
+
+    pub(super) fn retryable(
+        &self,
+        organisation: OrganisationKey,
+        selection: RetrySelection,
+    ) -> Result<Retryable> {
         let (one, mut filter) = match selection {
             RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
             RetrySelection::Filter(filter) => (None, filter),
@@ -170,13 +185,7 @@ impl Tables {
         let most = usize::try_from(RETRIED).unwrap_or(usize::MAX);
         let more = chosen.len() > most;
         chosen.truncate(most);
-        for id in &chosen {
-            let Some(rejected) = self.rejected.get_mut(id) else { continue };
-            rejected.retried_at = Some(now);
-            self.inbox.insert(next(&mut self.last.inbox), rejected.row.clone());
-        }
-        let retried = Retried { retried: chosen.len() as u64, more };
-        Ok(Audited::new(retried, entries::rejected_retried(&chosen)))
+        Ok(Retryable { ids: chosen, more })
     }
 
     pub(super) fn delete_rejected(

@@ -95,7 +95,7 @@ impl Tables {
     }
 
     /// What appending an event would do: its id, and the gateways that it is for.
-    fn would_append(
+    pub(super) fn would_append(
         &self,
         organisation: OrganisationKey,
         new: &NewEvent,

@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::{
-    Actor, Drained, EditedRow, Inbox, InboxDepth, InboxRow, RejectedContent, RejectedEdit,
-    RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError, ValidatedRow,
+    Actor, Drained, EditedRow, Inbox, InboxDepth, InboxRow, NewEvent, RejectedContent,
+    RejectedEdit, RejectedFilter, RejectedRow, Rejection, Result, Retried, RetrySelection,
+    Retryable, StoreError, ValidatedRow,
 };
 
 use super::MemoryStore;
@@ -69,6 +70,29 @@ impl Inbox for MemoryStore {
             |tables, now| tables.retry_rejected(now, organisation, selection),
             |_| self.database.0.inbox.send_modify(|version| *version += 1),
         )
+        .await
+    }
+
+    async fn retryable(
+        &self,
+        organisation: OrganisationKey,
+        selection: RetrySelection,
+    ) -> Result<Retryable> {
+        self.read(|tables| tables.retryable(organisation, selection)).await
+    }
+
+    async fn would_publish(
+        &self,
+        organisation: OrganisationKey,
+        event: NewEvent,
+    ) -> Result<std::result::Result<usize, Rejection>> {
+        self.read(|tables| {
+            let would = tables.would_append(organisation, &event);
+            Ok(would.map_err(Rejection::from).map(|appended| match appended.deliveries.len() {
+                0 => tables.count(organisation, &event.target),
+                repeated => repeated,
+            }))
+        })
         .await
     }
 

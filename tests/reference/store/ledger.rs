@@ -1,10 +1,11 @@
 //! Attempts, dead letters, and the sweep.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
-use gateway_events::store::limits::{LOGGED_EVENTS, LOGGED_IN_ALL};
+use gateway_events::event::{ConnectionId, EventType, GatewayKey, Reason, Sequence};
+use gateway_events::store::limits::{COUNTED_TYPES, LOGGED_EVENTS, LOGGED_IN_ALL};
 use gateway_events::store::ranges::cut;
 use gateway_events::store::{
     LoggedEvent, Outcome, Range, Result, SweepResult, UndeliveredRange, storable,
@@ -193,7 +194,7 @@ impl Tables {
 
     /// Failed ranges with their first events, for the log.
     pub(super) fn named(&self, failed: &[(GatewayKey, Range)]) -> Result<Vec<UndeliveredRange>> {
-        let mut looked_at = 0;
+        let (mut looked_at, mut uncounted) = (0, COUNTED_TYPES);
         let named = failed.iter().map(|&(gateway, range)| {
             let row = self.gateway_row(gateway)?;
             let last = range.last.0.min(range.first.0 + LOGGED_EVENTS - 1);
@@ -206,11 +207,21 @@ impl Tables {
                 Some(LoggedEvent { sequence: Sequence(nth), id, event_type })
             });
             let events = events.collect();
+            let last = range.last.0.min(range.first.0 + uncounted - 1);
+            uncounted = (uncounted - (last - range.first.0 + 1).max(0)).max(0);
+            let mut types: BTreeMap<String, (EventType, u64)> = BTreeMap::new();
+            for nth in range.first.0..=last {
+                let Some(row) = self.event_at((gateway, nth)) else { continue };
+                let event_type = row.event.event_type.clone();
+                let counted = types.entry(event_type.to_string()).or_insert((event_type, 0));
+                counted.1 += 1;
+            }
             Ok(UndeliveredRange {
                 gateway_id: row.id,
                 gateway_name: row.name.clone(),
                 range,
                 events,
+                types: types.into_values().collect(),
             })
         });
         named.collect()

@@ -16,11 +16,11 @@ use gateway_events::store::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventHistory, EventPage,
     EventTypeInfo, EventTypes, Expiries, ExpiryMark, Feed, FeedDetails, FeedEnds, FeedRows,
     FeedSpans, Fleet, Gateway, GatewayChange, GatewayCredential, GatewayFilter, Gateways, Health,
-    Heartbeat, HighWater, Labels, Ledger, Log, LogPage, LogSpan, Maintenance, NewConnection,
-    NewToken, NodeInfo, Nodes, NotedRefusal, Opened, OutboxPage, Publish, Published, Reaping,
-    Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection, Rollout,
-    RolloutOf, Scope, StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind, Totals,
-    TrimMark, Trimmed,
+    Heartbeat, HighWater, KeptResult, Labels, Ledger, Log, LogPage, LogSpan, Maintenance,
+    NewConnection, NewToken, NodeInfo, Nodes, NotedRefusal, Opened, OutboxPage, Publish, Published,
+    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection,
+    Rollout, RolloutOf, Scope, StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind,
+    Totals, TrimMark, Trimmed,
 };
 
 use super::append::{Growth, grown};
@@ -401,11 +401,23 @@ impl Ledger for MemoryStore {
         self.read(|tables| tables.failed_deliveries(organisation, filter, cursor, limit)).await
     }
 
+    async fn deliveries_by_outcome(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        self.read(|tables| tables.deliveries_by_outcome(organisation, filter, state, cursor, limit))
+            .await
+    }
+
     async fn deliveries_in_state(
         &self,
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
-        state: DeliveryState,
+        state: Option<DeliveryState>,
         cursor: Option<DeliveryKey>,
         limit: usize,
     ) -> Result<StatePage> {
@@ -434,7 +446,13 @@ impl Ledger for MemoryStore {
         let (redriven, _) = self
             .audited_then(
                 actor,
-                |tables, now| tables.redrive(now, organisation, &selection, dry_run),
+                |tables, now| {
+                    tables.check_key(actor)?;
+                    let done = tables.redrive(now, organisation, &selection, dry_run)?;
+                    let kept = KeptResult::Redriven(done.value.0.clone());
+                    tables.keep_result(now, actor, kept);
+                    Ok(done)
+                },
                 // Without rows: each lane reads them from the log.
                 |(_, growth)| {
                     let mut grown = grown(growth.clone());

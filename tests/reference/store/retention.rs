@@ -68,7 +68,10 @@ impl Tables {
                 let before = now.minus(IDEMPOTENCY_WINDOW);
                 let rows = self.answers.iter().map(|(key, row)| (row.created_at, key.clone()));
                 let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
+                let rows = self.results.iter().map(|(key, row)| (row.created_at, key.clone()));
+                let spent = oldest(rows.filter(|(at, _)| *at < before), batch - gone.len());
                 gone.iter().filter(|key| self.answers.remove(key).is_some()).count()
+                    + spent.iter().filter(|key| self.results.remove(key).is_some()).count()
             }
             TrimStep::Connections => {
                 let closed = self.connections.iter().filter_map(|(id, row)| {

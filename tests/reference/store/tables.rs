@@ -9,8 +9,8 @@ use gateway_events::event::{
 };
 use gateway_events::store::{
     AboutNode, Appended, AuditHead, AuditRecord, BulkJob, Confirmation, EventTypeInfo,
-    ExpiredInstance, Failing, GatewayState, InboxContent, Labels, LastRefusal, Level, Outcome,
-    Pause, PublishedTarget, Purge, Refusal, Rejection, Resync, StoreError, TokenInfo,
+    ExpiredInstance, Failing, GatewayState, InboxContent, KeptResult, Labels, LastRefusal, Level,
+    Outcome, Pause, PublishedTarget, Purge, Refusal, Rejection, Resync, StoreError, TokenInfo,
 };
 use gateway_events::wake::Control;
 
@@ -50,6 +50,8 @@ pub(super) struct Tables {
     /// Deliveries that are not sent, because newer events supersede them.
     pub(super) superseded: BTreeSet<Key>,
     pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
+    /// Results of actions, by the key of the request.
+    pub(super) results: BTreeMap<(OrganisationKey, String), StoredResult>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
     /// By their first sequence. They don't overlap.
     pub(super) dead_letters: BTreeMap<Key, DeadLetter>,
@@ -214,6 +216,13 @@ pub(super) struct EventRow {
 pub(super) struct KeptAnswer {
     pub(super) digest: [u8; 32],
     pub(super) answer: Vec<Result<Appended, Refusal>>,
+    pub(super) created_at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct StoredResult {
+    pub(super) digest: [u8; 32],
+    pub(super) result: KeptResult,
     pub(super) created_at: Timestamp,
 }
 

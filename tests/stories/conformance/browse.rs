@@ -326,8 +326,9 @@ pub(crate) async fn deliveries_are_listed_by_state_in_pages(store: &dyn Store) {
     let list = async |state, filter: &DeliveryFilter, limit| {
         let (mut found, mut cursor) = (Vec::new(), None);
         loop {
-            let page =
-                store.deliveries_in_state(fixture.organisation, filter, state, cursor, limit).await;
+            let page = store
+                .deliveries_in_state(fixture.organisation, filter, Some(state), cursor, limit)
+                .await;
             let page = page.unwrap();
             assert!(page.rows.len() <= limit);
             found.extend(page.rows.iter().map(|row| {
@@ -371,4 +372,60 @@ pub(crate) async fn deliveries_are_listed_by_state_in_pages(store: &dyn Store) {
     let late = DeliveryFilter { window, ..all };
     let found = list(DeliveryState::Delivered, &late, 4).await;
     assert!(found.contains(&(2, 10)) && !found.contains(&(2, 1)) || found.len() == 13, "{found:?}");
+}
+
+pub(crate) async fn deliveries_are_listed_by_their_newest_outcome(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let mut gateways = Vec::new();
+    for _ in 0..2 {
+        gateways.push(fixture.gateway(&[]).await);
+    }
+    let everywhere = Target::Gateways(gateways.iter().map(|it| it.id).collect());
+    fixture.publish((0..5).map(|_| event(everywhere.clone())).collect()).await;
+    let (first, _, _) = fixture.open(&gateways[0]).await;
+    let (second, _, _) = fixture.open(&gateways[1]).await;
+    fixture.record(vec![confirmed(&gateways[1], second, 1, 3)]).await;
+    fixture.record(vec![confirmed(&gateways[0], first, 1, 4)]).await;
+    let failed = Record::Reported {
+        gateway: gateways[0].key,
+        connection: first,
+        instance: "".into(),
+        sequence: Sequence(2),
+        result: Err((Reason::ApplyFailed, String::new())),
+        confirms: None,
+        at: Timestamp::now(),
+    };
+    fixture.record(vec![failed]).await;
+    let list = async |state, filter: &DeliveryFilter, limit| {
+        let (mut found, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = store
+                .deliveries_by_outcome(fixture.organisation, filter, state, cursor, limit)
+                .await
+                .unwrap();
+            assert!(page.rows.len() <= limit);
+            found.extend(page.rows.iter().map(|row| {
+                let nth = gateways.iter().position(|it| it.id == row.gateway_id);
+                (nth.unwrap(), row.sequence.0)
+            }));
+            cursor = page.next;
+            if cursor.is_none() {
+                return found;
+            }
+        }
+    };
+    let any = DeliveryFilter::default();
+    for limit in [1, 2, 100] {
+        let all = list(None, &any, limit).await;
+        assert_eq!(all[0], (0, 2), "newest first, and once: {all:?}");
+        assert_eq!(all[1..], [(0, 4), (0, 3), (0, 1), (1, 3), (1, 2), (1, 1)]);
+        let delivered = list(Some(DeliveryState::Delivered), &any, limit).await;
+        assert_eq!(delivered, all[1..]);
+        assert_eq!(list(Some(DeliveryState::Failed), &any, limit).await, [(0, 2)]);
+        assert!(list(Some(DeliveryState::Pending), &any, limit).await.is_empty());
+    }
+    let one = DeliveryFilter { gateway_id: Some(gateways[1].id), ..DeliveryFilter::default() };
+    assert_eq!(list(None, &one, 2).await, [(1, 3), (1, 2), (1, 1)]);
+    let event_type = Some(EventType::new("api.rare").unwrap());
+    assert!(list(None, &DeliveryFilter { event_type, ..any }, 2).await.is_empty());
 }

@@ -9,8 +9,8 @@ use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{EventId, GatewayId, JobId, OrganisationKey, Sequence};
 use gateway_events::store::{
     AuditFilter, BulkCounts, BulkJob, BulkJobState, Conflict, DeliveryFilter, DeliveryState,
-    EventFilter, Gateway, NewEvent, RedriveSelection, Refusal, ReplaySelection, Replayed, Resent,
-    Result, RetentionLimits, Store, StoreError, Target, TrimMark,
+    EarlierResult, EventFilter, Gateway, NewEvent, RedriveSelection, Refusal, ReplaySelection,
+    Replayed, RequestKey, Resent, Result, RetentionLimits, Store, StoreError, Target, TrimMark,
 };
 
 use super::maintenance::pass;
@@ -472,4 +472,68 @@ pub(crate) async fn running_jobs_are_limited_and_jobs_are_paged_newest_first(sto
     pass(store, &limits, &mut TrimMark::default()).await;
     assert_eq!(list(Some(BulkJobState::Aborted), None, 10).await, [] as [i64; 0]);
     assert_eq!(list(None, None, 10).await.len(), 4);
+}
+
+pub(crate) async fn a_repeated_key_gets_the_result_of_the_first_action(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let gateway = fixture.gateway(&[]).await;
+    fixture.fill(&gateway, 3).await;
+    let with = |key: &str, digest: u8| {
+        let key = RequestKey { key: key.to_owned(), digest: [digest; 32] };
+        fixture.actor().with_request_key(Some(key))
+    };
+    let all = ReplaySelection::Range(Sequence(1), None);
+    let replay = async |actor, selection| {
+        store.replay(&actor, JobId::new(), gateway.id, selection, false).await
+    };
+    assert!(store.earlier_result(&fixture.actor()).await.unwrap().is_none());
+    assert!(store.earlier_result(&with("k-1", 1)).await.unwrap().is_none());
+    let first = replay(with("k-1", 1), all).await.unwrap();
+    assert_eq!(first.counts.appended, 3);
+    match store.earlier_result(&with("k-1", 1)).await.unwrap() {
+        Some(EarlierResult::Replayed(earlier)) => assert_eq!(earlier, first),
+        other => panic!("{other:?}"),
+    }
+    // A request that did not look is undone, as one that ran at the same time.
+    let raced = replay(with("k-1", 1), all).await;
+    assert!(matches!(raced, Err(StoreError::Unavailable(_))), "{raced:?}");
+    assert_eq!(fixture.again(&gateway).await.head, Sequence(6));
+    let reused = store.earlier_result(&with("k-1", 2)).await;
+    let is_reused =
+        matches!(&reused, Err(StoreError::Conflict(Conflict::KeyReused { key })) if key == "k-1");
+    assert!(is_reused, "{reused:?}");
+
+    // What appended nothing is not kept.
+    let gone = event(Target::Gateways(vec![gateway.id]));
+    let gone = ids(&fixture.publish(vec![gone]).await).remove(0);
+    store.purge_event(&fixture.actor(), &gone, "a test", false).await.unwrap();
+    let nothing = ReplaySelection::Range(Sequence(7), Some(Sequence(7)));
+    assert_eq!(replay(with("k-2", 1), nothing).await.unwrap().counts.payload_purged, 1);
+    assert!(store.earlier_result(&with("k-2", 1)).await.unwrap().is_none());
+
+    let id = ids(&fixture.publish(vec![event(Target::Gateways(vec![gateway.id]))]).await).remove(0);
+    let target = Target::Gateways(vec![gateway.id]);
+    let resent = store.resend(&with("k-3", 1), &id, target, true, false).await.unwrap().unwrap();
+    match store.earlier_result(&with("k-3", 1)).await.unwrap() {
+        Some(EarlierResult::Resent(earlier)) => assert_eq!(earlier, resent),
+        other => panic!("{other:?}"),
+    }
+
+    fixture.give_up(&gateway, 1, 2).await;
+    let one = RedriveSelection::One(gateway.id, Sequence(1));
+    let redriven = store.redrive(&with("k-4", 1), one, false).await.unwrap();
+    match store.earlier_result(&with("k-4", 1)).await.unwrap() {
+        Some(EarlierResult::Redriven(earlier)) => {
+            assert_eq!(earlier.redriven.len(), 1);
+            assert_eq!(earlier.redriven[0].new_sequence, redriven.redriven[0].new_sequence);
+        }
+        other => panic!("{other:?}"),
+    }
+    let filter = DeliveryFilter { gateway_id: Some(gateway.id), ..DeliveryFilter::default() };
+    let job = store.start_redrive(&with("k-5", 1), JobId::new(), filter).await.unwrap();
+    let aborted = store.abort_bulk_job(&fixture.actor(), job.id).await.unwrap();
+    match store.earlier_result(&with("k-5", 1)).await.unwrap() {
+        Some(EarlierResult::RedriveStarted(job)) => assert_eq!(job, aborted, "as it is now"),
+        other => panic!("{other:?}"),
+    }
 }

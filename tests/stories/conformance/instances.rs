@@ -439,7 +439,7 @@ pub(crate) async fn filtered_is_a_state_unless_an_instance_receives_the_event(st
     let all = DeliveryFilter::default();
     let of = fixture.organisation;
     for (state, count) in [(DeliveryState::Delivered, 12), (DeliveryState::Pending, 9)] {
-        let rows = store.deliveries_in_state(of, &all, state, None, 100).await.unwrap().rows;
+        let rows = store.deliveries_in_state(of, &all, Some(state), None, 100).await.unwrap().rows;
         assert_eq!(rows.len(), count, "{state:?}");
         assert!(rows.iter().all(|row| row.state == state));
     }

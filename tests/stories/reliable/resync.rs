@@ -115,7 +115,9 @@ async fn a_request_waits_for_the_next_connection_of_each_instance(backend: Backe
     admin.post(&path, &json!({"instance": "z"})).await.refusal(404, "not_found");
     let one = request(&service, &id, json!({"instance": "b"})).await;
     assert_eq!(one["pending"].as_array().map(Vec::len), Some(1));
-    let all = service.run("gateway resync one --reason rebuilt").await;
+    service.run("gateway resync one --reason rebuilt").await.failed(1, &["snapshot", "--yes"]);
+    until(&service, &id, &[("b", "pending")]).await;
+    let all = service.run("gateway resync one --reason rebuilt --yes").await;
     assert!(all.well().contains("a resync is requested"), "{all:?}");
     until(&service, &id, &[("a", "pending"), ("b", "pending"), ("c", "pending")]).await;
     let mut b = told(&service, &key, json!({"instance": "b"}), 1, 2).await;

@@ -2,7 +2,8 @@
 
 use super::super::sql::dialect::DeliveryStatements;
 use super::super::sql::dialect::deliveries::{
-    AttemptRow, Buckets, Covering, Failed, Failure, Matching, Place, StandingRow, Tally, Within,
+    AttemptRow, Buckets, Covering, Failed, Failure, Matching, Outcomes, Place, StandingRow, Tally,
+    Within,
 };
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
@@ -14,14 +15,16 @@ use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 
 /// A page of failed attempts.
 macro_rules! page {
-    ($among:tt, $conn:ident, $matching:ident, $as_of:ident, $bound:ident, $limit:ident) => {
+    ($outcome:tt, $among:tt, $conn:ident, $matching:ident, $as_of:ident, $bound:ident, $limit:ident) => {
         sqlx::query_as!(
             Failed,
             r#"
             with page as materialized (
                 select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
                 from attempts a
-                where a.outcome = 'failed' and "#
+                where "#
+                + $outcome
+                + " and "
                 + $among
                 + r#" and (a.finished_at, a.attempt) <= ($4, $5)
                     and a.finished_at >= $6 and a.attempt <= $7
@@ -58,12 +61,14 @@ impl DeliveryStatements for Connection {
         before: TimedKey,
         limit: i64,
     ) -> Result<Vec<Failed>> {
-        Ok(if matching.gateway.is_some() {
-            page!("a.gateway = $2", self, matching, as_of, before, limit)
+        Ok(if matching.outcomes != Outcomes::Failed {
+            page!("true", "true", self, matching, as_of, before, limit)
+        } else if matching.gateway.is_some() {
+            page!("a.outcome = 'failed'", "a.gateway = $2", self, matching, as_of, before, limit)
         } else if matching.filter.reason.is_some() {
-            page!("a.reason = $3", self, matching, as_of, before, limit)
+            page!("a.outcome = 'failed'", "a.reason = $3", self, matching, as_of, before, limit)
         } else {
-            page!("true", self, matching, as_of, before, limit)
+            page!("a.outcome = 'failed'", "true", self, matching, as_of, before, limit)
         })
     }
 
@@ -86,7 +91,7 @@ impl DeliveryStatements for Connection {
                 select * from attempts
                 where gateway = k.gateway and first_sequence = k.sequence offset 0
             ) as a
-            where a.last_sequence = a.first_sequence and a.outcome = 'failed'
+            where a.last_sequence = a.first_sequence and (a.outcome = 'failed' or $7)
               and a.finished_at >= $3 and a.finished_at < $4
               and (a.reason = $5 or $5 is null) and a.attempt <= $6
             "#,
@@ -95,7 +100,8 @@ impl DeliveryStatements for Connection {
             matching.filter.window.from() as _,
             matching.filter.window.to() as _,
             matching.filter.reason as _,
-            as_of
+            as_of,
+            matching.outcomes != Outcomes::Failed
         )
         .fetch_all(self)
         .await?)
@@ -121,7 +127,7 @@ impl DeliveryStatements for Connection {
                 where gateway = w.gateway and first_sequence between w.lowest and w.last
                     and last_sequence >= w.first and last_sequence > first_sequence offset 0
             ) as a
-            where a.outcome = 'failed' and a.finished_at >= $5 and a.finished_at < $6
+            where (a.outcome = 'failed' or $9) and a.finished_at >= $5 and a.finished_at < $6
               and (a.reason = $7 or $7 is null) and a.attempt <= $8
             "#,
             &column(around, |it| it.gateway),
@@ -131,7 +137,8 @@ impl DeliveryStatements for Connection {
             matching.filter.window.from() as _,
             matching.filter.window.to() as _,
             matching.filter.reason as _,
-            as_of
+            as_of,
+            matching.outcomes != Outcomes::Failed
         )
         .fetch_all(self)
         .await?)

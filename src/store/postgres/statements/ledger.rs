@@ -149,4 +149,34 @@ impl LedgerStatements for Connection {
         let rows = rows.into_iter();
         Ok(rows.map(|row| (row.gateway, event(row.sequence, row.id, row.event_type))).collect())
     }
+
+    /// Looks up ranges one by one.
+    async fn counted_types(
+        &mut self,
+        ranges: &[(GatewayKey, Range)],
+    ) -> Result<Vec<(usize, EventType, u64)>> {
+        let rows = query!(
+            r#"
+            select r.nth - 1 as "nth!: i64", e.type as "event_type!: EventType",
+                count(*) as "count!: i64"
+            from unnest($1::bigint[], $2::bigint[], $3::bigint[])
+                with ordinality as r (gateway, first, last, nth)
+            cross join lateral (
+                select event from outbox
+                where gateway = r.gateway and sequence between r.first and r.last offset 0
+            ) as o
+            cross join lateral (select type from events where event = o.event limit 1) as e
+            group by 1, 2
+            "#,
+            &column(ranges, |it| it.0.0),
+            &column(ranges, |it| it.1.first.0),
+            &column(ranges, |it| it.1.last.0)
+        )
+        .fetch_all(self)
+        .await?;
+        let number = |column: i64| u64::try_from(column).unwrap_or(0);
+        let place = |nth: i64| usize::try_from(nth).unwrap_or(usize::MAX);
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| (place(row.nth), row.event_type, number(row.count))).collect())
+    }
 }

@@ -1,10 +1,11 @@
-//! Scans the index of failed attempts, newest first, in bounded rounds.
+//! Scans an index of attempts, newest first, in bounded rounds.
 
 use std::collections::HashSet;
 
-use super::super::dialect::deliveries::Failed;
+use super::super::dialect::deliveries::{Failed, Outcomes};
 use super::super::dialect::{Connection, DeliveryStatements};
 
+use super::details;
 use super::newest::newest_only;
 use super::{Candidate, Keys, Matching, Place};
 use crate::clock::Timestamp;
@@ -41,9 +42,14 @@ pub(super) async fn keys(
         left = left.saturating_sub(read);
         let (fresh, read) = newest_only(conn, matching, as_of, typed).await?;
         left = left.saturating_sub(read);
+        let (wanted, read) = in_state(conn, matching, &fresh).await?;
+        left = left.saturating_sub(read);
         for candidate in fresh {
-            keys.push(candidate.key);
             at = candidate.place;
+            if !wanted.contains(&candidate.key) {
+                continue;
+            }
+            keys.push(candidate.key);
             if keys.len() == limit {
                 // The next call finds out whether anything follows.
                 return Ok(Keys { keys, next: Some(at) });
@@ -55,6 +61,23 @@ pub(super) async fn keys(
         at = examined.up_to;
     }
     Ok(Keys { keys, next: Some(at) })
+}
+
+/// Those of these deliveries that are in the state that is asked for. Also returns how many rows were
+/// read.
+async fn in_state(
+    conn: &mut Connection,
+    matching: &Matching,
+    candidates: &[Candidate],
+) -> Result<(HashSet<DeliveryKey>, usize)> {
+    let keys: Vec<DeliveryKey> = candidates.iter().map(|candidate| candidate.key).collect();
+    let Outcomes::Any(Some(state)) = matching.outcomes else {
+        return Ok((keys.into_iter().collect(), 0));
+    };
+    let read = keys.len();
+    let standings = details::standings(conn, &keys).await?.into_iter();
+    let found = standings.filter(|one| one.delivery.state == state).map(|one| one.key);
+    Ok((found.collect(), read))
 }
 
 /// How far a round came, and what it cost.

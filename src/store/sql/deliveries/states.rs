@@ -1,6 +1,6 @@
 //! Deliveries in a state, by gateway and newest first. The state follows from the gateway's position
-//! and its dead letters, so the logs are read: pending deliveries above the positions, delivered
-//! ones up to them. If the filter names events, their deliveries are read instead. The work per call
+//! and its dead letters, so the logs are read: pending deliveries above the positions, delivered,
+//! filtered and superseded ones up to them. If the filter names events, their deliveries are read instead. The work per call
 //! is bounded, as for failed deliveries.
 
 use super::super::dialect::browse::EventMatching;
@@ -28,7 +28,8 @@ const END: DeliveryKey = DeliveryKey::new(i64::MAX, i64::MAX);
 
 /// A page, while it is read.
 struct Reading {
-    state: DeliveryState,
+    /// The state; `None` selects all.
+    state: Option<DeliveryState>,
     limit: usize,
     keys: Vec<DeliveryKey>,
     /// What precedes it is still to be read.
@@ -41,7 +42,7 @@ pub(crate) async fn deliveries_in_state(
     conn: &mut Connection,
     organisation: OrganisationKey,
     filter: DeliveryFilter,
-    state: DeliveryState,
+    state: Option<DeliveryState>,
     cursor: Option<DeliveryKey>,
     limit: usize,
 ) -> Result<StatePage> {
@@ -63,11 +64,19 @@ impl Reading {
         self.keys.len() == self.limit || self.left == 0
     }
 
+    /// Whether only deliveries up to the gateway's position can be in the state.
+    const fn is_of_confirmed(&self) -> bool {
+        matches!(
+            self.state,
+            Some(DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Superseded)
+        )
+    }
+
     /// Adds those of these deliveries that are in the state, until the page is full.
     async fn add(&mut self, conn: &mut Connection, keys: &[DeliveryKey]) -> Result<()> {
         for standing in details::standings(conn, keys).await? {
             self.at = standing.key;
-            if standing.delivery.state == self.state {
+            if self.state.is_none_or(|state| state == standing.delivery.state) {
                 self.keys.push(standing.key);
                 if self.keys.len() == self.limit {
                     break;
@@ -105,7 +114,7 @@ impl Reading {
                 if log.gateway != self.at.gateway {
                     self.at = DeliveryKey { gateway: log.gateway, sequence: Sequence(i64::MAX) };
                 }
-                if self.state != DeliveryState::Pending || log.confirmed < log.head {
+                if self.state != Some(DeliveryState::Pending) || log.confirmed < log.head {
                     self.left -= BEGINNING.min(self.left);
                     if !self.read_log(conn, matching, &log).await? {
                         return Ok(false);
@@ -137,7 +146,7 @@ impl Reading {
         if before.0 == i64::MAX && window.to() < Timestamp::LAST {
             before = end_of_log(conn, log.gateway, window.to()).await?;
         }
-        if self.state == DeliveryState::Delivered {
+        if self.is_of_confirmed() {
             before = before.min(log.confirmed.next());
         }
         let mut most = self.limit.saturating_add(SPARE);
@@ -151,7 +160,7 @@ impl Reading {
             let mut keys = Vec::new();
             for row in rows {
                 let is_confirmed = row.sequence <= log.confirmed;
-                if row.is_past || (self.state == DeliveryState::Pending && is_confirmed) {
+                if row.is_past || (self.state == Some(DeliveryState::Pending) && is_confirmed) {
                     was_last = true;
                     break;
                 }

@@ -5,12 +5,15 @@ use crate::event::{
     ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason,
 };
 use crate::store::filtered::InstanceAttempt;
-use crate::store::{DeliveryFilter, DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
+use crate::store::{
+    DeliveryFilter, DeliveryKey, DeliveryState, Outcome, Result, SummaryBy, TimedKey,
+};
 
 /// Queries of deliveries and of failed attempts.
 pub(crate) trait DeliveryStatements {
-    /// Failed attempts at or before a place (finish time and key), newest first. Reads along
-    /// the index of the filter's gateway or reason, and marks the rows that match.
+    /// Failed attempts, or all of them, at or before a place (finish time and key), newest first.
+    /// Reads failed ones along the index of the filter's gateway or reason, and marks the rows that
+    /// match.
     async fn failed_attempts(
         &mut self,
         matching: &Matching,
@@ -18,14 +21,14 @@ pub(crate) trait DeliveryStatements {
         before: TimedKey,
         limit: i64,
     ) -> Result<Vec<Failed>>;
-    /// Failed attempts that match and cover exactly one of these deliveries.
+    /// Failed attempts, or all of them, that match and cover exactly one of these deliveries.
     async fn failures_at(
         &mut self,
         matching: &Matching,
         as_of: i64,
         keys: &[DeliveryKey],
     ) -> Result<Vec<Covering>>;
-    /// Failed attempts that match and cover more than one delivery, some of them in these parts
+    /// Failed attempts, or all of them, that match and cover more than one delivery, some of them in these parts
     /// of logs.
     async fn failures_reaching(
         &mut self,
@@ -83,6 +86,17 @@ pub(crate) struct Matching {
     pub(crate) organisation: OrganisationKey,
     pub(crate) gateway: Option<GatewayKey>,
     pub(crate) filter: DeliveryFilter,
+    /// Which attempts the window selects.
+    pub(crate) outcomes: Outcomes,
+}
+
+/// Which attempts select deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcomes {
+    /// Failed ones.
+    Failed,
+    /// All, of deliveries that are in this state now.
+    Any(Option<DeliveryState>),
 }
 
 /// An attempt at a delivery, with aggregates over all attempts at it.

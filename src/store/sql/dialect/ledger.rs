@@ -1,7 +1,7 @@
 //! Attempts and dead letters.
 
 use crate::clock::Timestamp;
-use crate::event::{GatewayKey, NodeId, Reason, Sequence};
+use crate::event::{EventType, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::receipts::Receipts;
 use crate::store::{LoggedEvent, Outcome, Range, Result};
 
@@ -35,4 +35,10 @@ pub(crate) trait LedgerStatements {
         &mut self,
         deliveries: &[(GatewayKey, Sequence)],
     ) -> Result<Vec<(GatewayKey, LoggedEvent)>>;
+    /// The number of deliveries of these ranges by event type, each with the place of its range among
+    /// them.
+    async fn counted_types(
+        &mut self,
+        ranges: &[(GatewayKey, Range)],
+    ) -> Result<Vec<(usize, EventType, u64)>>;
 }

@@ -6,18 +6,35 @@ use std::collections::BinaryHeap;
 use futures_util::TryStreamExt as _;
 
 use super::super::dialect::{Connection, query_as};
-use crate::event::GatewayId;
-use crate::store::{Fleet, GatewayLag, Result};
+use crate::clock::Timestamp;
+use crate::event::{GatewayId, Reason};
+use crate::store::{Fleet, GatewayLag, Handling, Result};
 
 /// What one gateway contributes.
 struct FleetRow {
     id: GatewayId,
     name: String,
     is_disabled: i64,
-    is_failing: i64,
+    is_paused: i64,
+    has_failed_reports: i64,
+    last_failure_at: Option<Timestamp>,
+    last_failure_reason: Option<Reason>,
+    last_receipt_at: Option<Timestamp>,
     is_connected: i64,
     dead_letters: i64,
     lag: i64,
+}
+
+impl FleetRow {
+    fn handling(&self) -> Handling {
+        Handling {
+            is_stopped: self.is_disabled != 0 || self.is_paused != 0,
+            has_failed_reports: self.has_failed_reports != 0,
+            last_failure: self.last_failure_at.zip(self.last_failure_reason),
+            // A position without a receipt has the epoch.
+            last_receipt_at: self.last_receipt_at.filter(|at| at.micros() > 0),
+        }
+    }
 }
 
 /// Reads one row per gateway, and keeps the `furthest` that are furthest behind.
@@ -26,7 +43,8 @@ pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Flee
         FleetRow,
         r#"
         with placed as (
-            select g.gateway, g.id, g.name, g.disabled_at, s.failing_since, s.dead_total, s.head, s.floor,
+            select g.gateway, g.id, g.name, g.disabled_at, g.paused_at, s.failing_since,
+                s.last_failure_at, s.last_failure_reason, s.dead_total, s.head, s.floor,
                 coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
             from gateways g join streams s using (gateway)
@@ -34,7 +52,12 @@ pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Flee
         )
         select id as "id!: GatewayId", name as "name!: String",
             cast(case when disabled_at is null then 0 else 1 end as bigint) as "is_disabled!: i64",
-            cast(case when failing_since is null then 0 else 1 end as bigint) as "is_failing!: i64",
+            cast(case when paused_at is null then 0 else 1 end as bigint) as "is_paused!: i64",
+            cast(case when failing_since is null then 0 else 1 end as bigint) as "has_failed_reports!: i64",
+            last_failure_at as "last_failure_at?: Timestamp",
+            last_failure_reason as "last_failure_reason?: Reason",
+            (select max(c.updated_at) from cursors c
+             where c.gateway = p.gateway and c.instance = '') as "last_receipt_at?: Timestamp",
             cast(case when exists (
                 select 1 from connections n where n.gateway = p.gateway and n.closed_at is null
             ) then 1 else 0 end as bigint) as "is_connected!: i64",
@@ -52,7 +75,7 @@ pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Flee
             (false, true) => fleet.connected += 1,
             (false, false) => fleet.away += 1,
         }
-        fleet.failing += u64::from(row.is_failing != 0 && row.is_disabled == 0);
+        fleet.failing += u64::from(row.handling().is_failing());
         let lag = u64::try_from(row.lag).unwrap_or(0);
         fleet.pending += lag;
         fleet.dead_letters += u64::try_from(row.dead_letters).unwrap_or(0);

@@ -2,12 +2,14 @@
 //! retention.
 
 use super::super::dialect::{Connection, InboxStatements, query};
+use super::super::log::{append, targets};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::audit::entries;
 use crate::store::limits::RETRIED;
 use crate::store::{
-    Audited, Conflict, RejectedFilter, RejectedRow, Result, Retried, RetrySelection, StoreError,
+    Audited, Conflict, NewEvent, Publish, RejectedFilter, RejectedRow, Rejection, Result, Retried,
+    RetrySelection, Retryable, StoreError,
 };
 
 pub(super) const MISSING: StoreError = StoreError::NotFound("rejected row");
@@ -55,23 +57,50 @@ pub(super) async fn retry(
     organisation: OrganisationKey,
     selection: RetrySelection,
 ) -> Result<Audited<Retried>> {
+    let Retryable { ids, more } = retryable(conn, organisation, selection).await?;
+    let retried = conn.retry_rejected_rows(now, &ids).await?;
+    Ok(Audited::new(Retried { retried, more }, entries::rejected_retried(&ids)))
+}
+
+/// The rows that a retry puts back, locked.
+pub(super) async fn retryable(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    selection: RetrySelection,
+) -> Result<Retryable> {
     let (one, filter) = match selection {
         RetrySelection::One(id) => (Some(id), RejectedFilter::default()),
         RetrySelection::Filter(filter) => (None, filter),
     };
-    let mut chosen = conn.retryable_rows(organisation, one, &filter, RETRIED + 1).await?;
-    if let (Some(id), true) = (one, chosen.is_empty()) {
+    let mut ids = conn.retryable_rows(organisation, one, &filter, RETRIED + 1).await?;
+    if let (Some(id), true) = (one, ids.is_empty()) {
         return Err(match show(conn, organisation, id, 0).await? {
             Some(_) => Conflict::PutBack(id).into(),
             None => MISSING,
         });
     }
-    let more = chosen.len() > usize::try_from(RETRIED).unwrap_or(usize::MAX);
+    let more = ids.len() > usize::try_from(RETRIED).unwrap_or(usize::MAX);
     if more {
-        chosen.pop();
+        ids.pop();
     }
-    let retried = conn.retry_rejected_rows(now, &chosen).await?;
-    Ok(Audited::new(Retried { retried, more }, entries::rejected_retried(&chosen)))
+    Ok(Retryable { ids, more })
+}
+
+/// The number of gateways that an event would be appended for, or why it would be rejected.
+pub(super) async fn would_publish(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    event: NewEvent,
+) -> Result<std::result::Result<usize, Rejection>> {
+    let publish = Publish { organisation, events: vec![Ok(event)], idempotency: None };
+    let targets = targets::resolve(conn, &[&publish]).await?;
+    let appended = match append::check(conn, &publish, &targets).await? {
+        Ok(appended) => appended,
+        Err(refusal) => return Ok(Err(refusal.into())),
+    };
+    // The deliveries of a repeat are known, and those of a new event are not.
+    let repeated = appended.deliveries.len();
+    Ok(Ok(if repeated > 0 { repeated } else { targets.weight(&publish) }))
 }
 
 /// Deletes one row.

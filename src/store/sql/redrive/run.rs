@@ -3,7 +3,8 @@
 
 use super::super::Backend;
 use super::super::access::{Access, run};
-use crate::store::{Actor, RedriveSelection, Redriven, Result};
+use super::super::bulk::results;
+use crate::store::{Actor, KeptResult, RedriveSelection, Redriven, Result};
 use crate::wake::Hint;
 
 impl Backend {
@@ -21,14 +22,27 @@ impl Backend {
             return Ok(answer);
         }
         answer.redriven.clear();
+        let mut parts = chosen.chunks(super::AT_A_TIME).peekable();
         // A few at a time, so that other requests are not kept waiting. A repeat skips what
         // is done.
-        for few in chosen.chunks(super::AT_A_TIME) {
+        while let Some(few) = parts.next() {
             let (wake, few) = (self.wake.clone(), few.to_vec());
+            // The last transaction keeps the result of all.
+            let before = parts.peek().is_none().then(|| (actor.clone(), answer.clone()));
             let (part, _) = self
                 .audited_tx_then(
                     actor,
-                    move |conn, now| Box::pin(super::append(conn, now, few)),
+                    move |conn, now| {
+                        Box::pin(async move {
+                            let done = super::append(conn, now, few).await?;
+                            if let Some((actor, mut all)) = before {
+                                all.add(done.value.0.clone());
+                                let kept = KeptResult::Redriven(all);
+                                results::keep(conn, now, &actor, &kept).await?;
+                            }
+                            Ok(done)
+                        })
+                    },
                     move |(_, heads)| {
                         // Without rows, so that each lane reads them from the log.
                         for (gateway, head) in heads {

@@ -2,7 +2,8 @@
 
 use super::super::sql::dialect::DeliveryStatements;
 use super::super::sql::dialect::deliveries::{
-    AttemptRow, Buckets, Covering, Failed, Failure, Matching, Place, StandingRow, Tally, Within,
+    AttemptRow, Buckets, Covering, Failed, Failure, Matching, Outcomes, Place, StandingRow, Tally,
+    Within,
 };
 use super::{Connection, json, pairs, query, query_as};
 use crate::clock::Timestamp;
@@ -17,7 +18,7 @@ use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
 /// The time of the bound is a case of its own, because many attempts may share it and only an
 /// equality enters the index in their midst.
 macro_rules! page {
-    ($index:tt, $among:tt, $conn:ident, $matching:ident, $as_of:ident, $bound:ident, $limit:ident) => {
+    ($index:tt, $outcome:tt, $among:tt, $conn:ident, $matching:ident, $as_of:ident, $bound:ident, $limit:ident) => {
         sqlx::query_as!(
             Failed,
             r#"
@@ -25,14 +26,18 @@ macro_rules! page {
                 select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
                 from attempts a indexed by "#
                 + $index
-                + " where a.outcome = 'failed' and "
+                + " where "
+                + $outcome
+                + " and "
                 + $among
                 + r#" and a.finished_at = $4 and $4 >= $6 and a.attempt <= $5
                 union all
                 select a.attempt, a.gateway, a.first_sequence, a.last_sequence, a.finished_at, a.reason
                 from attempts a indexed by "#
                 + $index
-                + " where a.outcome = 'failed' and "
+                + " where "
+                + $outcome
+                + " and "
                 + $among
                 + r#" and a.finished_at < $4 and a.finished_at >= $6 and a.attempt <= $7
                 order by 5 desc, 1 desc
@@ -68,9 +73,12 @@ impl DeliveryStatements for Connection {
         before: TimedKey,
         limit: i64,
     ) -> Result<Vec<Failed>> {
-        Ok(if matching.gateway.is_some() {
+        Ok(if matching.outcomes != Outcomes::Failed {
+            page!("attempts_by_age", "true", "true", self, matching, as_of, before, limit)
+        } else if matching.gateway.is_some() {
             page!(
                 "attempts_failed_by_gateway",
+                "a.outcome = 'failed'",
                 "a.gateway = $2",
                 self,
                 matching,
@@ -81,6 +89,7 @@ impl DeliveryStatements for Connection {
         } else if matching.filter.reason.is_some() {
             page!(
                 "attempts_failed_by_reason",
+                "a.outcome = 'failed'",
                 "a.reason = $3",
                 self,
                 matching,
@@ -89,7 +98,16 @@ impl DeliveryStatements for Connection {
                 limit
             )
         } else {
-            page!("attempts_failed", "true", self, matching, as_of, before, limit)
+            page!(
+                "attempts_failed",
+                "a.outcome = 'failed'",
+                "true",
+                self,
+                matching,
+                as_of,
+                before,
+                limit
+            )
         })
     }
 
@@ -99,7 +117,7 @@ impl DeliveryStatements for Connection {
         as_of: i64,
         keys: &[DeliveryKey],
     ) -> Result<Vec<Covering>> {
-        let keys = pairs(keys)?;
+        let (keys, is_any) = (pairs(keys)?, matching.outcomes != Outcomes::Failed);
         Ok(query_as!(
             Covering,
             r#"
@@ -109,7 +127,7 @@ impl DeliveryStatements for Connection {
             from json_each($1) k
             cross join attempts a indexed by attempts_by_sequence
                 on a.gateway = k.value ->> 0 and a.first_sequence = k.value ->> 1
-            where a.last_sequence = a.first_sequence and a.outcome = 'failed'
+            where a.last_sequence = a.first_sequence and (a.outcome = 'failed' or $6)
               and a.finished_at >= $2 and a.finished_at < $3
               and ($4 is null or a.reason = $4) and a.attempt <= $5
             "#,
@@ -117,7 +135,8 @@ impl DeliveryStatements for Connection {
             matching.filter.window.from() as _,
             matching.filter.window.to() as _,
             matching.filter.reason as _,
-            as_of
+            as_of,
+            is_any
         )
         .fetch_all(self)
         .await?)
@@ -132,6 +151,7 @@ impl DeliveryStatements for Connection {
         let around = json(
             &around.iter().map(|it| (it.gateway, it.lowest, it.first, it.last)).collect::<Vec<_>>(),
         )?;
+        let is_any = matching.outcomes != Outcomes::Failed;
         Ok(query_as!(
             Covering,
             r#"
@@ -143,14 +163,15 @@ impl DeliveryStatements for Connection {
                 on a.gateway = w.value ->> 0
                 and a.first_sequence between w.value ->> 1 and w.value ->> 3
                 and a.last_sequence >= w.value ->> 2 and a.last_sequence > a.first_sequence
-            where a.outcome = 'failed' and a.finished_at >= $2 and a.finished_at < $3
+            where (a.outcome = 'failed' or $6) and a.finished_at >= $2 and a.finished_at < $3
               and ($4 is null or a.reason = $4) and a.attempt <= $5
             "#,
             around,
             matching.filter.window.from() as _,
             matching.filter.window.to() as _,
             matching.filter.reason as _,
-            as_of
+            as_of,
+            is_any
         )
         .fetch_all(self)
         .await?)
@@ -546,6 +567,7 @@ mod tests {
                 organisation: OrganisationKey(1),
                 gateway,
                 filter: DeliveryFilter { reason, ..DeliveryFilter::default() },
+                outcomes: Outcomes::Failed,
             };
             let few = steps(&mut short, 1_000, &matching).await;
             let many = steps(&mut long, 30_000, &matching).await;

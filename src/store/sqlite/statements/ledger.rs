@@ -145,4 +145,31 @@ impl LedgerStatements for Connection {
         let rows = rows.into_iter();
         Ok(rows.map(|row| (row.gateway, event(row.sequence, row.id, row.event_type))).collect())
     }
+
+    async fn counted_types(
+        &mut self,
+        ranges: &[(GatewayKey, Range)],
+    ) -> Result<Vec<(usize, EventType, u64)>> {
+        let ranges = ranges.iter().enumerate();
+        let ranges = ranges.map(|(nth, (key, it))| (nth, key.0, it.first.0, it.last.0));
+        let ranges = json(&ranges.collect::<Vec<_>>())?;
+        let rows = query!(
+            r#"
+            select r.value ->> 0 as "nth!: i64", e.type as "event_type!: EventType",
+                count(*) as "count!: i64"
+            from json_each($1) r
+            cross join outbox o on o.gateway = r.value ->> 1
+                and o.sequence between r.value ->> 2 and r.value ->> 3
+            cross join events e on e.event = o.event
+            group by 1, 2
+            "#,
+            ranges
+        )
+        .fetch_all(self)
+        .await?;
+        let number = |column: i64| u64::try_from(column).unwrap_or(0);
+        let place = |nth: i64| usize::try_from(nth).unwrap_or(usize::MAX);
+        let rows = rows.into_iter();
+        Ok(rows.map(|row| (place(row.nth), row.event_type, number(row.count))).collect())
+    }
 }

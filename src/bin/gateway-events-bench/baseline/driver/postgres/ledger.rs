@@ -19,7 +19,12 @@ const ATTEMPT: &str = "
     where event between $4 and $5 order by event";
 
 /// The rest, which runs without a limit of time.
-const REST: [&str; 10] = [
+const REST: [&str; 12] = [
+    // What selective filters find.
+    "update events set type = 'bench.rare', correlation_id = 'bench-correlation',
+        user_id = 'bench-user', artifact_id = 'bench-artifact', deployment_id = 'bench-deployment'
+    where event % 100000 = 7",
+    "update attempts set reason = 'expired' where attempt % 100000 = 7",
     "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
     select o.gateway, o.sequence, o.sequence, 'skipped', e.appended_at
     from outbox o join events e on e.event = o.event where o.sequence % 1000 = 1",

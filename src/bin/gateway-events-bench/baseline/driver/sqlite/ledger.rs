@@ -20,7 +20,12 @@ const ATTEMPT: &str = "
 
 /// The rest. $1 is the instant of the first event, $2 the time between two of them, and $3 their
 /// number.
-const REST: [&str; 9] = [
+const REST: [&str; 11] = [
+    // What selective filters find.
+    "update events set type = 'bench.rare', correlation_id = 'bench-correlation',
+        user_id = 'bench-user', artifact_id = 'bench-artifact', deployment_id = 'bench-deployment'
+    where event % 100000 = 7",
+    "update attempts set reason = 'expired' where attempt % 100000 = 7",
     "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
     select gateway, sequence, sequence, 'skipped', $1 + (event - 1) * $2
     from outbox where sequence % 1000 = 1",

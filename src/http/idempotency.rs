@@ -1,0 +1,61 @@
+//! `Idempotency-Key`: a client that does not know whether its request succeeded repeats it with the
+//! same key, and gets the first answer.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+
+use super::App;
+use super::extract::{self, Body};
+use super::problem::{Answer, Problem};
+use crate::api::Code;
+use crate::event::quoted;
+use crate::store::RequestKey;
+
+/// A JSON body, and the request's `Idempotency-Key`, if it has one.
+pub(super) struct Keyed<T>(pub(super) Option<RequestKey>, pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
+        let key = key(request.headers())?;
+        let path = request.uri().path().to_owned();
+        let Body(bytes) = Body::from_request(request, app).await?;
+        let value = extract::parse_object(&bytes)?;
+        let request_key = key.map(|key| {
+            let digest = Sha256::new().chain_update(path).chain_update([0_u8]).chain_update(&bytes);
+            RequestKey { key, digest: digest.finalize().into() }
+        });
+        Ok(Self(request_key, value))
+    }
+}
+
+/// The key of a request.
+pub(super) fn key(headers: &HeaderMap) -> Answer<Option<String>> {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else {
+        return Ok(None);
+    };
+    if keys.next().is_some() {
+        return Err(Problem::bad_request("There is more than one Idempotency-Key; send only one."));
+    }
+    let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
+        Problem::invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+    })?;
+    Ok(Some(key.to_owned()))
+}
+
+/// The refusal of a key that was used for another request.
+pub(super) fn key_reused(key: &str) -> Problem {
+    Problem::new(
+        Code::IdempotencyKeyReused,
+        format!(
+            "The Idempotency-Key {} belongs to an earlier request with a different body. Repeat that request unchanged, or use a new key.",
+            quoted(key)
+        ),
+    )
+}
