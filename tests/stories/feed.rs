@@ -202,9 +202,7 @@ async fn the_lists_of_a_gap_contain_what_was_missed() {
     publish(&service, &id, "e-1").await;
     let mut feed = Following::start(&service, only(&[FeedKind::Attempt]), None).await;
     let socket = service.connected(&key).await.serve();
-    let received = |message: &FeedMessage| {
-        matches!(message, FeedMessage::Attempt(attempt) if attempt.outcome == Outcome::Received)
-    };
+    let received = |message: &FeedMessage| matches!(message, FeedMessage::Attempt(attempt) if attempt.outcome == Outcome::Received);
     let at = loop {
         let message = feed.next().await;
         if received(&message) {
