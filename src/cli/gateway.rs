@@ -217,13 +217,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             api.change_gateway(id, &change).await?
         }
         Command::Disable { gateway, confirmation } => {
-            let id = gateway.resolve(&api).await?;
-            let before = api.gateway(id).await?;
-            if before.disabled_at.is_none() {
-                confirmation.require(actions::disabling(&before), "Disable it?")?;
-            }
-            let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
-            api.change_gateway(id, &change).await?
+            actions::disable(gateway.resolve(&api).await?, confirmation, &api).await?
         }
         Command::Enable { gateway } => {
             let change = GatewayChange { disabled: Some(false), ..GatewayChange::default() };
@@ -253,15 +247,8 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::Resync { gateway, instance, reason, dry_run, confirmation } => {
             let id = gateway.resolve(&api).await?;
-            let mut request = ResyncRequest { instance, reason, dry_run: true };
-            let mut done = api.resync_gateway(id, &request).await?;
-            if !dry_run {
-                if done.changed {
-                    confirmation.require(actions::resyncing(&done), "Request it?")?;
-                }
-                request.dry_run = false;
-                done = api.resync_gateway(id, &request).await?;
-            }
+            let request = ResyncRequest { instance, reason, dry_run };
+            let done = actions::request_resync(id, request, confirmation, &api).await?;
             return answer(client.json, &done, actions::resync);
         }
         Command::Delete { gateway, confirmation } => {

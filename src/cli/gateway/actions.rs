@@ -1,7 +1,12 @@
 //! The answers to `gateway pause`, `resume`, `skip` and `resync`.
 
-use gateway_events::api::{Gateway, PauseAnswer, Resync, ResyncAnswer, SkipAnswer};
+use gateway_events::api::{
+    Gateway, GatewayChange, PauseAnswer, Resync, ResyncAnswer, ResyncRequest, SkipAnswer,
+};
+use gateway_events::client::api::Api;
+use gateway_events::event::GatewayId;
 
+use super::super::confirm::Confirmation;
 use super::super::output::{cell, clean, optional, time};
 
 /// The answer to `gateway pause`.
@@ -63,8 +68,41 @@ pub(super) fn resync(done: &ResyncAnswer) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Disables a gateway, after a confirmation unless it is disabled already.
+pub(super) async fn disable(
+    id: GatewayId,
+    confirmation: Confirmation,
+    api: &Api,
+) -> anyhow::Result<Gateway> {
+    let before = api.gateway(id).await?;
+    if before.disabled_at.is_none() {
+        confirmation.require(disabling(&before), "Disable it?")?;
+    }
+    let change = GatewayChange { disabled: Some(true), ..GatewayChange::default() };
+    Ok(api.change_gateway(id, &change).await?)
+}
+
+/// Requests a resync, after a confirmation unless it would change nothing.
+pub(super) async fn request_resync(
+    id: GatewayId,
+    mut request: ResyncRequest,
+    confirmation: Confirmation,
+    api: &Api,
+) -> anyhow::Result<ResyncAnswer> {
+    let is_dry_run = std::mem::replace(&mut request.dry_run, true);
+    let would = api.resync_gateway(id, &request).await?;
+    if is_dry_run {
+        return Ok(would);
+    }
+    if would.changed {
+        confirmation.require(resyncing(&would), "Request it?")?;
+    }
+    request.dry_run = false;
+    Ok(api.resync_gateway(id, &request).await?)
+}
+
 /// The consequences of disabling a gateway.
-pub(super) fn disabling(gateway: &Gateway) -> String {
+fn disabling(gateway: &Gateway) -> String {
     let name = clean(&gateway.name);
     let open = match gateway.connections {
         0 => String::new(),
@@ -78,7 +116,7 @@ pub(super) fn disabling(gateway: &Gateway) -> String {
 }
 
 /// The consequences of a resync request, given what a dry run says.
-pub(super) fn resyncing(would: &ResyncAnswer) -> String {
+fn resyncing(would: &ResyncAnswer) -> String {
     let instances = match &would.pending[..] {
         [one] => match &one.instance {
             Some(name) => format!("The instance {} reads", clean(name)),

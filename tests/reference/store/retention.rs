@@ -64,15 +64,7 @@ impl Tables {
             TrimStep::OldDeadLetters => {
                 self.trim_old_dead_letters(now, limits, batch, mark, &mut trimmed)?
             }
-            TrimStep::Keys => {
-                let before = now.minus(IDEMPOTENCY_WINDOW);
-                let rows = self.answers.iter().map(|(key, row)| (row.created_at, key.clone()));
-                let gone = oldest(rows.filter(|(at, _)| *at < before), batch);
-                let rows = self.results.iter().map(|(key, row)| (row.created_at, key.clone()));
-                let spent = oldest(rows.filter(|(at, _)| *at < before), batch - gone.len());
-                gone.iter().filter(|key| self.answers.remove(key).is_some()).count()
-                    + spent.iter().filter(|key| self.results.remove(key).is_some()).count()
-            }
+            TrimStep::Keys => self.trim_keys(now.minus(IDEMPOTENCY_WINDOW), batch),
             TrimStep::Connections => {
                 let closed = self.connections.iter().filter_map(|(id, row)| {
                     Some((row.closed.map(|(at, _)| at).filter(|at| *at < old)?, *id))
@@ -348,6 +340,18 @@ impl Tables {
 /// Events that were appended before this are deleted with their last delivery.
 fn spent_before(now: Timestamp, limits: &RetentionLimits) -> Timestamp {
     now.minus(IDEMPOTENCY_WINDOW.min(limits.max_age))
+}
+
+impl Tables {
+    /// Removes the answers and results of requests that were kept before an instant.
+    fn trim_keys(&mut self, before: Timestamp, batch: usize) -> usize {
+        let answers = self.answers.iter().map(|(key, row)| (row.created_at, key.clone()));
+        let answers = oldest(answers.filter(|(at, _)| *at < before), batch);
+        let results = self.results.iter().map(|(key, row)| (row.created_at, key.clone()));
+        let results = oldest(results.filter(|(at, _)| *at < before), batch - answers.len());
+        answers.iter().filter(|key| self.answers.remove(key).is_some()).count()
+            + results.iter().filter(|key| self.results.remove(key).is_some()).count()
+    }
 }
 
 /// The keys of the oldest rows, at most `batch`.
