@@ -62,6 +62,9 @@ const fn title(status: DeliveriesStatus) -> &'static str {
         DeliveriesStatus::Failed => "Failures",
         DeliveriesStatus::Pending => "Pending deliveries",
         DeliveriesStatus::Delivered => "Delivered",
+        DeliveriesStatus::Filtered => "Filtered deliveries",
+        DeliveriesStatus::Superseded => "Superseded deliveries",
+        DeliveriesStatus::All => "Deliveries",
     }
 }
 
@@ -72,7 +75,14 @@ fn filters(visit: &Visit) -> Markup {
         .choice(
             "status",
             "Deliveries",
-            &[("", "failed"), ("pending", "pending"), ("delivered", "delivered")],
+            &[
+                ("", "failed"),
+                ("pending", "pending"),
+                ("delivered", "delivered"),
+                ("filtered", "filtered"),
+                ("superseded", "superseded"),
+                ("all", "all"),
+            ],
         )
         .choice("last", "Window", &WINDOWS)
         .choice("reason", "Reason", &reasons)
@@ -150,6 +160,13 @@ fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Mar
         DeliveriesStatus::Failed => "Deliveries with a failed attempt, newest failure first",
         DeliveriesStatus::Pending => "Pending deliveries, by gateway and newest first",
         DeliveriesStatus::Delivered => "Confirmed deliveries, by gateway and newest first",
+        DeliveriesStatus::Filtered => {
+            "Deliveries of types that the gateway does not subscribe to, by gateway and newest first"
+        }
+        DeliveriesStatus::Superseded => {
+            "Deliveries replaced by a newer event of the same key, by gateway and newest first"
+        }
+        DeliveriesStatus::All => "Deliveries of any state, by gateway and newest first",
     };
     table(caption, &columns, &rows)
 }
@@ -165,6 +182,15 @@ fn nothing(status: DeliveriesStatus) -> Markup {
         }
         DeliveriesStatus::Delivered => {
             html! { p { "Nothing was delivered in this window. Choose a longer one." } }
+        }
+        DeliveriesStatus::Filtered => html! {
+            p { "No event was left out because its gateway does not subscribe to the type." }
+        },
+        DeliveriesStatus::Superseded => html! {
+            p { "No event was replaced by a newer one of the same key in this window." }
+        },
+        DeliveriesStatus::All => {
+            html! { p { "Nothing was appended in this window. Choose a longer one." } }
         }
     })
 }

@@ -1,10 +1,10 @@
 //! Rejected rows of the inbox.
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
-use super::super::extract::Path;
+use super::super::extract::{OptionalJson, Path};
 use super::super::inbox;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
@@ -15,7 +15,10 @@ use super::pairs::Pairs;
 use super::states::{Tone, state};
 use super::text::{lines, none, number, said, sentences, when, when_any};
 use super::visit::{Key, View, Visit};
-use crate::api::{PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason};
+use crate::api::{
+    PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason,
+    RetryRowRequest,
+};
 
 type Asked = (RejectedFilter, PageQuery);
 
@@ -143,7 +146,9 @@ fn row_facts(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
 pub(super) async fn retry(Key(id): Key<i64>, submission: Submission) -> Response {
     let done = async {
         let visit = &submission.visit;
-        inbox::retry_one(visit.state(), visit.session.admin()?, Path(id), Query(())).await
+        let (headers, asked) = (HeaderMap::new(), OptionalJson(RetryRowRequest::default()));
+        let admin = visit.session.admin()?;
+        inbox::retry_one(visit.state(), admin, Path(id), Query(()), headers, asked).await
     };
     answer(&submission, done.await.map(|_| format!("/console/inbox/{id}")))
 }

@@ -4,7 +4,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::deliveries;
-use super::super::extract::Json;
+use super::super::idempotency::Keyed;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{event_link, facts, hidden, numeric, table, text};
@@ -75,7 +75,8 @@ async fn redrive(submission: &Submission) -> Answer<View> {
         RedriveRequest { filter: Some(Object(filter)), dry_run, ..RedriveRequest::default() };
     let call = Call::post("/deliveries/redrive", &request);
     let admin = visit.session.admin()?;
-    let (_, done) = deliveries::redrive(visit.state(), admin, Query(()), Json(request)).await?;
+    let (_, done) =
+        deliveries::redrive(visit.state(), admin, Query(()), Keyed(None, request)).await?;
     let title = if dry_run { "Redrive: what would be done" } else { "Redrive" };
     let body = html! {
         p.up { a href="/console/failures" { "Failures" } }

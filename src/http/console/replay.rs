@@ -3,7 +3,8 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::extract::{Json, Path};
+use super::super::extract::Path;
+use super::super::idempotency::Keyed;
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::super::replay;
@@ -60,7 +61,7 @@ async fn replayed(submission: &Submission, id: GatewayId) -> Answer<View> {
     let call = Call::post(format!("/gateways/{id}/replay"), &request);
     let admin = visit.session.admin()?;
     let (_, done) =
-        replay::replay(visit.state(), admin, Path(id), Query(()), Json(request)).await?;
+        replay::replay(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?;
     let title = if dry_run { "Replay: what would be done" } else { "Replay" };
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Back to the gateway" } }

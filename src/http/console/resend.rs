@@ -3,7 +3,8 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::extract::{Json, Path};
+use super::super::extract::Path;
+use super::super::idempotency::Keyed;
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::super::resend;
@@ -88,7 +89,8 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
         Call::post(format!("/events/{}/resend", super::pairs::encode(id.as_str())), &request);
     let admin = visit.session.admin()?;
     let back = event_path(id.as_str());
-    let done = resend::resend(visit.state(), admin, Path(id), Query(()), Json(request)).await?.0;
+    let done =
+        resend::resend(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?.0;
     let title = if dry_run { "Resend: what would be done" } else { "Resend" };
     let body = html! {
         p.up { a href=(back) { "Back to the event" } }

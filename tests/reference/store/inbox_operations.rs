@@ -88,10 +88,7 @@ impl Inbox for MemoryStore {
     ) -> Result<std::result::Result<usize, Rejection>> {
         self.read(|tables| {
             let would = tables.would_append(organisation, &event);
-            Ok(would.map_err(Rejection::from).map(|appended| match appended.deliveries.len() {
-                0 => tables.count(organisation, &event.target),
-                repeated => repeated,
-            }))
+            Ok(would.map(|(_, gateways)| gateways.len()).map_err(Rejection::from))
         })
         .await
     }

@@ -94,13 +94,8 @@ pub(super) async fn would_publish(
 ) -> Result<std::result::Result<usize, Rejection>> {
     let publish = Publish { organisation, events: vec![Ok(event)], idempotency: None };
     let targets = targets::resolve(conn, &[&publish]).await?;
-    let appended = match append::check(conn, &publish, &targets).await? {
-        Ok(appended) => appended,
-        Err(refusal) => return Ok(Err(refusal.into())),
-    };
-    // The deliveries of a repeat are known, and those of a new event are not.
-    let repeated = appended.deliveries.len();
-    Ok(Ok(if repeated > 0 { repeated } else { targets.weight(&publish) }))
+    let checked = append::check(conn, &publish, &targets).await?;
+    Ok(checked.map(|(_, gateways)| gateways.len()).map_err(Into::into))
 }
 
 /// Deletes one row.
