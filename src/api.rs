@@ -50,7 +50,7 @@ pub use deliveries::{
 pub use diagnosis::{
     EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
     GatewayChangeRecord, GatewayDiagnosis, GatewayThen, KeyRecord, KeyState, LabelDifference,
-    MissedBy, MissedTarget, NextStep, OpenDelivery, PendingRecord, RejectedForGateway,
+    MissedBy, MissedEvent, MissedTarget, NextStep, OpenDelivery, PendingRecord, RejectedForGateway,
 };
 pub use event_types::{EventTypeDefinition, EventTypeDeletion, EventTypeInfo};
 pub use events::{

@@ -231,7 +231,8 @@ pub struct PendingRecord {
     pub event_type: EventType,
     /// The event's correlation id.
     pub correlation_id: CorrelationId,
-    /// When the event was appended.
+    /// When it was appended to the log under this sequence: after the event was published, if it is a
+    /// repeat.
     pub appended_at: Timestamp,
     /// When it expires; `null` if it does not.
     #[schema(required = true)]
@@ -257,6 +258,22 @@ pub struct MissedTarget {
     pub last_at: Timestamp,
     /// The last of them.
     pub last_event_id: EventId,
+    /// The oldest of them, at most 100, oldest first.
+    #[serde(default)]
+    pub oldest: Vec<MissedEvent>,
+}
+
+/// An event that missed a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MissedEvent {
+    /// The event.
+    pub event_id: EventId,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    /// When it was appended to the log.
+    pub appended_at: Timestamp,
 }
 
 /// Why a target missed a gateway.

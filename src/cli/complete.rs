@@ -243,7 +243,7 @@ pub(crate) const fn script(shell: clap_complete::Shell) -> &'static str {
 
 const BASH: &str = r#"
 _gateway-events_names() {
-    _gateway-events "$@"
+    _gateway__events "$@"
     local name
     while IFS= read -r name; do
         COMPREPLY+=("$(printf '%q' "$name")")

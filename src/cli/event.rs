@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use gateway_events::api::{
-    Attempt, Delivery, DeliveryState, EventWithDeliveries, NewEvent, Purge, PurgeAnswer,
+    Accepted, Attempt, Delivery, DeliveryState, EventWithDeliveries, NewEvent, Purge, PurgeAnswer,
     PurgeRequest, RolloutQuery, Target, Warning,
 };
 use gateway_events::client::api::Api;
@@ -26,6 +26,7 @@ use super::table::table;
 use super::time::parse_seconds;
 
 mod list;
+mod republish;
 mod resend;
 
 pub(crate) use list::target;
@@ -40,8 +41,10 @@ pub(crate) enum Command {
     Publish(Publish),
     /// List events, newest first (by default of the last 24 hours)
     List(list::List),
-    /// Append an event for further gateways: the same event id, a new sequence in their logs
+    /// Append events for further gateways: the same event ids, new sequences in their logs
     Resend(resend::Resend),
+    /// Publish an event again, as a new one with another id: for one that has expired
+    Republish(republish::Republish),
     /// Show an event and its state at every gateway
     Show {
         /// The event's id, or the beginning of it
@@ -117,23 +120,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 let rollout = rollout::waited(&api, &query, wait).await?;
                 return rollout::conclude(&rollout, wait, client.json);
             }
-            let ids = accepted.deliveries.iter().map(|delivery| delivery.gateway_id);
-            let names = Names::of(ids.filter(|_| !client.json), &api).await;
-            answer(client.json, &accepted, |accepted| {
-                let rows = accepted
-                    .deliveries
-                    .iter()
-                    .map(|delivery| [names.cell(delivery.gateway_id), cell(delivery.sequence)]);
-                let rows = table(["gateway", "sequence"], rows, "no deliveries");
-                format!("event {} is stored\n\n{rows}", accepted.id)
-            })?;
-            for warning in &accepted.warnings {
-                note(format_args!("warning: {}", clean(&warning.message)));
-            }
-            let mut warnings = accepted.warnings.iter();
-            let is_unmatched = warnings.any(|it| it.code == Warning::NO_GATEWAYS_MATCHED);
-            Ok(if is_unmatched { ExitCode::from(NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })
+            finish_publish(&accepted, &api, client).await
         }
+        Command::Republish(republish) => republish::run(republish, &api, client).await,
         Command::List(list) => list::run(list, &api, client).await,
         Command::Resend(resend) => resend::run(resend, &api, client).await,
         Command::Show { id, wait } if wait.level().is_some() => {
@@ -165,10 +154,39 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     }
 }
 
-impl Publish {
-    async fn event(self, api: &Api) -> anyhow::Result<NewEvent> {
-        let payload = payload(&self.payload)?;
-        let mut event = NewEvent::new(self.event_type, payload);
+/// Prints what was accepted.
+async fn finish_publish(
+    accepted: &Accepted,
+    api: &Api,
+    client: &ClientOptions,
+) -> anyhow::Result<ExitCode> {
+    let ids = accepted.deliveries.iter().map(|delivery| delivery.gateway_id);
+    let names = Names::of(ids.filter(|_| !client.json), api).await;
+    answer(client.json, accepted, |accepted| {
+        let rows = accepted
+            .deliveries
+            .iter()
+            .map(|delivery| [names.cell(delivery.gateway_id), cell(delivery.sequence)]);
+        let rows = table(["gateway", "sequence"], rows, "no deliveries");
+        format!("event {} is stored\n\n{rows}", accepted.id)
+    })?;
+    for warning in &accepted.warnings {
+        note(format_args!("warning: {}", clean(&warning.message)));
+    }
+    let mut warnings = accepted.warnings.iter();
+    let is_unmatched = warnings.any(|it| it.code == Warning::NO_GATEWAYS_MATCHED);
+    Ok(if is_unmatched { ExitCode::from(NO_GATEWAY_MATCHED) } else { ExitCode::SUCCESS })
+}
+
+/// The gateways that a new event is for, as the options name them.
+struct Selected {
+    gateways: Vec<GatewayRef>,
+    all: bool,
+    labels: Vec<(String, String)>,
+}
+
+impl Selected {
+    async fn select(self, event: &mut NewEvent, api: &Api) -> anyhow::Result<()> {
         event.gateway_ids =
             Some(resolve_all(&self.gateways, api).await?).filter(|ids| !ids.is_empty());
         if self.all {
@@ -177,6 +195,16 @@ impl Publish {
             let labels = Some(unique_labels(self.labels)?);
             event.target = Some(Target { labels, ..Target::default() });
         }
+        Ok(())
+    }
+}
+
+impl Publish {
+    async fn event(self, api: &Api) -> anyhow::Result<NewEvent> {
+        let payload = payload(&self.payload)?;
+        let mut event = NewEvent::new(self.event_type, payload);
+        let Self { gateways, all, labels, .. } = self;
+        Selected { gateways, all, labels }.select(&mut event, api).await?;
         let (id, correlation_id, user_id) = (self.id, self.correlation_id, self.user);
         Ok(NewEvent {
             id,

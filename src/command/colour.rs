@@ -21,11 +21,13 @@ impl Meaning {
         let word = state.split([' ', ':', ',']).next()?;
         Some(match word {
             "ok" | "connected" | "live" | "delivered" | "received" | "applied" | "opened"
-            | "published" => Self::Good,
+            | "published" | "valid" | "done" => Self::Good,
             "behind" | "away" | "pending" | "unknown" | "paused" | "warn" | "redriven"
-            | "running" => Self::Attention,
-            "failing" | "failed" | "dead" | "lost" | "revoked" | "fail" | "gap" => Self::Bad,
-            "disabled" | "closed" | "stopped" | "trimmed" => Self::Quiet,
+            | "running" | "queued" | "expiring" | "unmatched" | "retry" => Self::Attention,
+            "failing" | "failed" | "dead" | "lost" | "revoked" | "expired" | "refused"
+            | "rejected" | "fail" | "gap" => Self::Bad,
+            "disabled" | "deleted" | "closed" | "stopped" | "trimmed" | "filtered"
+            | "superseded" | "skipped" | "purged" | "aborted" => Self::Quiet,
             _ => return None,
         })
     }

@@ -27,6 +27,8 @@ pub struct Answer {
     pub labels: Option<Labels>,
     /// Which labels of the target it did not have then.
     pub differences: Vec<Difference>,
+    /// Whether it is deleted now.
+    pub is_deleted: bool,
 }
 
 /// Whether an event was for a gateway.
@@ -195,9 +197,11 @@ pub fn answer(evidence: &EventEvidence, gateway: &GatewayHistory) -> Option<Answ
         (_, Some(PublishedTarget::Gateways(_))) => Then::NotNamed,
         _ => Then::Unknown,
     };
+    let newest = gateway.changes.first()?;
     Some(Answer {
         id: gateway.id,
-        name: gateway.changes.first()?.name.clone(),
+        name: newest.name.clone(),
+        is_deleted: newest.deleted_at.is_some(),
         registered_at: gateway.registered_at,
         then,
         labels,
@@ -213,6 +217,7 @@ pub fn missed(evidence: &EventEvidence) -> Few<Answer> {
     let near = answers.filter(|answer| {
         let mut differences = answer.differences.iter();
         answer.then == Then::Differed
+            && !answer.is_deleted
             && if is_unmatched {
                 differences.all(Difference::is_explained)
             } else {
@@ -248,7 +253,9 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
             format!("event resend {id} --gateway {name}"),
         ));
     }
-    let has_none = |answer: &&Answer| !matches!(answer.then, Then::Matched | Then::Deleted(_));
+    let has_none = |answer: &&Answer| {
+        !matches!(answer.then, Then::Matched | Then::Deleted(_)) && !answer.is_deleted
+    };
     for answer in missed.list.iter().filter(has_none) {
         let name = gateway_word(&answer.name, answer.id);
         steps.push(Step::new(
@@ -264,8 +271,8 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
         let why = open.reason.map_or_else(String::new, |it| reason_in_words(it.as_str()));
         steps.push(match (open.state, open.reason) {
             (DeliveryState::Failed, Some(Reason::Expired)) => Step::new(
-                format!("It expired before {} received it. Publish it again, with a new id, if it is still needed.", open.gateway_name),
-                format!("event show {id}"),
+                format!("It expired before {} received it. If it is still needed, publish it again, as a new event.", open.gateway_name),
+                format!("event republish {id} --gateway {name}"),
             ),
             (DeliveryState::Failed, Some(Reason::GatewayDeleted)) => continue,
             (DeliveryState::Failed, _) => Step::new(

@@ -6,7 +6,7 @@ use super::Step;
 use super::labels::{Difference, differences, mistyped};
 use super::step::{argument, count, gateway_word, label_options, labels_in_words, quoted};
 use crate::clock::Timestamp;
-use crate::event::{EventId, Reason};
+use crate::event::{EventId, EventType, Reason};
 use crate::names::{closest, is_misspelling};
 use crate::store::{
     Few, Gateway, GatewayEvidence, GatewayState, GatewayThen, LabelTarget, Labels, NamedByRow,
@@ -16,6 +16,8 @@ use crate::store::{
 
 /// A key that expires within this time is about to expire.
 const SOON: Duration = Duration::from_hours(7 * 24);
+/// Events that missed a gateway and are listed, at most.
+pub const OLDEST: usize = 100;
 /// Steps that are proposed, at most.
 const MOST_STEPS: usize = 12;
 
@@ -39,6 +41,19 @@ pub struct Missed {
     pub last_at: Timestamp,
     /// The last of them.
     pub last_event: EventId,
+    /// The oldest of them, oldest first, at most [`OLDEST`].
+    pub oldest: Vec<MissedEvent>,
+}
+
+/// An event that missed a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissedEvent {
+    /// The event.
+    pub id: EventId,
+    /// Its type.
+    pub event_type: EventType,
+    /// When it was appended.
+    pub appended_at: Timestamp,
 }
 
 /// Why a target missed a gateway.
@@ -84,10 +99,16 @@ pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
     let mut found: Vec<Missed> = Vec::new();
     for target in evidence.label_targets.iter().filter(|target| !target.is_logged) {
         let Some((kind, differences, mistyped)) = why_missed(evidence, target) else { continue };
+        let event = MissedEvent {
+            id: target.event_id.clone(),
+            event_type: target.event_type.clone(),
+            appended_at: target.appended_at,
+        };
         match found.iter_mut().find(|it| it.labels == target.labels && it.kind == kind) {
             Some(same) => {
                 same.events += 1;
                 same.first_at = target.appended_at;
+                same.oldest.push(event);
             }
             None => found.push(Missed {
                 labels: target.labels.clone(),
@@ -98,8 +119,13 @@ pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
                 first_at: target.appended_at,
                 last_at: target.appended_at,
                 last_event: target.event_id.clone(),
+                oldest: vec![event],
             }),
         }
+    }
+    for missed in &mut found {
+        missed.oldest.reverse();
+        missed.oldest.truncate(OLDEST);
     }
     Few::of(found)
 }
@@ -151,6 +177,8 @@ pub struct Rejected {
     pub is_similar: bool,
     /// A registered event type with a similar name, if the row's is not registered.
     pub did_you_mean: Option<String>,
+    /// Whether it was rejected because its event type was not registered, and the type is now.
+    pub is_registered_now: bool,
 }
 
 /// The rejected rows that name the gateway, by its id, its labels, or as one of all; also by similar
@@ -170,10 +198,11 @@ pub fn rejected(evidence: &GatewayEvidence, types: &[String]) -> Few<Rejected> {
             !missing.is_empty()
         };
         let is_unknown = row.reason == RejectionReason::UnknownEventType;
-        let similar = types.iter().map(String::as_str);
+        let is_registered_now = is_unknown && types.contains(&row.event_type);
+        let similar = types.iter().map(String::as_str).filter(|_| !is_registered_now);
         let similar = similar.filter(|name| is_unknown && is_misspelling(name, &row.event_type));
         let did_you_mean = closest(&row.event_type, similar).map(str::to_owned);
-        Some(Rejected { row: row.clone(), is_similar, did_you_mean })
+        Some(Rejected { row: row.clone(), is_similar, did_you_mean, is_registered_now })
     });
     Few::of(found.collect())
 }
@@ -194,8 +223,9 @@ pub fn next(
     for missed in &missed.list {
         relabel(evidence, missed, &mut steps);
     }
+    let registered_now = rejected.list.iter().filter(|it| it.is_registered_now).count();
     for row in &rejected.list {
-        steps.extend(retry(row));
+        steps.extend(retry(row, registered_now));
     }
     let mut unique: Vec<Step> = Vec::new();
     for step in steps {
@@ -320,6 +350,7 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
     let gateway = &evidence.gateway;
     let name = gateway_word(&gateway.name, gateway.id);
     let deliveries = count(tally.count, "delivery", "deliveries");
+    let were = if tally.count == 1 { "was" } else { "were" };
     let since = to_the_second(tally.first_at);
     let reason = tally.reason;
     let filter = format!("--gateway {name} --reason {} --since {since}", argument(reason.as_str()));
@@ -327,19 +358,19 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
         Reason::GatewayDeleted => return None,
         Reason::Purged => Step::new(
             format!(
-                "{deliveries} were given up, because an admin purged the payloads. They can't be redriven: list them, and publish what is still needed as new events."
+                "{deliveries} {were} given up, because an admin purged the payload. That can't be redriven: list what was given up, and publish what is still needed as new events."
             ),
             format!("delivery failed {filter}"),
         ),
         Reason::Skipped => Step::new(
             format!(
-                "{deliveries} were skipped by an admin. Append them again if the gateway needs them after all."
+                "{deliveries} {were} skipped by an admin. If the gateway needs that after all, append it again."
             ),
             format!("delivery redrive {filter}"),
         ),
         Reason::Expired => Step::new(
             format!(
-                "{deliveries} expired before the gateway received the event. Expired events can't be redriven: list them, and publish again what is still needed."
+                "{deliveries} expired before the gateway received the event. Expired events can't be redriven: list them, and publish again, as a new event, what is still needed: gateway-events event republish ID --gateway {name}"
             ),
             format!("delivery failed {filter}"),
         ),
@@ -372,13 +403,16 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
     let name = gateway_word(&gateway.name, gateway.id);
     let events = count(i64::try_from(missed.events).unwrap_or(i64::MAX), "event", "events");
     let target = labels_in_words(&missed.labels);
-    let last = match missed.events {
+    let which = match missed.events {
         1 => format!("the event for {target} that"),
-        _ => format!("the last of the {events} for {target} that"),
+        _ => format!("the {events} for {target} that"),
     };
-    let resend = |why: String| {
-        let id = argument(missed.last_event.as_str());
-        Step::new(why, format!("event resend {id} --gateway {name}"))
+    let resend = |why: String| match missed.events {
+        1 => {
+            let id = argument(missed.last_event.as_str());
+            Step::new(why, format!("event resend {id} --gateway {name}"))
+        }
+        _ => Step::new(format!("{why} It gets them in order."), resend_missed(&name)),
     };
     let is_missing =
         |(label, value): &(&String, &String)| gateway.labels.get(*label) != Some(*value);
@@ -389,7 +423,7 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
             if !absent.is_empty() {
                 steps.push(correct(gateway, missed, &absent));
             }
-            steps.push(resend(format!("Send it {last} missed it.")));
+            steps.push(resend(format!("Send it {which} missed it.")));
         }
         MissedBy::RemovedLabel => {
             let until = missed.differences.iter().filter_map(|it| it.until).max();
@@ -403,16 +437,21 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
                     format!("gateway update {name} {}", label_options(&absent)),
                 ));
             }
-            steps.push(resend(format!("Send it {last} missed it after {until}.")));
+            steps.push(resend(format!("Send it {which} missed it after {until}.")));
         }
         MissedBy::MistypedTarget => {
             let meant = missed.differences.iter().filter_map(|it| it.meant.as_deref());
             let meant = meant.collect::<Vec<_>>().join(", ");
             steps.push(resend(format!(
-                "{events} for {target} matched no gateway; {meant} was probably meant. Send the last one to this gateway, and correct the publisher."
+                "{events} for {target} matched no gateway; {meant} was probably meant. Correct the publisher, and send what this gateway missed."
             )));
         }
     }
+}
+
+/// The command that sends a gateway all events that missed it by a label.
+fn resend_missed(name: &str) -> String {
+    format!("event resend --missed-by {name}")
 }
 
 /// How to correct the gateway's labels that are probably mistyped.
@@ -437,11 +476,24 @@ fn correct(gateway: &Gateway, missed: &Missed, absent: &Labels) -> Step {
 }
 
 /// What to do about a rejected row.
-fn retry(Rejected { row, is_similar, did_you_mean }: &Rejected) -> Option<Step> {
+fn retry(rejected: &Rejected, of_reason: usize) -> Option<Step> {
+    let Rejected { row, is_similar, did_you_mean, is_registered_now } = rejected;
     let at = to_the_second(row.rejected_at);
     let (reason, id) = (row.reason, row.id);
     let which = if *is_similar { "with a similar target" } else { "for it" };
     let event_type = &row.event_type;
+    if *is_registered_now {
+        let why = format!(
+            "A row of the inbox {which} was rejected at {at}, because its event type {event_type} was not registered. It is registered now; put the row back, which publishes it."
+        );
+        return Some(Step::new(
+            why,
+            match of_reason {
+                1 => format!("inbox retry {id}"),
+                _ => format!("inbox retry --reason {reason}"),
+            },
+        ));
+    }
     Some(match (reason, did_you_mean) {
         (RejectionReason::UnknownEventType, Some(meant)) => Step::new(
             format!(

@@ -14,8 +14,8 @@ use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     self, EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
-    GatewayChangeRecord, GatewayDiagnosis, KeyRecord, LabelDifference, MissedTarget, NextStep,
-    OpenDelivery, PendingRecord, RejectedForGateway,
+    GatewayChangeRecord, GatewayDiagnosis, KeyRecord, LabelDifference, MissedEvent, MissedTarget,
+    NextStep, OpenDelivery, PendingRecord, RejectedForGateway,
 };
 use crate::clock::Timestamp;
 use crate::diagnosis::{Step, event, gateway, labels};
@@ -190,7 +190,7 @@ fn failures(tally: store::ReasonTally, said: &[store::Said]) -> FailuresByReason
 
 impl From<gateway::Rejected> for RejectedForGateway {
     fn from(rejected: gateway::Rejected) -> Self {
-        let gateway::Rejected { row, is_similar, did_you_mean } = rejected;
+        let gateway::Rejected { row, is_similar, did_you_mean, is_registered_now: _ } = rejected;
         Self { row: row.into(), similar_target: is_similar, did_you_mean }
     }
 }
@@ -222,7 +222,15 @@ impl From<gateway::Missed> for MissedTarget {
             first_at: missed.first_at,
             last_at: missed.last_at,
             last_event_id: missed.last_event,
+            oldest: missed.oldest.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<gateway::MissedEvent> for MissedEvent {
+    fn from(event: gateway::MissedEvent) -> Self {
+        let gateway::MissedEvent { id: event_id, event_type, appended_at } = event;
+        Self { event_id, event_type, appended_at }
     }
 }
 

@@ -155,7 +155,7 @@ pub struct PendingDelivery {
     pub event_type: EventType,
     /// The event's correlation id.
     pub correlation_id: CorrelationId,
-    /// When the event was appended.
+    /// When it was appended to the log under this sequence.
     pub appended_at: Timestamp,
     /// When it expires.
     pub expires_at: Option<Timestamp>,

@@ -66,6 +66,12 @@ impl GatewayEvidence {
     }
 }
 
+/// Whether only the result of a deployment (`deployment.ack`) has this reason.
+fn is_of_a_deployment(reason: Option<&str>) -> bool {
+    let reasons = [Reason::GatewayProcessingError, Reason::DeploymentIdMismatch];
+    reasons.iter().any(|it| Some(it.as_str()) == reason)
+}
+
 fn sentence(gateway: &Gateway, verdict: Verdict) -> String {
     let Verdict { state, since, reason, failures } = verdict;
     let at = to_the_second(since);
@@ -75,8 +81,9 @@ fn sentence(gateway: &Gateway, verdict: Verdict) -> String {
         VerdictState::Disabled => format!("disabled since {at}"),
         VerdictState::Paused => paused(gateway, &at),
         VerdictState::Failing if failures > 0 => {
-            let deployments = if failures == 1 { "deployment" } else { "deployments" };
-            format!("failing: {failures} {deployments} refused since {at}, {why}")
+            let what = if is_of_a_deployment(reason.as_deref()) { "deployment" } else { "event" };
+            let plural = if failures == 1 { "" } else { "s" };
+            format!("failing: {failures} {what}{plural} refused since {at}, {why}")
         }
         VerdictState::Failing => format!("failing since {at}: {why}"),
         VerdictState::Away => {

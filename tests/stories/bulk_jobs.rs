@@ -388,6 +388,24 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(backend: Backend) {
     let second = socket.expect(2..=2).await;
     assert_eq!(second[0]["eventId"], json!(event));
     socket.serve().abort();
+    // Several are appended in the order of their publication, whatever the order of the arguments.
+    let mut later = Vec::new();
+    for deployment in ["d-2", "d-3"] {
+        let event = admin.post("/events", &deployed(&[&berlin], deployment)).await.success();
+        later.push(event["id"].as_str().expect("an id").to_owned());
+    }
+    let several = format!("event resend {} {event} {} --gateway tokyo", later[1], later[0]);
+    service.run(&several).await.failed(1, &["2 events", "--yes"]);
+    let said = service.run(&format!("{several} --yes")).await;
+    assert!(said.well().contains("left out"), "{said:?}");
+    let log = admin.get(&format!("/gateways/{tokyo}/log")).await.success();
+    let at = |sequence: i64| {
+        let mut rows = log["list"].as_array().expect("a list").iter();
+        let row = rows.find(|row| row["sequence"] == sequence).expect("a row");
+        row["eventId"].as_str().expect("an id").to_owned()
+    };
+    assert_eq!([at(3), at(4)], [later[0].clone(), later[1].clone()], "{log:#}");
+    service.run("event resend --gateway tokyo").await.failed(2, &["<ID|--missed-by"]);
     let label = format!("event resend {event} --label env=none");
     let unmatched = service.run(&label).await;
     assert_eq!(unmatched.code, Some(3), "{unmatched:?}");
@@ -401,5 +419,10 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(backend: Backend) {
     service.eventually(&reason, |page| page["count"] == 1).await;
     let late = admin.post(&format!("/events/{expired}/resend"), &to_tokyo).await;
     late.refusal(409, "conflict");
+    // One that can't be resent does not stop the others.
+    let with_expired = format!("event resend {expired} {event} --gateway tokyo --yes");
+    let said = service.run(&with_expired).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains(&expired), "{said:?}");
     verified(&backend, &service).await;
 }

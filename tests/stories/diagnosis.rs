@@ -148,8 +148,25 @@ async fn an_expired_event_is_found_and_published_again(backend: Backend) {
     why(&service, "berlin", &found).await;
     let list = command(&found, "delivery failed --gateway berlin --reason expired");
     assert!(service.run(&list).await.well().contains("expired"));
-    let again = deployed(&[&id], "d-1");
-    service.admin().post("/events", &again).await.success();
+    let listed = service.admin().get(&format!("/deliveries?gatewayId={id}")).await.success();
+    let expired = listed["list"][0]["eventId"].as_str().expect("an id").to_owned();
+    let of_event = format!("/events/{expired}/diagnosis");
+    let of_event = service.admin().get(&of_event).await.success();
+    let again = command(&of_event, "event republish");
+    assert_eq!(again, format!("event republish {expired} --gateway berlin"));
+    let said = service.run(&format!("{again} --ttl 1h")).await;
+    assert!(said.well().contains("is stored"), "{said:?}");
+    let events = service.admin().get("/events").await.success();
+    let new = &events["list"][0];
+    assert_ne!(new["id"], expired, "{events:#}");
+    assert_eq!(new["correlationId"], events["list"][1]["correlationId"], "{events:#}");
+    let stored = |id: &Value| {
+        let path = format!("/events/{}", id.as_str().expect("an id"));
+        let admin = service.admin();
+        async move { admin.get(&path).await.success() }
+    };
+    let (old, new) = (stored(&json!(expired)).await, stored(&new["id"]).await);
+    assert_eq!((&old["payload"], &old["type"]), (&new["payload"], &new["type"]));
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |it| it["lag"]["events"] == 0).await;
     socket.abort();
@@ -293,6 +310,9 @@ async fn a_rejected_row_is_found_and_put_back(backend: Backend) {
     let retry = format!("inbox retry {}", row["id"]);
     assert!(text.contains(&retry), "{text}");
     assert!(text.contains(&format!("inbox edit {}", row["id"])), "{text}");
+    let registered = diagnosis(&service, &id).await;
+    assert_eq!(commands(&registered).last(), Some(&retry), "{registered:#}");
+    assert!(!commands(&registered).iter().any(|it| it.starts_with("event-type")));
     service.run(&retry).await.well();
     let socket = service.connected(&key).await.serve();
     service.eventually(&format!("/gateways/{id}"), |it| it["confirmed"] == 1).await;

@@ -85,7 +85,7 @@ async fn a_dry_run_of_a_filtered_retry_counts_the_rows(backend: Backend) {
     for _ in 0..2 {
         rejected_row(&backend, &service).await;
     }
-    for request in [json!({"all": true}), json!({"reason": "unknown_event_type"})] {
+    for request in [json!({"all": true}), json!({"reason": "invalid"})] {
         let mut request = request;
         request["dryRun"] = json!(true);
         let reply = admin.post("/inbox/rejected/retry", &request).await;

@@ -7,6 +7,7 @@ use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
+    more_events_than_a_diagnosis_lists_are_resent_in_order
     a_mistyped_label_of_a_gateway_is_found_although_others_match
     a_label_that_is_probably_meant_as_it_is_is_not_corrected
     a_rejected_row_with_a_mistyped_type_or_target_is_explained
@@ -46,8 +47,8 @@ async fn a_mistyped_label_of_a_gateway_is_found_although_others_match(backend: B
     relabel(&service, &berlin, json!({"region": "eu-wset", "env": "prod"})).await;
     relabel(&service, &osaka, json!({"regoin": "eu-west", "env": "prod"})).await;
     relabel(&service, &tokyo, json!({"region": "eu-west", "env": "prod"})).await;
-    publish(&service, json!({"region": "eu-west"})).await;
-    publish(&service, json!({"region": "eu-west"})).await;
+    let first = publish(&service, json!({"region": "eu-west"})).await;
+    let second = publish(&service, json!({"region": "eu-west"})).await;
     let last = publish(&service, json!({"region": "eu-west", "env": "prod"})).await;
     // Other labels are missing, too, so this one was not for it.
     publish(&service, json!({"region": "eu-west", "tier": "gold"})).await;
@@ -58,15 +59,19 @@ async fn a_mistyped_label_of_a_gateway_is_found_although_others_match(backend: B
     let mistyped = json!("mistyped_label");
     assert_eq!(causes, [(&mistyped, &json!(1)), (&mistyped, &json!(2))], "{found:#}");
     assert_eq!(missed[0]["differences"][0]["didYouMean"], "region=eu-wset");
+    let oldest = missed[1]["oldest"].as_array().expect("a list").iter();
+    let oldest: Vec<_> = oldest.map(|it| it["eventId"].as_str().expect("an id")).collect();
+    assert_eq!(oldest, [&first, &second], "{found:#}");
     let mend = "gateway update berlin --label region=eu-west";
     let resend = format!("event resend {last} --gateway berlin");
     assert_eq!(commands(&found)[1..3], [mend, &resend], "{found:#}");
+    let resend_all = "event resend --missed-by berlin";
+    assert_eq!(commands(&found)[3], resend_all, "{found:#}");
     let text = words(service.run("why berlin").await.well());
     for says in ["region=eu-wset", "no other gateway", "2 events for region=eu-west", mend] {
         assert!(text.contains(says), "{says:?} is missing: {text}");
     }
-    let (first, at) = (&missed[1]["firstAt"], &missed[1]["lastAt"]);
-    for at in [first, at] {
+    for at in [&missed[1]["firstAt"], &missed[1]["lastAt"]] {
         let second = &at.as_str().expect("an instant")[..19];
         assert!(text.contains(second), "{second} is missing: {text}");
     }
@@ -78,7 +83,15 @@ async fn a_mistyped_label_of_a_gateway_is_found_although_others_match(backend: B
     // Corrected by the proposed commands.
     service.run(mend).await.well();
     service.run(mend_name).await.well();
-    service.run(&resend).await.well();
+    let planned = service.run(&format!("{resend_all} --dry-run")).await;
+    assert!(planned.well().contains("dry run"), "{planned:?}");
+    service.run(resend_all).await.failed(1, &["3 events", "3 new deliveries", "--yes"]);
+    assert_eq!(log(&service, &berlin).await, Vec::<String>::new());
+    let sent = service.run(&format!("{resend_all} --yes")).await;
+    assert!(sent.well().contains(&first), "{sent:?}");
+    assert_eq!(log(&service, &berlin).await, [first, second, last], "in order");
+    let again = service.run(&format!("{resend_all} --yes")).await;
+    assert!(again.well().contains("no new deliveries"), "{again:?}");
     publish(&service, json!({"region": "eu-west"})).await;
     for id in [&berlin, &osaka] {
         let labels = &service.admin().get(&format!("/gateways/{id}")).await.success()["labels"];
@@ -87,6 +100,57 @@ async fn a_mistyped_label_of_a_gateway_is_found_although_others_match(backend: B
         let is_relabel = |it: &&str| it.starts_with("gateway update");
         assert!(!commands(&mended).iter().any(is_relabel), "{mended:#}");
     }
+}
+
+/// The events of a gateway's log, oldest first.
+async fn log(service: &Service, gateway: &str) -> Vec<String> {
+    let page = service.admin().get(&format!("/gateways/{gateway}/log")).await.success();
+    let rows = page["list"].as_array().expect("a list").iter();
+    let mut ids: Vec<(i64, String)> = rows
+        .map(|row| {
+            let id = row["eventId"].as_str().expect("an id").to_owned();
+            (row["sequence"].as_i64().expect("a number"), id)
+        })
+        .collect();
+    ids.sort();
+    ids.into_iter().map(|(_, id)| id).collect()
+}
+
+async fn more_events_than_a_diagnosis_lists_are_resent_in_order(backend: Backend) {
+    let service = backend.start().await;
+    let (berlin, _) = service.gateway("berlin").await;
+    relabel(&service, &berlin, json!({"region": "eu-west", "env": "prod"})).await;
+    relabel(&service, &berlin, json!({"region": null, "env": null})).await;
+    let mut published = Vec::new();
+    for number in 0..130 {
+        // Two targets, one with more events than are listed.
+        let labels =
+            if number % 6 == 5 { json!({"env": "prod"}) } else { json!({"region": "eu-west"}) };
+        published.push(publish(&service, labels).await);
+    }
+    let found = diagnosis(&service, &berlin).await;
+    let missed = found["missed"]["list"].as_array().expect("a list");
+    let listed = |it: &Value| it["oldest"].as_array().map(Vec::len);
+    let counts: Vec<_> = missed.iter().map(|it| (it["events"].as_i64(), listed(it))).collect();
+    assert!(counts.contains(&(Some(109), Some(100))), "{counts:?}");
+    assert!(counts.contains(&(Some(21), Some(21))), "{counts:?}");
+    service.run("event resend --missed-by berlin --yes").await.well();
+    let path = format!("/gateways/{berlin}/log?limit=500");
+    let page = service.admin().get(&path).await.success();
+    let mut rows: Vec<(i64, &str)> = page["list"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|row| {
+            (row["sequence"].as_i64().expect("a number"), row["eventId"].as_str().expect("an id"))
+        })
+        .collect();
+    rows.sort();
+    let resent: Vec<&str> = rows.into_iter().map(|(_, id)| id).collect();
+    assert_eq!(resent, published);
+    // Without an event, nothing is asked for.
+    let none = service.run("event resend --missed-by berlin").await;
+    assert!(none.well().contains("no new deliveries"), "{none:?}");
 }
 
 async fn a_label_that_is_probably_meant_as_it_is_is_not_corrected(backend: Backend) {

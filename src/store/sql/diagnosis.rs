@@ -169,9 +169,16 @@ async fn pending(
         r#"
         select o.sequence as "sequence!: Sequence", e.id as "event_id!: EventId",
             e.type as "event_type!: EventType", e.correlation_id as "correlation_id!: CorrelationId",
-            e.appended_at as "appended_at!: Timestamp", e.expires_at as "expires_at?: Timestamp"
+            coalesce(o.appended_at, (
+                select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
+                    then d.redriven_at end
+                from dead_letters d
+                where d.gateway = $1 and d.redriven_first <= o.sequence
+                order by d.redriven_first desc limit 1
+            ), e.appended_at) as "appended_at!: Timestamp",
+            e.expires_at as "expires_at?: Timestamp"
         from (
-            select sequence, event from outbox where gateway = $1 and sequence > $2
+            select sequence, event, appended_at from outbox where gateway = $1 and sequence > $2
             order by sequence limit $3
         ) o join events e on e.event = o.event
         where not exists (

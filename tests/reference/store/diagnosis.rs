@@ -104,7 +104,7 @@ impl Tables {
                 event_id: row.event.id.clone(),
                 event_type: row.event.event_type.clone(),
                 correlation_id: row.event.correlation_id.clone(),
-                appended_at: row.appended_at,
+                appended_at: self.again_at((key, sequence)).unwrap_or(row.appended_at),
                 expires_at: row.event.expires_at,
             });
         }
