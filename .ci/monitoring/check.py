@@ -92,10 +92,12 @@ class Check:
         """No alert is pending while the service is idle."""
         # Measured every 15 s.
         self.until("the gateways are counted", lambda: self.prometheus.now("gateway_events_gateways"))
+        pending = {}
         for _ in range(3):
             self.until_evaluated()
-            for name, alert in self.prometheus.alerts().items():
-                yield f"{name} is {alert['state']} while the service is idle: {alert}"
+            pending |= self.prometheus.alerts()
+        for name, alert in pending.items():
+            yield f"{name} is {alert['state']} while the service is idle: {alert['annotations']['summary']}"
 
     def check_answers(self, load, start):
         """Queries and recording rules return numbers under load."""

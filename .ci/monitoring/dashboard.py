@@ -18,7 +18,7 @@ def cells(place):
 
 class Query:
     def __init__(self, panel, target):
-        self.name = f"{panel['title']} ({target['refId']})"
+        self.name = f"{panel['title']} (panel {panel['id']}, query {target['refId']})"
         self.legend = re.findall(r"{{\s*(\w+)\s*}}", target["legendFormat"])
         self.is_instant = target["instant"]
         self.text = target["expr"]

@@ -15,7 +15,7 @@ TOKEN = re.compile(
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 WORDS = {"and", "or", "unless", "bool", "offset", "atan2", "inf", "nan"}
 # A regular expression that lists values, such as `one|two`.
-LISTED = re.compile(r"[a-z_.0-9]+(\|[a-z_.0-9]+)*")
+LISTED = re.compile(r"[\w./ -]+(\|[\w./ -]+)*")
 
 
 class Expression:
