@@ -21,7 +21,7 @@ from admin import Admin
 from dashboard import Dashboard
 from expressions import Expression
 from load import CONNECTIONS_PER_GATEWAY, Load
-from processes import Process, free_port, listens, until
+from processes import Process, TooLate, free_port, listens, until
 from prometheus import Prometheus, Refused
 
 PROGRAM = Path(sys.argv[1])
@@ -123,7 +123,7 @@ class Check:
 
         try:
             self.until("all queries and recording rules return numbers", answer)
-        except SystemExit as error:
+        except TooLate as error:
             yield str(error)
         yield from wrong
         yield from (f"{name} returns nothing: {query.text}" for name, query in silent.items())
@@ -140,7 +140,7 @@ class Check:
 
         try:
             self.until("the alerts are pending", are_pending)
-        except SystemExit as error:
+        except TooLate as error:
             yield str(error)
         yield from (f"{name} is not even pending" for name in sorted(missing))
         for name, alert in self.prometheus.alerts().items():
@@ -178,10 +178,11 @@ class Check:
                 for series in self.prometheus.get("series", **{"match[]": metric}):
                     for label, value in series.items():
                         labels[metric].setdefault(label, set()).add(value)
+            unknown = {metric for metric in expression.metrics if not labels[metric]}
+            if unknown:
+                yield f"{name}: there is no metric {', '.join(sorted(unknown))}"
+                continue
             grouped = set().union(TARGET, *(labels[metric] for metric in expression.metrics))
-            for metric in expression.metrics:
-                if not labels[metric]:
-                    yield f"{name}: there is no metric {metric}"
             for metric, label in expression.matched:
                 if label not in labels[metric]:
                     yield f"{name}: {metric} has no label {label}"
@@ -193,6 +194,7 @@ class Check:
         self.note_unused(labels)
 
     def note_unused(self, used):
+        """Prints metrics that could be missing on the dashboard."""
         known = {it for it in self.prometheus.get("metadata") if it.startswith("gateway_events_")}
         endings = ("", "_bucket", "_sum", "_count")
         unused = [it for it in known if not any(it + ending in used for ending in endings)]

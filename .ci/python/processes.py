@@ -12,6 +12,10 @@ import time
 PATIENCE = 180
 
 
+class TooLate(SystemExit):
+    """Something is not done within `PATIENCE`."""
+
+
 def until(what, is_done, *processes):
     """Waits until something is done, while these processes run."""
     deadline = time.monotonic() + PATIENCE
@@ -20,7 +24,7 @@ def until(what, is_done, *processes):
             if process.ended_badly():
                 raise SystemExit(f"{process.name} ended while waiting: {what}\n{process.output()}")
         if time.monotonic() > deadline:
-            raise SystemExit(f"not within {PATIENCE} s: {what}")
+            raise TooLate(f"not within {PATIENCE} s: {what}")
         time.sleep(0.05)
 
 
