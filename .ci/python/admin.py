@@ -1,4 +1,4 @@
-"""What the check does as an admin: registers gateways, publishes events and reads the ledger."""
+"""What a check does as an admin: registers gateways, publishes events and reads the ledger."""
 
 import json
 import ssl
