@@ -258,8 +258,9 @@ impl Dispatcher {
             };
             let tracked = dispatcher.lanes.token();
             let token = admission.token.clone();
+            let transport = admission.transport;
             let Some((registration, stop)) =
-                dispatcher.registry.register(admission.gateway, id, token)
+                dispatcher.registry.register(admission.gateway, id, token, transport)
             else {
                 dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
                 return Err(StoreError::Unavailable("this node is shutting down".to_owned()));

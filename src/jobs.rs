@@ -108,7 +108,7 @@ struct Status {
 impl Status {
     fn completed(&self) {
         *self.completed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        metrics::counter!(metric::JOB_RUNS, "job" => self.name).increment(1);
+        metrics::counter!(metric::JOB_RUNS, "task" => self.name).increment(1);
     }
 
     fn overdue(&self) -> Option<Overdue> {
@@ -184,10 +184,10 @@ impl Supervisor {
         });
         self.0.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&status));
         // Registers the series, so that an alert sees the first increase.
-        metrics::counter!(metric::JOB_RUNS, "job" => name).increment(0);
-        metrics::counter!(metric::JOB_FAILURES, "job" => name).increment(0);
-        metrics::counter!(metric::JOB_RESTARTS, "job" => name).increment(0);
-        metrics::counter!(metric::JOB_OVERDUE, "job" => name).increment(0);
+        metrics::counter!(metric::JOB_RUNS, "task" => name).increment(0);
+        metrics::counter!(metric::JOB_FAILURES, "task" => name).increment(0);
+        metrics::counter!(metric::JOB_RESTARTS, "task" => name).increment(0);
+        metrics::counter!(metric::JOB_OVERDUE, "task" => name).increment(0);
         run(job, interval, status)
     }
 
@@ -233,7 +233,7 @@ async fn log_if_overdue<T>(turn: impl Future<Output = T>, status: &Status) -> T 
         if let Ok(ended) = timeout(status.overdue_after, &mut turn).await {
             return ended;
         }
-        metrics::counter!(metric::JOB_OVERDUE, "job" => status.name).increment(1);
+        metrics::counter!(metric::JOB_OVERDUE, "task" => status.name).increment(1);
         tracing::warn!(
             job = status.name,
             housekeeping = status.is_housekeeping,
@@ -274,7 +274,7 @@ impl Failures {
     /// Logs and counts a failure; returns the pause before the next attempt.
     fn failed(&mut self, error: &impl Display) -> Duration {
         self.count += 1;
-        metrics::counter!(metric::JOB_FAILURES, "job" => self.job).increment(1);
+        metrics::counter!(metric::JOB_FAILURES, "task" => self.job).increment(1);
         let pause = self.backoff.next_pause();
         if self.logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL) {
             self.logged_at = Some(Instant::now());
@@ -292,7 +292,7 @@ impl Failures {
     /// Logs and counts a panic, whose message the panic hook has logged.
     fn panicked(&mut self) -> Duration {
         self.count += 1;
-        metrics::counter!(metric::JOB_RESTARTS, "job" => self.job).increment(1);
+        metrics::counter!(metric::JOB_RESTARTS, "task" => self.job).increment(1);
         let pause = self.backoff.next_pause();
         tracing::error!(
             job = self.job,

@@ -50,13 +50,13 @@ catalogue! {
     Counter LOG_LINES_DROPPED = "gateway_events_log_lines_dropped_total";
     /// Batches of spans that could not be exported.
     Counter OTLP_EXPORT_FAILURES = "gateway_events_otlp_export_failures_total";
-    /// Completed runs of background jobs, by job.
+    /// Completed runs of background jobs, by task: the name of the job.
     Counters JOB_RUNS = "gateway_events_job_runs_total";
-    /// Failed runs of background jobs, by job.
+    /// Failed runs of background jobs, by task.
     Counters JOB_FAILURES = "gateway_events_job_failures_total";
-    /// Runs of background jobs that panicked, by job.
+    /// Runs of background jobs that panicked, by task.
     Counters JOB_RESTARTS = "gateway_events_job_restarts_total";
-    /// How often runs of background jobs did not end in time, by job.
+    /// How often runs of background jobs did not end in time, by task.
     Counters JOB_OVERDUE = "gateway_events_job_overdue_total";
     /// Redrives and replays of many deliveries that are running, the same on each node.
     Gauge BULK_JOBS_RUNNING = "gateway_events_bulk_jobs_running";
@@ -110,8 +110,11 @@ catalogue! {
     Histogram READ_DURATION = "gateway_events_read_duration_seconds";
     /// Requests that wait for the writer.
     Gauge WRITER_QUEUE = "gateway_events_writer_queue_length";
-    /// Free space on the database's disk.
+    /// Free space on the database's disk; only with SQLite.
     Gauge DISK_FREE = "gateway_events_disk_free_bytes";
+    /// 1 while notifications of other nodes arrive (LISTEN), 0 while this node polls for their events
+    /// instead, by channel; only with Postgres, and if this node is configured to listen.
+    Gauge LISTENING = "gateway_events_listening";
     /// Size of SQLite's write-ahead log.
     Gauge WAL_SIZE = "gateway_events_wal_bytes";
     /// Changes of the database's clock that were noticed.
@@ -124,7 +127,7 @@ catalogue! {
     Counter NODES_LOST = "gateway_events_nodes_lost_total";
 
     // Delivery.
-    /// Open connections of gateways to this node.
+    /// Open connections of gateways to this node, by transport.
     Gauge CONNECTIONS = "gateway_events_connections";
     /// Connections of gateways that ended, by reason.
     Counters CONNECTIONS_CLOSED = "gateway_events_connections_closed_total";

@@ -159,12 +159,12 @@ pub enum InvalidMessage {
 }
 
 impl InvalidMessage {
-    /// A short description for logs and metrics.
+    /// Its name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Binary => "binary message",
-            Self::Malformed => "malformed message",
-            Self::UnknownType => "unknown message type",
+            Self::Binary => "binary_message",
+            Self::Malformed => "malformed_message",
+            Self::UnknownType => "unknown_message_type",
         }
     }
 }

@@ -40,6 +40,8 @@ EXPECTED = {
 AT_THE_END = "GatewayEventsNodeDown"
 # Values of these labels exist only after something has happened, such as the status 507.
 LATER = {"status"}
+# The service of this check has SQLite.
+WITH_POSTGRES = {"gateway_events_listening"}
 # Prometheus adds them to every metric.
 TARGET = {"job", "instance"}
 
@@ -173,6 +175,8 @@ class Check:
         expressions |= {it.name: Expression(it.text) for it in self.dashboard.queries}
         labels = {}
         for name, expression in expressions.items():
+            if expression.metrics & WITH_POSTGRES:
+                continue
             for metric in expression.metrics - labels.keys():
                 labels[metric] = {}
                 for series in self.prometheus.get("series", **{"match[]": metric}):

@@ -33,10 +33,12 @@ pub(super) fn create() {
     metric::create(metric::INVALID_MESSAGES, "what", INVALID_MESSAGES.iter().copied());
     metric::create_histograms(metric::READ_DURATION, "class", ["point", "snapshot", "query"]);
     metric::create_histograms(metric::RECEIPT_DELAY, "transport", transport::NAMES);
+    for transport in transport::NAMES {
+        metrics::gauge!(metric::CONNECTIONS, "transport" => transport).increment(0.0);
+    }
     metric::create_unlabelled(
         &[metric::APPEND_DURATION, metric::TRANSACTION_DURATION, metric::DISPATCH_DELAY],
         &[
-            metric::CONNECTIONS,
             metric::FEEDS,
             metric::WRITER_QUEUE,
             metric::RECORDER_QUEUE,

@@ -56,8 +56,8 @@ impl Dispatcher {
         let id = ConnectionId::new();
         let tracked = self.lanes.token();
         let token = admission.token.clone();
-        let Some((registration, stop)) = self.registry.register(admission.gateway, id, token)
-        else {
+        let registered = self.registry.register(admission.gateway, id, token, admission.transport);
+        let Some((registration, stop)) = registered else {
             return Err(StoreError::Unavailable("this node is shutting down".to_owned()));
         };
         let gateway_id = admission.gateway_id;

@@ -51,6 +51,7 @@ impl Registry {
         gateway: GatewayKey,
         id: ConnectionId,
         token: String,
+        transport: &'static str,
     ) -> Option<(Registration, mpsc::Receiver<Reason>)> {
         let is_closed = self.is_closed.lock().unwrap_or_else(PoisonError::into_inner);
         if *is_closed {
@@ -67,8 +68,10 @@ impl Registry {
             Arc::clone(&place.sent)
         };
         self.live.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!(metric::CONNECTIONS).increment(1.0);
-        let registration = Registration { registry: Arc::clone(self), gateway, id, sent, probe };
+        let open = metrics::gauge!(metric::CONNECTIONS, "transport" => transport);
+        open.increment(1.0);
+        let registry = Arc::clone(self);
+        let registration = Registration { registry, gateway, id, sent, probe, open };
         Some((registration, stopped))
     }
 
@@ -150,6 +153,8 @@ pub(super) struct Registration {
     id: ConnectionId,
     sent: Arc<AtomicI64>,
     probe: Arc<Notify>,
+    /// How many connections this node has over the same transport.
+    open: metrics::Gauge,
 }
 
 impl Registration {
@@ -181,7 +186,7 @@ impl Drop for Registration {
             }
         }
         self.registry.live.fetch_sub(1, Ordering::Relaxed);
-        metrics::gauge!(metric::CONNECTIONS).decrement(1.0);
+        self.open.decrement(1.0);
     }
 }
 
@@ -195,9 +200,9 @@ mod tests {
     fn a_registration_ends_with_its_drop_and_leaves_nothing() {
         let registry = Arc::new(Registry::default());
         let (first, _stopped) =
-            registry.register(GATEWAY, ConnectionId::new(), "a".into()).unwrap();
+            registry.register(GATEWAY, ConnectionId::new(), "a".into(), "sse").unwrap();
         let (second, _stopped) =
-            registry.register(GATEWAY, ConnectionId::new(), "b".into()).unwrap();
+            registry.register(GATEWAY, ConnectionId::new(), "b".into(), "sse").unwrap();
         assert_eq!((registry.connected(GATEWAY), registry.live()), (2, 2));
         drop(first);
         assert_eq!((registry.connected(GATEWAY), registry.live()), (1, 1));
@@ -210,9 +215,9 @@ mod tests {
     fn only_the_connections_of_a_token_are_stopped() {
         let registry = Arc::new(Registry::default());
         let (_one, mut first) =
-            registry.register(GATEWAY, ConnectionId::new(), "a".into()).unwrap();
+            registry.register(GATEWAY, ConnectionId::new(), "a".into(), "sse").unwrap();
         let (_two, mut second) =
-            registry.register(GATEWAY, ConnectionId::new(), "b".into()).unwrap();
+            registry.register(GATEWAY, ConnectionId::new(), "b".into(), "sse").unwrap();
         registry.stop_token("b", Reason::TokenRevoked);
         assert!(first.try_recv().is_err());
         assert_eq!(second.try_recv(), Ok(Reason::TokenRevoked));

@@ -235,6 +235,12 @@ async fn only_nodes_with_notifications_listen(propagation: Propagation) {
     };
     tokio::time::timeout(PATIENCE, counting).await.expect("as many as that");
     for node in [&nodes.one, &nodes.other] {
+        let is_measured = |text: &str| {
+            let listening =
+                |line: &&str| line.starts_with("gateway_events_listening{") && line.ends_with(" 1");
+            i64::try_from(text.lines().filter(listening).count()) == Ok(expected / 2)
+        };
+        node.metrics_until(is_measured).await;
         let log = node.log();
         assert!(!log.contains("LISTEN unavailable"), "{log}");
         assert_eq!(

@@ -130,7 +130,7 @@ async fn unmatchable_report_does_not_delay_others() {
     service.logged(|log| log.matches(discarded).count() == 2).await;
     let metrics = service.metrics().await;
     assert!(metrics.contains("gateway_events_outcomes_discarded_total 2"), "{metrics}");
-    let unknown = service.invalid_messages("report on an unknown deployment").await;
+    let unknown = service.invalid_messages("unknown_deployment").await;
     assert_eq!(unknown, 0, "its event was not looked for in vain");
 }
 
@@ -159,7 +159,7 @@ async fn unappendable_inbox_row_does_not_delay_others() {
 /// More failures of a job than outcomes and rows are given that cause them alone.
 async fn fails(service: &Service, job: &str) {
     let count_of = |metrics: &str| -> u64 {
-        let series = format!("gateway_events_job_failures_total{{job=\"{job}\"}} ");
+        let series = format!("gateway_events_job_failures_total{{task=\"{job}\"}} ");
         let count = metrics.lines().find_map(|line| line.strip_prefix(series.as_str()));
         count.and_then(|count| count.parse().ok()).unwrap_or(0)
     };

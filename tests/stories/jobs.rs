@@ -31,7 +31,7 @@ async fn eventually(service: &Service, satisfies: impl Fn(&Result<String, String
 
 /// Whether a run of the job has failed.
 fn has_failed(job: &str, metrics: &str) -> bool {
-    let series = format!("gateway_events_job_failures_total{{job=\"{job}\"}} ");
+    let series = format!("gateway_events_job_failures_total{{task=\"{job}\"}} ");
     metrics.lines().any(|line| line.strip_prefix(&series).is_some_and(|count| count != "0"))
 }
 
@@ -128,7 +128,7 @@ async fn each_job_reports_its_completed_runs() {
         "high_water",
         "bulk_jobs",
     ] {
-        let series = format!("gateway_events_job_runs_total{{job=\"{job}\"}} ");
+        let series = format!("gateway_events_job_runs_total{{task=\"{job}\"}} ");
         let runs = async {
             while !service
                 .metrics()

@@ -12,13 +12,13 @@ use crate::store::{DeploymentMatch, Range};
 use crate::transport::InvalidMessage;
 
 /// A report that contains nothing new.
-pub(super) const REPEATED: &str = "repeated report";
+pub(super) const REPEATED: &str = "repeated_report";
 /// A report for which the queue has no room.
-pub(super) const TOO_MANY_REPORTS: &str = "report beyond the queue's limit";
+pub(super) const TOO_MANY_REPORTS: &str = "too_many_reports";
 /// A report that matches no event.
-const UNKNOWN_DEPLOYMENT: &str = "report on an unknown deployment";
+const UNKNOWN_DEPLOYMENT: &str = "unknown_deployment";
 /// A receipt beyond what was sent.
-const NOT_SENT: &str = "receipt for an event that was not sent";
+const NOT_SENT: &str = "receipt_not_sent";
 
 /// All kinds of invalid messages, as metrics name them.
 pub const INVALID_MESSAGES: [&str; 7] = [

@@ -13,6 +13,7 @@ use super::connect;
 use super::servers::CONNECT;
 use super::servers::{Access, Servers};
 use super::sockets;
+use crate::metric;
 
 /// How often to poll while listening, and without LISTEN.
 const POLL_LISTENING: Duration = Duration::from_secs(1);
@@ -36,10 +37,17 @@ pub(super) struct Listener {
     checked_at: Instant,
     unavailable_since: Option<Instant>,
     has_begun: bool,
+    /// Whether notifications arrive; not measured if there is nowhere to listen.
+    listening: metrics::Gauge,
 }
 
 impl Listener {
     pub(super) fn new(channel: &'static str, servers: Option<Arc<Servers>>) -> Self {
+        let listening = match &servers {
+            Some(_) => metrics::gauge!(metric::LISTENING, "channel" => channel),
+            None => metrics::Gauge::noop(),
+        };
+        listening.set(0.0);
         Self {
             channel,
             servers,
@@ -48,6 +56,7 @@ impl Listener {
             checked_at: Instant::now(),
             unavailable_since: None,
             has_begun: false,
+            listening,
         }
     }
 
@@ -63,6 +72,7 @@ impl Listener {
             self.listen().await;
         } else if !self.receive(matters).await || !self.is_connected().await {
             self.connected = None;
+            self.listening.set(0.0);
         }
     }
 
@@ -120,6 +130,7 @@ impl Listener {
         match made.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(listener) => {
                 self.connected = Some(listener);
+                self.listening.set(1.0);
                 self.checked_at = Instant::now();
                 if self.unavailable_since.take().is_some() {
                     tracing::info!(channel, "LISTEN is available again");

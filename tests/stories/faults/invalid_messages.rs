@@ -28,7 +28,7 @@ async fn confirmed(service: &Service, id: &str) -> Value {
 
 #[tokio::test]
 async fn only_echoes_of_sent_pings_confirm_and_only_forwards() {
-    const LOGGED: &str = "receipt for an event that was not sent";
+    const LOGGED: &str = "receipt_not_sent";
     let service = Service::start().await;
     let (mut gateway, id) = with_unconfirmed_events(&service).await;
     let nothing = [

@@ -82,7 +82,7 @@ async fn a_failed_deployment_is_a_failed_delivery_for_the_reason_given() {
 
 #[tokio::test]
 async fn a_report_without_a_matching_event_is_ignored_and_counted() {
-    const LOGGED: &str = "report on an unknown deployment";
+    const LOGGED: &str = "unknown_deployment";
     let service = Service::start().await;
     let (id, key) = service.gateway("one").await;
     let (other, _) = service.gateway("other").await;

@@ -21,6 +21,6 @@ async fn unknown_types_and_members_and_repeats_are_ignored() {
     peer.applied(1).await;
     peer.send(&json!({"type": "delivery.progress", "sequence": 1})).await;
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 2).await;
-    assert_eq!(service.invalid_messages("unknown message type").await, 1);
+    assert_eq!(service.invalid_messages("unknown_message_type").await, 1);
     peer.text(r#"{"type":"delivery.credit","window":1}"#).await;
 }

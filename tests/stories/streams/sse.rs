@@ -96,7 +96,7 @@ async fn events_are_streamed_in_order_and_confirmed_by_post(backend: Backend) {
     service.eventually(&format!("/gateways/{id}"), |shown| shown["confirmed"] == 4).await;
     let shown = service.api().get("/connections").await.expect("connections");
     assert_eq!(shown["list"][0]["transport"], "sse");
-    assert_eq!(service.invalid_messages("unknown message type").await, 1);
+    assert_eq!(service.invalid_messages("unknown_message_type").await, 1);
 }
 
 async fn a_client_continues_after_its_last_message(backend: Backend) {
