@@ -170,6 +170,8 @@ catalogue! {
     Gauge DEAD_LETTERS = "gateway_events_dead_letters";
     /// Sequences after the confirmed position, of the gateways that are furthest behind.
     Gauge GATEWAY_LAG = "gateway_events_gateway_lag_events";
+    /// Age of the oldest event that is pending, of the same gateways; 0 if none is.
+    Gauge GATEWAY_LAG_AGE = "gateway_events_gateway_lag_seconds";
 }
 
 /// Describes metrics to the recorder, and creates counters without labels.

@@ -12,7 +12,7 @@ use crate::event::Reason;
 use crate::http::UPGRADE_REFUSALS;
 use crate::jobs::{Job, Next};
 use crate::metric;
-use crate::store::{Fleet, RejectionReason, Store, StoreError};
+use crate::store::{Fleet, GatewayLag, RejectionReason, Store, StoreError};
 use crate::transport;
 
 /// The interval of the measurement, which reads one row per gateway.
@@ -110,16 +110,22 @@ fn approximate(count: u64) -> f64 {
 ///
 /// [text format]: https://prometheus.io/docs/instrumenting/exposition_formats/
 fn lag_text(fleet: &Fleet) -> String {
-    let name = metric::GATEWAY_LAG;
+    let mut text = String::new();
+    series(&mut text, metric::GATEWAY_LAG, fleet, |lag| lag.events);
+    series(&mut text, metric::GATEWAY_LAG_AGE, fleet, |lag| lag.age.as_secs());
+    text
+}
+
+/// A value of each gateway that is furthest behind.
+fn series(text: &mut String, name: &str, fleet: &Fleet, value: impl Fn(&GatewayLag) -> u64) {
     let help = metric::CATALOGUE.iter().find(|metric| metric.name == name);
     let help = help.map_or("", |metric| metric.help.trim());
-    let mut text = format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
-    for gateway in &fleet.furthest_behind {
-        let (id, gateway, events) = (gateway.id, escaped(&gateway.name), gateway.events);
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name}{{gateway=\"{gateway}\",gateway_id=\"{id}\"}} {events}");
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for lag in &fleet.furthest_behind {
+        let (id, gateway, value) = (lag.id, escaped(&lag.name), value(lag));
+        let _ = writeln!(text, "{name}{{gateway=\"{gateway}\",gateway_id=\"{id}\"}} {value}");
     }
-    text
 }
 
 /// The value of a label.
@@ -131,16 +137,18 @@ fn escaped(value: &str) -> String {
 mod tests {
     use super::*;
     use crate::event::GatewayId;
-    use crate::store::GatewayLag;
 
     #[test]
     fn names_cannot_end_their_label() {
         let id = GatewayId::new();
-        let lag = GatewayLag { id, name: "a\"} 1\n\\".to_owned(), events: 7 };
+        let age = Duration::from_millis(9_999);
+        let lag = GatewayLag { id, name: "a\"} 1\n\\".to_owned(), events: 7, age };
         let text = lag_text(&Fleet { furthest_behind: vec![lag], ..Fleet::default() });
         let line = text.lines().nth(2).unwrap();
         let name = metric::GATEWAY_LAG;
         assert_eq!(line, format!(r#"{name}{{gateway="a\"}} 1\n\\",gateway_id="{id}"}} 7"#));
-        assert_eq!(text.lines().count(), 3);
+        let line = text.lines().nth(5).unwrap();
+        assert!(line.starts_with(metric::GATEWAY_LAG_AGE) && line.ends_with("} 9"), "{line}");
+        assert_eq!(text.lines().count(), 6);
     }
 }

@@ -1,5 +1,7 @@
 //! The state of all gateways together.
 
+use std::time::Duration;
+
 use crate::event::GatewayId;
 
 /// How many gateways are in which state, and how far they are behind.
@@ -30,4 +32,6 @@ pub struct GatewayLag {
     pub name: String,
     /// Sequences after its confirmed position.
     pub events: u64,
+    /// How long ago its oldest pending event was appended; zero if none is pending.
+    pub age: Duration,
 }

@@ -212,7 +212,9 @@ impl Tables {
             let events = u64::try_from(gateway.head.0 - position.0).unwrap_or(0);
             fleet.pending += events;
             fleet.dead_letters += u64::try_from(row.stream.dead_total).unwrap_or(0);
-            fleet.furthest_behind.push(GatewayLag { id: row.id, name: row.name.clone(), events });
+            let age = gateway.oldest_pending_at.map_or(Duration::ZERO, |at| now.since(at));
+            let (id, name) = (row.id, row.name.clone());
+            fleet.furthest_behind.push(GatewayLag { id, name, events, age });
         }
         let rank = |lag: &GatewayLag| (std::cmp::Reverse(lag.events), lag.name.clone());
         fleet.furthest_behind.sort_by_key(rank);

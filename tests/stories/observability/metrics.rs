@@ -73,8 +73,12 @@ async fn a_new_service_has_all_counters_at_zero() {
 #[tokio::test]
 async fn every_metric_has_a_series_from_the_start() {
     // Without a gateway there is none that is behind.
-    // The second is of Postgres.
-    const LATER: [&str; 2] = ["gateway_events_gateway_lag_events", "gateway_events_listening"];
+    // The last one is of Postgres.
+    const LATER: [&str; 3] = [
+        "gateway_events_gateway_lag_events",
+        "gateway_events_gateway_lag_seconds",
+        "gateway_events_listening",
+    ];
     let service = Service::start().await;
     let text = service.metrics_until(|text| text.contains("\ngateway_events_gateways{")).await;
     check(&text);

@@ -2,17 +2,19 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 
 use super::super::dialect::{Connection, query_as};
+use super::details::details;
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, Reason};
+use crate::event::{GatewayKey, Reason};
 use crate::store::{Fleet, GatewayLag, Handling, Result};
 
 /// What one gateway contributes.
 struct FleetRow {
-    id: GatewayId,
+    gateway: GatewayKey,
     name: String,
     is_disabled: i64,
     is_paused: i64,
@@ -37,20 +39,20 @@ impl FleetRow {
     }
 }
 
-/// Reads one row per gateway, and keeps the `furthest` that are furthest behind.
+/// Reads one row per gateway, and the details of the `furthest` that are furthest behind.
 pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Fleet> {
     let mut rows = query_as!(
         FleetRow,
         r#"
         with placed as (
-            select g.gateway, g.id, g.name, g.disabled_at, g.paused_at, s.failing_since,
+            select g.gateway, g.name, g.disabled_at, g.paused_at, s.failing_since,
                 s.last_failure_at, s.last_failure_reason, s.dead_total, s.head, s.floor,
                 coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                          (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
             from gateways g join streams s using (gateway)
             where g.deleted_at is null
         )
-        select id as "id!: GatewayId", name as "name!: String",
+        select gateway as "gateway!: GatewayKey", name as "name!: String",
             cast(case when disabled_at is null then 0 else 1 end as bigint) as "is_disabled!: i64",
             cast(case when paused_at is null then 0 else 1 end as bigint) as "is_paused!: i64",
             cast(case when failing_since is null then 0 else 1 end as bigint) as "has_failed_reports!: i64",
@@ -66,7 +68,7 @@ pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Flee
         from placed p
         "#
     )
-    .fetch(conn);
+    .fetch(&mut *conn);
     let mut fleet = Fleet::default();
     let mut behind = BinaryHeap::new();
     while let Some(row) = rows.try_next().await? {
@@ -79,15 +81,21 @@ pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Flee
         let lag = u64::try_from(row.lag).unwrap_or(0);
         fleet.pending += lag;
         fleet.dead_letters += u64::try_from(row.dead_letters).unwrap_or(0);
-        behind.push(Reverse((lag, row.name, row.id)));
+        behind.push(Reverse((lag, row.name, row.gateway)));
         if behind.len() > furthest {
             behind.pop();
         }
     }
-    fleet.furthest_behind = behind
-        .into_sorted_vec()
-        .into_iter()
-        .map(|Reverse((events, name, id))| GatewayLag { id, name, events })
-        .collect();
+    drop(rows);
+    let furthest: Vec<(u64, GatewayKey)> =
+        behind.into_sorted_vec().into_iter().map(|Reverse((lag, _, key))| (lag, key)).collect();
+    let keys: Vec<GatewayKey> = furthest.iter().map(|(_, key)| *key).collect();
+    let gateways = details(conn, &keys).await?;
+    let lags = furthest.into_iter().filter_map(|(events, key)| {
+        let gateway = gateways.iter().find(|gateway| gateway.key == key)?;
+        let age = gateway.oldest_pending_at.map_or(Duration::ZERO, |at| gateway.as_of.since(at));
+        Some(GatewayLag { id: gateway.id, name: gateway.name.clone(), events, age })
+    });
+    fleet.furthest_behind = lags.collect();
     Ok(fleet)
 }
