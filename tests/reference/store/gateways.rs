@@ -1,5 +1,7 @@
 //! Gateways and event types.
 
+use std::time::Duration;
+
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
