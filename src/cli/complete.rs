@@ -171,7 +171,7 @@ async fn candidates(kind: Kind, words: &[String]) -> anyhow::Result<Vec<String>>
         }
         Kind::EventType => {
             let types = api(words)?.event_types().await?.list;
-            types.into_iter().map(|info| info.name.to_string()).collect()
+            types.into_iter().map(|info| info.name.clone()).collect()
         }
         Kind::Job => {
             let jobs = api(words)?.jobs(&JobsQuery::default(), MOST).await?.list;
@@ -263,9 +263,9 @@ _gateway-events_names() {
 compdef _gateway-events_names gateway-events
 "#;
 
-const FISH: &str = r#"
+const FISH: &str = r"
 complete -c gateway-events -f -a '(command gateway-events complete-word -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
-"#;
+";
 
 #[cfg(test)]
 mod tests {

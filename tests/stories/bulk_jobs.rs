@@ -21,6 +21,7 @@ on_both! {
     two_redrives_of_the_same_window_append_each_delivery_once
     a_job_is_started_shown_and_aborted_on_the_command_line
     an_event_is_resent_to_a_gateway_that_it_missed
+    several_events_are_resent_in_the_order_of_their_publication
 }
 
 /// Publishes this many events for one gateway.
@@ -388,24 +389,6 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(backend: Backend) {
     let second = socket.expect(2..=2).await;
     assert_eq!(second[0]["eventId"], json!(event));
     socket.serve().abort();
-    // Several are appended in the order of their publication, whatever the order of the arguments.
-    let mut later = Vec::new();
-    for deployment in ["d-2", "d-3"] {
-        let event = admin.post("/events", &deployed(&[&berlin], deployment)).await.success();
-        later.push(event["id"].as_str().expect("an id").to_owned());
-    }
-    let several = format!("event resend {} {event} {} --gateway tokyo", later[1], later[0]);
-    service.run(&several).await.failed(1, &["2 events", "--yes"]);
-    let said = service.run(&format!("{several} --yes")).await;
-    assert!(said.well().contains("left out"), "{said:?}");
-    let log = admin.get(&format!("/gateways/{tokyo}/log")).await.success();
-    let at = |sequence: i64| {
-        let mut rows = log["list"].as_array().expect("a list").iter();
-        let row = rows.find(|row| row["sequence"] == sequence).expect("a row");
-        row["eventId"].as_str().expect("an id").to_owned()
-    };
-    assert_eq!([at(3), at(4)], [later[0].clone(), later[1].clone()], "{log:#}");
-    service.run("event resend --gateway tokyo").await.failed(2, &["<ID|--missed-by"]);
     let label = format!("event resend {event} --label env=none");
     let unmatched = service.run(&label).await;
     assert_eq!(unmatched.code, Some(3), "{unmatched:?}");
@@ -419,10 +402,41 @@ async fn an_event_is_resent_to_a_gateway_that_it_missed(backend: Backend) {
     service.eventually(&reason, |page| page["count"] == 1).await;
     let late = admin.post(&format!("/events/{expired}/resend"), &to_tokyo).await;
     late.refusal(409, "conflict");
+    verified(&backend, &service).await;
+}
+
+async fn several_events_are_resent_in_the_order_of_their_publication(backend: Backend) {
+    let service = backend.start().await;
+    let admin = service.admin();
+    let (berlin, _) = service.gateway("berlin").await;
+    let (tokyo, _) = service.gateway("tokyo").await;
+    let mut events = Vec::new();
+    for deployment in ["d-1", "d-2", "d-3"] {
+        let event = admin.post("/events", &deployed(&[&berlin], deployment)).await.success();
+        events.push(event["id"].as_str().expect("an id").to_owned());
+    }
+    let [first, second, third] = &events[..] else { unreachable!() };
+    service.run(&format!("event resend {second} --gateway tokyo")).await.well();
+    let several = format!("event resend {third} {second} {first} --gateway tokyo");
+    service.run(&several).await.failed(1, &["2 events", "--yes"]);
+    let said = service.run(&format!("{several} --yes")).await;
+    assert!(said.well().contains("left out"), "{said:?}");
+    let log = admin.get(&format!("/gateways/{tokyo}/log")).await.success();
+    let at = |sequence: i64| {
+        let mut rows = log["list"].as_array().expect("a list").iter();
+        let row = rows.find(|row| row["sequence"] == sequence).expect("a row");
+        row["eventId"].as_str().expect("an id").to_owned()
+    };
+    assert_eq!([at(2), at(3)], [first.clone(), third.clone()], "{log:#}");
+    service.run("event resend --gateway tokyo").await.failed(2, &["<ID|--missed-by"]);
+
     // One that can't be resent does not stop the others.
-    let with_expired = format!("event resend {expired} {event} --gateway tokyo --yes");
-    let said = service.run(&with_expired).await;
+    let purge = format!("event purge {first} --reason test --yes");
+    service.run(&purge).await.well();
+    let (osaka, _) = service.gateway("osaka").await;
+    let said = service.run(&format!("event resend {first} {third} --gateway osaka --yes")).await;
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.err.contains(&expired), "{said:?}");
+    assert!(said.err.contains(first), "{said:?}");
+    assert_eq!(admin.get(&format!("/gateways/{osaka}")).await.success()["head"], 1);
     verified(&backend, &service).await;
 }

@@ -235,10 +235,9 @@ impl Backend {
             actor,
             move |conn, now| {
                 Box::pin(async move {
-                    let job = BulkJob::new(id, &starter, task, now);
-                    let started = jobs::start(conn, job).await?;
+                    let job = jobs::start(conn, BulkJob::new(id, &starter, task, now)).await?;
                     results::keep(conn, now, &starter, &kept).await?;
-                    Ok(started)
+                    Ok(job)
                 })
             },
             move |_| wake.request_bulk_work(),
