@@ -131,6 +131,9 @@ pub enum Incoming {
     Nack(Box<Nack>),
     /// The peer is still busy with an event.
     Progress(Sequence),
+    /// The time in which the peer must confirm an event begins now: it has only been answered now, or
+    /// waits for a request. The peer itself has said nothing about it.
+    Postponed(Sequence),
     /// The peer changes the limits of its window.
     Credit(Box<Credit>),
     /// The peer reports the result of a deployment.

@@ -184,6 +184,7 @@ def run(work, ending):
     admin = Admin(f"https://localhost:{here.port}", here.certificate, here.work / "token")
     until("the service is ready", admin.is_ready, service)
     cloudevents_round_trip.check(admin)
+    cloudevents_round_trip.check_agent(here, admin, PROGRAM, until)
     ways, proxies = here.start_proxies()
     clients = [Client(here, admin, kind, way, port) for kind in KINDS for way, port in ways.items()]
     processes = [client.process for client in clients] + proxies

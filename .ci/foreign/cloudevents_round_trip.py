@@ -1,12 +1,16 @@
-"""CloudEvents with Python's package cloudevents: it writes events in each content mode, the service
-publishes them, and a long poll that asks for CloudEvents returns what the package reads back."""
+"""CloudEvents with Python's package cloudevents: it writes events in each content mode, and the service
+publishes them. A long poll that asks for CloudEvents returns what the package reads back, and so does the
+agent, which posts each event in binary mode."""
 
 import datetime
+import http.server
 import json
+import threading
 import urllib.request
 
 from cloudevents.core.bindings.http import (
     HTTPMessage,
+    from_binary_event,
     from_structured_event,
     to_binary_event,
     to_structured_event,
@@ -29,7 +33,7 @@ def request(admin, path, headers, body=None):
 
 def event(gateway, number):
     attributes = {
-        "id": f"python-{number}",
+        "id": f"python-{number}-{gateway}",
         "source": "https://example.com/python?a=b",
         "type": "gateway.config.updated",
         "subject": "Euro € 😀 \"100%\"",
@@ -48,16 +52,32 @@ def publish(admin, message):
     return request(admin, "/events", headers, message.body)
 
 
-def check(admin):
-    gateway, key = admin.register("cloudevents")
+def publish_all(admin, gateway):
+    """Publishes four events, in each content mode; returns them."""
     sent = [event(gateway, number) for number in range(1, 5)]
     publish(admin, to_binary_event(sent[0]))
     publish(admin, to_structured_event(sent[1]))
     bodies = [to_structured_event(it).body for it in sent[2:]]
     batch = HTTPMessage({"content-type": BATCHED}, b"[" + b",".join(bodies) + b"]")
     results = publish(admin, batch)["results"]
-    assert [it["id"] for it in results] == ["python-3", "python-4"], results
+    assert [it["id"] for it in results] == [it.get_id() for it in sent[2:]], results
+    return sent
 
+
+def compare(before, after, of_deliveries, is_text):
+    """Compares an event with what was sent. Texts are all that headers have."""
+    attributes = after.get_attributes()
+    found = {k: v for k, v in attributes.items() if k not in of_deliveries}
+    expected = {k: v for k, v in before.get_attributes().items() if k != "gatewayids" and v is not None}
+    if is_text:
+        expected["nth"] = str(expected["nth"])
+    assert found == expected, (found, expected)
+    assert after.get_data() == before.get_data(), after.get_data()
+
+
+def check(admin):
+    gateway, key = admin.register("cloudevents")
+    sent = publish_all(admin, gateway)
     polled = request(admin, "/gateways/events?instance=python&envelope=cloudevents", {"api-key": key})
     received = [
         from_structured_event(HTTPMessage({"content-type": STRUCTURED}, json.dumps(it).encode()))
@@ -65,12 +85,46 @@ def check(admin):
     ]
     assert len(received) == len(sent), polled
     for number, (before, after) in enumerate(zip(sent, received), start=1):
-        attributes = after.get_attributes()
-        assert attributes.pop("sequence") == f"{number:016}", attributes
-        expected = {k: v for k, v in before.get_attributes().items() if k != "gatewayids" and v is not None}
-        # Headers have texts only.
-        expected["nth"] = str(number) if number == 1 else number
-        found = {k: v for k, v in attributes.items() if k not in OF_DELIVERIES}
-        assert found == expected, (found, expected)
-        assert after.get_data() == before.get_data(), after.get_data()
+        assert after.get_attributes()["sequence"] == f"{number:016}", after.get_attributes()
+        compare(before, after, OF_DELIVERIES, is_text=number == 1)
     print(f"cloudevents: {len(received)} events, each as it was sent")
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Takes every event that is posted to it."""
+
+    messages = []
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.messages.append(HTTPMessage(dict(self.headers), body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def check_agent(run, admin, program, until):
+    """The agent posts events to a server that the package reads them for."""
+    gateway, key = admin.register("cloudevents-agent")
+    sent = publish_all(admin, gateway)
+    (run.work / "agent-key").write_text(key)
+    with http.server.HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [program, "agent", "--url", admin.origin, "--ca-file", run.certificate]
+        command += ["--key-file", run.work / "agent-key", "--position", run.work / "agent-position"]
+        command += ["--instance", "python"]
+        command += ["--forward-to", f"http://127.0.0.1:{server.server_port}/events"]
+        agent = run.start("agent", command)
+        until("the agent has posted its events", lambda: admin.confirmed(gateway) == len(sent), agent)
+        agent.kill()
+        server.shutdown()
+    received = [from_binary_event(message) for message in Receiver.messages]
+    assert len(received) == len(sent), received
+    for number, (before, after) in enumerate(zip(sent, received), start=1):
+        attributes = after.get_attributes()
+        assert attributes["sequence"] == f"{number:016}", attributes
+        assert attributes["attempt"] == "1" and attributes["epoch"], attributes
+        compare(before, after, OF_DELIVERIES, is_text=True)
+    print(f"cloudevents: {len(received)} events from the agent, each as it was sent")

@@ -445,6 +445,7 @@ impl Lane {
             | Incoming::Applied(_)
             | Incoming::Nack(_)
             | Incoming::Progress(_)
+            | Incoming::Postponed(_)
             | Incoming::Credit(_) => {}
         }
     }

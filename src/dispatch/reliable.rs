@@ -335,6 +335,7 @@ impl Lane {
             Incoming::Applied(sequence) => self.applied(state, sequence, now)?,
             Incoming::Nack(nack) => self.nack(state, *nack, now)?,
             Incoming::Progress(sequence) => self.window.progress(sequence, now)?,
+            Incoming::Postponed(sequence) => self.window.postpone(sequence, now)?,
             Incoming::Credit(credit) => self.window.credit(*credit),
             Incoming::Invalid(message) => {
                 ::metrics::counter!(metric::INVALID_MESSAGES, "what" => message.as_str())

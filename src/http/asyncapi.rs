@@ -41,7 +41,7 @@ pub fn document() -> Value {
                  the feed for people and consoles.\n\n\
                  Members are camelCase, instants RFC 3339 in UTC. Ignore unknown members, and frames \
                  of an unknown type. A gateway's frame of a known type with an invalid member is a \
-                 protocol error. It has at most {MAX_GATEWAY_FRAME_BYTES} bytes.\n\n\
+                 protocol error; an optional member that is `null` counts as omitted. It has at most {MAX_GATEWAY_FRAME_BYTES} bytes.\n\n\
                  How requests are refused is in the OpenAPI document, `/openapi.json`."
             ),
             "license": { "name": "Apache-2.0" },
@@ -101,6 +101,12 @@ impl Schemas {
     fn insert(&mut self, name: &str, schema: Value) -> String {
         self.0.insert(name.to_owned(), schema);
         name.to_owned()
+    }
+
+    /// Requires one of these members, which are numbers, at least: `null` counts as omitted.
+    fn require_one(&mut self, name: &str, members: &[&str]) {
+        let is_given = |member: &&str| json!({ "required": [member], "properties": { (*member): { "type": "integer" } } });
+        self.0[name]["anyOf"] = members.iter().map(is_given).collect();
     }
 
     /// A copy of a schema without these members.
@@ -175,6 +181,20 @@ fn cloud_event() -> Value {
     })
 }
 
+/// The request for an event stream, which has no body. Its query is a binding of the operation.
+fn stream_request() -> Value {
+    let text =
+        "The `id` of the last message that was received, as `EventSource` sends it by itself.";
+    json!({
+        "name": "request",
+        "summary": "A request for a stream.",
+        "headers": {
+            "type": "object",
+            "properties": { "Last-Event-ID": { "type": "string", "description": text } },
+        },
+    })
+}
+
 /// All messages by name. Their schemas are added.
 fn messages(schemas: &mut Schemas) -> Value {
     let mut messages = Map::new();
@@ -220,13 +240,17 @@ fn messages(schemas: &mut Schemas) -> Value {
     let text = "The first frame of a gateway, due within 10 s.";
     add("connectionHello", Hello::TYPE, text, schemas.frame::<Hello>());
     let text = "Confirms all events up to a sequence.";
-    add("deliveryAck", Ack::TYPE, text, schemas.frame::<Ack>());
+    let schema = schemas.frame::<Ack>();
+    schemas.require_one(&schema, &["received", "applied"]);
+    add("deliveryAck", Ack::TYPE, text, schema);
     let text = "An event was not applied: send it again, or give it up.";
     add("deliveryNack", Nack::TYPE, text, schemas.frame::<Nack>());
     let text = "An event is still being handled.";
     add("deliveryProgress", Progress::TYPE, text, schemas.frame::<Progress>());
     let text = "A new window.";
-    add("deliveryCredit", Credit::TYPE, text, schemas.frame::<Credit>());
+    let schema = schemas.frame::<Credit>();
+    schemas.require_one(&schema, &["window", "windowBytes"]);
+    add("deliveryCredit", Credit::TYPE, text, schema);
 
     let frames = ["Ack", "Nack", "Progress", "Credit"]
         .map(|name| json!({ "$ref": format!("#/components/schemas/{name}") }));
@@ -248,5 +272,6 @@ fn messages(schemas: &mut Schemas) -> Value {
     add("polledEvents", "events", text, polled);
     let text = "What has happened.";
     add("feedMessage", "feed", text, schemas.add::<FeedMessage>());
+    messages.insert("streamRequest".to_owned(), stream_request());
     Value::Object(messages)
 }

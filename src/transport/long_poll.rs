@@ -495,7 +495,7 @@ impl Connection {
             self.live_on();
             if let Some(first) = first.filter(|_| is_confirmed) {
                 // The time to confirm it begins now, not when the lane passed it.
-                self.tell(Incoming::Progress(first)).await?;
+                self.tell(Incoming::Postponed(first)).await?;
             }
         }
         Ok(())
@@ -510,7 +510,7 @@ impl Connection {
             }
             // Events that wait for a request are not overdue.
             if let Some(first) = self.answers.unanswered() {
-                alive = Incoming::Progress(first);
+                alive = Incoming::Postponed(first);
             }
         }
         if let Some(to) = self.answers.confirmable() {

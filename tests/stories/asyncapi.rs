@@ -82,6 +82,47 @@ fn the_schemas_refuse_what_the_parser_refuses() {
     }
 }
 
+#[test]
+fn members_that_are_null_are_omitted_and_one_is_required() {
+    for frame in [
+        json!({"type": "delivery.ack", "applied": 1, "received": null}),
+        json!({"type": "delivery.credit", "window": null, "windowBytes": 0}),
+        json!({"type": "delivery.nack", "sequence": 1, "code": "invalid", "retryable": true,
+               "retryAfterMs": null, "detail": null}),
+        json!({"type": "connection.hello", "resume": "server", "confirm": "applied",
+               "instance": null, "types": null, "envelope": null}),
+    ] {
+        check("reliable", &frame);
+    }
+    for frame in [
+        json!({"type": "delivery.ack"}),
+        json!({"type": "delivery.ack", "applied": null}),
+        json!({"type": "delivery.credit", "window": null, "windowBytes": null}),
+    ] {
+        let refused = std::panic::catch_unwind(|| check("reliable", &frame));
+        assert!(refused.is_err(), "{frame}");
+    }
+}
+
+#[test]
+fn queries_have_all_parameters_with_their_limits() {
+    let document = asyncapi::document();
+    let query = |operation: &str| {
+        let query = &document["operations"][operation]["bindings"]["http"]["query"]["properties"];
+        query.as_object().expect("parameters").clone()
+    };
+    let poll = query("sendPolled");
+    let names: Vec<&String> = poll.keys().collect();
+    assert_eq!(names, ["ack", "after", "envelope", "instance", "max", "snapshot", "wait"]);
+    assert_eq!((&poll["max"]["minimum"], &poll["max"]["maximum"]), (&json!(1), &json!(256)));
+    let stream = query("sendEventStream");
+    let names: Vec<&String> = stream.keys().collect();
+    assert_eq!(names, ["confirm", "envelope", "instance", "resume", "types", "window"]);
+    assert_eq!(stream["envelope"]["enum"], json!(["native", "cloudevents"]));
+    let headers = &document["components"]["messages"]["streamRequest"]["headers"];
+    assert!(headers["properties"]["Last-Event-ID"].is_object());
+}
+
 #[tokio::test]
 async fn the_document_is_served_to_anyone() {
     let service = Service::start().await;

@@ -333,6 +333,105 @@ async fn a_backup_to_a_full_disk_leaves_nothing_behind() {
     publish(&service, &[&id], "d-2").await;
 }
 
+/// Publishes about this many MiB for a gateway.
+async fn publish_mib(service: &Service, gateway: &str, mib: usize) {
+    let event = json!({"type": "gateway.config.updated", "gatewayIds": [gateway],
+        "payload": {"configType": "x".repeat(256 * 1024), "action": "update"}});
+    for _ in 0..mib {
+        service.api().post("/events", &json!(vec![&event; 4])).await.expect("accepted");
+    }
+}
+
+/// The incomplete copies of a backup.
+fn partials(directory: &Path) -> Vec<PathBuf> {
+    let all = names(directory).into_iter();
+    let partial = all.filter(|name| name.contains(".partial"));
+    partial.map(|name| directory.join(name)).collect()
+}
+
+/// Begins a backup and kills the process when it has written this much. Returns the incomplete copy.
+async fn killed_backup(service: &Service, file: &Path, bytes: u64) -> PathBuf {
+    let mut backup = command(&format!("backup {}", file.display()));
+    let mut running = backup.arg("--data-dir").arg(service.directory()).spawn().expect("it starts");
+    let directory = file.parent().expect("a directory");
+    let under_way = || {
+        let is_large = |copy: &PathBuf| copy.metadata().is_ok_and(|it| it.len() > bytes);
+        partials(directory).into_iter().find(is_large)
+    };
+    let waiting = async {
+        loop {
+            if let Some(copy) = under_way() {
+                return copy;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let copy = tokio::time::timeout(PATIENCE, waiting).await.expect("it writes");
+    running.kill().await.expect("it ran");
+    let ended = running.wait().await.expect("it has ended");
+    assert_eq!(ended.code(), None, "it was complete before it was killed");
+    assert!(!file.exists(), "an incomplete backup has its name");
+    copy
+}
+
+#[tokio::test]
+async fn a_killed_backup_leaves_no_file_that_is_taken_for_one_and_the_next_one_works() {
+    let service = Service::start().await;
+    let (id, key) = service.gateway("one").await;
+    publish_mib(&service, &id, 24).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("copy.db");
+    let stop = busy_publisher(&service, &id);
+    // What is left is neither a backup nor a database.
+    let incomplete = killed_backup(&service, &file, 1 << 20).await.display().to_string();
+    let empty = tempfile::tempdir().expect("a directory");
+    let mut restore = command(&format!("restore {incomplete} --data-dir"));
+    run(restore.arg(empty.path())).await.failed(1, &[&incomplete]);
+    assert!(!names(empty.path()).contains(&"gateway-events.db".to_owned()), "it was restored");
+    let verified = run(&mut command(&format!("verify {incomplete}"))).await;
+    assert_ne!(verified.code, Some(0), "{verified:?}");
+    // The next one to the same name.
+    let written = embedded(&service, &format!("backup {}", file.display())).await;
+    assert!(written.well().contains("copied"), "{written:?}");
+    stop().await;
+    let report = run(&mut command(&format!("verify {} --json", file.display()))).await.json();
+    assert_eq!(report["problems"], json!([]), "{report}");
+    // The service is as it was.
+    publish(&service, &[&id], "d-last").await;
+    let head = shown(&service, &id).await["head"].clone();
+    let socket = service.connected(&key).await.serve();
+    confirmed(&service, &id, &head).await;
+    socket.abort();
+    assert_eq!(Backend::Sqlite.verify(&service).await.problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_backup_that_was_killed_on_a_small_disk_can_be_repeated() {
+    on_small_disk("backup::what_a_killed_backup_left_is_named_if_it_takes_the_space").await;
+}
+
+#[tokio::test]
+#[ignore = "run by `a_backup_that_was_killed_on_a_small_disk_can_be_repeated`, on a disk of its own"]
+async fn what_a_killed_backup_left_is_named_if_it_takes_the_space() {
+    let disk = small_disk();
+    let service = Service::start().await;
+    let (id, _) = service.gateway("one").await;
+    // The disk has 32 MiB.
+    publish_mib(&service, &id, 26).await;
+    let file = disk.join("copy.db");
+    let backup = format!("backup {}", file.display());
+    let incomplete = killed_backup(&service, &file, 10 << 20).await.display().to_string();
+    let said = embedded(&service, &backup).await;
+    said.failed(1, &["free space", "nothing was written", &incomplete, "remove"]);
+    assert!(!file.exists());
+    for left in partials(&disk) {
+        std::fs::remove_file(left).expect("removed");
+    }
+    embedded(&service, &backup).await.well();
+    run(&mut command(&format!("verify {}", file.display()))).await.well();
+    publish(&service, &[&id], "d-last").await;
+}
+
 #[tokio::test]
 #[ignore = "run by `a_backup_to_a_full_disk_leaves_nothing_behind`, on a disk of its own"]
 async fn a_full_disk_is_reported_and_nothing_is_left() {

@@ -17,6 +17,7 @@ mod acknowledgements;
 mod admission;
 mod bad_frames;
 mod catch_up;
+mod dead_peers;
 mod delivery;
 mod endings;
 mod gaps;

@@ -710,15 +710,21 @@ impl Window {
 
     /// The peer is still busy with an event.
     pub(crate) fn progress(&mut self, sequence: Sequence, now: Instant) -> Result<(), Violation> {
+        self.postpone(sequence, now)?;
+        if self.place(sequence).is_some() {
+            self.busy.insert(sequence);
+        }
+        Ok(())
+    }
+
+    /// The deadline of the confirmation of an event begins again.
+    pub(crate) fn postpone(&mut self, sequence: Sequence, now: Instant) -> Result<(), Violation> {
         if sequence > self.highest {
             return Err(Violation::BeyondSent(sequence));
         }
         // It need not be in flight any more: an admin may have skipped it while the peer handles it.
         if sequence > self.confirmation() {
             self.progress_at = Some(now);
-        }
-        if self.place(sequence).is_some() {
-            self.busy.insert(sequence);
         }
         Ok(())
     }

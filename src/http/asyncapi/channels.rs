@@ -1,9 +1,11 @@
 //! Where the messages travel: servers, channels and operations.
 
 use serde_json::{Map, Value, json};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use crate::event::Sequence;
-use crate::transport::frames::{MAX_TYPES, PROTOCOL};
+use crate::api::{FeedQuery, PollQuery, StreamQuery};
+use crate::transport::frames::PROTOCOL;
 
 /// Where gateways open their WebSockets.
 const CONNECT: &str = "/ws/gateways/connect";
@@ -127,7 +129,7 @@ pub(super) fn channels() -> Value {
              the frame; `id` is `<epoch>.<sequence>` on events and marks. `Last-Event-ID` resumes, and \
              beats `resume`; with `confirm=applied` it confirms nothing, and delivery continues after \
              the stored position if that is lower. A comment is sent every `heartbeatMs`.",
-            &FROM_SERVICE,
+            &[&FROM_SERVICE[..], &["streamRequest"]].concat(),
         ),
         "eventStreamFrames": frames,
         "longPoll": channel(
@@ -150,89 +152,93 @@ pub(super) fn channels() -> Value {
             "Server-sent events for people and consoles: what was published, attempts and \
              connections. `event` is the message's `kind`, `id` the position after it, with which \
              `Last-Event-ID` continues on any node.",
-            &["feedMessage"],
+            &["feedMessage", "streamRequest"],
         ),
     })
 }
 
-/// Where delivery of a named or unnamed instance starts, as query parameters.
-fn hello_query() -> Map<String, Value> {
-    let query = json!({
-        "instance": { "type": "string", "minLength": 1, "maxLength": 64 },
-        "resume": { "type": "string", "enum": ["server", "latest", "earliest"] },
-        "window": { "type": "integer", "minimum": 0 },
-        "types": {
-            "type": "string",
-            "description": format!("At most {MAX_TYPES} event types, separated by commas."),
-        },
-        "confirm": { "type": "string", "enum": ["received", "applied"] },
-    });
-    let Value::Object(query) = query else { unreachable!("it is an object") };
-    query
+/// The parameters of a request as the properties of a query, from the type that reads them. Values of a
+/// list are one text, separated by commas.
+fn query<T: IntoParams>() -> Value {
+    let parameters = T::into_params(|| Some(ParameterIn::Query));
+    let property = |parameter: Parameter| {
+        let parameter = serde_json::to_value(parameter).expect("a parameter is JSON");
+        let mut schema = match &parameter["schema"] {
+            list if list["type"] == "array" => json!({ "type": "string" }),
+            schema => schema.clone(),
+        };
+        schema["description"] = parameter["description"].clone();
+        Some((parameter["name"].as_str()?.to_owned(), schema))
+    };
+    let properties: Map<String, Value> = parameters.into_iter().filter_map(property).collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+}
+
+fn reference(channel: &str) -> Value {
+    json!({ "$ref": format!("#/channels/{channel}") })
+}
+
+/// References to messages of a channel.
+fn messages_of(channel: &str, names: &[&str]) -> Vec<Value> {
+    let reference =
+        |name: &&str| json!({ "$ref": format!("#/channels/{channel}/messages/{name}") });
+    names.iter().map(reference).collect()
+}
+
+fn operation(action: &str, channel: &str, messages: &[&str], summary: &str) -> Value {
+    json!({
+        "action": action,
+        "channel": reference(channel),
+        "summary": summary,
+        "messages": messages_of(channel, messages),
+    })
 }
 
 pub(super) fn operations() -> Value {
     let http = |method: &str, query: &Value| {
         let mut binding = json!({ "method": method, "bindingVersion": "0.3.0" });
         if !query.is_null() {
-            binding["query"] = json!({ "type": "object", "properties": query });
+            binding["query"] = query.clone();
         }
         json!({ "http": binding })
     };
-    let position = json!({
-        "type": "string",
-        "description": format!("`<epoch>.<sequence>`, a sequence from 0 to {}.", Sequence::MAX),
-    });
-    let poll = json!({
-        "instance": { "type": "string", "minLength": 1, "maxLength": 64 },
-        "after": position,
-        "ack": position,
-        "max": { "type": "integer", "minimum": 1 },
-        "wait": { "type": "string", "default": "25s" },
-    });
-    let feed = json!({
-        "types": { "type": "string" },
-        "gatewayId": { "type": "string" },
-        "type": { "type": "string" },
-        "outcome": { "type": "string" },
-    });
     let mut operations = Map::new();
-    let mut add =
-        |name: &str, action, channel: &str, messages: &[&str], summary: &str, bindings| {
-            let messages: Vec<Value> = messages
-                .iter()
-                .map(
-                    |message| json!({ "$ref": format!("#/channels/{channel}/messages/{message}") }),
-                )
-                .collect();
-            let mut operation = json!({
-                "action": action,
-                "channel": { "$ref": format!("#/channels/{channel}") },
-                "summary": summary,
-                "messages": messages,
-            });
-            if let Some(bindings) = bindings {
-                operation["bindings"] = bindings;
-            }
-            operations.insert(name.to_owned(), operation);
-        };
+    let mut add = |name: &str, action, channel, messages: &[&str], summary, bindings| {
+        let mut operation = operation(action, channel, messages, summary);
+        if let Some(bindings) = bindings {
+            operation["bindings"] = bindings;
+        }
+        operations.insert(name.to_owned(), operation);
+    };
     let events = "Events for a gateway, in order.";
     let replies = "Confirmations of a gateway.";
-    let stream = json!(hello_query());
     add("sendPlain", "send", "plain", &["plainConnectionAck", "plainEvent"], events, None);
     add("receivePlain", "receive", "plain", &["deploymentAck"], "Reports of a gateway.", None);
     add("sendReliable", "send", "reliable", &FROM_SERVICE, events, None);
     add("receiveReliable", "receive", "reliable", &FROM_GATEWAY, replies, None);
-    let bindings = Some(http("GET", &stream));
+    let bindings = Some(http("GET", &query::<StreamQuery>()));
     add("sendEventStream", "send", "eventStream", &FROM_SERVICE, events, bindings);
     let bindings = Some(http("POST", &Value::Null));
     let batch = ["gatewayFrames"];
     add("receiveFrames", "receive", "eventStreamFrames", &batch, replies, bindings.clone());
-    add("sendPolled", "send", "longPoll", &["polledEvents"], events, Some(http("GET", &poll)));
+    let bindings_of_polls = Some(http("GET", &query::<PollQuery>()));
+    add("sendPolled", "send", "longPoll", &["polledEvents"], events, bindings_of_polls);
     add("receiveInstanceFrames", "receive", "instanceFrames", &batch, replies, bindings);
     add("sendGrpc", "send", "grpc", &FROM_SERVICE, events, None);
     add("receiveGrpc", "receive", "grpc", &FROM_GATEWAY, replies, None);
     let summary = "What happens, as it happens.";
-    add("sendFeed", "send", "feed", &["feedMessage"], summary, Some(http("GET", &feed)));
+    let bindings = Some(http("GET", &query::<FeedQuery>()));
+    add("sendFeed", "send", "feed", &["feedMessage"], summary, bindings);
+    let summary = "The request that begins a stream, or continues one.";
+    for (name, channel, answers) in [
+        ("receiveStreamRequest", "eventStream", &FROM_SERVICE[..]),
+        ("receiveFeedRequest", "feed", &["feedMessage"]),
+    ] {
+        let request = operation("receive", channel, &["streamRequest"], summary);
+        let (channel, answers) = (reference(channel), messages_of(channel, answers));
+        operations.insert(name.to_owned(), request);
+        operations[name]["bindings"] = http("GET", &Value::Null);
+        operations[name]["reply"] = json!({ "channel": channel, "messages": answers });
+    }
     Value::Object(operations)
 }

@@ -2,8 +2,9 @@
 //! deadline, if the client states one in `grpc-timeout`.
 
 use std::future::Future as _;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -11,7 +12,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::Status;
 
@@ -49,7 +50,36 @@ pub(super) async fn checked(mut request: Request, next: Next) -> Response {
         }
         request.extensions_mut().insert(Deadline(Instant::now() + after));
     }
-    next.run(request).await
+    next.run(request.map(|body| Body::new(Complete(body)))).await
+}
+
+/// The body of a request, whose end is an error unless the client has sent it: hyper ends a body in the
+/// same way when the connection is lost.
+struct Complete(Body);
+
+impl HttpBody for Complete {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let next = ready!(Pin::new(&mut self.0).poll_frame(context));
+        if next.is_none() && !self.0.is_end_stream() {
+            let lost = io::Error::new(io::ErrorKind::UnexpectedEof, "the call was cut off");
+            return Poll::Ready(Some(Err(axum::Error::new(lost))));
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
 }
 
 /// Ends a call at its deadline, whatever its service does.

@@ -2,6 +2,7 @@
 //! into`, from one snapshot: it contains every transaction that was committed before the copy began,
 //! and nothing that was deleted.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -38,7 +39,8 @@ pub enum BackupError {
     Name(PathBuf, &'static str),
     /// The copy would not fit.
     #[error(
-        "the disk of {path} has {free} bytes of free space, and a backup needs up to {needed}; nothing was written"
+        "the disk of {path} has {free} bytes of free space, and a backup needs up to {needed}; nothing was written{}",
+        removable(.interrupted)
     )]
     NoSpace {
         /// The file.
@@ -47,6 +49,8 @@ pub enum BackupError {
         free: u64,
         /// The most that the copy can need, with `database.min_free_bytes` if it is on the same disk.
         needed: u64,
+        /// Incomplete copies of the same name: of processes that were killed, or are running.
+        interrupted: Vec<PathBuf>,
     },
     /// The disk became full.
     #[error("the disk of {0} is full; the incomplete copy was removed")]
@@ -67,6 +71,18 @@ pub enum BackupError {
         /// The error.
         error: io::Error,
     },
+}
+
+/// Advice about incomplete copies, of which there may be none.
+fn removable(interrupted: &[PathBuf]) -> String {
+    if interrupted.is_empty() {
+        return String::new();
+    }
+    let files: Vec<String> = interrupted.iter().map(|file| file.display().to_string()).collect();
+    let files = files.join(", ");
+    format!(
+        "; unless another backup to this name is running, remove what interrupted ones have left: {files}"
+    )
 }
 
 impl BackupError {
@@ -252,7 +268,8 @@ async fn check_space(
     let needed = u64::try_from(bytes).unwrap_or_default().saturating_add(reserve);
     match connect::free_bytes(directory) {
         Some(free) if free < needed => {
-            Err(BackupError::NoSpace { path: to.to_owned(), free, needed })
+            let interrupted = Partial::of(to);
+            Err(BackupError::NoSpace { path: to.to_owned(), free, needed, interrupted })
         }
         _ => Ok(()),
     }
@@ -264,11 +281,31 @@ pub(super) struct Partial {
 }
 
 impl Partial {
+    /// The end of the names of incomplete copies.
+    const END: &str = ".partial";
+
     /// An empty file beside `target`.
     fn new(target: &Path) -> io::Result<Self> {
         let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.partial", Uuid::new_v4().simple()));
+        name.push(format!(".{}{}", Uuid::new_v4().simple(), Self::END));
         Self::create(target.with_file_name(name))
+    }
+
+    /// The incomplete copies beside `target`, and their journals.
+    fn of(target: &Path) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(files::directory_of(target)) else { return Vec::new() };
+        let is_partial = |path: &PathBuf| {
+            let name = path.file_name().and_then(OsStr::to_str);
+            let target = target.file_name().and_then(OsStr::to_str);
+            let (Some(name), Some(target)) = (name, target) else { return false };
+            let rest = name.strip_prefix(target).and_then(|rest| rest.strip_prefix('.'));
+            rest.and_then(|rest| rest.split_once(Self::END))
+                .is_some_and(|(id, _)| Uuid::try_parse(id).is_ok())
+        };
+        let mut found: Vec<PathBuf> =
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_partial).collect();
+        found.sort();
+        found
     }
 
     /// An empty file with this name.

@@ -34,19 +34,14 @@ pub struct Hello {
     /// fillers and no whitespace at either end, and does not consist of dots only. If omitted, the
     /// connection shares the position of all unnamed ones.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(
-        nullable = false,
-        min_length = 1,
-        max_length = 64,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"
-    )]
+    #[schema(min_length = 1, max_length = 64, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$")]
     pub instance: Option<String>,
     /// Where delivery resumes.
     pub resume: Resume,
     /// How many unconfirmed events may be in flight; 0 pauses delivery. The service's limit applies
     /// if it is smaller, and if this is omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[schema(maximum = 4_294_967_295_i64)]
     pub window: Option<u32>,
     /// How many bytes of frames may be in flight; 0 pauses delivery. The service's limit applies if it
     /// is smaller, and if this is omitted.
@@ -55,17 +50,16 @@ pub struct Hello {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "at_most::<MAX_WINDOW_BYTES, _>"
     )]
-    #[schema(required = false, nullable = false, maximum = 9_007_199_254_740_991_i64)]
+    #[schema(required = false, maximum = 9_007_199_254_740_991_i64)]
     pub window_bytes: Option<u64>,
     /// The event types to deliver; all if omitted. The others are skipped and count as confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, min_items = 1, max_items = 64)]
+    #[schema(min_items = 1, max_items = 64)]
     pub types: Option<Vec<EventType>>,
     /// What the gateway confirms.
     pub confirm: Confirm,
     /// The form of events: `native` (the default) or `cloudevents`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub envelope: Option<Envelope>,
 }
 
@@ -138,7 +132,6 @@ pub struct Position {
     pub sequence: Sequence,
     /// The id of the event with this sequence. If it is given, it must match.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub event_id: Option<EventId>,
 }
 
@@ -149,11 +142,9 @@ pub struct Position {
 pub struct Ack {
     /// Everything up to here is stored by the gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub received: Option<Sequence>,
     /// Everything up to here is applied.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     pub applied: Option<Sequence>,
 }
 
@@ -174,11 +165,11 @@ pub struct Nack {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "at_most::<MAX_RETRY_AFTER_MS, _>"
     )]
-    #[schema(required = false, nullable = false, maximum = 86_400_000)]
+    #[schema(required = false, maximum = 86_400_000)]
     pub retry_after_ms: Option<u64>,
     /// Details for admins, at most 2 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, max_length = 2048)]
+    #[schema(max_length = 2048)]
     pub detail: Option<String>,
 }
 
@@ -258,7 +249,7 @@ pub struct Progress {
 pub struct Credit {
     /// How many unconfirmed events may be in flight; 0 pauses delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[schema(maximum = 4_294_967_295_i64)]
     pub window: Option<u32>,
     /// How many bytes of frames may be in flight; 0 pauses delivery.
     #[serde(
@@ -266,7 +257,7 @@ pub struct Credit {
         skip_serializing_if = "Option::is_none",
         deserialize_with = "at_most::<MAX_WINDOW_BYTES, _>"
     )]
-    #[schema(required = false, nullable = false, maximum = 9_007_199_254_740_991_i64)]
+    #[schema(required = false, maximum = 9_007_199_254_740_991_i64)]
     pub window_bytes: Option<u64>,
 }
 

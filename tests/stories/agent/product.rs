@@ -71,6 +71,22 @@ impl Product {
         answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.expect("a port");
+        Self::serve(listener, answer)
+    }
+
+    /// Takes over a socket that listens.
+    pub(super) fn start_on(
+        listener: std::net::TcpListener,
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        listener.set_nonblocking(true).expect("a socket");
+        Self::serve(TcpListener::from_std(listener).expect("a socket"), answer)
+    }
+
+    fn serve(
+        listener: TcpListener,
+        answer: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let url = format!("http://{}/events", listener.local_addr().expect("an address"));
         let requests = Arc::<Mutex<Vec<Request>>>::default();
         let (seen, answer) = (Arc::clone(&requests), Arc::new(answer));

@@ -8,7 +8,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::support::streams::check;
+use crate::support::streams::{check, check_refused, check_sent};
 use crate::support::{PATIENCE, Service};
 
 pub(crate) const PROTOCOL: &str = "gateway-events.v1";
@@ -25,6 +25,16 @@ pub(crate) struct Peer {
     stream: WebSocketStream<TlsStream<TcpStream>>,
     /// The first frame.
     pub(crate) ack: Value,
+    /// What the test has sent.
+    sent: Vec<String>,
+}
+
+/// A hello with these members, which replace the defaults.
+pub(crate) fn hello(members: &Value) -> Value {
+    let mut hello = json!({"type": "connection.hello", "resume": "server", "confirm": "applied"});
+    let object = hello.as_object_mut().expect("an object");
+    object.extend(members.as_object().expect("an object").clone());
+    hello
 }
 
 impl Peer {
@@ -45,7 +55,7 @@ impl Peer {
             tokio_tungstenite::client_async(request, tls).await.expect("admitted");
         let chosen = answer.headers().get("sec-websocket-protocol");
         assert_eq!(chosen.map(reqwest::header::HeaderValue::as_bytes), Some(PROTOCOL.as_bytes()));
-        let mut peer = Self { stream, ack: Value::Null };
+        let mut peer = Self { stream, ack: Value::Null, sent: Vec::new() };
         peer.ack = peer.frame().await;
         assert_eq!(peer.ack["type"], "connection.ack");
         peer
@@ -63,22 +73,25 @@ impl Peer {
 
     /// Says hello with these members, which replace the defaults.
     pub(crate) async fn hello(&mut self, members: Value) {
-        let mut hello =
-            json!({"type": "connection.hello", "resume": "server", "confirm": "applied"});
-        let object = hello.as_object_mut().expect("an object");
-        object.extend(members.as_object().expect("an object").clone());
-        self.send(&hello).await;
+        self.send(&hello(&members)).await;
     }
 
+    /// Sends a frame, which must be valid.
     pub(crate) async fn send(&mut self, frame: &Value) {
+        check_sent("reliable", frame);
         self.text(&frame.to_string()).await;
     }
 
+    /// Sends a text, which need not be a frame.
     pub(crate) async fn text(&mut self, text: &str) {
+        self.sent.push(text.to_owned());
         self.message(Message::text(text)).await;
     }
 
     pub(crate) async fn message(&mut self, message: Message) {
+        if let Message::Binary(_) = &message {
+            self.sent.push("no text".to_owned());
+        }
         self.stream.send(message).await.expect("it is open");
     }
 
@@ -94,6 +107,9 @@ impl Peer {
                 Some(Ok(Message::Text(text))) => {
                     let frame = serde_json::from_str(text.as_str()).expect("JSON");
                     check("reliable", &frame);
+                    if frame["type"] == "connection.error" {
+                        check_refused(&self.sent, frame["code"].as_str().expect("a code"));
+                    }
                     return Incoming::Frame(frame);
                 }
                 Some(Ok(Message::Ping(_))) => drop(self.stream.flush().await),

@@ -4,19 +4,25 @@ use serde_json::json;
 
 use super::peer::Peer;
 use super::with_events;
-use crate::both_databases::Backend;
+use crate::both_databases::{Backend, on_both};
 
-#[tokio::test]
-async fn unknown_types_and_members_and_repeats_are_ignored() {
-    let (service, id, key) = with_events(&Backend::Sqlite, 2).await;
+on_both! {
+    unknown_types_and_members_and_repeats_are_ignored
+}
+
+async fn unknown_types_and_members_and_repeats_are_ignored(backend: Backend) {
+    let (service, id, key) = with_events(&backend, 2).await;
     let mut peer = Peer::greet(&service, &key).await;
     peer.send(&json!({"type": "connection.later", "x": 1})).await;
-    peer.hello(json!({"instance": "a", "later": [1]})).await;
+    // Members that are null count as omitted.
+    let omitted = json!({"instance": "a", "later": [1], "window": null, "windowBytes": null,
+        "types": null, "envelope": null});
+    peer.hello(omitted).await;
     assert_eq!(peer.frame().await["type"], "connection.resumed");
     peer.event(1).await;
     peer.event(2).await;
     peer.send(&json!({"type": "delivery.later"})).await;
-    peer.send(&json!({"type": "delivery.ack", "applied": 2, "later": {}})).await;
+    peer.send(&json!({"type": "delivery.ack", "applied": 2, "received": null, "later": {}})).await;
     peer.applied(2).await;
     peer.applied(1).await;
     peer.send(&json!({"type": "delivery.progress", "sequence": 1})).await;

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use gateway_events::transport::grpc;
 use gateway_events::transport::grpc::generated::gateway_frame::Frame as Sent;
 use gateway_events::transport::grpc::generated::gateways_client::GatewaysClient;
 use gateway_events::transport::grpc::generated::server_frame::Frame as Received;
@@ -28,6 +29,7 @@ use super::ended;
 use crate::both_databases::{Backend, on_both};
 use crate::edge::http2::offering;
 use crate::reliable::publish;
+use crate::support::streams::{check, check_sent};
 use crate::support::{PATIENCE, Service};
 
 /// An HTTP/2 connection.
@@ -115,6 +117,9 @@ impl Peer {
     }
 
     pub(super) async fn send(&self, frame: Sent) {
+        if let Ok(Some(read)) = grpc::frame(GatewayFrame { frame: Some(frame.clone()) }) {
+            check_sent("grpc", &serde_json::from_slice(&read.to_text()).expect("JSON"));
+        }
         self.frames.send(GatewayFrame { frame: Some(frame) }).await.expect("it is open");
     }
 
@@ -127,7 +132,11 @@ impl Peer {
             match timeout(PATIENCE, self.stream.message()).await.expect("in time")? {
                 // A sign of life.
                 Some(ServerFrame { frame: None }) => {}
-                next => return Ok(next.and_then(|next| next.frame)),
+                Some(frame) => {
+                    check_received(&frame);
+                    return Ok(frame.frame);
+                }
+                None => return Ok(None),
             }
         }
     }
@@ -164,6 +173,18 @@ impl Peer {
     }
 }
 
+/// Compares a message with the document, in its JSON form.
+fn check_received(message: &ServerFrame) {
+    let text = match &message.frame {
+        Some(Received::Event(Event { cloud_event: Some(event), .. })) => event.to_vec(),
+        _ => {
+            let read = grpc::server_frame(message.clone()).expect("a valid frame");
+            read.expect("a known frame").to_text().to_vec()
+        }
+    };
+    check("grpc", &serde_json::from_slice(&text).expect("JSON"));
+}
+
 pub(super) fn hello() -> ConnectionHello {
     ConnectionHello {
         instance: Some("a".to_owned()),
@@ -176,6 +197,8 @@ pub(super) fn hello() -> ConnectionHello {
 on_both! {
     events_are_streamed_and_confirmed
     events_are_cloud_events_to_a_gateway_that_asks_for_them
+    a_bad_first_frame_ends_its_stream_with_the_status_of_the_contract
+    a_bad_later_frame_ends_its_stream_with_the_status_of_the_contract
 }
 
 async fn events_are_streamed_and_confirmed(backend: Backend) {
@@ -266,9 +289,8 @@ async fn an_idle_stream_shows_in_each_interval_that_the_service_lives() {
     peer.event(1).await;
 }
 
-#[tokio::test]
-async fn a_bad_first_frame_ends_its_stream_with_the_status_of_the_contract() {
-    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+async fn a_bad_first_frame_ends_its_stream_with_the_status_of_the_contract(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (_, key) = service.gateway("one").await;
     for key in [None, Some("gwk_nonsense")] {
         let refused = Peer::greet(&service, key).await.err().expect("refused");
@@ -335,9 +357,8 @@ async fn a_bad_first_frame_ends_its_stream_with_the_status_of_the_contract() {
     }
 }
 
-#[tokio::test]
-async fn a_bad_later_frame_ends_its_stream_with_the_status_of_the_contract() {
-    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+async fn a_bad_later_frame_ends_its_stream_with_the_status_of_the_contract(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, 1, 1).await;
     for (frame, code) in [

@@ -23,12 +23,17 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn new(service: &Service, key: &str) -> Self {
+        Self::through(service, service.port, key)
+    }
+
+    /// Likewise, through a port, which may be a fault proxy's.
+    pub(crate) fn through(service: &Service, port: u16, key: &str) -> Self {
         let config = service.trust().client_config().expect("a TLS client");
         let client =
             Client::builder().tls_backend_preconfigured(config.as_ref().clone()).no_proxy();
         Self {
             client: client.build().expect("a client"),
-            base: format!("https://localhost:{}{BASE_PATH}/gateways/events", service.port),
+            base: format!("https://localhost:{port}{BASE_PATH}/gateways/events"),
             key: key.to_owned(),
         }
     }
@@ -80,6 +85,9 @@ impl Peer {
 on_both! {
     events_come_at_once_and_count_when_they_are_confirmed
     poll_resumes_from_after_or_stored_position
+    frames_reject_events_and_violations_end_the_connection
+    an_instance_that_polls_no_more_is_disconnected
+    bad_parameters_are_refused_and_name_what_is_wrong
 }
 
 async fn events_come_at_once_and_count_when_they_are_confirmed(backend: Backend) {
@@ -130,9 +138,8 @@ async fn poll_resumes_from_after_or_stored_position(backend: Backend) {
     assert_eq!(stored, [3, 4, 5, 6]);
 }
 
-#[tokio::test]
-async fn frames_reject_events_and_violations_end_the_connection() {
-    let service = Service::start().await;
+async fn frames_reject_events_and_violations_end_the_connection(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     peer.post("a", &json!([])).await.refusal(409, "connection_gone");
@@ -149,9 +156,8 @@ async fn frames_reject_events_and_violations_end_the_connection() {
     assert_eq!(peer.poll(&format!("instance=a&after={position}&wait=0s")).await.status, 204);
 }
 
-#[tokio::test]
-async fn an_instance_that_polls_no_more_is_disconnected() {
-    let service = Service::start().await;
+async fn an_instance_that_polls_no_more_is_disconnected(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     let began = Instant::now();
@@ -196,9 +202,8 @@ async fn waiting_requests_end_with_their_key_their_gateway_and_their_node() {
     service.ended().await;
 }
 
-#[tokio::test]
-async fn bad_parameters_are_refused_and_name_what_is_wrong() {
-    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+async fn bad_parameters_are_refused_and_name_what_is_wrong(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (_, key) = service.gateway("one").await;
     let peer = Peer::new(&service, &key);
     let epoch = "01890a5d-ac96-774b-bcce-b302099a8057";

@@ -5,13 +5,18 @@ use serde_json::json;
 
 use super::sse_peer::{Peer, request};
 use super::{closed, ended};
+use crate::both_databases::{Backend, on_both};
 use crate::reliable::publish;
 use crate::support::Service;
 use crate::support::http::reply;
 
-#[tokio::test]
-async fn bad_parameters_are_refused_and_name_what_is_wrong() {
-    let service = Service::start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
+on_both! {
+    bad_parameters_are_refused_and_name_what_is_wrong
+    a_connection_takes_frames_of_its_gateway_only
+}
+
+async fn bad_parameters_are_refused_and_name_what_is_wrong(backend: Backend) {
+    let service = backend.start_with(&[("LIMITS__ATTEMPTS_PER_MINUTE", "100")]).await;
     let (_, key) = service.gateway("one").await;
     let many = vec!["a.b"; 65].join(",");
     for (query, field) in [
@@ -65,9 +70,8 @@ async fn bad_parameters_are_refused_and_name_what_is_wrong() {
     assert_eq!((gap.kind.as_str(), &gap.data["reason"]), ("delivery.gap", &json!("epoch")));
 }
 
-#[tokio::test]
-async fn a_connection_takes_frames_of_its_gateway_only() {
-    let service = Service::start().await;
+async fn a_connection_takes_frames_of_its_gateway_only(backend: Backend) {
+    let service = backend.start().await;
     let (id, key) = service.gateway("one").await;
     let (_, other) = service.gateway("two").await;
     publish(&service, &id, 1, 1).await;

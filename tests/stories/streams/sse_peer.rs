@@ -1,11 +1,12 @@
 //! A gateway that receives server-sent events and confirms them by `POST`.
 
 use gateway_events::client::BASE_PATH;
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::http::{Reply, reply};
+use crate::support::streams::{check_request, check_streamed};
 use crate::support::{PATIENCE, Service};
 
 /// A message of a stream.
@@ -55,8 +56,12 @@ impl Peer {
     }
 
     async fn send(service: &Service, key: &str, request: RequestBuilder) -> Self {
-        let response = request.send().await.expect("an answer");
+        let (client_of_stream, request) = request.build_split();
+        let request = request.expect("a request");
+        let url = request.url().clone();
+        let response = client_of_stream.execute(request).await.expect("an answer");
         assert_eq!(response.status(), 200);
+        check_request(&Method::GET, &url, None, 200, "");
         let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
         assert_eq!(header("content-type"), "text/event-stream");
         assert_eq!(header("x-accel-buffering"), "no");
@@ -121,6 +126,7 @@ impl Peer {
             }
             if let Some(kind) = kind {
                 let data = serde_json::from_str(&data.join("\n")).expect("JSON");
+                check_streamed(&kind, id.as_deref(), &data);
                 return Some(Message { kind, id, data });
             }
         }

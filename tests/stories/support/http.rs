@@ -5,7 +5,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
-use super::{Service, document};
+use super::{Service, document, streams};
 
 /// A client with or without a token.
 #[derive(Clone)]
@@ -105,16 +105,20 @@ impl Caller {
     }
 }
 
-/// Sends a request, and compares the response with the OpenAPI document.
+/// Sends a request, and compares the response with the OpenAPI document, and with the AsyncAPI document
+/// if it is one of a gateway.
 pub(crate) async fn reply(request: RequestBuilder) -> Reply {
     let (client, request) = request.build_split();
     let request = request.expect("a request");
     let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let url = request.url().clone();
+    let sent = request.body().and_then(|body| body.as_bytes()).map(<[u8]>::to_vec);
     let response = client.execute(request).await.expect("an answer");
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let body = response.text().await.expect("text");
     let reply = Reply { status, headers, body };
     document::check(&method, &path, status, reply.content_type(), &reply.body);
+    streams::check_request(&method, &url, sent.as_deref(), status, &reply.body);
     reply
 }
 

@@ -9,6 +9,8 @@ use crate::both_databases::{Backend, on_both};
 
 on_both! {
     a_connection_is_shown_with_its_transport
+    an_unknown_key_is_refused_and_too_many_attempts_are
+    connections_beyond_the_limit_are_refused
 }
 
 async fn a_connection_is_shown_with_its_transport(backend: Backend) {
@@ -37,8 +39,8 @@ async fn refused(bed: &TestBed) -> (u16, bool) {
 }
 
 /// A gateway for each transport on one service.
-async fn beds(settings: &[(&str, &str)]) -> Vec<TestBed> {
-    let world = std::sync::Arc::new(World::served(&Backend::Sqlite, settings).await);
+async fn beds(backend: &Backend, settings: &[(&str, &str)]) -> Vec<TestBed> {
+    let world = std::sync::Arc::new(World::served(backend, settings).await);
     let mut beds = Vec::new();
     for kind in SERVED {
         beds.push(TestBed::new(world.clone(), *kind, "one").await);
@@ -46,11 +48,11 @@ async fn beds(settings: &[(&str, &str)]) -> Vec<TestBed> {
     beds
 }
 
-#[tokio::test]
-async fn an_unknown_key_is_refused_and_too_many_attempts_are() {
+async fn an_unknown_key_is_refused_and_too_many_attempts_are(backend: Backend) {
     for kind in SERVED {
         let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "2")];
-        let world = std::sync::Arc::new(World::served(&Backend::Sqlite, &settings).await);
+        let backend = backend.fresh();
+        let world = std::sync::Arc::new(World::served(&backend, &settings).await);
         let mut bed = TestBed::new(world, *kind, "one").await;
         bed.key = "gwk_nonsense".to_owned();
         let mut found = refused(&bed).await;
@@ -65,9 +67,8 @@ async fn an_unknown_key_is_refused_and_too_many_attempts_are() {
     }
 }
 
-#[tokio::test]
-async fn connections_beyond_the_limit_are_refused() {
-    let beds = beds(&[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
+async fn connections_beyond_the_limit_are_refused(backend: Backend) {
+    let beds = beds(&backend, &[("DELIVERY__MAX_CONNECTIONS", "1")]).await;
     let mut first = beds[0].connected().await;
     for bed in &beds {
         assert_eq!(refused(bed).await, (503, bed.kind != Kind::Plain), "{:?}", bed.kind);

@@ -6,11 +6,19 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::test_bed::World;
 use super::{Kind, TestBed};
-use crate::both_databases::Backend;
-use crate::reliable::peer::Peer as Socket;
+use crate::both_databases::{Backend, on_both};
+use crate::reliable::peer::{Peer as Socket, hello};
 use crate::streams::long_poll::Peer as Polling;
 use crate::streams::sse_peer::Peer as Stream;
 use crate::support::http::in_words_of_the_contract;
+
+on_both! {
+    a_bad_frame_ends_its_socket
+    a_bad_hello_is_answered_with_an_error
+    an_error_says_what_the_member_must_be
+    a_bad_frame_ends_its_stream_of_events
+    a_bad_frame_ends_its_polled_connection
+}
 
 /// A frame that is valid, and values that each of its members must not have.
 struct Shape {
@@ -166,9 +174,9 @@ fn contradictions() -> Vec<(String, &'static str)> {
 
 /// A gateway whose connection a bad frame ends, and another one with an event in flight, which must be
 /// confirmed afterwards.
-async fn beside_another(kind: Kind, case: impl AsyncFn(&TestBed)) {
+async fn beside_another(backend: &Backend, kind: Kind, case: impl AsyncFn(&TestBed)) {
     let settings = [("LIMITS__ATTEMPTS_PER_MINUTE", "1000")];
-    let world = std::sync::Arc::new(World::served(&Backend::Sqlite, &settings).await);
+    let world = std::sync::Arc::new(World::served(backend, &settings).await);
     let other = TestBed::new(world.clone(), kind, "other").await;
     other.publish(1..=1).await;
     let mut peer = other.connected().await;
@@ -180,9 +188,8 @@ async fn beside_another(kind: Kind, case: impl AsyncFn(&TestBed)) {
     peer.event(2).await;
 }
 
-#[tokio::test]
-async fn a_bad_frame_ends_its_socket() {
-    beside_another(Kind::WebSocket, async |bed| {
+async fn a_bad_frame_ends_its_socket(backend: Backend) {
+    beside_another(&backend, Kind::WebSocket, async |bed| {
         let (service, instance) = (bed.service(), json!({"instance": "a"}));
         let invalid = shapes().into_iter().flat_map(|shape| shape.frames());
         let mut cases: Vec<(String, &str)> = invalid.map(|it| (it, "invalid_frame")).collect();
@@ -205,9 +212,8 @@ async fn a_bad_frame_ends_its_socket() {
     .await;
 }
 
-#[tokio::test]
-async fn a_bad_hello_is_answered_with_an_error() {
-    beside_another(Kind::WebSocket, async |bed| {
+async fn a_bad_hello_is_answered_with_an_error(backend: Backend) {
+    beside_another(&backend, Kind::WebSocket, async |bed| {
         let invalid = hello_shape().frames().into_iter().map(|it| (it, "invalid_frame"));
         let early = shapes().into_iter().map(|it| (it.valid.to_string(), "hello_expected"));
         let other = malformed().into_iter().map(|it| (it, "malformed_frame"));
@@ -284,16 +290,15 @@ fn told() -> Vec<(Value, &'static str)> {
     told.map(|(frame, message)| (frame, &*message.leak())).into()
 }
 
-#[tokio::test]
-async fn an_error_says_what_the_member_must_be() {
+async fn an_error_says_what_the_member_must_be(backend: Backend) {
     let world = std::sync::Arc::new(
-        World::served(&Backend::Sqlite, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await,
+        World::served(&backend, &[("LIMITS__ATTEMPTS_PER_MINUTE", "1000")]).await,
     );
     let socket = TestBed::new(world.clone(), Kind::WebSocket, "one").await;
     let stream = TestBed::new(world, Kind::Sse, "two").await;
     for (frame, message) in told() {
         let mut peer = Socket::connect(socket.service(), &socket.key, json!({})).await;
-        peer.send(&frame).await;
+        peer.text(&frame.to_string()).await;
         assert_eq!(peer.closed().await.1["message"], message);
         let mut peer = Stream::connect(stream.service(), &stream.key, "").await;
         assert_eq!(peer.post(&frame).await.json()["detail"], message);
@@ -317,7 +322,7 @@ async fn an_error_says_what_the_member_must_be() {
         ),
     ] {
         let mut peer = Socket::greet(socket.service(), &socket.key).await;
-        peer.hello(json!({member: value})).await;
+        peer.text(&hello(&json!({member: value})).to_string()).await;
         let error = peer.closed().await.1;
         let said = error["message"].as_str().expect("a message");
         assert!(said.starts_with(&format!("connection.hello: {message}")), "{said}");
@@ -342,9 +347,8 @@ fn bodies() -> Vec<(String, u16, &'static str)> {
     cases
 }
 
-#[tokio::test]
-async fn a_bad_frame_ends_its_stream_of_events() {
-    beside_another(Kind::Sse, async |bed| {
+async fn a_bad_frame_ends_its_stream_of_events(backend: Backend) {
+    beside_another(&backend, Kind::Sse, async |bed| {
         for (body, status, code) in bodies() {
             let query = "?confirm=applied&instance=a";
             let mut peer = Stream::connect(bed.service(), &bed.key, query).await;
@@ -363,9 +367,8 @@ async fn a_bad_frame_ends_its_stream_of_events() {
     .await;
 }
 
-#[tokio::test]
-async fn a_bad_frame_ends_its_polled_connection() {
-    beside_another(Kind::LongPoll, async |bed| {
+async fn a_bad_frame_ends_its_polled_connection(backend: Backend) {
+    beside_another(&backend, Kind::LongPoll, async |bed| {
         let peer = Polling::new(bed.service(), &bed.key);
         let live = format!("/gateways/{}/connections?status=connected", bed.id);
         let ended = async || {

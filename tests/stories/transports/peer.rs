@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::test_bed::{Kind, TestBed};
 use crate::support::PATIENCE;
+use crate::support::streams::{check, check_sent};
 
 /// How long nothing must come until a case says that nothing does.
 const QUIET: Duration = Duration::from_millis(300);
@@ -64,6 +65,16 @@ impl Peer {
         peer
     }
 
+    /// The channel in the document.
+    const fn channel(&self) -> &'static str {
+        match self.kind {
+            Kind::Sse => "eventStream",
+            Kind::Grpc => "grpc",
+            // The frames of plain mode are completed to those of reliable mode, and compared before.
+            Kind::Plain | Kind::WebSocket | Kind::LongPoll | Kind::Memory => "reliable",
+        }
+    }
+
     /// The next frame or the end.
     async fn next(&mut self) -> Result<ServerFrame, Closed> {
         if let Some(kept) = self.kept.take() {
@@ -72,6 +83,10 @@ impl Peer {
         loop {
             let received =
                 timeout(PATIENCE, self.link.receive()).await.expect("a frame in time")?;
+            if let Received::Frame(frame) = &received {
+                let text = frame.to_text();
+                check(self.channel(), &serde_json::from_slice(&text).expect("JSON"));
+            }
             match received {
                 Received::Frame(ServerFrame::Error(error)) => self.error = Some(error.code),
                 // Made by the link of long polling, of the first event.
@@ -181,6 +196,7 @@ impl Peer {
     }
 
     pub(super) async fn send(&mut self, frame: GatewayFrame) {
+        check_sent("reliable", &serde_json::from_slice(&frame.to_text()).expect("JSON"));
         self.link.send(&[frame]).await.expect("it is open");
     }
 
@@ -216,6 +232,11 @@ impl Peer {
 
     pub(super) async fn credit(&mut self, window: Option<u32>, window_bytes: Option<u64>) {
         self.send(GatewayFrame::Credit(Credit { window, window_bytes })).await;
+    }
+
+    /// Reads to the end, so that the link answers pings.
+    pub(super) async fn live(mut self) {
+        while self.link.receive().await.is_ok() {}
     }
 
     /// Ends the connection as a gateway does that stops.

@@ -15,6 +15,8 @@ use crate::support::streams::check;
 pub(super) struct Plain {
     pub(super) world: Arc<World>,
     pub(super) key: String,
+    /// The port to connect to, if it is not the service's.
+    pub(super) through: Option<u16>,
 }
 
 #[async_trait]
@@ -22,7 +24,8 @@ impl Transport for Plain {
     /// The hello is not sent.
     async fn connect(&self, _: &Hello) -> Result<Box<dyn Link>, ConnectError> {
         let service = self.world.service();
-        let gateway = RawGateway::try_connect(service, service.port, &self.key).await;
+        let port = self.through.unwrap_or(service.port);
+        let gateway = RawGateway::try_connect(service, port, &self.key).await;
         let gateway = gateway.map_err(|status| {
             let retry_after = None;
             ConnectError::Refused { status, retry_after }

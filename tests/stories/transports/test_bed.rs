@@ -122,6 +122,8 @@ pub(crate) struct TestBed {
     pub(super) kind: Kind,
     pub(super) id: String,
     pub(super) key: String,
+    /// The port of a fault proxy through which it connects, if not directly.
+    pub(super) through: Option<u16>,
 }
 
 /// A delivery, as an admin sees it.
@@ -144,7 +146,7 @@ impl TestBed {
                 (id.to_string(), format!("key of {id}"))
             }
         };
-        Self { world, kind, id, key }
+        Self { world, kind, id, key, through: None }
     }
 
     pub(super) fn service(&self) -> &Service {
@@ -214,9 +216,15 @@ impl TestBed {
     pub(super) fn transport(&self) -> Box<dyn Transport> {
         match self.world.as_ref() {
             World::Served(_) if self.kind == Kind::Plain => {
-                Box::new(Plain { world: Arc::clone(&self.world), key: self.key.clone() })
+                let (world, key) = (Arc::clone(&self.world), self.key.clone());
+                Box::new(Plain { world, key, through: self.through })
             }
-            World::Served(service) => transport(service, self.kind, &self.key),
+            World::Served(service) => transport_through(
+                service,
+                self.through.unwrap_or(service.port),
+                self.kind,
+                &self.key,
+            ),
             World::Memory(node) => Box::new(Memory {
                 dispatcher: Arc::clone(&node.dispatcher),
                 store: Arc::clone(&node.store),
@@ -357,8 +365,13 @@ impl TestBed {
 
 /// A transport of the client library.
 pub(crate) fn transport(service: &Service, kind: Kind, key: &str) -> Box<dyn Transport> {
+    transport_through(service, service.port, kind, key)
+}
+
+/// Likewise, through a port, which may be a fault proxy's.
+fn transport_through(service: &Service, port: u16, kind: Kind, key: &str) -> Box<dyn Transport> {
     let endpoint = Endpoint {
-        base: format!("https://localhost:{}", service.port).parse().expect("a URL"),
+        base: format!("https://localhost:{port}").parse().expect("a URL"),
         tls: service.trust().client_config().expect("a TLS client"),
         source: None,
     };

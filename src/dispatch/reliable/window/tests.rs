@@ -521,6 +521,11 @@ fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
     assert_eq!(ended(&[1], Reason::HeartbeatTimeout), (true, None));
     assert_eq!(ended(&[1], Reason::ConfirmationTimeout), (false, Some(3)), "there was no more");
 
+    // A deadline that the transport postpones is no progress.
+    let mut window = sent(1, Confirm::Applied);
+    window.postpone(Sequence(1), now).unwrap();
+    assert_eq!(window.close(Reason::HeartbeatTimeout, PATIENCE).give_up_after, Some(3));
+
     // Progress on an event that was confirmed or is sent again says nothing about the next one.
     let mut window = sent(2, Confirm::Applied);
     window.progress(Sequence(1), now).unwrap();
