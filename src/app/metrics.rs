@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics_process::Collector;
 
+use crate::api::AlertSeverity;
 use crate::dispatch::INVALID_MESSAGES;
 use crate::event::Reason;
 use crate::http::UPGRADE_REFUSALS;
@@ -33,8 +34,17 @@ pub(super) fn create() {
     metric::create(metric::INVALID_MESSAGES, "what", INVALID_MESSAGES.iter().copied());
     metric::create_histograms(metric::READ_DURATION, "class", ["point", "snapshot", "query"]);
     metric::create_histograms(metric::RECEIPT_DELAY, "transport", transport::NAMES);
+    metric::create(metric::ALERT_ATTEMPTS, "outcome", ["delivered", "failed", "given_up"]);
+    for severity in AlertSeverity::ALL {
+        metrics::gauge!(metric::ALERTS_FIRING, "severity" => severity.as_str()).set(0.0);
+    }
     metric::create_unlabelled(
-        &[metric::APPEND_DURATION, metric::TRANSACTION_DURATION, metric::DISPATCH_DELAY],
+        &[
+            metric::APPEND_DURATION,
+            metric::TRANSACTION_DURATION,
+            metric::DISPATCH_DELAY,
+            metric::ALERT_EVALUATION_DURATION,
+        ],
         &[
             metric::CONNECTIONS,
             metric::FEEDS,
