@@ -19,7 +19,8 @@ const ROUNDS: usize = 4;
 
 #[tokio::test]
 async fn two_nodes_tell_each_change_exactly_once() {
-    let story = Story::begin(&Backend::postgres()).await;
+    let backend = Backend::postgres();
+    let story = Story::begin(&backend).await;
     for round in 0..ROUNDS {
         story.turn(round % 2 == 0).await;
         story.settled(round).await;

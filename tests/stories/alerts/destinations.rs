@@ -53,7 +53,8 @@ async fn secrets_are_encrypted_masked_and_kept(backend: Backend) {
     let changed = service.admin().put("/alerts/destinations/hook", &change).await;
     assert_eq!((changed.status, changed.success().get("secret")), (200, None));
     assert_eq!(test_of(&service, "hook").await["delivered"], true);
-    let [first, second] = &receiver.all()[..] else { panic!("{:?}", receiver.all()) };
+    let all = receiver.all();
+    let [first, second] = &all[..] else { panic!("{all:#?}") };
     for received in [first, second] {
         assert_eq!(received.path, "/hooks/very-secret-path");
         super::telling::check_signature(received, &signing);

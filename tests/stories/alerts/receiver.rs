@@ -100,8 +100,9 @@ impl Receiver {
     /// Waits until what was received satisfies a condition; returns it.
     pub(super) async fn until(&self, satisfies: impl Fn(&[Received]) -> bool) -> Vec<Received> {
         let mut received = self.received.clone();
-        let found = tokio::time::timeout(PATIENCE, received.wait_for(|all| satisfies(all))).await;
-        assert!(found.is_ok(), "only this was received: {:#?}", self.all());
+        let waiting = tokio::time::timeout(PATIENCE, received.wait_for(|all| satisfies(all)));
+        let is_found = waiting.await.is_ok_and(|found| found.is_ok());
+        assert!(is_found, "only this was received: {:#?}", self.all());
         self.all()
     }
 }

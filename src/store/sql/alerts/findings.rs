@@ -63,7 +63,7 @@ pub(super) async fn gateways(
 ) -> Result<Vec<WatchedGateway>> {
     let rows = query!(
         r#"
-        with chosen as (
+        with chosen as materialized (
             select g.gateway, g.id, g.name, g.labels, g.created_at, g.disabled_at, g.paused_at,
                 s.left_at, s.dead_total, s.head, s.floor,
                 coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
@@ -71,7 +71,7 @@ pub(super) async fn gateways(
             from gateways g join streams s using (gateway)
             where g.organisation = $1 and g.deleted_at is null
         ),
-        placed as (
+        placed as materialized (
             select *, case when floor > confirmed then floor else confirmed end as position from chosen
         )
         select id as "id!: GatewayId", name as "name!: String", labels as "labels!: String",
@@ -152,8 +152,8 @@ pub(super) async fn failures(
             r#"
             select g.id as "id!: GatewayId",
                 cast(sum(a.last_sequence - a.first_sequence + 1) as bigint) as "count!: i64"
-            from attempts a join gateways g on g.gateway = a.gateway
-            where a.outcome = 'failed' and a.finished_at >= $2 and g.organisation = $1
+            from attempts a cross join gateways g
+            where g.gateway = a.gateway and a.outcome = 'failed' and a.finished_at >= $2 and g.organisation = $1
                 and g.deleted_at is null and ($3 = '' or a.reason = $3)
             group by g.id
             "#,
@@ -168,12 +168,13 @@ pub(super) async fn failures(
     let rows = query!(
         r#"
         select g.id as "id!: GatewayId", count(*) as "count!: i64"
-        from attempts a join gateways g on g.gateway = a.gateway
+        from attempts a cross join gateways g
         join outbox o on o.gateway = a.gateway
             and o.sequence between a.first_sequence and a.last_sequence
         join events e on e.event = o.event
-        where a.outcome = 'failed' and a.finished_at >= $2 and g.organisation = $1
-            and g.deleted_at is null and ($3 = '' or a.reason = $3) and e.type = $4
+        where g.gateway = a.gateway and a.outcome = 'failed' and a.finished_at >= $2
+            and g.organisation = $1 and g.deleted_at is null and ($3 = '' or a.reason = $3)
+            and e.type = $4
         group by g.id
         "#,
         organisation.0,
@@ -254,8 +255,8 @@ pub(super) async fn expiring(
         r#"
         select t.id as "id!: String", g.id as "gateway!: GatewayId", g.name as "name!: String",
             t.expires_at as "expires_at!: Timestamp"
-        from gateway_tokens t join gateways g on g.gateway = t.gateway
-        where t.revoked_at is null and t.expires_at >= $2 and t.expires_at <= $3
+        from gateway_tokens t cross join gateways g
+        where g.gateway = t.gateway and t.revoked_at is null and t.expires_at >= $2 and t.expires_at <= $3
             and g.organisation = $1 and g.deleted_at is null
             and not exists (
                 select 1 from gateway_tokens o
@@ -312,12 +313,12 @@ pub(super) async fn addresses(
         r#"
         select g.id as "gateway!: GatewayId", c.token as "token!: String",
             c.remote_address as "address!: String"
-        from connections c join gateways g on g.gateway = c.gateway
-        where c.closed_at is null and g.organisation = $1 and g.deleted_at is null
+        from connections c cross join gateways g
+        where g.gateway = c.gateway and c.closed_at is null and g.organisation = $1 and g.deleted_at is null
         union
         select g.id, c.token, c.remote_address
-        from connections c join gateways g on g.gateway = c.gateway
-        where c.closed_at >= $2 and g.organisation = $1 and g.deleted_at is null
+        from connections c cross join gateways g
+        where g.gateway = c.gateway and c.closed_at >= $2 and g.organisation = $1 and g.deleted_at is null
         order by 1, 2, 3 limit $3
         "#,
         organisation.0,

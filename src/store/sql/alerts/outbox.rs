@@ -16,8 +16,15 @@ pub(super) async fn has_work(conn: &mut Connection) -> Result<bool> {
     let now = conn.now().await?;
     let found = query_scalar!(
         r#"
-        select notification as "notification!: i64" from alert_notifications
-        where ended_at is null and due_at <= $1 and (claimed_until is null or claimed_until <= $1)
+        select n.notification as "notification!: i64" from alert_notifications n
+        where n.ended_at is null and n.due_at <= $1
+            and (n.claimed_until is null or n.claimed_until <= $1)
+            and not exists (
+                select 1 from alert_notifications e
+                where e.ended_at is null and e.organisation = n.organisation
+                    and e.destination = n.destination and e.rule = n.rule
+                    and e.group_key = n.group_key and e.notification < n.notification
+            )
         limit 1
         "#,
         now as _
