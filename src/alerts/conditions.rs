@@ -102,8 +102,8 @@ impl<'a> Facts<'a> {
         let since = self.now.minus(window.unwrap_or_default());
         Ok(match rule.kind {
             AlertKind::InboxRejected => self.rejected(rule).await?,
-            AlertKind::DiskSpace => of_nodes(disks(&self.nodes().await?, self.now, rule)),
-            AlertKind::NodeLost => of_nodes(lost(&self.nodes().await?, since)),
+            AlertKind::DiskSpace => of_nodes(&disks(&self.nodes().await?, self.now, rule)),
+            AlertKind::NodeLost => of_nodes(&lost(&self.nodes().await?, since)),
             AlertKind::Expiry => self.expiring(rule).await?,
             _ => self.of_gateways(rule, since).await?,
         })
@@ -345,11 +345,11 @@ fn rows(count: u64) -> String {
 }
 
 /// One finding about nodes, from a text for each.
-fn of_nodes(texts: Vec<String>) -> Findings {
+fn of_nodes(texts: &[String]) -> Findings {
     let mut findings = Findings::default();
     if !texts.is_empty() {
         let count = u64::try_from(texts.len()).unwrap_or(u64::MAX);
-        let finding = Finding { count, gateways: Vec::new(), summary: sentence(&texts) };
+        let finding = Finding { count, gateways: Vec::new(), summary: sentence(texts) };
         findings.groups.insert(String::new(), finding);
     }
     findings

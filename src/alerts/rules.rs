@@ -314,15 +314,15 @@ enum Needs {
 /// Whether a kind takes `threshold` and `windowSeconds`.
 const fn parameters(kind: AlertKind) -> (Needs, Needs) {
     match kind {
-        AlertKind::GatewayAway | AlertKind::Expiry | AlertKind::NodeLost => {
-            (Needs::None, Needs::It)
-        }
+        AlertKind::GatewayAway
+        | AlertKind::Expiry
+        | AlertKind::NodeLost
+        | AlertKind::UnexpectedAddress => (Needs::None, Needs::It),
         AlertKind::GatewayBehind => (Needs::Perhaps, Needs::Perhaps),
         AlertKind::DeliveryFailures => (Needs::It, Needs::It),
         AlertKind::DeadLetters | AlertKind::InboxRejected | AlertKind::DiskSpace => {
             (Needs::It, Needs::None)
         }
-        AlertKind::UnexpectedAddress => (Needs::None, Needs::It),
     }
 }
 

@@ -126,7 +126,7 @@ fn shown(rule: &AlertRule) -> String {
         ("for", Some(seconds(definition.for_seconds))),
         ("keep firing", Some(seconds(definition.keep_firing_seconds))),
         ("destinations", definition.destinations.as_ref().map(|ids| ids.join(", "))),
-        ("silent until", rule.silenced_until.map(|until| time(until))),
+        ("silent until", rule.silenced_until.map(time)),
         ("silenced by", rule.silenced_by.clone()),
     ];
     for (name, value) in lines {

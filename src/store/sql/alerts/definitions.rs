@@ -43,13 +43,12 @@ async fn lock(conn: &mut Connection, organisation: OrganisationKey) -> Result<()
     Ok(())
 }
 
-/// The stored definition of a rule: `None` if it is not stored, and `Some(None)` if only its silence
-/// is.
+/// Whether a rule is stored, and its definition, which is not there if only its silence is stored.
 async fn definition(
     conn: &mut Connection,
     organisation: OrganisationKey,
     id: &str,
-) -> Result<Option<Option<String>>> {
+) -> Result<(bool, Option<String>)> {
     let row = query!(
         r#"
         select definition as "definition?: String" from alert_rules
@@ -60,7 +59,7 @@ async fn definition(
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|row| row.definition))
+    Ok((row.is_some(), row.and_then(|row| row.definition)))
 }
 
 pub(super) async fn put_rule(
@@ -72,8 +71,8 @@ pub(super) async fn put_rule(
     new: &str,
 ) -> Result<Audited<bool>> {
     lock(conn, organisation).await?;
-    let stored = definition(conn, organisation, id).await?;
-    if stored.is_none() {
+    let (is_stored, old) = definition(conn, organisation, id).await?;
+    if !is_stored {
         let count = query!(
             r#"select count(*) as "count!: i64" from alert_rules where organisation = $1"#,
             organisation.0
@@ -85,7 +84,6 @@ pub(super) async fn put_rule(
             return Err(Conflict::AlertRules { most: MOST_RULES }.into());
         }
     }
-    let old = stored.flatten();
     if old.as_deref() == Some(new) {
         return Ok(Audited::new(false, []));
     }
@@ -112,7 +110,7 @@ pub(super) async fn delete_rule(
     id: &str,
 ) -> Result<Audited<()>> {
     lock(conn, organisation).await?;
-    let Some(old) = definition(conn, organisation, id).await?.flatten() else {
+    let (_, Some(old)) = definition(conn, organisation, id).await? else {
         return Err(StoreError::NotFound("alert rule"));
     };
     query!("delete from alert_rules where organisation = $1 and id = $2", organisation.0, id)

@@ -4,7 +4,7 @@ use super::super::dialect::{Connection, query};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, NodeId, OrganisationKey};
 use crate::store::{
-    AlertState, ExpiringToken, FailureCount, NodeCondition, NodeHealth, Result, StoreError,
+    AlertState, ExpiringToken, FailureCount, Labels, NodeCondition, NodeHealth, Result, StoreError,
     StoredAlert, UsedAddress, WatchedGateway,
 };
 
@@ -128,8 +128,7 @@ pub(super) async fn gateways(
             Ok(WatchedGateway {
                 id: row.id,
                 name: row.name,
-                labels: serde_json::from_str(&row.labels)
-                    .map_err(|error| StoreError::Corrupt(format!("labels: {error}")))?,
+                labels: labels(&row.labels)?,
                 is_stopped: row.is_stopped != 0,
                 is_connected: row.is_connected != 0,
                 left_at: row.left_at,
@@ -139,6 +138,10 @@ pub(super) async fn gateways(
             })
         })
         .collect()
+}
+
+fn labels(text: &str) -> Result<Labels> {
+    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("labels: {error}")))
 }
 
 pub(super) async fn failures(
