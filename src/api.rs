@@ -6,6 +6,7 @@
 //! that has no value is `null`, unless its description says that it is omitted.
 
 mod actions;
+mod alerts;
 mod audit;
 mod browse;
 mod bulk_jobs;
@@ -33,6 +34,12 @@ mod tokens;
 pub use actions::{
     Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest, Resync,
     ResyncAnswer, ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
+};
+pub use alerts::{
+    Alert, AlertAttempt, AlertDestination, AlertDestinationDefinition, AlertDestinationKind,
+    AlertDestinationSettings, AlertEvent, AlertFinding, AlertGateway, AlertKind, AlertNotification,
+    AlertNotificationState, AlertRule, AlertRuleDefinition, AlertSeverity, AlertSilence,
+    AlertState, AlertTest, AlertsOverview, SmtpTls,
 };
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use browse::{EventFilter, EventSummary, PublishedTarget};

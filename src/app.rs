@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::alerts::{Alerting, AlertsError, Measure};
 use crate::bulk;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
@@ -24,7 +25,8 @@ use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
 use crate::retention;
 use crate::store::{
-    AboutNode, NewToken, Open, OpenError, Options, Restore, Restored, Store, StoreError,
+    AboutNode, Alerts, NewToken, NodeHealth, Open, OpenError, Options, Restore, Restored, Store,
+    StoreError,
 };
 use crate::telemetry;
 use crate::token::{self, Kind};
@@ -85,6 +87,9 @@ pub enum ServeError {
     /// Logging or metrics can't be started.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
+    /// Alerts can't be evaluated or told.
+    #[error(transparent)]
+    Alerts(#[from] AlertsError),
     /// A key can't be generated.
     #[error(transparent)]
     Token(#[from] token::NoEntropy),
@@ -117,6 +122,7 @@ pub async fn serve(
     metrics::create();
     let certificates = certificates(&config)?.map(Arc::new);
     let tls = certificates.as_deref().map(Certificates::server_config).transpose()?;
+    let alerting = Alerting::open(&config.alerts)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
 
     let wake = Wake::default();
@@ -150,7 +156,7 @@ pub async fn serve(
         Arc::clone(&dispatcher),
         Arc::clone(&config),
         Arc::clone(&rules),
-        Feed::start(Arc::clone(&store), wake.clone(), &jobs),
+        (Feed::start(Arc::clone(&store), wake.clone(), &jobs), Arc::clone(&alerting)),
         Box::new(move || render.render() + &lag.render()),
         vec![jobs.clone(), store_jobs],
     );
@@ -159,6 +165,7 @@ pub async fn serve(
         store,
         dispatcher,
         jobs,
+        alerting,
         stop_accepting: CancellationToken::new(),
         close_connections: CancellationToken::new(),
         connections: TaskTracker::new(),
@@ -170,6 +177,7 @@ pub async fn serve(
         service.connections.clone(),
     ));
     let failed = service.start_jobs(database.is_shared(), rules, wake);
+    service.start_alerts(certificates.clone());
     service.jobs.start_housekeeping("tidy_up", MINUTE, Call(move || app.tidy_up()));
     service.jobs.start_housekeeping("fleet_metrics", metrics::INTERVAL, measure);
     let upkeep = Call(move || recorder.run_upkeep());
@@ -237,6 +245,7 @@ struct Service {
     store: Arc<dyn Store>,
     dispatcher: Arc<Dispatcher>,
     jobs: Supervisor,
+    alerting: Arc<Alerting>,
     stop_accepting: CancellationToken,
     close_connections: CancellationToken,
     connections: TaskTracker,
@@ -265,6 +274,14 @@ impl Service {
         let watch = WatchHighWater::new(file, store, failed.clone());
         jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
         failed
+    }
+
+    /// Starts the jobs that evaluate the rules of alerts and tell about them.
+    fn start_alerts(&self, certificates: Option<Arc<Certificates>>) {
+        let data_dir = self.config.data_dir.clone();
+        let measure: Measure = Box::new(move || node_health(&data_dir, certificates.as_deref()));
+        let store: Arc<dyn Alerts> = Arc::clone(&self.store) as _;
+        self.alerting.start(&store, measure, &self.jobs);
     }
 
     /// Closes connections, jobs and the store, in this order. A signal to end immediately
@@ -300,6 +317,8 @@ impl Service {
             tracing::warn!("requests are still in flight and are cut off");
         }
         self.jobs.stop().await;
+        // What is being told is recorded, so that it is not told again.
+        self.alerting.finish(if has_failed { Duration::ZERO } else { shutdown.grace }).await;
         if !has_failed {
             self.note_high_water().await;
         }
@@ -325,6 +344,27 @@ impl Service {
             }
         }
     }
+}
+
+/// What only this node can measure.
+fn node_health(data_dir: &Path, certificates: Option<&Certificates>) -> NodeHealth {
+    let (disk_free, disk_total) = disk_space(data_dir).unzip();
+    let certificate_expires_at = certificates.and_then(Certificates::expires_at);
+    NodeHealth { disk_free, disk_total, certificate_expires_at }
+}
+
+/// Free space on a disk and its size, in bytes.
+#[cfg(unix)]
+fn disk_space(path: &Path) -> Option<(i64, i64)> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(disk.f_frsize)).ok();
+    // What only the administrator may use does not count.
+    bytes(disk.f_bavail).zip(bytes(disk.f_blocks))
+}
+
+#[cfg(not(unix))]
+fn disk_space(_: &Path) -> Option<(i64, i64)> {
+    None
 }
 
 /// The properties of this node that `node list` shows.

@@ -6,6 +6,7 @@ pub(crate) use gateway_events::command::{access, formats, interrupt, output};
 use gateway_events::command::{colour, confirm, service, table, time};
 
 pub(crate) mod agent;
+pub(crate) mod alert;
 pub(crate) mod alias;
 pub(crate) mod audit;
 pub(crate) mod backup;

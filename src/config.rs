@@ -54,6 +54,8 @@ pub struct Config {
     pub retention: Retention,
     /// Time limits of a shutdown (`[shutdown]`).
     pub shutdown: Shutdown,
+    /// Alerts (`[alerts]`).
+    pub alerts: Alerts,
     /// Logs.
     pub log: Log,
     /// The export of spans.
@@ -122,6 +124,27 @@ pub struct Limits {
     pub event_bytes: ByteSize,
     /// Connection attempts per minute and source address, and per gateway.
     pub attempts_per_minute: std::num::NonZeroU32,
+}
+
+/// Alerts (`[alerts]`).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alerts {
+    /// How often rules are evaluated.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// The file with the key that encrypts the secrets of destinations.
+    #[serde(deserialize_with = "optional_path")]
+    pub key_file: Option<PathBuf>,
+    /// Networks of destinations whose addresses are not public.
+    #[serde(deserialize_with = "list")]
+    pub allowed_networks: Vec<Network>,
+    /// The time limit of an attempt to tell.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// A notification that was not delivered for this long is given up.
+    #[serde(with = "humantime_serde")]
+    pub give_up_after: Duration,
 }
 
 /// Settings of `/metrics` (`[metrics]`).
@@ -296,6 +319,7 @@ impl Config {
             "data_dir" => path.clone_into(&mut self.data_dir),
             "admin_token_file" => self.admin_token_file = Some(path.to_owned()),
             "server.certificate" => self.server.certificate = Some(path.to_owned()),
+            "alerts.key_file" => self.alerts.key_file = Some(path.to_owned()),
             "server.private_key" => self.server.private_key = Some(path.to_owned()),
             _ => {}
         }
@@ -423,6 +447,20 @@ impl Config {
         }
         if retention.interval < Duration::from_secs(1) {
             return refuse("retention.interval", "must be at least 1s");
+        }
+        if !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&self.alerts.interval) {
+            return refuse("alerts.interval", "must be \"1s\" to \"1h\"");
+        }
+        if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&self.alerts.timeout) {
+            return refuse("alerts.timeout", "must be \"1s\" to \"1m\"");
+        }
+        if self.alerts.give_up_after < self.alerts.timeout
+            || self.alerts.give_up_after > Duration::from_hours(30 * 24)
+        {
+            return refuse(
+                "alerts.give_up_after",
+                "must be at least alerts.timeout, and at most \"30d\"",
+            );
         }
         if filter_is_bad(&self.log.filter) {
             return refuse(

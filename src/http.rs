@@ -19,6 +19,7 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use crate::admission::Admissions;
+use crate::alerts::Alerting;
 use crate::api::Code;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
@@ -31,6 +32,8 @@ use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
 mod actions;
+mod alert_destinations;
+mod alerts;
 pub mod asyncapi;
 mod audit;
 mod auth;
@@ -111,6 +114,7 @@ pub struct App {
     feed: Feed,
     streams: gateway_frames::Streams,
     pollers: long_poll::Pollers,
+    alerting: Arc<Alerting>,
     render_metrics: RenderMetrics,
     /// Supervisors whose overdue jobs make the node unready.
     supervisors: Vec<Supervisor>,
@@ -123,7 +127,7 @@ impl App {
         dispatcher: Arc<Dispatcher>,
         config: Arc<Config>,
         rules: Arc<Rules>,
-        feed: Feed,
+        (feed, alerting): (Feed, Arc<Alerting>),
         render_metrics: RenderMetrics,
         supervisors: Vec<Supervisor>,
     ) -> Arc<Self> {
@@ -147,6 +151,7 @@ impl App {
             feed,
             streams: gateway_frames::Streams::default(),
             pollers: long_poll::Pollers::default(),
+            alerting,
             render_metrics,
             supervisors,
         })
@@ -247,6 +252,17 @@ fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(access_tokens::revoke))
         .routes(routes!(audit::list))
         .routes(routes!(nodes::list))
+        .routes(routes!(alerts::overview))
+        .routes(routes!(alerts::list, alerts::create))
+        .routes(routes!(alerts::show, alerts::put, alerts::remove))
+        .routes(routes!(alerts::silence))
+        .routes(routes!(alert_destinations::list, alert_destinations::create))
+        .routes(routes!(
+            alert_destinations::show,
+            alert_destinations::put,
+            alert_destinations::remove
+        ))
+        .routes(routes!(alert_destinations::test))
         .routes(routes!(stats::show))
         .routes(routes!(feed::follow))
 }

@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod agent;
+pub mod alerts;
 pub mod api;
 pub mod app;
 pub mod backoff;

@@ -14,9 +14,9 @@ mod cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use cli::{
-    access::ClientOptions, agent, alias, audit, backup, complete, config, context, delivery, demo,
-    doctor, epoch, event, event_type, formats::Format, gateway, health, inbox, job, listen, man,
-    migrate, node, openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
+    access::ClientOptions, agent, alert, alias, audit, backup, complete, config, context, delivery,
+    demo, doctor, epoch, event, event_type, formats::Format, gateway, health, inbox, job, listen,
+    man, migrate, node, openapi, restore, rollout, serve, stats, tail, token, verify, watch, why,
 };
 
 /// A persistent event log with durable delivery tracking for API gateways.
@@ -83,6 +83,8 @@ enum Command {
     Job(Client<job::Command>),
     /// List, retry and delete rows that other programs inserted and that could not be published
     Inbox(Client<inbox::Command>),
+    /// List alerts; manage their rules and the destinations that are told
+    Alert(Client<alert::Command>),
     /// List who changed what, when and from where
     Audit(Client<audit::Command>),
     /// List nodes
@@ -173,6 +175,7 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Delivery(Client { command, client }) => delivery::run(command, &client).await,
         Command::Job(Client { command, client }) => job::run(command, &client).await,
         Command::Inbox(Client { command, client }) => inbox::run(command, &client).await,
+        Command::Alert(Client { command, client }) => alert::run(command, &client).await,
         Command::Audit(Client { command, client }) => audit::run(command, &client).await,
         Command::Node(Client { command, client }) => node::run(command, &client).await,
         Command::Stats(args) => stats::run(args).await,

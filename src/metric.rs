@@ -159,6 +159,17 @@ catalogue! {
     /// reports that could not be matched.
     Counter OUTCOMES_DISCARDED = "gateway_events_outcomes_discarded_total";
 
+    // Alerts.
+    /// Firing alerts of all organisations, by severity, on the node that evaluates rules; 0 on others.
+    Gauge ALERTS_FIRING = "gateway_events_alerts_firing";
+    /// Time of an evaluation of all rules.
+    Histogram ALERT_EVALUATION_DURATION = "gateway_events_alert_evaluation_duration_seconds";
+    /// Alert rules that could not be evaluated, once per evaluation.
+    Counter ALERT_RULE_FAILURES = "gateway_events_alert_rule_failures_total";
+    /// Attempts to tell about alerts, by outcome: `delivered`, `failed` (another one follows),
+    /// `given_up`.
+    Counters ALERT_ATTEMPTS = "gateway_events_alert_attempts_total";
+
     // The fleet, from the database: the same on each node.
     /// Registered gateways, by state: `connected`, `away`, `disabled`.
     Gauge GATEWAYS = "gateway_events_gateways";

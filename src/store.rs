@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 mod actions;
+mod alerts;
 pub mod audit;
 mod browse;
 mod bulk;
@@ -65,6 +66,7 @@ mod undelivered;
 mod verdict;
 
 pub use actions::*;
+pub use alerts::*;
 pub use audit::{
     Actor, Audit, AuditAction, AuditCursor, AuditEntry, AuditFilter, AuditHash, AuditHead,
     AuditObject, AuditRecord, Audited, Principal,
@@ -171,6 +173,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub trait Store:
     Health
     + Actions
+    + Alerts
     + Audit
     + ConsoleSessions
     + Credentials
@@ -192,6 +195,7 @@ pub trait Store:
 impl<S> Store for S where
     S: Health
         + Actions
+        + Alerts
         + Audit
         + ConsoleSessions
         + Credentials

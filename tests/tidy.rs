@@ -87,12 +87,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ("telemetry", &["clock", "event", "log_limit", "trace_context", "metric"]),
     ("config", &["defaults", "dispatch", "store", "telemetry", "transport"]),
     ("lifecycle", &[]),
+    (
+        "alerts",
+        &[
+            "api", "backoff", "clock", "config", "event", "files", "jobs", "metric", "names",
+            "store",
+        ],
+    ),
     ("retention", &["event", "jobs", "store", "wake", "metric"]),
     ("bulk", &["event", "jobs", "store", "wake", "metric"]),
     ("diagnosis", &["clock", "event", "names", "store"]),
     (
         "http",
         &[
+            "alerts",
             "api",
             "clock",
             "cloud_event",
@@ -120,6 +128,8 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "alerts",
+            "api",
             "bulk",
             "clock",
             "config",
@@ -212,7 +222,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("arc_swap", &["http/tls.rs"]),
     ("dashmap", &["wake.rs", "admission/", "dispatch/", "http/"]),
     ("tokio_tungstenite", &["client/", "transport/websocket/", BENCH]),
-    ("reqwest", &["agent/forward.rs", "client/", "telemetry/otlp.rs"]),
+    ("reqwest", &["agent/forward.rs", "alerts/", "client/", "telemetry/otlp.rs"]),
+    ("lettre", &["alerts/email.rs"]),
     ("opentelemetry", &["telemetry/otlp.rs"]),
     ("opentelemetry_http", &["telemetry/otlp.rs"]),
     ("opentelemetry_otlp", &["telemetry/otlp.rs"]),

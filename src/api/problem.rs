@@ -101,6 +101,7 @@ codes! {
     Conflict = 409 "conflict" "A name or an id is taken, or a limit is reached.",
     ConnectionGone = 409 "connection_gone" "The node has no such stream of this gateway, or no longer.",
     EventTypeInUse = 409 "event_type_in_use" "Events of the last 24 hours have this type; `force` deletes it.",
+    AlertKeyMissing = 409 "alert_key_missing" "The secrets of alert destinations can't be encrypted or decrypted: `alerts.key_file` is not set, or another key was used.",
     EventIdTaken = 409 "event_id_taken" "The id belongs to an event with different content. Ids are unique in the organisation, whatever the `source` of a CloudEvent.",
     EventPurged = 409 "event_purged" "The event's payload was purged; it can't be sent again.",
     ResyncUnsupported = 409 "resync_unsupported" "The gateway has only used plain mode, whose protocol has no message that requests a resync; replay its log instead.",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use metrics_process::Collector;
 
+use crate::api::AlertSeverity;
 use crate::dispatch::INVALID_MESSAGES;
 use crate::event::Reason;
 use crate::http::UPGRADE_REFUSALS;
@@ -36,8 +37,17 @@ pub(super) fn create() {
     for transport in transport::NAMES {
         metrics::gauge!(metric::CONNECTIONS, "transport" => transport).increment(0.0);
     }
+    metric::create(metric::ALERT_ATTEMPTS, "outcome", ["delivered", "failed", "given_up"]);
+    for severity in AlertSeverity::ALL {
+        metrics::gauge!(metric::ALERTS_FIRING, "severity" => severity.as_str()).set(0.0);
+    }
     metric::create_unlabelled(
-        &[metric::APPEND_DURATION, metric::TRANSACTION_DURATION, metric::DISPATCH_DELAY],
+        &[
+            metric::APPEND_DURATION,
+            metric::TRANSACTION_DURATION,
+            metric::DISPATCH_DELAY,
+            metric::ALERT_EVALUATION_DURATION,
+        ],
         &[
             metric::FEEDS,
             metric::WRITER_QUEUE,

@@ -17,17 +17,18 @@ use super::BASE_PATH;
 use super::problem;
 use super::tls::{self, Trust, TrustError};
 use crate::api::{
-    AbortRequest, Aborted, Accepted, AccessToken, AuditQuery, AuditRecord, Connection,
-    ConnectionsQuery, DeliveriesQuery, Delivery, DeliveryFilter, EditedRow, EventDiagnosis,
-    EventDiagnosisQuery, EventFilter, EventSummary, EventTypeDefinition, EventTypeDeletion,
-    EventTypeInfo, EventWithDeliveries, FeedQuery, Gateway, GatewayChange, GatewayDiagnosis,
-    GatewayToken, GatewaysQuery, Instances, Job, JobsQuery, LogPage, LogQuery, NewAccessToken,
-    NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery, PauseAnswer,
-    PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest, Redriven, RejectedFilter,
-    RejectedRow, RejectedRowChange, RejectedRowWithPayload, ReplayRequest, Replayed, ResendRequest,
-    Resent, ResumeRequest, ResyncAnswer, ResyncRequest, Retried, RetryRequest, RetryRowRequest,
-    RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary, SummaryQuery,
-    WaitQuery, Window, WithSecret,
+    AbortRequest, Aborted, Accepted, AccessToken, AlertDestination, AlertDestinationDefinition,
+    AlertRule, AlertRuleDefinition, AlertSilence, AlertTest, AlertsOverview, AuditQuery,
+    AuditRecord, Connection, ConnectionsQuery, DeliveriesQuery, Delivery, DeliveryFilter,
+    EditedRow, EventDiagnosis, EventDiagnosisQuery, EventFilter, EventSummary, EventTypeDefinition,
+    EventTypeDeletion, EventTypeInfo, EventWithDeliveries, FeedQuery, Gateway, GatewayChange,
+    GatewayDiagnosis, GatewayToken, GatewaysQuery, Instances, Job, JobsQuery, LogPage, LogQuery,
+    NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery,
+    PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest, Redriven,
+    RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload, ReplayRequest,
+    Replayed, ResendRequest, Resent, ResumeRequest, ResyncAnswer, ResyncRequest, Retried,
+    RetryRequest, RetryRowRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats,
+    Summary, SummaryQuery, WaitQuery, Window, WithSecret,
 };
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayId, JobId};
@@ -435,6 +436,66 @@ impl Api {
         })
     }
 
+    /// `GET /alerts`.
+    pub async fn alerts(&self) -> Result<AlertsOverview> {
+        self.read(&["alerts"], &()).await
+    }
+
+    /// `GET /alerts/rules`.
+    pub async fn alert_rules(&self) -> Result<Page<AlertRule>> {
+        self.read(&["alerts", "rules"], &()).await
+    }
+
+    /// `GET /alerts/rules/{id}`.
+    pub async fn alert_rule(&self, id: &str) -> Result<AlertRule> {
+        self.read(&["alerts", "rules", id], &()).await
+    }
+
+    /// `PUT /alerts/rules/{id}`.
+    pub async fn put_alert_rule(&self, id: &str, rule: &AlertRuleDefinition) -> Result<AlertRule> {
+        self.put(&["alerts", "rules", id], rule).await
+    }
+
+    /// `DELETE /alerts/rules/{id}`.
+    pub async fn delete_alert_rule(&self, id: &str) -> Result<()> {
+        self.delete(&["alerts", "rules", id]).await
+    }
+
+    /// `PUT /alerts/rules/{id}/silence`.
+    pub async fn silence_alert_rule(&self, id: &str, silence: &AlertSilence) -> Result<AlertRule> {
+        self.put(&["alerts", "rules", id, "silence"], silence).await
+    }
+
+    /// `GET /alerts/destinations`.
+    pub async fn alert_destinations(&self) -> Result<Page<AlertDestination>> {
+        self.read(&["alerts", "destinations"], &()).await
+    }
+
+    /// `GET /alerts/destinations/{id}`.
+    pub async fn alert_destination(&self, id: &str) -> Result<AlertDestination> {
+        self.read(&["alerts", "destinations", id], &()).await
+    }
+
+    /// `PUT /alerts/destinations/{id}`.
+    pub async fn put_alert_destination(
+        &self,
+        id: &str,
+        destination: &AlertDestinationDefinition,
+    ) -> Result<AlertDestination> {
+        self.put(&["alerts", "destinations", id], destination).await
+    }
+
+    /// `DELETE /alerts/destinations/{id}`.
+    pub async fn delete_alert_destination(&self, id: &str) -> Result<()> {
+        self.delete(&["alerts", "destinations", id]).await
+    }
+
+    /// `POST /alerts/destinations/{id}/test`.
+    pub async fn test_alert_destination(&self, id: &str) -> Result<AlertTest> {
+        let url = self.url(&["alerts", "destinations", id, "test"], &());
+        self.send(self.authorized(Method::POST, url)).await
+    }
+
     /// `GET /event-types`.
     pub async fn event_types(&self) -> Result<Page<EventTypeInfo>> {
         self.read(&["event-types"], &()).await
@@ -558,6 +619,10 @@ impl Api {
             let Some(pause) = pauses.next() else { return Err(error) };
             tokio::time::sleep(pause).await;
         }
+    }
+
+    async fn put<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T> {
+        self.send(self.authorized(Method::PUT, self.url(path, &())).json(body)).await
     }
 
     async fn delete(&self, path: &[&str]) -> Result<()> {

@@ -20,6 +20,7 @@ use super::problem::Problem;
 use crate::api::Code;
 
 mod access_tokens;
+mod alerts;
 mod assets;
 mod audit;
 mod chart;
@@ -83,6 +84,8 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/jobs", get(jobs::page))
         .route("/console/audit", get(audit::page))
         .route("/console/nodes", get(nodes::page))
+        .route("/console/alerts", get(alerts::page))
+        .route("/console/alerts/destinations/{id}/test", post(alerts::test))
         .route("/console/access-tokens", get(access_tokens::page))
         .route("/console/{*path}", get(visit::not_found))
         .layer(timeout)

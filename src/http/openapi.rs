@@ -50,6 +50,7 @@ const GATEWAY_KEY: &str = "gateway_key";
         (name = "connections", description = "Connections of gateways, live and past."),
         (name = "event types", description = "Registered event types and their JSON Schemas."),
         (name = "inbox", description = "Rows that other programs inserted and that could not be published."),
+        (name = "alerts", description = "Rules, what they find, and whom that is told."),
         (name = "access tokens", description = "Tokens for this API."),
         (name = "audit", description = "Who changed what, when and from where."),
         (name = "overview", description = "Totals and nodes."),
@@ -188,6 +189,8 @@ code_sets! {
     Watching = [BadRequest, TooManyFeeds, Draining];
     /// Something is stored.
     Write = [CommitOutcomeUnknown];
+    /// Secrets are encrypted or decrypted, and something is stored.
+    Sealing = [AlertKeyMissing, CommitOutcomeUnknown];
     /// Events are appended.
     Append = [StorageFull];
     /// Something is stored, and events are appended.

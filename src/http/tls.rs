@@ -15,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use secrecy::zeroize::Zeroizing;
 use sha2::{Digest as _, Sha256};
 
+use crate::clock::Timestamp;
 use crate::files;
 
 mod error;
@@ -76,6 +77,11 @@ impl Certificates {
                 .with_cert_resolver(Arc::clone(&self.current) as _);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
+    }
+
+    /// When the certificate in use, or the one that signed it, expires.
+    pub fn expires_at(&self) -> Option<Timestamp> {
+        self.seen().validity.end()
     }
 
     /// Reloads the files. If they are invalid, the old certificate stays in use.

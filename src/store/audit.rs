@@ -288,6 +288,22 @@ audit_actions! {
     RejectedRowRetried = "rejected_row.retried",
     /// A rejected row was deleted.
     RejectedRowDeleted = "rejected_row.deleted",
+    /// An alert rule was created.
+    AlertRuleCreated = "alert_rule.created",
+    /// An alert rule was changed.
+    AlertRuleChanged = "alert_rule.changed",
+    /// An alert rule was deleted.
+    AlertRuleDeleted = "alert_rule.deleted",
+    /// An alert rule was silenced, or its silence was ended.
+    AlertRuleSilenced = "alert_rule.silenced",
+    /// A destination of alerts was created.
+    AlertDestinationCreated = "alert_destination.created",
+    /// A destination of alerts was changed.
+    AlertDestinationChanged = "alert_destination.changed",
+    /// A destination of alerts was deleted.
+    AlertDestinationDeleted = "alert_destination.deleted",
+    /// A destination of alerts was tested.
+    AlertDestinationTested = "alert_destination.tested",
 }
 
 impl std::str::FromStr for AuditAction {

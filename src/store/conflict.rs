@@ -73,6 +73,20 @@ pub enum Conflict {
         /// The number of its running jobs.
         running: i64,
     },
+    /// The organisation has the maximum number of alert rules.
+    #[error("there are {most} alert rules, the maximum; delete one that is no longer needed")]
+    AlertRules {
+        /// The maximum.
+        most: i64,
+    },
+    /// The organisation has the maximum number of destinations of alerts.
+    #[error(
+        "there are {most} alert destinations, the maximum; delete one that is no longer needed"
+    )]
+    AlertDestinations {
+        /// The maximum.
+        most: i64,
+    },
     /// The event has expired, and would not be delivered.
     #[error("the event {event} expired at {at}; publish it again if it is still valid")]
     EventExpired {

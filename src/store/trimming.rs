@@ -182,6 +182,8 @@ pub enum TrimStep {
     GatewayHistory,
     /// Records of ended resync requests.
     Resyncs,
+    /// Ended notifications and resolved alerts.
+    Alerts,
 }
 
 impl TrimStep {
@@ -205,7 +207,8 @@ impl TrimStep {
             Self::Audit => Some(Self::Jobs),
             Self::Jobs => Some(Self::GatewayHistory),
             Self::GatewayHistory => Some(Self::Resyncs),
-            Self::Resyncs => None,
+            Self::Resyncs => Some(Self::Alerts),
+            Self::Alerts => None,
         }
     }
 }

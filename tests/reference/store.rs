@@ -20,6 +20,7 @@ use gateway_events::store::{InboxContent, NewConnection, Result, StoreError};
 use gateway_events::wake::{Hint, Wake};
 
 mod actions;
+mod alerts;
 mod append;
 mod audit;
 mod browse;

@@ -150,7 +150,43 @@ async fn prepared(
             let path = format!("/access-tokens/{}", made["id"].as_str().unwrap());
             change(path, Value::Null, "access_token.revoked")
         }
+        _ if route.starts_with("/alerts/") => return of_alerts(service, method, route, &nth).await,
         _ => return corrective_action(backend, service, method, route, &nth).await,
+    })
+}
+
+/// Prepares a change of a rule or a destination of alerts.
+async fn of_alerts(service: &Service, method: &str, route: &str, nth: &str) -> Option<Change> {
+    let admin = service.admin();
+    let id = nth.replace("--", "-");
+    let (rule, hook) = (format!("/alerts/rules/{id}"), format!("/alerts/destinations/{id}"));
+    let definition = json!({"kind": "dead_letters", "threshold": 2});
+    let destination = json!({"kind": "slack", "url": "http://127.0.0.1:1/x"});
+    Some(match (method, route) {
+        ("post", "/alerts/rules") => change(route, definition, "alert_rule.created"),
+        ("put", "/alerts/rules/{id}") => change(rule, definition, "alert_rule.created"),
+        ("delete", "/alerts/rules/{id}") => {
+            admin.put(&rule, &definition).await.success();
+            change(rule, Value::Null, "alert_rule.deleted")
+        }
+        ("put", "/alerts/rules/{id}/silence") => {
+            let body = json!({"until": null});
+            change("/alerts/rules/dead-letters/silence", body, "alert_rule.silenced")
+        }
+        ("post", "/alerts/destinations") => change(route, destination, "alert_destination.created"),
+        ("put", "/alerts/destinations/{id}") => {
+            admin.put(&hook, &destination).await.success();
+            change(hook, destination, "alert_destination.changed")
+        }
+        ("delete", "/alerts/destinations/{id}") => {
+            admin.put(&hook, &destination).await.success();
+            change(hook, Value::Null, "alert_destination.deleted")
+        }
+        ("post", "/alerts/destinations/{id}/test") => {
+            admin.put(&hook, &destination).await.success();
+            change(format!("{hook}/test"), Value::Null, "alert_destination.tested")
+        }
+        _ => return None,
     })
 }
 
@@ -229,7 +265,11 @@ async fn corrective_action(
 
 /// Walks all routes of the OpenAPI document that are not only read.
 async fn each_route_that_changes_something_leaves_a_record(backend: Backend) {
-    let service = backend.start().await;
+    let key = crate::alerts::Key::new();
+    let path = key.path();
+    let settings =
+        [("ALERTS__KEY_FILE", path.as_str()), ("ALERTS__ALLOWED_NETWORKS", "127.0.0.0/8")];
+    let service = backend.start_with(&settings).await;
     let admin = service.admin();
     let document: Value = serde_json::from_str(&openapi::json()).unwrap();
     let (mut checked, mut exempt) = (0, BTreeSet::new());

@@ -19,6 +19,7 @@ use gateway_events::store::{
 use serde_json::value::RawValue;
 
 mod actions;
+mod alerts;
 mod append;
 mod audit;
 mod browse;
@@ -38,6 +39,7 @@ mod supersession;
 mod undelivered;
 
 pub(crate) use actions::*;
+pub(crate) use alerts::*;
 use append::performed;
 pub(crate) use append::*;
 pub(crate) use audit::*;
@@ -195,6 +197,9 @@ macro_rules! conforms {
             records_are_bounded
             old_records_are_trimmed_and_the_rest_stays_a_chain
             sessions_of_the_console_are_bounded_and_end
+            rules_and_destinations_of_alerts_are_stored_and_recorded
+            notifications_are_claimed_in_order_and_end_once
+            what_rules_of_alerts_count_is_found
         }
     };
     ($fresh:path: $($story:ident)*) => {

@@ -10,6 +10,7 @@ use crate::server::Database;
 use crate::support::{PATIENCE, Service, deployed};
 
 mod actions;
+mod alerts;
 mod browser;
 mod forms;
 mod pages;

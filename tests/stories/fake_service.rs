@@ -55,6 +55,15 @@ impl FakeService {
         Trust::CaFile(self.directory.path().join("certificate.pem"))
     }
 
+    /// Begins TLS with each peer that connects, and expects that it fails.
+    pub(crate) async fn accept_handshakes(&self) {
+        loop {
+            if let Ok((stream, _)) = self.listener.accept().await {
+                drop(self.tls.accept(stream).await);
+            }
+        }
+    }
+
     /// The next connection, before any request was read.
     async fn accept(&self) -> TlsStream<TcpStream> {
         let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;

@@ -56,6 +56,7 @@ mod reference;
 mod access;
 mod actions;
 mod agent;
+mod alerts;
 mod asyncapi;
 mod audit;
 mod backup;

@@ -28,7 +28,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 62] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 75] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),
@@ -66,6 +66,19 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 62] = [
     ("POST", "/access-tokens", Admin, "{}", 422),
     ("DELETE", "/access-tokens/{id}", Admin, "", 404),
     ("GET", "/stats", Read, "", 200),
+    ("GET", "/alerts", Read, "", 200),
+    ("GET", "/alerts/rules", Read, "", 200),
+    ("POST", "/alerts/rules", Admin, "{}", 422),
+    ("GET", "/alerts/rules/{id}", Read, "", 404),
+    ("PUT", "/alerts/rules/{id}", Admin, "{}", 422),
+    ("DELETE", "/alerts/rules/{id}", Admin, "", 404),
+    ("PUT", "/alerts/rules/{id}/silence", Admin, "{}", 404),
+    ("GET", "/alerts/destinations", Read, "", 200),
+    ("POST", "/alerts/destinations", Admin, "{}", 422),
+    ("GET", "/alerts/destinations/{id}", Read, "", 404),
+    ("PUT", "/alerts/destinations/{id}", Admin, "{}", 422),
+    ("DELETE", "/alerts/destinations/{id}", Admin, "", 404),
+    ("POST", "/alerts/destinations/{id}/test", Admin, "", 404),
     ("GET", "/feed", Read, "", 422),
     ("GET", "/deliveries", Read, "", 200),
     ("GET", "/deliveries/summary", Read, "", 200),

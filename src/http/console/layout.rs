@@ -33,6 +33,7 @@ pub(super) enum Section {
     Inbox,
     EventTypes,
     Nodes,
+    Alerts,
     Jobs,
     Audit,
     AccessTokens,
@@ -41,12 +42,13 @@ pub(super) enum Section {
 }
 
 /// Name and path of each part, and whether only admins can open it.
-const SECTIONS: [(Section, &str, &str, bool); 10] = [
+const SECTIONS: [(Section, &str, &str, bool); 11] = [
     (Section::Overview, "Overview", ROOT, false),
     (Section::Gateways, "Gateways", "/console/gateways", false),
     (Section::Events, "Events", "/console/events", false),
     (Section::Failures, "Failures", "/console/failures", false),
     (Section::Inbox, "Rejected rows", "/console/inbox", false),
+    (Section::Alerts, "Alerts", "/console/alerts", false),
     (Section::EventTypes, "Event types", "/console/event-types", false),
     (Section::Nodes, "Nodes", "/console/nodes", false),
     (Section::Jobs, "Jobs", "/console/jobs", true),
@@ -74,12 +76,18 @@ impl Call {
         Self { method: "POST", path: path.into(), body }
     }
 
+    /// A request without a body that changes something.
+    pub(super) fn post_nothing(path: impl Into<String>) -> Self {
+        Self { method: "POST", path: path.into(), body: None }
+    }
+
     /// The command that sends it.
     fn command(&self, origin: &str) -> String {
         let url = quoted(&format!("{origin}{BASE}{}", self.path));
         let token = r#"-H "Authorization: Bearer $TOKEN""#;
         match &self.body {
-            None => format!("curl {token} {url}"),
+            None if self.method == "GET" => format!("curl {token} {url}"),
+            None => format!("curl -X {} {token} {url}", self.method),
             Some(body) => {
                 let body = quoted(body);
                 format!(

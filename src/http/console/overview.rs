@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::problem::Answer;
 use super::super::query::Query;
-use super::super::{audit, browse, deliveries, gateways, nodes, stats};
+use super::super::{alerts, audit, browse, deliveries, gateways, nodes, stats};
 use super::chart;
 use super::components::{gateway_link, live, table, text};
 use super::layout::{Call, Section};
@@ -14,8 +14,9 @@ use super::states::verdict;
 use super::text::{count, number, said, when};
 use super::visit::{View, Visit};
 use crate::api::{
-    AuditQuery, AuditRecord, DeliveryStats, EventFilter, EventSummary, Gateway, GatewaysQuery,
-    Node, NodeStatus, NodesQuery, PageQuery, Summary, SummaryQuery, VerdictState, Window,
+    Alert, AuditQuery, AuditRecord, DeliveryStats, EventFilter, EventSummary, Gateway,
+    GatewaysQuery, Node, NodeStatus, NodesQuery, PageQuery, Summary, SummaryQuery, VerdictState,
+    Window,
 };
 
 mod lists;
@@ -38,6 +39,8 @@ struct Overview {
     totals: DeliveryStats,
     failures: Summary,
     nodes: Vec<Node>,
+    /// Those that fire.
+    alerts: Vec<Alert>,
     events: Vec<EventSummary>,
     /// Empty for those who may not read them.
     changes: Vec<AuditRecord>,
@@ -55,6 +58,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         Call::get("/stats", &none),
         Call::get("/deliveries/summary", &none),
         Call::get("/nodes", &none),
+        Call::get("/alerts", &none),
     ];
     Ok(View { title: "Overview".to_owned(), calls, body })
 }
@@ -71,11 +75,12 @@ async fn read(visit: &Visit) -> Answer<Overview> {
         Ok(audit::list(visit.state(), visit.session.admin()?, query).await?.0.list)
     };
     let organisation = reader()?.0;
-    let (gateways, totals, failures, nodes, events, changes) = tokio::try_join!(
+    let (gateways, totals, failures, nodes, alerts, events, changes) = tokio::try_join!(
         all_gateways(visit),
         stats::deliveries(&visit.app, organisation),
         deliveries::summary(visit.state(), reader()?, Query(summary)),
         nodes::list(visit.state(), reader()?, Query(NodesQuery { limit: Some(100) })),
+        alerts::firing(&visit.app, organisation),
         browse::events(visit.state(), reader()?, Query((EventFilter::default(), few()))),
         changes,
     )?;
@@ -86,6 +91,7 @@ async fn read(visit: &Visit) -> Answer<Overview> {
         totals,
         failures: failures.0,
         nodes: nodes.0.list,
+        alerts,
         events: events.0.list,
         changes,
     })
@@ -109,6 +115,7 @@ async fn all_gateways(visit: &Visit) -> Answer<(Vec<Gateway>, bool)> {
 fn parts(visit: &Visit, overview: &Overview) -> Markup {
     html! {
         (headline(overview))
+        (firing(visit, overview))
         (tiles(overview))
         div.columns {
             section aria-labelledby="attention" { (attention(visit, overview)) }
@@ -164,6 +171,20 @@ fn headline(overview: &Overview) -> Markup {
                     @if dead > 0 { (count(dead, "dead letter", "dead letters")) " not redriven. " }
                     @if lost > 0 { (count(lost, "node", "nodes")) " lost." }
                 }
+            }
+        }
+    }
+}
+
+/// Alerts that fire, the most urgent ones.
+fn firing(visit: &Visit, overview: &Overview) -> Markup {
+    let few = &overview.alerts[..overview.alerts.len().min(ROWS)];
+    html! {
+        @if !few.is_empty() {
+            section aria-labelledby="firing" {
+                h2 #firing { (count(overview.alerts.len(), "alert fires", "alerts fire")) }
+                (super::alerts::list(visit, few))
+                p.more { a href="/console/alerts" { "All alerts" } }
             }
         }
     }

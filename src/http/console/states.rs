@@ -4,7 +4,8 @@ use maud::{Markup, html};
 
 use super::text::short;
 use crate::api::{
-    DeliveryState, EventState, JobState, KeyState, NodeStatus, Outcome, RolloutState, VerdictState,
+    AlertNotificationState, AlertSeverity, AlertState, DeliveryState, EventState, JobState,
+    KeyState, NodeStatus, Outcome, RolloutState, VerdictState,
 };
 
 /// How a state is to be taken. Its word says so, too.
@@ -108,6 +109,36 @@ pub(super) fn node_status(of: NodeStatus) -> Markup {
         NodeStatus::Live => Tone::Good,
         NodeStatus::Lost => Tone::Bad,
         NodeStatus::Stopped => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// The state of an alert.
+pub(super) fn alert_state(of: AlertState) -> Markup {
+    let tone = match of {
+        AlertState::Firing => Tone::Bad,
+        AlertState::Pending => Tone::Warning,
+        AlertState::Resolved => Tone::Good,
+    };
+    state(of.as_str(), tone)
+}
+
+/// How urgent an alert is.
+pub(super) fn severity(of: AlertSeverity) -> Markup {
+    let tone = match of {
+        AlertSeverity::Critical => Tone::Bad,
+        AlertSeverity::Warning => Tone::Warning,
+        AlertSeverity::Info => Tone::Quiet,
+    };
+    state(of.as_str(), tone)
+}
+
+/// The state of a notification.
+pub(super) fn notification_state(of: AlertNotificationState) -> Markup {
+    let tone = match of {
+        AlertNotificationState::Delivered => Tone::Good,
+        AlertNotificationState::Pending => Tone::Warning,
+        AlertNotificationState::Failed => Tone::Bad,
     };
     state(of.as_str(), tone)
 }

@@ -76,7 +76,7 @@ impl Visit {
         }
     }
 
-    fn page(&self, section: Section, status: StatusCode, view: &View) -> Response {
+    pub(super) fn page(&self, section: Section, status: StatusCode, view: &View) -> Response {
         let View { title, calls, body } = view;
         let (session, origin, now) = (&self.session, self.origin.as_str(), self.now);
         layout::page(status, &layout::Page { session, section, origin, now, title, calls, body })

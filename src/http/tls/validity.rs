@@ -41,6 +41,11 @@ impl Validity {
         Self { period: periods.min_by_key(|period| *period.end()), warned_at: None }
     }
 
+    /// When the period ends.
+    pub(super) fn end(&self) -> Option<Timestamp> {
+        self.period.as_ref().map(|period| *period.end())
+    }
+
     /// Sets the metric, and warns once a day if necessary.
     pub(super) fn check(&mut self, certificate: &Path) {
         let Some(period) = &self.period else {

@@ -7,6 +7,10 @@ use super::super::{
 use super::{AuditAction, AuditEntry, AuditObject, Fact, Facts};
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence};
 
+mod alerts;
+
+pub use alerts::*;
+
 /// A gateway was registered.
 pub fn gateway_registered(gateway: &Gateway) -> AuditEntry {
     entry(AuditAction::GatewayRegistered, of_gateway(gateway), Facts::none(), facts(gateway))

@@ -15,6 +15,7 @@ use super::Backend;
 
 pub(crate) mod access;
 mod actions;
+mod alerts;
 pub(crate) mod audit;
 mod bulk;
 pub(crate) mod connections;

@@ -11,7 +11,7 @@ use super::gateways::history;
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
 use super::supersession::not_superseded;
-use super::{audit, bulk, console_sessions, cursors, instances};
+use super::{alerts, audit, bulk, console_sessions, cursors, instances};
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, NodeId, Reason, Sequence};
 use crate::store::limits::{IDEMPOTENCY_WINDOW, TRIMMED_STREAMS};
@@ -156,6 +156,7 @@ pub(super) async fn trim(
         TrimStep::Resyncs => {
             instances::resync::forget(conn, now.minus(limits.audit_max_age), batch).await?
         }
+        TrimStep::Alerts => alerts::outbox::forget(conn, oldest, batch).await?,
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;

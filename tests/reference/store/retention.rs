@@ -84,6 +84,7 @@ impl Tables {
             TrimStep::Jobs => self.forget_jobs(now.minus(limits.audit_max_age), batch),
             TrimStep::GatewayHistory => self.trim_history(limits.replaced_before(now), batch),
             TrimStep::Resyncs => self.forget_resyncs(now.minus(limits.audit_max_age), batch),
+            TrimStep::Alerts => self.forget_alerts(old, batch),
         };
         if rows >= batch {
             trimmed.more = true;

@@ -14,6 +14,7 @@ use gateway_events::store::{
 };
 use gateway_events::wake::Control;
 
+use super::alerts::AlertTables;
 use super::feed::ConnectionChange;
 
 /// A delivery.
@@ -57,6 +58,7 @@ pub(super) struct Tables {
     pub(super) dead_letters: BTreeMap<Key, DeadLetter>,
     pub(super) inbox: BTreeMap<i64, Inserted>,
     pub(super) rejected: BTreeMap<i64, RejectedRow>,
+    pub(super) alerts: AlertTables,
     /// By sequence.
     pub(super) audit: Vec<AuditRecord>,
     /// The newest record, also after it was trimmed.

@@ -58,6 +58,7 @@ impl Stage {
             "/event-types",
             "/event-types/api.deployed",
             "/nodes",
+            "/alerts",
             "/jobs",
             "/audit",
             "/access-tokens",

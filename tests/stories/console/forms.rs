@@ -6,7 +6,7 @@ use super::visitor::{Page, Visitor, encoded, from_here};
 use crate::support::{Service, deployed};
 
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 12] = [
+const FORMS: [(&str, &[(&str, &str)]); 13] = [
     ("/console/sign-out", &[]),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
@@ -19,6 +19,7 @@ const FORMS: [(&str, &[(&str, &str)]); 12] = [
     ("/console/failures/redrive", &[("step", "confirmed"), ("from", "2020-01-01T00:00:00Z")]),
     ("/console/inbox/{row}/retry", &[]),
     ("/console/inbox/{row}/delete", &[]),
+    ("/console/alerts/destinations/none/test", &[]),
 ];
 
 /// A service with what the forms concern.

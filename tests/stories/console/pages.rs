@@ -6,7 +6,7 @@ use super::visitor::Visitor;
 use crate::support::{Service, deployed};
 
 /// Pages, with what each must say.
-const PAGES: [(&str, &str); 13] = [
+const PAGES: [(&str, &str); 14] = [
     ("/console", "Overview"),
     ("/console/gateways", "Gateways by name"),
     ("/console/gateways/{gateway}", "Pending deliveries"),
@@ -19,6 +19,7 @@ const PAGES: [(&str, &str); 13] = [
     ("/console/event-types", "Event types by name"),
     ("/console/event-types/api.deployed", "deploymentId"),
     ("/console/nodes", "Nodes, newest first"),
+    ("/console/alerts", "Rules by id"),
     ("/console/access-tokens", "Access tokens, oldest first"),
 ];
 

@@ -1,0 +1,107 @@
+-- Alerts: rules that a node evaluates, what they found, and whom that was told.
+
+lock table organisations, gateway_tokens, access_tokens, nodes in share row exclusive mode;
+
+-- Rules by organisation. A row without a definition only silences a built-in rule, which is not
+-- stored itself, so that a later version can improve it.
+create table alert_rules (
+    organisation   bigint      not null references organisations (organisation),
+    id             text        not null collate "C",
+    definition     text        check (definition is null or definition::jsonb is not null),
+    silenced_until timestamptz,
+    silenced_by    text        not null default '',    -- the principal's name
+    created_at     timestamptz not null,
+    updated_at     timestamptz not null,
+    primary key (organisation, id)
+);
+
+-- Where alerts are told. `definition` has nothing secret. Addresses and passwords are in `sealed`,
+-- encrypted with a key that is not in the database; `sealed_by` says with which one.
+create table alert_destinations (
+    organisation bigint      not null references organisations (organisation),
+    id           text        not null collate "C",
+    definition   text        not null check (definition::jsonb is not null),
+    sealed       bytea       not null,
+    sealed_by    text        not null,
+    created_at   timestamptz not null,
+    updated_at   timestamptz not null,
+    primary key (organisation, id)
+);
+
+-- One row per thread: a rule, and a group of the label that the rule groups by. Stored, so that
+-- another node continues the waits of a node that has stopped. Rules may be deleted, so there is no
+-- reference.
+create table alerts (
+    organisation bigint      not null references organisations (organisation),
+    rule         text        not null collate "C",
+    group_key    text        not null collate "C",     -- empty without a group
+    state        text        not null check (state in ('pending', 'firing', 'resolved')),
+    since        timestamptz not null,                 -- when the condition was first true
+    fired_at     timestamptz,
+    clear_since  timestamptz,                          -- firing, but the condition is not true any more
+    resolved_at  timestamptz check ((resolved_at is not null) = (state = 'resolved')),
+    found        text        not null check (found::jsonb is not null), -- what the condition found last
+    told_to      text        not null check (told_to::jsonb is not null), -- destinations that are told of the end, too
+    primary key (organisation, rule, group_key)
+);
+
+create index alerts_resolved on alerts (resolved_at) where resolved_at is not null;
+
+-- The outbox of alerts. A row is written in the transaction that changes its alert, and sent after
+-- the earlier ones of its thread to the same destination have ended.
+create table alert_notifications (
+    notification  bigint      generated always as identity primary key, -- the order within a thread
+    id            text        not null collate "C" unique, -- the same at each attempt
+    organisation  bigint      not null references organisations (organisation),
+    rule          text        not null collate "C",
+    group_key     text        not null collate "C",
+    destination   text        not null collate "C",
+    event         text        not null,                -- firing or resolved
+    body          text        not null check (body::jsonb is not null),
+    state         text        not null check (state in ('pending', 'delivered', 'failed')),
+    attempts      bigint      not null default 0,
+    due_at        timestamptz not null,
+    claimed_until timestamptz,                         -- a node sends it; another one may after this
+    claimed_by    uuid,
+    created_at    timestamptz not null,
+    ended_at      timestamptz check ((ended_at is null) = (state = 'pending'))
+);
+
+create index alert_notifications_pending on alert_notifications
+    (organisation, destination, rule, group_key, notification) where ended_at is null;
+create index alert_notifications_by_organisation on alert_notifications (organisation, notification);
+create index alert_notifications_ended on alert_notifications (ended_at) where ended_at is not null;
+
+-- The newest attempts of each notification. One without an end was cut off: whether it arrived is
+-- unknown.
+create table alert_attempts (
+    notification bigint      not null references alert_notifications (notification) on delete cascade,
+    attempt      bigint      not null,
+    node         uuid        not null,
+    started_at   timestamptz not null,
+    ended_at     timestamptz,
+    status       bigint,                               -- of the response, if there was one
+    detail       text        not null default '',      -- what was answered, or what went wrong
+    primary key (notification, attempt)
+);
+
+-- The node that evaluates rules. Each turn raises `turn`, and changes of another turn are refused.
+create table alert_turn (
+    one   integer     primary key check (one = 1),
+    turn  bigint      not null,
+    node  uuid,
+    until timestamptz
+);
+
+insert into alert_turn (one, turn) values (1, 0);
+
+-- What only a node itself can measure, for rules that another node evaluates.
+alter table nodes add column disk_free_bytes bigint;
+alter table nodes add column disk_total_bytes bigint;
+alter table nodes add column certificate_expires_at timestamptz;
+
+-- Keys and tokens that expire soon, among many that never do.
+create index gateway_tokens_expiring on gateway_tokens (expires_at)
+    where expires_at is not null and revoked_at is null;
+create index access_tokens_expiring on access_tokens (expires_at)
+    where expires_at is not null and revoked_at is null;

@@ -1,0 +1,82 @@
+//! Alertmanager's API, version 2. Alertmanager resolves an alert by itself when it is not told about
+//! it for a while, unless it is told when it ends; so a firing alert is told with an end far in the
+//! future, and its resolution with the time of its end. Both have the same labels, which identify an
+//! alert there.
+
+use std::time::Duration;
+
+use reqwest::Url;
+use serde_json::{Value, json};
+
+use super::message::{Data, Message};
+use crate::clock::Timestamp;
+
+/// How far in the future the end of a firing alert is. An alert that fires for longer is resolved
+/// there.
+const FIRES_FOR: Duration = Duration::from_hours(30 * 24);
+
+/// The URL of the API under the URL of an Alertmanager.
+pub(super) fn url(mut base: Url) -> Url {
+    let path = format!("{}/api/v2/alerts", base.path().trim_end_matches('/'));
+    base.set_path(&path);
+    base
+}
+
+/// The body of a request.
+pub(super) fn body(message: &Message, now: Timestamp) -> Value {
+    let Data { key, rule, group, since, fired_at, resolved_at, noted } = &message.data;
+    let mut labels = json!({
+        "alertname": rule,
+        "key": key,
+        "severity": noted.severity.as_str(),
+        "service": "gateway-events",
+    });
+    // Empty labels are the same as none.
+    for (name, value) in [("group", group), ("owner", &noted.owner)] {
+        if !value.is_empty() {
+            labels[name] = json!(value);
+        }
+    }
+    let names: Vec<&str> = noted.finding.gateways.iter().map(|it| it.name.as_str()).collect();
+    json!([{
+        "labels": labels,
+        "annotations": {
+            "summary": noted.finding.summary,
+            "description": noted.description,
+            "gateways": names.join(", "),
+        },
+        "startsAt": fired_at.unwrap_or(*since),
+        "endsAt": resolved_at.unwrap_or_else(|| now.plus(FIRES_FOR)),
+    }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_the_api_is_appended_to_the_base() {
+        for (base, full) in [
+            ("https://a.example", "https://a.example/api/v2/alerts"),
+            ("https://a.example:9093/", "https://a.example:9093/api/v2/alerts"),
+            ("https://a.example/am/?x=y", "https://a.example/am/api/v2/alerts?x=y"),
+        ] {
+            assert_eq!(url(base.parse().unwrap()).as_str(), full);
+        }
+    }
+
+    #[test]
+    fn an_end_has_the_labels_of_its_begin() {
+        let now = Timestamp::from_micros(1_767_225_600_000_000);
+        let mut message = Message::test("d", "ops", now);
+        message.data.resolved_at = None;
+        let firing = body(&message, now);
+        let later = now.plus(Duration::from_secs(60));
+        message.data.resolved_at = Some(later);
+        let resolved = body(&message, later);
+        assert_eq!(firing[0]["labels"], resolved[0]["labels"]);
+        assert_eq!(firing[0]["startsAt"], resolved[0]["startsAt"]);
+        assert_eq!(resolved[0]["endsAt"], json!(later));
+        assert!(firing[0]["endsAt"].as_str() > resolved[0]["endsAt"].as_str());
+    }
+}

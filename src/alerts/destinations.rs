@@ -1,0 +1,272 @@
+//! Destinations: what is valid, what is secret, and what is shown.
+
+use reqwest::Url;
+
+use super::rules::{check_id, error};
+use super::secrets::Secrets;
+use super::signature;
+use crate::api::{
+    AlertDestinationDefinition, AlertDestinationKind, AlertDestinationSettings, FieldError, SmtpTls,
+};
+use crate::names;
+
+const LONGEST_TEXT: usize = 1_000;
+const LONGEST_URL: usize = 2_048;
+const LONGEST_SECRET: usize = 1_024;
+const LONGEST_NAME: usize = 256;
+const MOST_RECIPIENTS: usize = 16;
+
+/// A destination that is to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// What is shown.
+    pub settings: AlertDestinationSettings,
+    /// What is encrypted.
+    pub secrets: Secrets,
+    /// A generated key of signatures, to be shown once.
+    pub generated: Option<String>,
+}
+
+/// The port of an SMTP server whose URL names none.
+pub(super) const fn smtp_port(tls: SmtpTls) -> u16 {
+    match tls {
+        SmtpTls::Starttls => 587,
+        SmtpTls::Implicit => 465,
+        SmtpTls::None => 25,
+    }
+}
+
+/// Validates a destination. `kept` is the stored one of its id, whose secrets are kept if the
+/// definition has none.
+pub fn prepare(
+    definition: &AlertDestinationDefinition,
+    kept: Option<(&AlertDestinationSettings, &Secrets)>,
+) -> Result<Prepared, Vec<FieldError>> {
+    let kind = definition.kind;
+    // Secrets of another kind have another meaning.
+    let kept = kept.filter(|(settings, _)| settings.kind == kind).map(|(_, secrets)| secrets);
+    let mut errors = Vec::new();
+    errors.extend(definition.id.as_deref().and_then(check_id));
+    check_texts(definition, &mut errors);
+    let url = definition.url.as_ref().or(kept.map(|secrets| &secrets.url));
+    let address = match url {
+        None => {
+            errors.push(error("url", "is required"));
+            String::new()
+        }
+        Some(url) => match parsed(kind, url) {
+            Ok(url) => masked(&url),
+            Err(why) => {
+                errors.push(error("url", why));
+                String::new()
+            }
+        },
+    };
+    let (secret, generated) = secret(definition, kept, &mut errors);
+    let is_email = kind == AlertDestinationKind::Email;
+    if is_email {
+        check_email(definition, secret.is_some(), &mut errors);
+    } else {
+        check_no_email(definition, &mut errors);
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let settings = AlertDestinationSettings {
+        kind,
+        description: definition.description.clone(),
+        address,
+        username: definition.username.clone(),
+        tls: is_email.then(|| definition.tls.unwrap_or_default()),
+        from: definition.from.clone(),
+        to: definition.to.clone(),
+    };
+    let secrets = Secrets { url: url.cloned().unwrap_or_default(), secret };
+    Ok(Prepared { settings, secrets, generated })
+}
+
+/// The secret of a destination, and whether it was generated.
+fn secret(
+    definition: &AlertDestinationDefinition,
+    kept: Option<&Secrets>,
+    errors: &mut Vec<FieldError>,
+) -> (Option<String>, Option<String>) {
+    let given = definition.secret.clone().or_else(|| kept.and_then(|it| it.secret.clone()));
+    if given.as_ref().is_some_and(|secret| !names::is_plain(secret, LONGEST_SECRET)) {
+        errors.push(error("secret", format!("must be at most {LONGEST_SECRET} characters")));
+    }
+    match definition.kind {
+        AlertDestinationKind::Webhook => match given {
+            Some(given) => {
+                if signature::key(&given).is_none() {
+                    errors.push(error("secret", signature::KEY_RULE));
+                }
+                (Some(given), None)
+            }
+            None => match signature::generate() {
+                Ok(generated) => (Some(generated.clone()), Some(generated)),
+                Err(why) => {
+                    errors.push(error("secret", format!("can't be generated: {why}")));
+                    (None, None)
+                }
+            },
+        },
+        AlertDestinationKind::Slack => {
+            if definition.secret.is_some() {
+                errors.push(error("secret", "has no meaning for slack, whose secret is the URL"));
+            }
+            (None, None)
+        }
+        AlertDestinationKind::Alertmanager => {
+            if given.as_ref().is_some_and(|token| !token.bytes().all(|it| it.is_ascii_graphic())) {
+                errors.push(error("secret", "must be visible ASCII characters"));
+            }
+            (given, None)
+        }
+        AlertDestinationKind::Email => (given.filter(|_| definition.username.is_some()), None),
+    }
+}
+
+fn check_texts(definition: &AlertDestinationDefinition, errors: &mut Vec<FieldError>) {
+    if definition.description.chars().count() > LONGEST_TEXT {
+        errors.push(error("description", format!("must be at most {LONGEST_TEXT} characters")));
+    }
+    let texts = [("username", &definition.username), ("from", &definition.from)];
+    for (field, text) in texts {
+        if text.as_ref().is_some_and(|text| text.is_empty() || !names::is_plain(text, LONGEST_NAME))
+        {
+            errors.push(error(field, format!("must be 1 to {LONGEST_NAME} characters")));
+        }
+    }
+}
+
+fn check_email(
+    definition: &AlertDestinationDefinition,
+    has_password: bool,
+    errors: &mut Vec<FieldError>,
+) {
+    if definition.from.as_ref().is_none_or(|from| !is_mailbox(from)) {
+        errors.push(error("from", "is required for email: an address such as alerts@example.com"));
+    }
+    let recipients = 1..=MOST_RECIPIENTS;
+    if !recipients.contains(&definition.to.len()) || !definition.to.iter().all(|to| is_mailbox(to))
+    {
+        errors.push(error("to", format!("must be 1 to {MOST_RECIPIENTS} e-mail addresses")));
+    }
+    if definition.username.is_some() && !has_password {
+        errors.push(error("secret", "is required with a username: the password"));
+    }
+}
+
+fn check_no_email(definition: &AlertDestinationDefinition, errors: &mut Vec<FieldError>) {
+    for (field, is_given) in [
+        ("username", definition.username.is_some()),
+        ("tls", definition.tls.is_some()),
+        ("from", definition.from.is_some()),
+        ("to", !definition.to.is_empty()),
+    ] {
+        if is_given {
+            errors.push(error(field, "has a meaning for email only"));
+        }
+    }
+}
+
+/// Whether a text can be an address. The SMTP server has the last word.
+fn is_mailbox(text: &str) -> bool {
+    let Some((user, domain)) = text.rsplit_once('@') else { return false };
+    let is_allowed =
+        |c: char| !c.is_whitespace() && !c.is_control() && !"<>,;:\"\\()[]".contains(c);
+    !user.is_empty()
+        && !domain.is_empty()
+        && text.len() <= LONGEST_NAME
+        && text.chars().all(is_allowed)
+        && !user.contains('@')
+}
+
+/// Parses the URL of a kind of destination.
+pub(super) fn parsed(kind: AlertDestinationKind, text: &str) -> Result<Url, String> {
+    if text.len() > LONGEST_URL {
+        return Err(format!("must be at most {LONGEST_URL} characters"));
+    }
+    let is_email = kind == AlertDestinationKind::Email;
+    let allowed: &[&str] = if is_email { &["smtp"] } else { &["https", "http"] };
+    let what = if is_email {
+        "must be like smtp://mail.example.com:587"
+    } else {
+        "must be a URL with https, or with http for an address in alerts.allowed_networks"
+    };
+    let url = Url::parse(text).map_err(|_| what.to_owned())?;
+    if !allowed.contains(&url.scheme()) || url.host_str().is_none_or(str::is_empty) {
+        return Err(what.to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return Err("must have no user, password and fragment".to_owned());
+    }
+    let has_path = !matches!(url.path(), "" | "/") || url.query().is_some();
+    if is_email && has_path {
+        return Err(what.to_owned());
+    }
+    Ok(url)
+}
+
+/// A URL without what may be secret.
+fn masked(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    let rest = if url.scheme() == "smtp" { "" } else { "/…" };
+    format!("{}://{host}{port}{rest}", url.scheme())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(json: serde_json::Value) -> AlertDestinationDefinition {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn fields(json: serde_json::Value) -> Vec<String> {
+        let errors = prepare(&definition(json), None).unwrap_err();
+        errors.into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn what_is_shown_has_no_secret() {
+        let slack = definition(serde_json::json!({
+            "kind": "slack", "url": "https://hooks.example.com:8443/services/T0/B0/secret?x=y",
+        }));
+        let prepared = prepare(&slack, None).unwrap();
+        assert_eq!(prepared.settings.address, "https://hooks.example.com:8443/…");
+        assert!(prepared.secrets.url.ends_with("secret?x=y") && prepared.generated.is_none());
+    }
+
+    #[test]
+    fn a_change_without_secrets_keeps_them_for_the_same_kind() {
+        let first =
+            definition(serde_json::json!({"kind": "webhook", "url": "https://a.example/x"}));
+        let first = prepare(&first, None).unwrap();
+        assert!(first.generated.is_some() && first.generated == first.secrets.secret);
+        let change = definition(serde_json::json!({"kind": "webhook", "description": "d"}));
+        let kept = prepare(&change, Some((&first.settings, &first.secrets))).unwrap();
+        assert_eq!((&kept.secrets, kept.generated), (&first.secrets, None));
+        let other = definition(serde_json::json!({"kind": "slack"}));
+        assert!(prepare(&other, Some((&first.settings, &first.secrets))).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        use serde_json::json;
+        assert_eq!(fields(json!({"kind": "webhook"})), ["url"]);
+        for url in ["", "ftp://a.example", "https://", "https://u:p@a.example/", "https://a/#f"] {
+            assert_eq!(fields(json!({"kind": "slack", "url": url})), ["url"], "{url}");
+        }
+        let hook = json!({"kind": "webhook", "url": "https://a.example", "secret": "short", "tls": "none"});
+        assert_eq!(fields(hook), ["secret", "tls"]);
+        let mail =
+            json!({"kind": "email", "url": "smtp://m.example/x", "username": "u", "to": ["a"]});
+        assert_eq!(fields(mail), ["url", "from", "to", "secret"]);
+        let injected = json!({"kind": "email", "url": "smtp://m.example", "from": "a@b.example",
+            "to": ["x@y.example>\r\nRCPT TO:<z@y.example"]});
+        assert_eq!(fields(injected), ["to"]);
+    }
+}

@@ -1,0 +1,168 @@
+//! What an evaluation decides, without I/O: which alerts begin, fire and are resolved, and what is
+//! told about them.
+//!
+//! An alert fires once its condition has been true for `forSeconds`, and is resolved once it has been
+//! false for `keepFiringSeconds`. A notification that it fires is stored at that moment, or when the
+//! silence of its rule ends. Its end is told to those who were told that it fires, even while the rule
+//! is silent, so that no thread stays open.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::conditions::{Finding, Findings};
+use super::message::{Message, Noted};
+use super::rules::Rule;
+use crate::clock::Timestamp;
+use crate::store::{AlertChange, AlertEvent, AlertState, NewNotification, StoredAlert};
+
+/// What a rule found: by group, or why that is not known.
+pub(super) type Evaluated<'a> = (&'a Rule, Option<Findings>);
+
+/// The changes of an organisation's alerts. `destinations` are the ids of all its destinations.
+pub(super) fn decide(
+    rules: &[Evaluated<'_>],
+    known: Vec<StoredAlert>,
+    destinations: &[String],
+    now: Timestamp,
+) -> Vec<AlertChange> {
+    let mut known: BTreeMap<(String, String), StoredAlert> =
+        known.into_iter().map(|it| ((it.rule.clone(), it.group.clone()), it)).collect();
+    let mut changes = Vec::new();
+    for (rule, findings) in rules {
+        let Some(findings) = findings else {
+            // What it would find is not known, so its alerts stay as they are.
+            known.retain(|(id, _), _| *id != rule.id);
+            continue;
+        };
+        for (group, finding) in &findings.groups {
+            let before = known.remove(&(rule.id.clone(), group.clone()));
+            changes.extend(found(rule, group, finding, before, destinations, now));
+        }
+        let gone: Vec<_> = known.keys().filter(|(id, _)| *id == rule.id).cloned().collect();
+        for key in gone {
+            let Some(before) = known.remove(&key) else { continue };
+            let why = findings.why_clear(rule, &key.1);
+            changes.extend(cleared(rule, before, &why, findings.is_selecting(&key.1), now));
+        }
+    }
+    for (_, before) in known {
+        changes.extend(removed(before, now));
+    }
+    changes
+}
+
+/// The condition is true for a group.
+fn found(
+    rule: &Rule,
+    group: &str,
+    finding: &Finding,
+    before: Option<StoredAlert>,
+    destinations: &[String],
+    now: Timestamp,
+) -> Option<AlertChange> {
+    let open = before.filter(|alert| alert.state != AlertState::Resolved);
+    let mut alert = open.clone().unwrap_or_else(|| StoredAlert {
+        rule: rule.id.clone(),
+        group: group.to_owned(),
+        state: AlertState::Pending,
+        since: now,
+        fired_at: None,
+        clear_since: None,
+        resolved_at: None,
+        found: String::new(),
+        told_to: Vec::new(),
+    });
+    let noted = Noted::new(rule, finding.shown());
+    alert.found = to_json(&noted);
+    alert.clear_since = None;
+    let hold = Duration::from_secs(rule.definition.for_seconds);
+    if alert.state == AlertState::Pending && now.since(alert.since) >= hold {
+        alert.state = AlertState::Firing;
+        alert.fired_at = Some(now);
+    }
+    let mut tell = Vec::new();
+    let is_to_tell = alert.state == AlertState::Firing && alert.told_to.is_empty();
+    if is_to_tell && !rule.is_silent(now) {
+        let chosen = rule.definition.destinations.as_deref().unwrap_or(destinations);
+        alert.told_to = chosen.iter().filter(|id| destinations.contains(id)).cloned().collect();
+        tell = notifications(&alert, noted, AlertEvent::Firing, now);
+    }
+    (open.as_ref() != Some(&alert)).then_some(AlertChange { alert, is_forgotten: false, tell })
+}
+
+/// The condition is not true any more. Nothing is waited for if the rule selects nothing of the group.
+fn cleared(
+    rule: &Rule,
+    before: StoredAlert,
+    why: &str,
+    is_selecting: bool,
+    now: Timestamp,
+) -> Option<AlertChange> {
+    let mut alert = before;
+    match alert.state {
+        AlertState::Resolved => None,
+        AlertState::Pending => Some(AlertChange { alert, is_forgotten: true, tell: Vec::new() }),
+        AlertState::Firing => {
+            let is_new = alert.clear_since.is_none();
+            let since = *alert.clear_since.get_or_insert(now);
+            let hold = Duration::from_secs(rule.definition.keep_firing_seconds);
+            if is_selecting && now.since(since) < hold {
+                return is_new.then_some(AlertChange {
+                    alert,
+                    is_forgotten: false,
+                    tell: Vec::new(),
+                });
+            }
+            Some(resolved(alert, why, now))
+        }
+    }
+}
+
+/// The rule was deleted or disabled.
+fn removed(before: StoredAlert, now: Timestamp) -> Option<AlertChange> {
+    match before.state {
+        AlertState::Resolved => None,
+        AlertState::Pending => {
+            Some(AlertChange { alert: before, is_forgotten: true, tell: Vec::new() })
+        }
+        AlertState::Firing => Some(resolved(before, "The rule was deleted or disabled.", now)),
+    }
+}
+
+fn resolved(before: StoredAlert, why: &str, now: Timestamp) -> AlertChange {
+    let mut alert = before;
+    alert.state = AlertState::Resolved;
+    alert.resolved_at = Some(now);
+    let mut noted = Noted::read(&alert.found);
+    why.clone_into(&mut noted.finding.summary);
+    alert.found = to_json(&noted);
+    let tell = notifications(&alert, noted, AlertEvent::Resolved, now);
+    AlertChange { alert, is_forgotten: false, tell }
+}
+
+/// A notification for each destination that knows of the alert.
+fn notifications(
+    alert: &StoredAlert,
+    noted: Noted,
+    event: AlertEvent,
+    now: Timestamp,
+) -> Vec<NewNotification> {
+    let body = to_json(&Message::new(alert, noted, event, now));
+    let notify = |destination: &String| NewNotification {
+        id: Uuid::now_v7().to_string(),
+        destination: destination.clone(),
+        event,
+        body: body.clone(),
+    };
+    alert.told_to.iter().map(notify).collect()
+}
+
+/// These types are made of texts and numbers, so this does not fail.
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,371 @@
+//! Alerts: the overview, and rules.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use uuid::Uuid;
+
+use super::App;
+use super::alert_destinations;
+use super::auth::{Admin, Reader};
+use super::extract::{self, Path};
+use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::problem::{Answer, Problem};
+use super::query::Query;
+use crate::alerts::message::{Noted, key};
+use crate::alerts::rules::{Rule, Rules, built_ins, problems};
+use crate::api::{
+    Alert, AlertAttempt, AlertEvent, AlertNotification, AlertNotificationState, AlertRule,
+    AlertRuleDefinition, AlertSilence, AlertState, AlertsOverview, Code, Page,
+};
+use crate::clock::Timestamp;
+use crate::event::OrganisationKey;
+use crate::store::{self, StoredAlert, StoredNotification};
+
+/// The newest notifications that the overview has.
+const NOTIFICATIONS: usize = 100;
+/// The longest silence.
+const LONGEST_SILENCE: std::time::Duration = std::time::Duration::from_hours(366 * 24);
+
+/// Show rules, destinations, alerts and notifications.
+///
+/// Alerts that fire come first. Resolved ones and ended notifications are kept for
+/// `retention.max_age`.
+#[utoipa::path(
+    get, path = "/alerts", tag = "alerts", operation_id = "showAlerts",
+    responses(
+        (status = 200, description = "The overview.", body = AlertsOverview),
+        Problems<(Scoped, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
+pub(super) async fn overview(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    _: Query<()>,
+) -> Answer<Json<AlertsOverview>> {
+    Ok(Json(read_overview(&app, organisation).await?))
+}
+
+/// The alerts of an organisation that fire, the most urgent ones first.
+pub(super) async fn firing(app: &App, organisation: OrganisationKey) -> Answer<Vec<Alert>> {
+    let rules = rules_of(app, organisation).await?;
+    let mut alerts = alerts_of(app, organisation, &rules).await?;
+    alerts.retain(|alert| alert.state == AlertState::Firing);
+    Ok(alerts)
+}
+
+/// Alerts: firing ones first, the most urgent and the newest first.
+async fn alerts_of(app: &App, organisation: OrganisationKey, rules: &[Rule]) -> Answer<Vec<Alert>> {
+    let alerts = app.store.alerts(organisation).await?;
+    let mut alerts: Vec<Alert> = alerts.into_iter().map(|alert| shown(alert, rules)).collect();
+    alerts.sort_by_key(|alert| {
+        let state = match alert.state {
+            AlertState::Firing => 0,
+            AlertState::Pending => 1,
+            AlertState::Resolved => 2,
+        };
+        let newest_first = std::cmp::Reverse(alert.resolved_at.unwrap_or(alert.since));
+        (state, std::cmp::Reverse(alert.severity), newest_first)
+    });
+    Ok(alerts)
+}
+
+/// Everything about the alerts of an organisation.
+async fn read_overview(app: &App, organisation: OrganisationKey) -> Answer<AlertsOverview> {
+    let rules = rules_of(app, organisation).await?;
+    let destinations = app.store.alert_destinations(organisation).await?;
+    let alerts = alerts_of(app, organisation, &rules).await?;
+    let notifications = app.store.notifications(organisation, None, NOTIFICATIONS).await?;
+    Ok(AlertsOverview {
+        alerts,
+        rules: rules.into_iter().map(AlertRule::from).collect(),
+        destinations: destinations
+            .into_iter()
+            .map(alert_destinations::shown)
+            .collect::<Answer<_>>()?,
+        notifications: notifications.into_iter().map(Into::into).collect(),
+    })
+}
+
+async fn rules_of(app: &App, organisation: OrganisationKey) -> Answer<Vec<Rule>> {
+    Ok(Rules::new(app.store.alert_rules(organisation).await?).in_force)
+}
+
+async fn rule_of(app: &App, organisation: OrganisationKey, id: &str) -> Answer<Rule> {
+    let rules = rules_of(app, organisation).await?;
+    rules.into_iter().find(|rule| rule.id == id).ok_or_else(|| Problem::not_found("alert rule"))
+}
+
+/// List the alert rules in force.
+#[utoipa::path(
+    get, path = "/alerts/rules", tag = "alerts", operation_id = "listAlertRules",
+    responses(
+        (status = 200, description = "All rules, built-in ones included.", body = Page<AlertRule>),
+        Problems<(Scoped, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    _: Query<()>,
+) -> Answer<Json<Page<AlertRule>>> {
+    let rules = rules_of(&app, organisation).await?;
+    Ok(Json(Page::whole(rules.into_iter().map(Into::into).collect())))
+}
+
+/// Show an alert rule.
+#[utoipa::path(
+    get, path = "/alerts/rules/{id}", tag = "alerts", operation_id = "showAlertRule",
+    params(("id" = String, Path, description = "The rule's id.")),
+    responses(
+        (status = 200, description = "The rule.", body = AlertRule),
+        Problems<(Scoped, Missing, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
+pub(super) async fn show(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Path(id): Path<String>,
+    _: Query<()>,
+) -> Answer<Json<AlertRule>> {
+    Ok(Json(rule_of(&app, organisation, &id).await?.into()))
+}
+
+/// Create an alert rule.
+#[utoipa::path(
+    post, path = "/alerts/rules", tag = "alerts", operation_id = "createAlertRule",
+    request_body = AlertRuleDefinition,
+    responses(
+        (status = 201, description = "It is created.", body = AlertRule),
+        Problems<(Scoped, Body, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    _: Query<()>,
+    extract::Json(mut definition): extract::Json<AlertRuleDefinition>,
+) -> Answer<(StatusCode, Json<AlertRule>)> {
+    check(&definition)?;
+    let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
+    let rules = rules_of(&app, actor.organisation).await?;
+    if rules.iter().any(|rule| rule.id == id) {
+        return Err(taken("rule", &id));
+    }
+    let text = to_json(&definition)?;
+    if !app.store.put_alert_rule(&actor, &id, None, &text).await? {
+        return Err(taken("rule", &id));
+    }
+    let rule =
+        AlertRule { id, built_in: false, definition, silenced_until: None, silenced_by: None };
+    Ok((StatusCode::CREATED, Json(rule)))
+}
+
+/// Create or replace an alert rule.
+///
+/// A rule with the id of a built-in one replaces it. Its silence stays.
+#[utoipa::path(
+    put, path = "/alerts/rules/{id}", tag = "alerts", operation_id = "putAlertRule",
+    params(("id" = String, Path, description = "The rule's id.")),
+    request_body = AlertRuleDefinition,
+    responses(
+        (status = 200, description = "It is replaced.", body = AlertRule),
+        (status = 201, description = "It is created.", body = AlertRule),
+        Problems<(Scoped, Body, Taken, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn put(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<String>,
+    _: Query<()>,
+    extract::Json(mut definition): extract::Json<AlertRuleDefinition>,
+) -> Answer<(StatusCode, Json<AlertRule>)> {
+    check_path_id(&id, definition.id.as_deref())?;
+    definition.id = Some(id.clone());
+    check(&definition)?;
+    definition.id = None;
+    let was = built_ins().get(id.as_str()).map(to_json).transpose()?;
+    let is_new =
+        app.store.put_alert_rule(&actor, &id, was.as_deref(), &to_json(&definition)?).await?;
+    let rule = rule_of(&app, actor.organisation, &id).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(rule.into())))
+}
+
+/// Delete an alert rule.
+///
+/// Its alerts are resolved at the next evaluation. If it replaced a built-in rule, that one is in
+/// force again; built-in rules can't be deleted, but disabled.
+#[utoipa::path(
+    delete, path = "/alerts/rules/{id}", tag = "alerts", operation_id = "deleteAlertRule",
+    params(("id" = String, Path, description = "The rule's id.")),
+    responses(
+        (status = 204, description = "It is deleted."),
+        Problems<(Scoped, Missing, Taken, Write, Bodiless)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn remove(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<String>,
+    _: Query<()>,
+) -> Answer<StatusCode> {
+    match app.store.delete_alert_rule(&actor, &id).await {
+        Err(store::StoreError::NotFound(_)) if built_ins().contains_key(id.as_str()) => {
+            Err(Problem::new(
+                Code::Conflict,
+                format!(
+                    "{id} is a built-in rule, which can't be deleted; put one with `enabled: false` in its place."
+                ),
+            ))
+        }
+        deleted => {
+            deleted?;
+            Ok(StatusCode::NO_CONTENT)
+        }
+    }
+}
+
+/// Silence an alert rule.
+///
+/// Nothing is told that it finds, until an instant. Alerts that fire by then and were not told are
+/// told then. That an alert is resolved is told to those who know of it, also during a silence.
+#[utoipa::path(
+    put, path = "/alerts/rules/{id}/silence", tag = "alerts", operation_id = "silenceAlertRule",
+    params(("id" = String, Path, description = "The rule's id.")),
+    request_body = AlertSilence,
+    responses(
+        (status = 200, description = "The rule.", body = AlertRule),
+        Problems<(Scoped, Missing, Body, Write)>,
+    ),
+    security(("access_token" = ["admin"])),
+)]
+pub(super) async fn silence(
+    State(app): State<Arc<App>>,
+    Admin(actor): Admin,
+    Path(id): Path<String>,
+    _: Query<()>,
+    extract::Json(AlertSilence { until }): extract::Json<AlertSilence>,
+) -> Answer<Json<AlertRule>> {
+    rule_of(&app, actor.organisation, &id).await?;
+    let now = Timestamp::now();
+    if until.is_some_and(|until| until > now.plus(LONGEST_SILENCE)) {
+        return Err(Problem::invalid("until", "must be at most a year from now"));
+    }
+    let until = until.filter(|until| *until > now);
+    app.store.silence_alert_rule(&actor, &id, until).await?;
+    Ok(Json(rule_of(&app, actor.organisation, &id).await?.into()))
+}
+
+fn check(definition: &AlertRuleDefinition) -> Answer<()> {
+    let errors = problems(definition);
+    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
+}
+
+/// Refuses a body whose id is not that of the path.
+pub(super) fn check_path_id(path: &str, body: Option<&str>) -> Answer<()> {
+    match body {
+        Some(body) if body != path => {
+            Err(Problem::invalid("id", "must be that of the path, or be omitted"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// 409: the id belongs to another one.
+pub(super) fn taken(what: &str, id: &str) -> Problem {
+    Problem::new(
+        Code::Conflict,
+        format!(
+            "There is an alert {what} with the id {id}; choose another id, or replace it with PUT."
+        ),
+    )
+}
+
+/// A definition as it is stored.
+pub(super) fn to_json(definition: &impl serde::Serialize) -> Answer<String> {
+    serde_json::to_string(definition).map_err(|_| Problem::internal())
+}
+
+fn shown(alert: StoredAlert, rules: &[Rule]) -> Alert {
+    let noted = Noted::read(&alert.found);
+    let rule = rules.iter().find(|rule| rule.id == alert.rule);
+    Alert {
+        key: key(&alert.rule, &alert.group),
+        state: match alert.state {
+            store::AlertState::Pending => AlertState::Pending,
+            store::AlertState::Firing => AlertState::Firing,
+            store::AlertState::Resolved => AlertState::Resolved,
+        },
+        severity: noted.severity,
+        owner: noted.owner,
+        since: alert.since,
+        fired_at: alert.fired_at,
+        resolved_at: alert.resolved_at,
+        silenced: rule.is_some_and(|rule| rule.is_silent(Timestamp::now())),
+        found: noted.finding,
+        told_to: alert.told_to,
+        rule: alert.rule,
+        group: alert.group,
+    }
+}
+
+impl From<Rule> for AlertRule {
+    fn from(rule: Rule) -> Self {
+        let silence = rule.silence.filter(|(until, _)| *until > Timestamp::now());
+        let (silenced_until, silenced_by) = silence.unzip();
+        Self {
+            id: rule.id,
+            built_in: rule.is_built_in,
+            definition: rule.definition,
+            silenced_until,
+            silenced_by,
+        }
+    }
+}
+
+impl From<StoredNotification> for AlertNotification {
+    fn from(stored: StoredNotification) -> Self {
+        let state = match stored.state {
+            store::NotificationState::Pending => AlertNotificationState::Pending,
+            store::NotificationState::Delivered => AlertNotificationState::Delivered,
+            store::NotificationState::Failed => AlertNotificationState::Failed,
+        };
+        let is_pending = state == AlertNotificationState::Pending;
+        Self {
+            id: stored.id,
+            key: key(&stored.rule, &stored.group),
+            destination: stored.destination,
+            event: match stored.event {
+                store::AlertEvent::Firing => AlertEvent::Firing,
+                store::AlertEvent::Resolved => AlertEvent::Resolved,
+            },
+            state,
+            attempt_count: stored.attempt_count,
+            next_attempt_at: is_pending.then_some(stored.due_at),
+            created_at: stored.created_at,
+            ended_at: stored.ended_at,
+            attempts: stored
+                .attempts
+                .into_iter()
+                .map(|attempt| AlertAttempt {
+                    number: attempt.number,
+                    node: attempt.node,
+                    started_at: attempt.started_at,
+                    ended_at: attempt.ended_at,
+                    status: attempt.status,
+                    detail: attempt.detail,
+                })
+                .collect(),
+        }
+    }
+}

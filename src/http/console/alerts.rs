@@ -1,0 +1,212 @@
+//! Alerts: what fires, the rules, where they tell, and what was told.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::super::alert_destinations;
+use super::super::alerts;
+use super::super::extract::Path;
+use super::super::problem::Answer;
+use super::super::query::Query;
+use super::components::{empty, facts, hidden, live, numeric, table, text};
+use super::form::{Submission, TOKEN};
+use super::layout::{Call, Section};
+use super::pairs::{Pairs, encode};
+use super::states::{alert_state, notification_state, severity};
+use super::text::{none, number, said, sentences, when, when_any};
+use super::visit::{Key, View, Visit};
+use crate::api::{Alert, AlertDestination, AlertNotification, AlertRule, AlertTest};
+
+pub(super) async fn page(visit: Visit) -> Response {
+    let view = content(&visit).await;
+    visit.respond(Section::Alerts, view)
+}
+
+async fn content(visit: &Visit) -> Answer<View> {
+    let overview = alerts::overview(visit.state(), visit.session.reader()?, Query(())).await?.0;
+    let changing = html! {
+        section aria-labelledby="alerts" {
+            h2 #alerts { "Alerts" }
+            @if overview.alerts.is_empty() {
+                (empty(&html! { p { "Nothing fires, and nothing has fired lately." } }))
+            } @else { (list(visit, &overview.alerts)) }
+        }
+        section aria-labelledby="told" {
+            h2 #told { "What was told" }
+            @if overview.notifications.is_empty() {
+                (empty(&html! { p { "No destination has been told anything lately." } }))
+            } @else { (told(visit, &overview.notifications)) }
+        }
+    };
+    let body = html! {
+        h1 { "Alerts" }
+        (live(visit, 5000, &changing))
+        section aria-labelledby="rules" {
+            h2 #rules { "Rules" }
+            p.hint {
+                "Silence a rule with " code { "gateway-events alert rule silence ID --for 2h" }
+                ", and change it with " code { "gateway-events alert rule put ID --file FILE" } "."
+            }
+            (rules(visit, &overview.rules))
+        }
+        section aria-labelledby="destinations" {
+            h2 #destinations { "Destinations" }
+            @if overview.destinations.is_empty() {
+                (empty(&html! {
+                    p { "Nobody is told. Add a webhook, a Slack channel, an e-mail address or an Alertmanager with " code { "gateway-events alert destination put ID --file FILE" } "." }
+                }))
+            } @else { (destinations(visit, &overview.destinations)) }
+        }
+    };
+    let calls = vec![Call::get("/alerts", &Pairs::default())];
+    Ok(View { title: "Alerts".to_owned(), calls, body })
+}
+
+/// Alerts in a table.
+pub(super) fn list(visit: &Visit, alerts: &[Alert]) -> Markup {
+    let rows: Vec<Vec<Markup>> = alerts
+        .iter()
+        .map(|alert| {
+            vec![
+                said(&alert.key),
+                html! { (alert_state(alert.state)) @if alert.silenced { " silenced" } },
+                severity(alert.severity),
+                sentences(&alert.found.summary),
+                when(alert.since, visit.now),
+                when_any(alert.resolved_at, visit.now),
+                html! { @if alert.told_to.is_empty() { (none()) } @else { (said(&alert.told_to.join(", "))) } },
+            ]
+        })
+        .collect();
+    let columns = [
+        text("Alert"),
+        text("State"),
+        text("Severity"),
+        text("What was found"),
+        text("Since"),
+        text("Resolved"),
+        text("Told to"),
+    ];
+    table("Alerts, firing ones first", &columns, &rows)
+}
+
+fn told(visit: &Visit, notifications: &[AlertNotification]) -> Markup {
+    let rows: Vec<Vec<Markup>> = notifications
+        .iter()
+        .map(|notification| {
+            let last = notification.attempts.last().map(|attempt| attempt.detail.as_str());
+            vec![
+                said(&notification.key),
+                html! { (notification.event.as_str()) },
+                said(&notification.destination),
+                notification_state(notification.state),
+                html! { (number(notification.attempt_count)) },
+                last.filter(|detail| !detail.is_empty()).map_or_else(none, sentences),
+                when(notification.created_at, visit.now),
+            ]
+        })
+        .collect();
+    let columns = [
+        text("Alert"),
+        text("Event"),
+        text("Destination"),
+        text("State"),
+        numeric("Attempts"),
+        text("Last answer"),
+        text("Stored"),
+    ];
+    table("Notifications, newest first", &columns, &rows)
+}
+
+fn rules(visit: &Visit, rules: &[AlertRule]) -> Markup {
+    let rows: Vec<Vec<Markup>> = rules
+        .iter()
+        .map(|rule| {
+            let definition = &rule.definition;
+            vec![
+                said(&rule.id),
+                severity(definition.severity),
+                html! {
+                    @if !definition.enabled { "disabled" }
+                    @else if let Some(until) = rule.silenced_until { "silenced until " (when(until, visit.now)) }
+                    @else { "on" }
+                },
+                sentences(&definition.description),
+                said(&definition.owner),
+            ]
+        })
+        .collect();
+    let columns =
+        [text("Rule"), text("Severity"), text("State"), text("Description"), text("Owner")];
+    table("Rules by id", &columns, &rows)
+}
+
+fn destinations(visit: &Visit, destinations: &[AlertDestination]) -> Markup {
+    let is_admin = visit.session.is_admin();
+    let rows: Vec<Vec<Markup>> = destinations
+        .iter()
+        .map(|destination| {
+            let (id, settings) = (&destination.id, &destination.settings);
+            let mut row = vec![
+                said(id),
+                html! { (settings.kind.as_str()) },
+                said(&settings.address),
+                sentences(&settings.description),
+                when(destination.updated_at, visit.now),
+            ];
+            if is_admin {
+                row.push(html! {
+                    form method="post" action=(format!("/console/alerts/destinations/{}/test", encode(id))) {
+                        (hidden(TOKEN, &visit.session.id.form_token()))
+                        button type="submit" aria-label=(format!("Test the destination {id}")) { "Test" }
+                    }
+                });
+            }
+            row
+        })
+        .collect();
+    let columns = [
+        text("Destination"),
+        text("Kind"),
+        text("Address"),
+        text("Description"),
+        text("Changed"),
+        text("Action"),
+    ];
+    let columns = if is_admin { &columns[..] } else { &columns[..5] };
+    table("Destinations by id", columns, &rows)
+}
+
+/// Sends a destination a test message, and shows its answer.
+pub(super) async fn test(Key(id): Key<String>, submission: Submission) -> Response {
+    let visit = &submission.visit;
+    let tested = async {
+        let path = Path(id.clone());
+        let admin = visit.session.admin()?;
+        alert_destinations::test(visit.state(), admin, path, Query(())).await
+    };
+    match tested.await {
+        Ok(test) => visit.page(Section::Alerts, StatusCode::OK, &answered(&id, &test.0)),
+        Err(problem) => submission.refused(&problem),
+    }
+}
+
+fn answered(id: &str, test: &AlertTest) -> View {
+    let body = html! {
+        p.up { a href="/console/alerts" { "Alerts" } }
+        h1 { "Test of a destination" }
+        @if test.delivered {
+            div.notice.good { p { "The destination " (said(id)) " accepted the message." } }
+        } @else {
+            div.notice.bad { p { "The destination " (said(id)) " did not accept the message." } }
+        }
+        (facts(&[
+            ("Status", test.status.map_or_else(none, |status| html! { (status) })),
+            ("Answer", sentences(&test.detail)),
+            ("Took", html! { (number(i64::try_from(test.duration_ms).unwrap_or(i64::MAX))) " ms" }),
+        ]))
+    };
+    let calls = vec![Call::post_nothing(format!("/alerts/destinations/{}/test", encode(id)))];
+    View { title: "Test of a destination".to_owned(), calls, body }
+}

@@ -1,0 +1,156 @@
+//! The turn to evaluate, and what an evaluation changes.
+
+use std::time::Duration;
+
+use super::super::dialect::{Connection, query};
+use crate::clock::Timestamp;
+use crate::event::{NodeId, OrganisationKey};
+use crate::store::{
+    AlertChange, AlertTurn, NewNotification, NodeHealth, Result, StoreError, StoredAlert,
+};
+
+pub(super) async fn take_turn(
+    conn: &mut Connection,
+    now: Timestamp,
+    node: NodeId,
+    lease: Duration,
+) -> Result<Option<AlertTurn>> {
+    let until = now.plus(lease);
+    let row = query!(
+        r#"
+        update alert_turn set turn = turn + 1, node = $1, until = $2
+        where node is null or node = $1 or until <= $3
+        returning turn as "turn!: i64"
+        "#,
+        node as _,
+        until as _,
+        now as _
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| AlertTurn { number: row.turn, at: now }))
+}
+
+pub(super) async fn apply(
+    conn: &mut Connection,
+    now: Timestamp,
+    turn: AlertTurn,
+    organisation: OrganisationKey,
+    changes: &[AlertChange],
+) -> Result<bool> {
+    // Changes nothing, but locks the row, so that no other node takes the turn meanwhile.
+    let own = query!("update alert_turn set turn = turn where turn = $1", turn.number)
+        .execute(&mut *conn)
+        .await?;
+    if own.rows_affected() == 0 {
+        return Ok(false);
+    }
+    for change in changes {
+        if change.is_forgotten {
+            forget(conn, organisation, &change.alert).await?;
+        } else {
+            save(conn, organisation, &change.alert).await?;
+        }
+        for notification in &change.tell {
+            tell(conn, now, organisation, &change.alert, notification).await?;
+        }
+    }
+    Ok(true)
+}
+
+async fn forget(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    alert: &StoredAlert,
+) -> Result<()> {
+    query!(
+        "delete from alerts where organisation = $1 and rule = $2 and group_key = $3",
+        organisation.0,
+        alert.rule,
+        alert.group
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn save(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    alert: &StoredAlert,
+) -> Result<()> {
+    let state = alert.state.as_str();
+    let told_to = serde_json::to_string(&alert.told_to)
+        .map_err(|error| StoreError::Corrupt(format!("destinations: {error}")))?;
+    query!(
+        r#"
+        insert into alerts (organisation, rule, group_key, state, since, fired_at, clear_since,
+            resolved_at, found, told_to)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        on conflict (organisation, rule, group_key) do update
+        set state = $4, since = $5, fired_at = $6, clear_since = $7, resolved_at = $8, found = $9,
+            told_to = $10
+        "#,
+        organisation.0,
+        alert.rule,
+        alert.group,
+        state,
+        alert.since as _,
+        alert.fired_at as _,
+        alert.clear_since as _,
+        alert.resolved_at as _,
+        alert.found,
+        told_to
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn tell(
+    conn: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    alert: &StoredAlert,
+    new: &NewNotification,
+) -> Result<()> {
+    let event = new.event.as_str();
+    query!(
+        r#"
+        insert into alert_notifications
+            (id, organisation, rule, group_key, destination, event, body, state, due_at, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $8)
+        "#,
+        new.id,
+        organisation.0,
+        alert.rule,
+        alert.group,
+        new.destination,
+        event,
+        new.body,
+        now as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn note_health(
+    conn: &mut Connection,
+    node: NodeId,
+    health: NodeHealth,
+) -> Result<()> {
+    query!(
+        r#"
+        update nodes set disk_free_bytes = $2, disk_total_bytes = $3, certificate_expires_at = $4
+        where id = $1
+        "#,
+        node as _,
+        health.disk_free,
+        health.disk_total,
+        health.certificate_expires_at as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

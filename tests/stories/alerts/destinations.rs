@@ -1,0 +1,263 @@
+//! Destinations: their secrets, where they may be, and how they are tested.
+
+use serde_json::{Value, json};
+
+use super::mail_server::{self, MailServer};
+use super::receiver::{Answer, Receiver};
+use super::{Key, destination, settings, start};
+use crate::both_databases::{Backend, on_both};
+use crate::fake_service::FakeService;
+use crate::support::Service;
+
+on_both! {
+    secrets_are_encrypted_masked_and_kept
+}
+
+/// Tests a destination; a test has no body.
+async fn test_of(service: &Service, id: &str) -> Value {
+    let path = format!("/alerts/destinations/{id}/test");
+    let request = service.admin().request(reqwest::Method::POST, &path);
+    crate::support::http::reply(request).await.success()
+}
+
+async fn secrets_are_encrypted_masked_and_kept(backend: Backend) {
+    let key = Key::new();
+    let mut service = start(&backend, &key).await;
+    let receiver = Receiver::start(Answer::Status(200, "thanks")).await;
+    let url = receiver.url("/hooks/very-secret-path");
+    let created = destination(&service, "hook", "webhook", &url).await;
+    let signing = created["secret"].as_str().expect("a generated key").to_owned();
+    assert!(signing.starts_with("whsec_"));
+    let shown = service.admin().get("/alerts/destinations/hook").await;
+    assert_eq!(shown.success()["settings"]["address"], format!("{}/…", receiver.url("")));
+    let listed = service.admin().get("/alerts/destinations").await;
+    let overview = service.admin().get("/alerts").await;
+    let audit = service.admin().get("/audit").await;
+    assert!(audit.body.contains("alert_destination.created"));
+    let files = std::fs::read_dir(service.directory()).expect("a folder").flatten();
+    let files = files.filter(|file| file.path().is_file());
+    let files: Vec<Vec<u8>> =
+        files.map(|file| std::fs::read(file.path()).expect("readable")).collect();
+    for secret in ["very-secret-path", signing.as_str()] {
+        for reply in [&shown, &listed, &overview, &audit] {
+            assert!(!reply.body.contains(secret), "{secret}: {}", reply.body);
+        }
+        let holds =
+            |bytes: &Vec<u8>| bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+        assert!(!files.iter().any(holds), "{secret} is in a file");
+    }
+    assert_eq!(test_of(&service, "hook").await["detail"], "200: thanks");
+
+    // A change without secrets keeps them.
+    let change = json!({"kind": "webhook", "description": "another text"});
+    let changed = service.admin().put("/alerts/destinations/hook", &change).await;
+    assert_eq!((changed.status, changed.success().get("secret")), (200, None));
+    assert_eq!(test_of(&service, "hook").await["delivered"], true);
+    let all = receiver.all();
+    let [first, second] = &all[..] else { panic!("{all:#?}") };
+    for received in [first, second] {
+        assert_eq!(received.path, "/hooks/very-secret-path");
+        super::telling::check_signature(received, &signing);
+    }
+
+    // With another key nothing can be read, and the error says what to do.
+    assert_eq!(service.terminate().await, Some(0));
+    key.replace();
+    service.restart().await;
+    let request = service.admin().request(reqwest::Method::POST, "/alerts/destinations/hook/test");
+    let refused = crate::support::http::reply(request).await;
+    let problem = refused.refusal(409, "alert_key_missing");
+    assert!(problem["detail"].as_str().is_some_and(|it| it.contains("another key")), "{problem}");
+    destination(&service, "hook", "webhook", &url).await;
+    assert_eq!(test_of(&service, "hook").await["delivered"], true);
+    assert_eq!(service.admin().delete("/alerts/destinations/hook").await.status, 204);
+    service.admin().get("/alerts/destinations/hook").await.refusal(404, "not_found");
+}
+
+#[tokio::test]
+async fn without_a_key_no_destination_is_stored_and_a_malformed_one_prevents_the_start() {
+    let service = Service::start_with(&[("ALERTS__ALLOWED_NETWORKS", "127.0.0.0/8")]).await;
+    let slack = json!({"kind": "slack", "url": "http://127.0.0.1:1/x"});
+    let refused = service.admin().post("/alerts/destinations", &slack).await;
+    let problem = refused.refusal(409, "alert_key_missing");
+    assert!(
+        problem["detail"].as_str().is_some_and(|it| it.contains("alerts.key_file")),
+        "{problem}"
+    );
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("key");
+    for content in [None, Some("too short")] {
+        if let Some(content) = content {
+            std::fs::write(&file, content).expect("written");
+        }
+        let arguments =
+            format!("serve --listen 127.0.0.1:0 --data-dir {}", directory.path().display());
+        let mut command = crate::support::command::command(&arguments);
+        command.env("GATEWAY_EVENTS__ALERTS__KEY_FILE", &file);
+        let output = crate::support::command::run(&mut command).await;
+        output.failed(1, &["alerts.key_file", file.to_str().expect("UTF-8")]);
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_public_are_refused_unless_allowed() {
+    let key = Key::new();
+    let path = key.path();
+    let service = Service::start_with(&[("ALERTS__KEY_FILE", &path)]).await;
+    for url in [
+        "https://127.0.0.1/x",
+        "https://localhost/x",
+        "https://[::1]/x",
+        "https://[::ffff:127.0.0.1]/x",
+        "https://169.254.169.254/latest/meta-data",
+        "https://10.0.0.1/x",
+        "https://0x7f000001/x",
+        "https://2130706433/x",
+    ] {
+        let hook = json!({"kind": "webhook", "url": url});
+        let reply = service.admin().post("/alerts/destinations", &hook).await;
+        reply.invalid("url", &["not a public one", "alerts.allowed_networks"]);
+    }
+    let mail = json!({"kind": "email", "url": "smtp://127.0.0.1:25", "from": "a@b.example",
+        "to": ["c@d.example"]});
+    service.admin().post("/alerts/destinations", &mail).await.invalid("url", &["not a public one"]);
+}
+
+#[tokio::test]
+async fn a_test_shows_how_a_destination_answers() {
+    let key = Key::new();
+    let service = start(&Backend::Sqlite, &key).await;
+    let receiver = Receiver::start(Answer::Status(500, "out of order <b>\u{1b}[31m")).await;
+    destination(&service, "hook", "slack", &receiver.url("/x")).await;
+    let test = test_of(&service, "hook").await;
+    assert_eq!((&test["delivered"], &test["status"]), (&json!(false), &json!(500)));
+    let detail = test["detail"].as_str().expect("a text");
+    assert!(detail.starts_with("500: out of order") && !detail.contains('\u{1b}'), "{detail}");
+
+    // Another destination, which would be reached by following it.
+    let other = Receiver::start(Answer::Status(200, "")).await;
+    receiver.answers(Answer::Redirect(other.url("/stolen")));
+    let test = test_of(&service, "hook").await;
+    assert!(test["delivered"] == false && other.all().is_empty(), "{test}");
+    assert!(test["detail"].as_str().is_some_and(|it| it.contains("redirects are not followed")));
+
+    receiver.answers(Answer::Endless);
+    let test = test_of(&service, "hook").await;
+    assert_eq!(test["status"], 500);
+    receiver.answers(Answer::Hang);
+    let test = test_of(&service, "hook").await;
+    assert_eq!(
+        (&test["status"], &test["detail"]),
+        (&Value::Null, &json!("no response within 5 s"))
+    );
+    let shown = service.run("alert destination test hook").await;
+    assert_eq!(shown.code, Some(1));
+    assert!(shown.out.contains("no response within 5 s"), "{}", shown.out);
+
+    // A certificate that nobody trusts.
+    let wrong = FakeService::start().await;
+    destination(&service, "wrong", "webhook", wrong.url().as_str()).await;
+    let test = tested_while_accepting(&service, &wrong).await;
+    let detail = test["detail"].as_str().expect("a text");
+    assert!(test["delivered"] == false && detail.contains("certificate"), "{detail}");
+    assert!(!detail.contains("localhost:"), "the URL is not in it: {detail}");
+
+    receiver.answers(Answer::Status(204, ""));
+    let shown = service.run("alert destination test hook").await;
+    assert!(shown.well().contains("delivered after"), "{}", shown.out);
+    assert!(service.run("alert destination list").await.well().contains("slack"));
+    let slack = receiver.all().pop().expect("a request").json();
+    let text = slack["text"].as_str().expect("a text");
+    assert!(text.contains("[TEST] test/hook: This tests the destination hook."), "{text}");
+}
+
+async fn tested_while_accepting(service: &Service, wrong: &FakeService) -> Value {
+    tokio::select! {
+        test = test_of(service, "wrong") => test,
+        () = wrong.accept_handshakes() => unreachable!("it accepts forever"),
+    }
+}
+
+#[tokio::test]
+async fn a_mail_server_gets_one_thread_per_alert() {
+    let key = Key::new();
+    let service = Service::start_with(&settings(&key.path())).await;
+    let server = MailServer::start(mail_server::Kind::Accepting).await;
+    let mail = json!({"kind": "email", "url": format!("smtp://127.0.0.1:{}", server.port),
+        "tls": "none", "username": "alerts", "secret": "pass-word-1",
+        "from": "alerts@gateways.example", "to": ["ops@example.com", "two@example.com"]});
+    let created = service.admin().put("/alerts/destinations/mail", &mail).await;
+    assert!(!created.body.contains("pass-word-1"));
+    let test = test_of(&service, "mail").await;
+    assert_eq!((&test["delivered"], &test["status"]), (&json!(true), &json!(250)), "{test}");
+
+    super::watch(&service, "away", &["mail"]).await;
+    let id = super::watched(&service, "berlin", "away", "eu").await;
+    super::alert_in_state(&service, "away/eu", "firing").await;
+    super::set_away(&service, &id, false).await;
+    let emails = server.until(3).await;
+    let header = |email: &str, name: &str| -> String {
+        let line = email.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name}: {email}")).to_owned()
+    };
+    for (email, subject) in emails.iter().zip([
+        "Subject: [TEST]",
+        "Subject: [CRITICAL] away/eu",
+        "Subject: [RESOLVED] away/eu",
+    ]) {
+        assert!(header(email, "Subject: ").starts_with(subject), "{email}");
+        for part in ["RCPT TO:<ops@example.com>", "RCPT TO:<two@example.com>", "AUTH PLAIN"] {
+            assert!(email.contains(part), "{email}");
+        }
+        assert_eq!(header(email, "Auto-Submitted: "), "Auto-Submitted: auto-generated");
+    }
+    let thread = |email: &str| header(email, "References: ");
+    assert_eq!(thread(&emails[1]), thread(&emails[2]));
+    assert_ne!(thread(&emails[0]), thread(&emails[1]));
+    assert_ne!(header(&emails[1], "Message-ID: "), header(&emails[2], "Message-ID: "));
+
+    for (kind, says) in
+        [(mail_server::Kind::Refusing, "no such mailbox"), (mail_server::Kind::Endless, "too much")]
+    {
+        let server = MailServer::start(kind).await;
+        let mut mail = mail.clone();
+        mail["url"] = json!(format!("smtp://127.0.0.1:{}", server.port));
+        service.admin().put("/alerts/destinations/other", &mail).await.success();
+        let test = test_of(&service, "other").await;
+        let detail = test["detail"].as_str().expect("a text");
+        assert!(test["delivered"] == false && detail.contains(says), "{kind:?}: {detail}");
+    }
+    // TLS is required unless it is disabled, and the server offers none.
+    let mut mail = mail;
+    mail["tls"] = json!("starttls");
+    service.admin().put("/alerts/destinations/other", &mail).await.success();
+    let test = test_of(&service, "other").await;
+    assert!(test["delivered"] == false && server.until(3).await.len() == 3, "{test}");
+}
+
+#[tokio::test]
+async fn an_alertmanager_gets_the_same_labels_for_the_begin_and_the_end() {
+    let key = Key::new();
+    let service = Service::start_with(&settings(&key.path())).await;
+    let receiver = Receiver::start(Answer::Status(200, "")).await;
+    let url = receiver.url("/am/");
+    let definition = json!({"kind": "alertmanager", "url": url, "secret": "bearer-1"});
+    service.admin().put("/alerts/destinations/am", &definition).await.success();
+    super::watch(&service, "away", &["am"]).await;
+    let id = super::watched(&service, "berlin", "away", "eu").await;
+    super::alert_in_state(&service, "away/eu", "firing").await;
+    receiver.until(|all| !all.is_empty()).await;
+    super::set_away(&service, &id, false).await;
+    let all = receiver.until(|all| all.len() >= 2).await;
+    for received in &all {
+        assert_eq!(received.path, "/am/api/v2/alerts");
+        assert_eq!(received.headers["authorization"], "Bearer bearer-1");
+    }
+    let [begin, end] = [all[0].json()[0].clone(), all[1].json()[0].clone()];
+    assert_eq!(begin["labels"], end["labels"]);
+    assert_eq!(begin["labels"]["alertname"], "away");
+    assert_eq!(begin["labels"]["group"], "eu");
+    assert_eq!(begin["startsAt"], end["startsAt"]);
+    assert!(begin["endsAt"].as_str() > end["endsAt"].as_str(), "{begin} {end}");
+}
