@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use super::product::{Answer, Product, status};
+use super::product::{Answer, Product, Request, status};
 use super::{Agent, confirmed, failures, publish, until, why};
 use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
@@ -30,9 +30,8 @@ async fn a_backlog_that_is_answered_with_500_is_rejected_in_order_and_redriven_i
     publish(&service, &id, &deployments.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let is_broken = Arc::new(AtomicBool::new(true));
     let broken = Arc::clone(&is_broken);
-    let product = Product::start(move |_| match broken.load(Ordering::SeqCst) {
-        true => status(500, "", "no disk"),
-        false => status(200, "", ""),
+    let product = Product::start(move |_| {
+        if broken.load(Ordering::SeqCst) { status(500, "", "no disk") } else { status(200, "", "") }
     })
     .await;
     let arguments = ["--forward-to", &product.url];
@@ -46,7 +45,7 @@ async fn a_backlog_that_is_answered_with_500_is_rejected_in_order_and_redriven_i
         assert_eq!(delivery["sequence"], sequence);
         assert_eq!(why(delivery), ("apply_failed", "status 500: no disk"));
     }
-    let mut received: Vec<_> = product.requests().iter().map(|it| it.sequence()).collect();
+    let mut received: Vec<_> = product.requests().iter().map(Request::sequence).collect();
     // The event that was handed over when the agent was killed may be handed over again.
     let all = received.len();
     received.dedup();
@@ -57,7 +56,7 @@ async fn a_backlog_that_is_answered_with_500_is_rejected_in_order_and_redriven_i
     let redriven = service.api().post("/deliveries/redrive", &redrive).await.expect("redriven");
     confirmed(&service, &id, 2 * EVENTS).await;
     let received = product.requests().split_off(all);
-    let sequences: Vec<_> = received.iter().map(|it| it.sequence()).collect();
+    let sequences: Vec<_> = received.iter().map(Request::sequence).collect();
     assert!(sequences.iter().copied().eq(EVENTS + 1..=2 * EVENTS), "{redriven}: {sequences:?}");
     let bodies: Vec<serde_json::Value> =
         received.iter().map(|it| serde_json::from_str(&it.body).expect("JSON")).collect();
@@ -127,7 +126,7 @@ async fn a_product_that_accepts_no_connection_gets_its_events_once_it_does() {
     let product = Product::start_on(listener, |_| status(200, "", ""));
     confirmed(&service, &id, 2).await;
     // Requests that the agent has given up arrive, too.
-    let mut received: Vec<_> = product.requests().iter().map(|it| it.sequence()).collect();
+    let mut received: Vec<_> = product.requests().iter().map(Request::sequence).collect();
     received.dedup();
     assert_eq!(received, [1, 2]);
     agent.stop().await;

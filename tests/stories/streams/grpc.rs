@@ -175,12 +175,12 @@ impl Peer {
 
 /// Compares a message with the document, in its JSON form.
 fn check_received(message: &ServerFrame) {
-    let text = match &message.frame {
-        Some(Received::Event(Event { cloud_event: Some(event), .. })) => event.to_vec(),
-        _ => {
-            let read = grpc::server_frame(message.clone()).expect("a valid frame");
-            read.expect("a known frame").to_text().to_vec()
-        }
+    let text = if let Some(Received::Event(Event { cloud_event: Some(event), .. })) = &message.frame
+    {
+        event.clone()
+    } else {
+        let read = grpc::server_frame(message.clone()).expect("a valid frame");
+        read.expect("a known frame").to_text()
     };
     check("grpc", &serde_json::from_slice(&text).expect("JSON"));
 }

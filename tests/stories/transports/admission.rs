@@ -54,7 +54,7 @@ async fn an_unknown_key_is_refused_and_too_many_attempts_are(backend: Backend) {
         let backend = backend.fresh();
         let world = std::sync::Arc::new(World::served(&backend, &settings).await);
         let mut bed = TestBed::new(world, *kind, "one").await;
-        bed.key = "gwk_nonsense".to_owned();
+        "gwk_nonsense".clone_into(&mut bed.key);
         let mut found = refused(&bed).await;
         assert_eq!(found.0, 401, "{kind:?}");
         for _ in 0..10 {

@@ -62,7 +62,7 @@ impl Vanishing {
             // A host that is alive takes all that is sent, and over HTTP/1.1 the stream has no pings.
             (Kind::Sse, Fault::Discard) => &["confirmation_timeout"],
             // Of HTTP/2, or of TCP.
-            (Kind::Grpc, _) | (Kind::Sse, _) => &["connection_lost"],
+            (Kind::Grpc | Kind::Sse, _) => &["connection_lost"],
             // The kernel may be the one that notices.
             _ => &["heartbeat_timeout", "connection_lost"],
         }
