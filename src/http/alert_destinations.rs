@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
-use super::alerts::{check_path_id, taken, to_json};
+use super::alert_bodies::{check_path_id, taken, to_json};
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, Taken, Write};
