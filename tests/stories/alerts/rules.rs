@@ -55,7 +55,7 @@ async fn rules_are_there_from_the_start_and_can_be_replaced(backend: Backend) {
     admin.put("/alerts/rules/mine", &other).await.invalid("id", &["path"]);
 
     // A silence survives a change, and ends by itself or on request.
-    let until = Timestamp::now().plus(Duration::from_secs(3600));
+    let until = Timestamp::now().plus(Duration::from_hours(1));
     for rule in ["mine", "gateway-away"] {
         let path = format!("/alerts/rules/{rule}/silence");
         let silent = admin.put(&path, &json!({"until": until})).await.success();
