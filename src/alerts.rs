@@ -10,7 +10,7 @@
 //! | [`destinations`] | what a destination may say |
 //! | [`secrets`] | encryption of URLs, keys and passwords |
 //! | `guard` | which addresses may be connected to |
-//! | `sending`, `signature`, `email`, `alertmanager` | one attempt to send |
+//! | `sending`, `sent`, `signature`, `email`, `alertmanager` | one attempt to send |
 //! | `notifier` | the job that sends what is due |
 //!
 //! A notification is stored in the transaction that changes its alert, so nothing is lost by a crash,
@@ -44,6 +44,7 @@ mod notifier;
 pub mod rules;
 pub mod secrets;
 mod sending;
+mod sent;
 mod signature;
 
 use destinations::{Prepared, parsed, smtp_port};

@@ -182,11 +182,7 @@ pub async fn serve(
     service.jobs.start_housekeeping("fleet_metrics", metrics::INTERVAL, measure);
     let upkeep = Call(move || recorder.run_upkeep());
     service.jobs.start_housekeeping("metrics_upkeep", METRICS_UPKEEP, upkeep);
-    if let Some(certificates) = certificates {
-        let watch =
-            WatchCertificates { certificates, signals: signals.clone(), was_requested: false };
-        service.jobs.start_housekeeping("certificates", CERTIFICATE_CHECK, watch);
-    }
+    service.watch_certificates(certificates, &signals);
 
     writeln!(out, "listening on {scheme}://{address}")
         .and_then(|()| out.flush())
@@ -282,6 +278,14 @@ impl Service {
         let measure: Measure = Box::new(move || node_health(&data_dir, certificates.as_deref()));
         let store: Arc<dyn Alerts> = Arc::clone(&self.store) as _;
         self.alerting.start(&store, measure, &self.jobs);
+    }
+
+    /// Starts the job that reloads the certificate.
+    fn watch_certificates(&self, certificates: Option<Arc<Certificates>>, signals: &Signals) {
+        let Some(certificates) = certificates else { return };
+        let watch =
+            WatchCertificates { certificates, signals: signals.clone(), was_requested: false };
+        self.jobs.start_housekeeping("certificates", CERTIFICATE_CHECK, watch);
     }
 
     /// Closes connections, jobs and the store, in this order. A signal to end immediately

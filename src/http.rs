@@ -32,6 +32,7 @@ use crate::store::{AccessCredential, Store};
 
 mod access_tokens;
 mod actions;
+mod alert_bodies;
 mod alert_destinations;
 mod alerts;
 pub mod asyncapi;

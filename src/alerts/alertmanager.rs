@@ -71,7 +71,7 @@ mod tests {
         let mut message = Message::test("d", "ops", now);
         message.data.resolved_at = None;
         let firing = body(&message, now);
-        let later = now.plus(Duration::from_secs(60));
+        let later = now.plus(Duration::from_mins(1));
         message.data.resolved_at = Some(later);
         let resolved = body(&message, later);
         assert_eq!(firing[0]["labels"], resolved[0]["labels"]);

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use data_encoding::HEXLOWER;
@@ -25,8 +26,9 @@ use super::destinations::smtp_port;
 use super::guard;
 use super::message::Message;
 use super::secrets::Secrets;
-use super::sending::{Sender, Sent};
+use super::sent::Sent;
 use crate::api::{AlertDestinationSettings, SmtpTls};
+use crate::config::Network;
 use crate::names;
 
 /// What a server may send on one connection, its certificates included.
@@ -34,21 +36,31 @@ const MOST_READ_BYTES: usize = 256 * 1024;
 /// The longest subject, in characters.
 const SUBJECT_CHARS: usize = 200;
 
+/// How the server is reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach<'a> {
+    /// The trusted certificates.
+    pub(super) tls: &'a Arc<rustls::ClientConfig>,
+    /// Networks whose addresses need not be public.
+    pub(super) allowed: &'a [Network],
+    /// Its URL.
+    pub(super) url: &'a Url,
+}
+
 /// Sends one e-mail to all recipients of a destination.
 pub(super) async fn send(
-    sender: &Sender,
+    reach: Reach<'_>,
     settings: &AlertDestinationSettings,
     secrets: &Secrets,
-    url: &Url,
     id: &str,
     message: &Message,
 ) -> Result<Sent, String> {
     let tls = settings.tls.unwrap_or_default();
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port().unwrap_or(smtp_port(tls));
+    let host = reach.url.host_str().unwrap_or_default();
+    let port = reach.url.port().unwrap_or(smtp_port(tls));
     let email = compose(settings, id, message)?;
     let checked =
-        guard::check(host, port, &sender.allowed).await.map_err(|refused| refused.to_string())?;
+        guard::check(host, port, reach.allowed).await.map_err(|refused| refused.to_string())?;
     if tls == SmtpTls::None && !checked.is_allowed {
         return Err(format!(
             "{host} is not in alerts.allowed_networks, so TLS is needed: starttls or implicit"
@@ -57,7 +69,7 @@ pub(super) async fn send(
     let tcp = TcpStream::connect(checked.addresses.as_slice())
         .await
         .map_err(|error| format!("failed to connect to {host}: {error}"))?;
-    let mut conn = greeted(sender, tcp, tls, host).await?;
+    let mut conn = greeted(reach, tcp, tls, host).await?;
     if let Some(user) = &settings.username {
         let password = secrets.secret.clone().unwrap_or_default();
         let credentials = Credentials::new(user.clone(), password);
@@ -81,7 +93,7 @@ pub(super) async fn send(
 
 /// A connection whose server has greeted, encrypted as required.
 async fn greeted(
-    sender: &Sender,
+    reach: Reach<'_>,
     tcp: TcpStream,
     tls: SmtpTls,
     host: &str,
@@ -91,7 +103,7 @@ async fn greeted(
     let stream = Limited { inner: tcp, left: MOST_READ_BYTES, peer };
     if tls == SmtpTls::Implicit {
         let server = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-        let connector = TlsConnector::from(sender.tls());
+        let connector = TlsConnector::from(Arc::clone(reach.tls));
         let stream = connector
             .connect(server, stream)
             .await

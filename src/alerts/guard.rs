@@ -48,11 +48,11 @@ pub(super) async fn check(host: &str, port: u16, allowed: &[Network]) -> Result<
     if found.is_empty() {
         return Err(Refused::Unresolved(bare.to_owned(), "it has no address".to_owned()));
     }
-    let in_allowed = |address: IpAddr| allowed.iter().any(|network| network.contains(address));
-    if let Some(refused) = found.iter().find(|it| !is_public(it.ip()) && !in_allowed(it.ip())) {
+    let listed = |address: IpAddr| allowed.iter().any(|network| network.contains(address));
+    if let Some(refused) = found.iter().find(|it| !is_public(it.ip()) && !listed(it.ip())) {
         return Err(Refused::Private(bare.to_owned(), refused.ip()));
     }
-    let is_allowed = found.iter().all(|it| in_allowed(it.ip()));
+    let is_allowed = found.iter().all(|it| listed(it.ip()));
     Ok(Checked { addresses: found, is_allowed })
 }
 

@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Alerting;
 use super::message::Message;
-use super::sending::{Letter, Sent};
+use super::sending::Letter;
+use super::sent::Sent;
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::jobs::{Job, Next};

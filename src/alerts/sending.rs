@@ -14,16 +14,14 @@ use super::destinations::parsed;
 use super::guard;
 use super::message::Message;
 use super::secrets::Secrets;
+use super::sent::Sent;
 use super::{alertmanager, email, signature};
 use crate::api::{AlertDestinationKind, AlertDestinationSettings};
 use crate::clock::Timestamp;
 use crate::config::Network;
-use crate::names;
 
 /// How much of a response's body is read.
 const READ_BYTES: usize = 1024;
-/// The longest detail that is stored, in characters.
-const DETAIL_CHARS: usize = 512;
 
 /// How a destination is reached, and what it is sent.
 #[derive(Clone, Copy, Debug)]
@@ -33,36 +31,6 @@ pub(super) struct Letter<'a> {
     /// The same at each attempt.
     pub(super) id: &'a str,
     pub(super) message: &'a Message,
-}
-
-/// How an attempt to send ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sent {
-    /// Whether the destination accepted the message.
-    pub(super) is_delivered: bool,
-    /// The status of the response, if there was one.
-    pub(super) status: Option<u16>,
-    /// How the response begins, or what went wrong.
-    pub(super) detail: String,
-}
-
-impl Sent {
-    /// It was not accepted.
-    pub(super) fn failed(why: impl AsRef<str>) -> Self {
-        Self { is_delivered: false, status: None, detail: shortened(why.as_ref()) }
-    }
-
-    /// It was answered.
-    pub(super) fn answered(status: u16, is_delivered: bool, body: &str) -> Self {
-        let body = body.trim();
-        let text = if body.is_empty() { status.to_string() } else { format!("{status}: {body}") };
-        Self { is_delivered, status: Some(status), detail: shortened(&text) }
-    }
-}
-
-/// A text that is stored and shown: on one line, and not longer than needed.
-fn shortened(text: &str) -> String {
-    names::inert(text).chars().take(DETAIL_CHARS).collect()
 }
 
 /// Sends messages. Clones share the trusted certificates.
@@ -84,11 +52,6 @@ impl Sender {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         Ok(Self { tls: Arc::new(tls), allowed: Arc::new(allowed), limit })
-    }
-
-    /// The trusted certificates.
-    pub(super) fn tls(&self) -> Arc<rustls::ClientConfig> {
-        Arc::clone(&self.tls)
     }
 
     /// Sends a message, within the limit.
@@ -135,7 +98,8 @@ impl Sender {
                 self.post(alertmanager::url(url), headers, body).await
             }
             AlertDestinationKind::Email => {
-                email::send(self, settings, secrets, &url, id, message).await
+                let reach = email::Reach { tls: &self.tls, allowed: &self.allowed, url: &url };
+                email::send(reach, settings, secrets, id, message).await
             }
         }
     }

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
-use super::alerts::{check_path_id, taken, to_json};
+use super::alert_bodies::{check_path_id, taken, to_json};
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, Taken, Write};
@@ -168,7 +168,11 @@ pub(super) async fn test(
 ) -> Answer<Json<AlertTest>> {
     let stored = stored(&app, actor.organisation, &id).await?;
     let by = &actor.principal.name;
-    let test = app.alerting.test(actor.organisation, &stored, by).await.map_err(unsealed)?;
+    let test = app
+        .alerting
+        .test(actor.organisation, &stored, by)
+        .await
+        .map_err(|error| unsealed(&error))?;
     let outcome = if test.delivered { "delivered" } else { "failed" };
     app.store.record_destination_test(&actor, &id, outcome).await?;
     Ok(Json(test))
@@ -189,7 +193,8 @@ async fn store(
     let checked = app.alerting.check_host(&prepared).await;
     checked.map_err(|error| Problem::invalid_fields(vec![error]))?;
     let organisation = actor.organisation;
-    let sealed = app.alerting.seal(organisation, id, &prepared.secrets).map_err(unsealed)?;
+    let sealed =
+        app.alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error))?;
     let text = to_json(&prepared.settings)?;
     let is_new = app.store.put_alert_destination(actor, id, &text, &sealed).await?;
     let destination = shown(stored(app, organisation, id).await?)?;
@@ -210,6 +215,6 @@ pub(super) fn shown(stored: StoredDestination) -> Answer<AlertDestination> {
     })
 }
 
-fn unsealed(error: SecretsError) -> Problem {
+fn unsealed(error: &SecretsError) -> Problem {
     Problem::new(Code::AlertKeyMissing, format!("{error}."))
 }

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
+use super::alert_bodies::{check_path_id, taken, to_json};
 use super::alert_destinations;
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
@@ -269,31 +270,6 @@ pub(super) async fn silence(
 fn check(definition: &AlertRuleDefinition) -> Answer<()> {
     let errors = problems(definition);
     if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
-}
-
-/// Refuses a body whose id is not that of the path.
-pub(super) fn check_path_id(path: &str, body: Option<&str>) -> Answer<()> {
-    match body {
-        Some(body) if body != path => {
-            Err(Problem::invalid("id", "must be that of the path, or be omitted"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// 409: the id belongs to another one.
-pub(super) fn taken(what: &str, id: &str) -> Problem {
-    Problem::new(
-        Code::Conflict,
-        format!(
-            "There is an alert {what} with the id {id}; choose another id, or replace it with PUT."
-        ),
-    )
-}
-
-/// A definition as it is stored.
-pub(super) fn to_json(definition: &impl serde::Serialize) -> Answer<String> {
-    serde_json::to_string(definition).map_err(|_| Problem::internal())
 }
 
 fn shown(alert: StoredAlert, rules: &[Rule]) -> Alert {

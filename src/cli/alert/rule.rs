@@ -45,18 +45,24 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "length", required = true, multiple = false)]
 pub(crate) struct Silence {
     /// Its id
     id: String,
+    #[command(flatten)]
+    length: Length,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Length {
     /// For how long, such as 30m or 2h
-    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, group = "length")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     span: Option<Duration>,
     /// Until when
-    #[arg(long, value_name = "TIME", value_parser = parse_instant, group = "length")]
+    #[arg(long, value_name = "TIME", value_parser = parse_instant)]
     until: Option<Timestamp>,
     /// End the silence
-    #[arg(long, group = "length")]
+    #[arg(long)]
     end: bool,
 }
 
@@ -76,7 +82,7 @@ pub(crate) async fn run(command: Command, json: bool, api: &Api) -> anyhow::Resu
             api.delete_alert_rule(&id).await?;
             answer(json, &(), |()| format!("alert rule {id} is deleted"))
         }
-        Command::Silence(Silence { id, span, until, end: _ }) => {
+        Command::Silence(Silence { id, length: Length { span, until, end: _ } }) => {
             let until = span.map(|span| Timestamp::now().plus(span)).or(until);
             let rule = api.silence_alert_rule(&id, &AlertSilence { until }).await?;
             answer(json, &rule, shown)

@@ -168,8 +168,8 @@ async fn a_test_shows_how_a_destination_answers() {
     assert!(shown.well().contains("delivered after"), "{}", shown.out);
     assert!(service.run("alert destination list").await.well().contains("slack"));
     let slack = receiver.all().pop().expect("a request").json();
-    let text = slack["text"].as_str().expect("a text");
-    assert!(text.contains("[TEST] test/hook: This tests the destination hook."), "{text}");
+    let said = slack["text"].as_str().expect("a text");
+    assert!(said.contains("[TEST] test/hook: This tests the destination hook."), "{said}");
 }
 
 async fn tested_while_accepting(service: &Service, wrong: &FakeService) -> Value {

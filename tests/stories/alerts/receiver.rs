@@ -119,7 +119,10 @@ async fn serve(
     let mut headers = BTreeMap::new();
     loop {
         line.clear();
-        stream.read_line(&mut line).await?;
+        // A client that was killed sends half a request.
+        if stream.read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
         let Some((name, value)) = line.trim().split_once(':') else { break };
         headers.insert(name.to_lowercase(), value.trim().to_owned());
     }

@@ -55,7 +55,7 @@ async fn rules_are_there_from_the_start_and_can_be_replaced(backend: Backend) {
     admin.put("/alerts/rules/mine", &other).await.invalid("id", &["path"]);
 
     // A silence survives a change, and ends by itself or on request.
-    let until = Timestamp::now().plus(Duration::from_secs(3600));
+    let until = Timestamp::now().plus(Duration::from_hours(1));
     for rule in ["mine", "gateway-away"] {
         let path = format!("/alerts/rules/{rule}/silence");
         let silent = admin.put(&path, &json!({"until": until})).await.success();
@@ -249,7 +249,9 @@ async fn conditions_about_deliveries_inbox_nodes_and_keys_are_found(backend: Bac
     backend
         .change(&service, "insert into inbox (type, payload) values ('no.such.type', '{}')")
         .await;
-    let (id, _) = service.gateway("one").await;
+    // With no other key, which would be valid for longer.
+    let one = admin.post("/gateways", &json!({"name": "one"})).await.success();
+    let id = one["id"].as_str().expect("an id").to_owned();
     let token =
         admin.post(&format!("/gateways/{id}/tokens"), &json!({"expiresInSeconds": 3600})).await;
     let token = token.success()["token"].as_str().expect("a key").to_owned();

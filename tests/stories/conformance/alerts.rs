@@ -11,7 +11,7 @@ use gateway_events::store::{
 
 use super::{Fixture, keep_all, pass};
 
-const LEASE: Duration = Duration::from_secs(600);
+const LEASE: Duration = Duration::from_mins(10);
 
 pub(crate) async fn rules_and_destinations_of_alerts_are_stored_and_recorded(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
@@ -204,7 +204,7 @@ pub(crate) async fn what_rules_of_alerts_count_is_found(store: &dyn Store) {
         certificate_expires_at: Some(since),
     };
     store.note_node_health(health).await.unwrap();
-    let before = since.minus(Duration::from_secs(3600));
+    let before = since.minus(Duration::from_hours(1));
     let nodes = store.node_conditions(before, 100).await.unwrap();
     let own = nodes.iter().find(|it| it.id == store.node()).unwrap();
     assert_eq!((own.health, own.stopped_at), (health, None));

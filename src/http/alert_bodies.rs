@@ -1,0 +1,29 @@
+//! What the routes of alert rules and destinations share.
+
+use super::problem::{Answer, Problem};
+use crate::api::Code;
+
+/// Refuses a body whose id is not that of the path.
+pub(super) fn check_path_id(path: &str, body: Option<&str>) -> Answer<()> {
+    match body {
+        Some(body) if body != path => {
+            Err(Problem::invalid("id", "must be that of the path, or be omitted"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// 409: the id belongs to another one.
+pub(super) fn taken(what: &str, id: &str) -> Problem {
+    Problem::new(
+        Code::Conflict,
+        format!(
+            "There is an alert {what} with the id {id}; choose another id, or replace it with PUT."
+        ),
+    )
+}
+
+/// A definition as it is stored.
+pub(super) fn to_json(definition: &impl serde::Serialize) -> Answer<String> {
+    serde_json::to_string(definition).map_err(|_| Problem::internal())
+}
