@@ -89,7 +89,10 @@ pub(super) async fn show(
 #[utoipa::path(
     post, path = "/jobs/{id}/abort", tag = "jobs", operation_id = "abortJob",
     params(("id" = JobId, Path, description = "The job.")),
-    request_body(content = Option<AbortRequest>),
+    request_body(
+        content = Option<AbortRequest>,
+        examples(("dry run" = (summary = "Only report", value = json!({"dryRun": true})))),
+    ),
     responses(
         (status = 200, description = "The job, which has ended unless this was a dry run.", body = Aborted),
         Problems<(Scoped, Missing, Body, Write, Long)>,

@@ -102,7 +102,10 @@ pub(super) async fn show(
 #[utoipa::path(
     post, path = "/inbox/rejected/{id}/retry", tag = "inbox", operation_id = "retryRejectedRow",
     params(("id" = i64, Path, description = "The rejected row.")),
-    request_body(content = Option<RetryRowRequest>),
+    request_body(
+        content = Option<RetryRowRequest>,
+        examples(("dry run" = (summary = "Only report", value = json!({"dryRun": true})))),
+    ),
     responses(
         (status = 200, description = "What a retry would do.", body = Retried),
         (status = 202, description = "It is in the inbox again.", body = Retried),

@@ -16,8 +16,8 @@ const SMALL_DISK: &str = "STORY_SMALL_DISK";
 
 #[tokio::test]
 async fn a_failed_write_ends_the_process_and_nothing_accepted_is_lost() {
-    // Beyond a mebibyte, writing to a file fails, as on a broken disk.
-    let mut service = Service::start_after("trap '' XFSZ; ulimit -f 2048", &[]).await;
+    // Beyond four mebibytes, which the schema does not need, writing to a file fails, as on a broken disk.
+    let mut service = Service::start_after("trap '' XFSZ; ulimit -f 4096", &[]).await;
     let (id, key) = service.gateway("one").await;
     let publishers: Vec<_> = (0..4)
         .map(|publisher| {

@@ -68,7 +68,7 @@ async fn events_of_all_kinds_are_cloud_events_to_a_gateway_that_asks_for_them(ba
     assert!(second.get("tenant").is_none() && second.get("source").is_none(), "{second}");
     // An unknown form is a violation.
     let mut wrong = Socket::greet(&service, &key).await;
-    wrong.hello(json!({"instance": "third", "envelope": "xml"})).await;
+    wrong.invalid_hello(json!({"instance": "third", "envelope": "xml"})).await;
     let (code, error) = wrong.closed().await;
     assert_eq!(code, 4501);
     assert!(error["message"].as_str().is_some_and(|it| it.contains("envelope")), "{error}");

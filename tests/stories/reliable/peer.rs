@@ -76,6 +76,11 @@ impl Peer {
         self.send(&hello(&members)).await;
     }
 
+    /// Likewise, with members that need not be valid.
+    pub(crate) async fn invalid_hello(&mut self, members: Value) {
+        self.text(&hello(&members).to_string()).await;
+    }
+
     /// Sends a frame, which must be valid.
     pub(crate) async fn send(&mut self, frame: &Value) {
         check_sent("reliable", frame);
