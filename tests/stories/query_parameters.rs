@@ -32,9 +32,9 @@ async fn every_route_refuses_unknown_parameters() {
         let id =
             if path.starts_with("/inbox") { "1" } else { "0198c0de-0000-7000-8000-000000000001" };
         let path = path.replace("{id}", id).replace("{name}", "a.b").replace("{token}", "abc");
-        for method in item.as_object().expect("an object").keys() {
+        for (method, operation) in item.as_object().expect("an object") {
+            let has_body = operation["requestBody"].is_object();
             let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).expect("one");
-            let has_body = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
             let mut request = admin.request(method, &format!("{path}?nonsense=1"));
             if has_body {
                 request = request.json(&json!({}));
