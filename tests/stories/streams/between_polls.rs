@@ -119,7 +119,14 @@ async fn a_paused_gateway_is_answered_nothing(backend: Backend) {
     assert_eq!(peer.poll(&nothing).await.status, 204, "it takes nothing");
     assert_eq!(peer.post("a", &credit(8)).await.status, 204);
     let query = query.replace(".1&", ".2&");
-    assert_eq!(peer.events(&query).await.0, [3, 4, 5]);
+    // An answer has what is there when the poll arrives; the same poll again has what follows, too.
+    loop {
+        let found = peer.events(&query).await.0;
+        assert!([3, 4, 5].starts_with(&found), "{found:?}");
+        if found.len() == 3 {
+            break;
+        }
+    }
 }
 
 async fn the_end_of_a_gap_beyond_the_log_is_confirmed_by_ack(backend: Backend) {

@@ -24,7 +24,8 @@ on_both! {
 const SETTINGS: &[(&str, &str)] = &[
     ("DELIVERY__HEARTBEAT_INTERVAL", "500ms"),
     ("DELIVERY__HEARTBEAT_TIMEOUT", "4s"),
-    ("DELIVERY__CONFIRMATION_TIMEOUT", "6s"),
+    // Long enough to connect all of them, the first of which has an event that it does not confirm.
+    ("DELIVERY__CONFIRMATION_TIMEOUT", "25s"),
     ("RELIABLE__HEARTBEAT_INTERVAL", "500ms"),
     ("LIMITS__ATTEMPTS_PER_MINUTE", "1000"),
 ];
