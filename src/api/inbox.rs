@@ -321,6 +321,18 @@ pub struct EditedRow {
 /// The result of a retry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schema(example = json!({
+    "retried": 1,
+    "more": false,
+    "dryRun": true,
+    "rows": [{
+        "id": 7,
+        "published": false,
+        "gatewayCount": 0,
+        "reason": "unknown_event_type",
+        "detail": "event type plan.changed is not registered",
+    }],
+}))]
 pub struct Retried {
     /// Rows that were put back into the inbox or, in a dry run, would be.
     #[schema(required = true, example = 3)]
