@@ -291,7 +291,8 @@ impl Feed {
             Some(position) => position.clone(),
             None => self.begin(&mut reader).await?,
         };
-        if position.is_at(self.0.store.feed_ends().await?) {
+        let ends = self.0.store.feed_ends().await?;
+        if position.is_at(ends) {
             drop(reader);
             tokio::time::sleep(PAUSE).await;
             return Ok(Next::Wait);
@@ -301,6 +302,7 @@ impl Feed {
             rows.events.len().max(rows.attempts.len()).max(rows.connections.len()) >= PAGE;
         let mut position = position;
         position.at = Timestamp::now();
+        position.epoch = ends.epoch;
         let messages = messages(&mut position, rows, self.0.store.feed_has_gaps());
         reader.settle(&mut position);
         reader.note(&position);

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::clock::Timestamp;
+use crate::event::Epoch;
 use crate::store::{FeedEnds, FeedSpans};
 
 /// Runs of missing keys in the text of a position, per table. If there are more, the text is that
@@ -30,6 +31,8 @@ pub enum Table {
 pub struct Position {
     /// When that was.
     pub at: Timestamp,
+    /// In which epoch. `None` if there were no logs.
+    pub epoch: Option<Epoch>,
     /// In the table of events.
     pub events: Mark,
     /// In the table of attempts.
@@ -137,6 +140,7 @@ impl Position {
     pub const fn ends(at: Timestamp, ends: FeedEnds) -> Self {
         Self {
             at,
+            epoch: ends.epoch,
             events: Mark::at(ends.events),
             attempts: Mark::at(ends.attempts),
             connections: Mark::at(ends.connections),
@@ -192,6 +196,12 @@ impl Position {
         .all(|(mark, end)| mark.high >= end && mark.missing.is_empty())
     }
 
+    /// Whether this is a position before the database was restored: its keys may have been assigned
+    /// again since.
+    pub fn is_of_another_epoch(&self, end: &Self) -> bool {
+        matches!((self.epoch, end.epoch), (Some(own), Some(other)) if own != other)
+    }
+
     /// The smallest and the largest number of keys of a table up to an end; negative beyond it.
     pub fn behind(&self, end: &Self) -> (i64, i64) {
         let distances = [
@@ -208,6 +218,9 @@ impl Position {
         for mark in [&self.events, &self.attempts, &self.connections] {
             mark.write(&mut text);
         }
+        if let Some(epoch) = self.epoch {
+            _ = write!(text, " {epoch}");
+        }
         BASE64URL_NOPAD.encode(text.as_bytes())
     }
 
@@ -218,11 +231,17 @@ impl Position {
         }
         let text = String::from_utf8(BASE64URL_NOPAD.decode(text.as_bytes()).ok()?).ok()?;
         let parts: Vec<&str> = text.split(' ').collect();
-        let ["1", at, events, attempts, connections] = parts[..] else {
+        let ["1", at, events, attempts, connections, ref epoch @ ..] = parts[..] else {
             return None;
+        };
+        let epoch = match epoch {
+            [] => None,
+            [epoch] => Some(epoch.parse().ok()?),
+            _ => return None,
         };
         Some(Self {
             at: Timestamp::from_micros(at.parse().ok()?),
+            epoch,
             events: Mark::read(events)?,
             attempts: Mark::read(attempts)?,
             connections: Mark::read(connections)?,
@@ -258,6 +277,8 @@ mod tests {
             Position { at: Timestamp::from_micros(7), events: Mark::at(3), ..Position::default() };
         position.events.pass(9, true);
         assert_eq!(Position::decode(&position.encode()), Some(position.clone()));
+        position.epoch = Some(Epoch::new());
+        assert_eq!(Position::decode(&position.encode()), Some(position.clone()));
         for key in 0..100 {
             position.events.pass(20 + 2 * key, true);
         }
@@ -274,6 +295,8 @@ mod tests {
             "1 7 9,5-4 4 5",
             "1 7 -1 4 5",
             "1 7 9,2-3,3-4 4 5",
+            "1 7 3 4 5 x",
+            "1 7 3 4 5 0197c1a0-0000-7000-8000-000000000000 6",
         ] {
             assert_eq!(Position::decode(&BASE64URL_NOPAD.encode(bad.as_bytes())), None, "{bad}");
         }

@@ -279,6 +279,10 @@ impl FeedTask {
                 return self.send_gap(&gap(FeedGapReason::UnknownId, None)).await;
             }
         };
+        if position.is_of_another_epoch(&end) {
+            let gap = gap(FeedGapReason::UnknownId, Some(position.at));
+            return self.send_gap(&gap).await;
+        }
         let (least, most) = position.behind(&end);
         // Another node may have read further; the database can't end earlier.
         if least < 0 {

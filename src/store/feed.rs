@@ -15,14 +15,14 @@ use async_trait::async_trait;
 use super::{Outcome, Result};
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, EventId, EventType, GatewayId, NodeId, OrganisationKey, Reason,
-    Sequence,
+    ConnectionId, CorrelationId, Epoch, EventId, EventType, GatewayId, NodeId, OrganisationKey,
+    Reason, Sequence,
 };
 
 /// Reads of the feed, across all organisations.
 #[async_trait]
 pub trait Feed: Send + Sync + 'static {
-    /// The last visible key of each table.
+    /// The last visible key of each table, and the epoch.
     async fn feed_ends(&self) -> Result<FeedEnds>;
     /// The rows with keys in these spans, by ascending key, at most `limit` of each span. The
     /// tables may be read in different snapshots.
@@ -34,6 +34,9 @@ pub trait Feed: Send + Sync + 'static {
 /// The last visible key of each table; 0 if it is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FeedEnds {
+    /// The epoch of the first log. A restored database has another one, and assigns keys again that
+    /// were assigned after the backup. `None` if there are no logs.
+    pub epoch: Option<Epoch>,
     /// Of events.
     pub events: i64,
     /// Of attempts.

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gateway_events::api::{FeedGapReason, FeedKind, FeedMessage, FeedQuery};
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::both_databases::{Backend, on_both};
 use crate::disk::{Broken, fill, on_small_disk, small_disk};
+use crate::feed::Following;
 use crate::reliable::peer::Peer;
 use crate::support::command::{CommandOutput, command, run};
 use crate::support::{PATIENCE, Service, deployed};
@@ -20,6 +22,7 @@ on_both! {
     new_epochs_are_started_while_no_node_runs
     a_database_that_went_backwards_is_refused_until_its_epochs_are_renewed
     a_position_that_the_log_does_not_have_is_answered_with_a_gap_and_reported
+    a_feed_of_before_a_restore_continues_with_a_gap
 }
 
 /// Runs a command on the service's database, beside it.
@@ -640,6 +643,36 @@ async fn new_epochs_are_started_while_no_node_runs(backend: Backend) {
     let record = renewal(&service).await;
     assert_eq!(record["after"], json!({"logs": 1, "reason": "requested", "sequences": 1}));
     assert_eq!(backend.verify(&service).await.problems, Vec::<String>::new());
+}
+
+/// Keys of rows are assigned again after a restore, so a position of before it says nothing.
+async fn a_feed_of_before_a_restore_continues_with_a_gap(backend: Backend) {
+    let mut service = backend.start().await;
+    let (id, _) = service.gateway("one").await;
+    let query = FeedQuery { types: vec![FeedKind::Published], ..FeedQuery::default() };
+    let mut feed = Following::start(&service, query.clone(), None).await;
+    publish(&service, &[&id], "d-1").await;
+    assert!(matches!(feed.next().await, FeedMessage::Published(_)));
+    let before = feed.last_id();
+    drop(feed);
+    assert_eq!(service.terminate().await, Some(0));
+    service.restart().await;
+    // In the same epoch it continues without a gap.
+    publish(&service, &[&id], "d-2").await;
+    let mut feed = Following::start(&service, query.clone(), Some(&before)).await;
+    assert!(matches!(feed.next().await, FeedMessage::Published(_)));
+    drop(feed);
+    assert_eq!(service.terminate().await, Some(0));
+    local(&backend, &service, "epoch renew --yes").await.well();
+    service.restart().await;
+    publish(&service, &[&id], "d-3").await;
+    let mut feed = Following::start(&service, query, Some(&before)).await;
+    let FeedMessage::Gap(gap) = feed.next().await else { panic!("no gap") };
+    assert_eq!(gap.reason, FeedGapReason::UnknownId);
+    let list = gap.lists[0].strip_prefix("/api/internal/v1").expect("a path of the API");
+    assert_eq!(service.admin().get(list).await.success()["count"], 2, "d-2 and d-3");
+    publish(&service, &[&id], "d-4").await;
+    assert!(matches!(feed.next().await, FeedMessage::Published(_)), "it goes on");
 }
 
 /// Runs `serve` until it refuses to start.

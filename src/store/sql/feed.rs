@@ -6,6 +6,7 @@ use super::Backend;
 use super::access::{Access as _, run};
 use super::dialect::feed::{AttemptRow, ConnectionRow, EventRow};
 use super::dialect::{Connection, FeedStatements, query};
+use crate::event::Epoch;
 use crate::store::{
     Feed, FeedAttempt, FeedConnection, FeedDetails, FeedEnds, FeedEvent, FeedRows, FeedSpans,
     Result,
@@ -30,14 +31,20 @@ impl Feed for Backend {
 async fn ends(conn: &mut Connection) -> Result<FeedEnds> {
     let row = query!(
         r#"
-        select coalesce((select max(event) from events), 0) as "events!: i64",
+        select (select epoch from streams order by gateway limit 1) as "epoch?: Epoch",
+            coalesce((select max(event) from events), 0) as "events!: i64",
             coalesce((select max(attempt) from attempts), 0) as "attempts!: i64",
             coalesce((select max(change) from connection_changes), 0) as "connections!: i64"
         "#
     )
     .fetch_one(conn)
     .await?;
-    Ok(FeedEnds { events: row.events, attempts: row.attempts, connections: row.connections })
+    Ok(FeedEnds {
+        epoch: row.epoch,
+        events: row.events,
+        attempts: row.attempts,
+        connections: row.connections,
+    })
 }
 
 async fn rows(conn: &mut Connection, spans: FeedSpans, details: FeedDetails) -> Result<FeedRows> {

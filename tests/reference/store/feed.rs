@@ -22,6 +22,7 @@ impl Tables {
     pub(super) fn feed_ends(&self) -> FeedEnds {
         let last = |key: Option<&i64>| key.copied().unwrap_or(0);
         FeedEnds {
+            epoch: self.gateways.values().next().map(|gateway| gateway.stream.epoch),
             events: last(self.events.keys().next_back()),
             attempts: last(self.attempts.keys().next_back()),
             connections: last(self.connection_changes.keys().next_back()),
