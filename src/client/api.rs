@@ -31,6 +31,7 @@ use crate::api::{
     Summary, SummaryQuery, WaitQuery, Window, WithSecret,
 };
 use crate::clock::Timestamp;
+use crate::cloud_event;
 use crate::event::{EventId, EventType, GatewayId, JobId};
 
 /// The pauses before the retries of a request with an `Idempotency-Key`.
@@ -135,6 +136,13 @@ impl Api {
     /// `POST /events` with one event.
     pub async fn publish(&self, event: &NewEvent) -> Result<Accepted> {
         self.call(Method::POST, "/events", event).await
+    }
+
+    /// `POST /events` with one CloudEvent in the JSON format.
+    pub async fn publish_cloud_event(&self, event: &impl Serialize) -> Result<Accepted> {
+        let request = self.request(Method::POST, "/events");
+        let request = request.header(header::CONTENT_TYPE, cloud_event::MEDIA_TYPE);
+        self.send(request.json(event)).await
     }
 
     /// `GET /events/{id}`.

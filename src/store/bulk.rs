@@ -350,6 +350,7 @@ impl BulkJob {
     /// Whether a redrive still counts, so that its total is not complete.
     pub const fn is_counting(&self) -> bool {
         matches!(self.position, BulkPosition::Counted(_))
+            && !matches!(self.task, BulkTask::Unreadable)
     }
 
     /// Moves it past a page of matching deliveries: `page` counts those that need no redrive, and

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use gateway_events::client::BASE_PATH;
-use gateway_events::event::{GatewayId, JobId, NodeId, Reason, Sequence};
+use gateway_events::event::{JobId, Reason, Sequence};
 use gateway_events::http::openapi;
 use gateway_events::store::postgres::verify;
 use gateway_events::store::{
@@ -65,19 +65,18 @@ pub(crate) async fn rejected_row(backend: &Backend, service: &Service) -> i64 {
     found["list"][0]["id"].as_i64().unwrap()
 }
 
-/// The id of a job that another node works on.
+/// The id of a job of a newer version, which no node of this version works on.
 pub(crate) async fn running_job(backend: &Backend, service: &Service) -> JobId {
-    let (id, gateway, node) = (JobId::new(), GatewayId::new(), NodeId::new());
-    // Later than any clock shows, so that no node takes it over.
-    let at = match backend {
-        Backend::Sqlite => "253402300799000000",
-        Backend::Postgres(_) => "'9999-12-31T23:59:59Z'",
+    let id = JobId::new();
+    let now = match backend {
+        Backend::Sqlite => "unixepoch() * 1000000",
+        Backend::Postgres(_) => "now()",
     };
     let insert = format!(
         r#"insert into bulk_jobs (id, organisation, kind, parameters, principal, principal_name, source,
-            request_id, state, position, done, total, counts, node, created_at, updated_at)
-        values ('{id}', 1, 'replay', '{{"gatewayId":"{gateway}","first":1,"last":900}}', 'p', 'n', '', '',
-            'running', '{{"replayed":0}}', 0, 900, '{{}}', '{node}', {at}, {at})"#
+            request_id, state, position, done, total, counts, created_at, updated_at)
+        values ('{id}', 1, 'of a newer version', '{{}}', 'p', 'n', '', '', 'running', '{{}}', 0, 900, '{{}}',
+            {now}, {now})"#
     );
     backend.change(service, &insert).await;
     id

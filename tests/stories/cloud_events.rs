@@ -19,6 +19,7 @@ const BATCHED: &str = "application/cloudevents-batch+json";
 on_both! {
     an_event_in_structured_mode_comes_out_as_it_went_in
     an_event_in_binary_mode_comes_out_as_it_went_in
+    an_event_that_is_published_again_keeps_its_attributes
     a_batch_is_accepted_event_by_event
     an_event_is_a_repeat_in_whatever_mode
     an_idempotency_key_covers_the_headers_of_an_event
@@ -106,6 +107,42 @@ async fn an_event_in_structured_mode_comes_out_as_it_went_in(backend: Backend) {
     assert_eq!(shown["occurredAt"], "2026-01-31T09:30:00.001000Z");
     assert_eq!(shown["attributes"]["comexampleothervalue"], 5, "{shown:#}");
     assert_eq!(shown["attributes"]["source"], "/platform/config");
+}
+
+async fn an_event_that_is_published_again_keeps_its_attributes(backend: Backend) {
+    let service = backend.start().await;
+    let (id, key) = service.gateway("one").await;
+    let labels = json!({"labels": {"env": "prod", "zones": "a,b"}});
+    service.admin().patch(&format!("/gateways/{id}"), &labels).await.success();
+    let sent = event(
+        "A-1",
+        &json!({
+            "subject": "s", "datacontenttype": "application/vnd.config+json", "number": 5,
+            "correlationid": "c-1", "userid": "u", "collapsekey": "k", "ttlseconds": 900,
+        }),
+    );
+    post(&service.admin(), STRUCTURED, sent.to_string()).await.success();
+    for target in ["--gateway one", "--label env=prod", "--all"] {
+        let said = service.run(&format!("event republish A-1 {target}")).await;
+        assert!(said.well().contains("is stored"), "{said:?}");
+    }
+    let commas = service.run("event republish A-1 --label zones=a,b").await;
+    commas.failed(1, &["zones", "comma", "--gateway"]);
+    let mut peer = connected(&service, &key).await;
+    // The key's older events are superseded.
+    let mut last = peer.frame_of("gateway.config.updated").await;
+    assert_eq!(last["sequence"], "0000000000000004", "{last}");
+    let members = last.as_object_mut().expect("an object");
+    assert_ne!(members["id"], "A-1");
+    for varies in ["id", "time", "sequence", "previous", "epoch", "attempt", "expirytime"] {
+        assert!(members.remove(varies).is_some(), "{varies}: {members:?}");
+    }
+    let mut expected = sent;
+    let members = expected.as_object_mut().expect("an object");
+    for published in ["id", "targetall", "ttlseconds", "collapsekey", "time"] {
+        members.remove(published);
+    }
+    assert_eq!(last, expected);
 }
 
 async fn an_event_in_binary_mode_comes_out_as_it_went_in(backend: Backend) {

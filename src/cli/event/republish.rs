@@ -4,9 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
-use gateway_events::api::{EventWithDeliveries, NewEvent};
+use gateway_events::api::{EventWithDeliveries, Labels, NewEvent};
 use gateway_events::client::api::Api;
-use gateway_events::event::EventId;
+use gateway_events::cloud_event::Attributes;
+use gateway_events::event::{CollapseKey, CorrelationId, EventId, EventType};
+use gateway_events::trace_context::TraceParent;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
 
 use super::super::access::ClientOptions;
 use super::super::gateway::parse_label;
@@ -41,10 +46,15 @@ pub(crate) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let Republish { id, gateways, all, labels, ttl } = republish;
     let id = event_id(&id, api).await?;
-    let mut event = copy(&api.event(&id).await?)?;
+    let old = api.event(&id).await?;
+    let mut event = copy(&old)?;
     event.ttl_seconds = ttl.or(event.ttl_seconds);
     Selected { gateways, all, labels }.select(&mut event, api).await?;
-    super::finish_publish(&api.publish(&event).await?, api, client).await
+    let accepted = match &old.attributes {
+        Some(attributes) => api.publish_cloud_event(&CloudEvent::new(&event, attributes)?).await?,
+        None => api.publish(&event).await?,
+    };
+    super::finish_publish(&accepted, api, client).await
 }
 
 /// A new event with the content of an old one, and with its correlation id, by which a gateway that
@@ -53,10 +63,6 @@ fn copy(old: &EventWithDeliveries) -> anyhow::Result<NewEvent> {
     if let Some(purged) = &old.purged {
         anyhow::bail!("its payload was purged at {}; there is nothing to publish", purged.at);
     }
-    anyhow::ensure!(
-        old.attributes.is_none(),
-        "it has attributes of a CloudEvent, which this command would lose; publish it again as a CloudEvent (see docs/CLOUDEVENTS.md)"
-    );
     let mut event = NewEvent::new(old.event_type.clone(), old.payload.clone());
     event.correlation_id = Some(old.correlation_id.clone());
     event.user_id.clone_from(&old.user_id);
@@ -67,4 +73,70 @@ fn copy(old: &EventWithDeliveries) -> anyhow::Result<NewEvent> {
     let ttl = old.expires_at.map(|at| at.since(old.appended_at).as_secs());
     event.ttl_seconds = ttl.map(|secs| secs.max(1));
     Ok(event)
+}
+
+/// A CloudEvent in the JSON format, with the attributes of an old one.
+#[derive(Serialize)]
+struct CloudEvent<'a> {
+    specversion: &'static str,
+    id: EventId,
+    #[serde(rename = "type")]
+    event_type: &'a EventType,
+    #[serde(flatten)]
+    kept: &'a Attributes,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gatewayids: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targetlabels: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targetall: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlationid: Option<&'a CorrelationId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    userid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a TraceParent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collapsekey: Option<&'a CollapseKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttlseconds: Option<u64>,
+    data: &'a RawValue,
+}
+
+impl<'a> CloudEvent<'a> {
+    fn new(event: &'a NewEvent, kept: &'a Attributes) -> anyhow::Result<Self> {
+        let target = event.target.as_ref();
+        let labels = target.and_then(|target| target.labels.as_ref()).map(labels).transpose()?;
+        let gateways = event
+            .gateway_ids
+            .as_ref()
+            .map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+        Ok(Self {
+            specversion: "1.0",
+            id: EventId::new(Uuid::now_v7().to_string())?,
+            event_type: &event.event_type,
+            kept,
+            gatewayids: gateways,
+            targetlabels: labels,
+            targetall: target.and_then(|target| target.all),
+            correlationid: event.correlation_id.as_ref(),
+            userid: event.user_id.as_deref(),
+            traceparent: event.traceparent.as_ref(),
+            collapsekey: event.collapse_key.as_ref(),
+            ttlseconds: event.ttl_seconds,
+            data: &event.payload,
+        })
+    }
+}
+
+/// Labels as an attribute, which has no way to write a comma in a value.
+fn labels(labels: &Labels) -> anyhow::Result<String> {
+    let comma = labels.iter().find(|(_, value)| value.contains(','));
+    if let Some((name, _)) = comma {
+        anyhow::bail!(
+            "the label {name} has a comma in its value, which a CloudEvent can't name; use --gateway"
+        );
+    }
+    let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Ok(pairs.join(","))
 }
