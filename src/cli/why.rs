@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use gateway_events::api::{
-    EventDiagnosis, EventDiagnosisQuery, EventFilter, EventState, EventVerdict, Evidence,
-    FailuresByReason, GatewayChangeRecord, GatewayDiagnosis, GatewayThen, NextStep,
+    AuditQuery, EventDiagnosis, EventDiagnosisQuery, EventFilter, EventState, EventVerdict,
+    Evidence, FailuresByReason, GatewayChangeRecord, GatewayDiagnosis, GatewayThen, NextStep,
     RejectedForGateway, RejectionReason, Resync,
 };
 use gateway_events::client::api::{Api, ApiError};
@@ -74,6 +74,18 @@ fn exact_gateway(what: &str) -> Option<GatewayId> {
     what.parse().ok()
 }
 
+/// The deleted gateway that had this name last, if the token may read the audit log.
+async fn deleted_gateway(name: &str, api: &Api) -> Option<GatewayId> {
+    let query = AuditQuery {
+        from: Some(Timestamp::from_micros(0)),
+        action: Some("gateway.deleted".to_owned()),
+        object: Some(name.to_owned()),
+        ..AuditQuery::default()
+    };
+    let records = api.audit(&query, 1).await.ok()?.list;
+    records.first()?.object.id.parse().ok()
+}
+
 /// Finds the gateway or event with a name, an id, or an id that begins so.
 async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Subject> {
     if !only_events && let Some(id) = gateway_named(what, api).await? {
@@ -114,6 +126,9 @@ async fn subject(what: &str, only_events: bool, api: &Api) -> anyhow::Result<Sub
     }
     if let Some((_, subject)) = found.pop() {
         return Ok(subject);
+    }
+    if !only_events && let Some(id) = deleted_gateway(what, api).await {
+        return Ok(Subject::Gateway(id));
     }
     let gateways = if only_events { Vec::new() } else { api.gateways().await? };
     let names = gateways.iter().map(|gateway| gateway.name.as_str());
