@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Child;
+use tokio::time::MissedTickBehavior;
 
 use crate::support::{PATIENCE, Service};
 
@@ -107,6 +108,8 @@ fn is_running(pid: &str) -> bool {
 /// Waits for a condition.
 async fn until(satisfied: impl Fn() -> bool, what: impl Fn() -> String) {
     let mut polls = tokio::time::interval(Duration::from_millis(20));
+    // Others get their turn, too, when a check takes longer than that.
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let waiting = async {
         while !satisfied() {
             polls.tick().await;

@@ -104,6 +104,11 @@ impl Product {
         self.requests.lock().expect("no panic").clone()
     }
 
+    /// What each request shows.
+    pub(super) fn map<T>(&self, shown: impl FnMut(&Request) -> Option<T>) -> Vec<T> {
+        self.requests.lock().expect("no panic").iter().filter_map(shown).collect()
+    }
+
     /// Waits for this many requests.
     pub(super) async fn requested(&self, count: usize) -> Vec<Request> {
         let enough = || self.requests().len() >= count;
