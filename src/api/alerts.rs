@@ -304,7 +304,8 @@ pub struct AlertDestinationDefinition {
     pub url: Option<String>,
     /// For `webhook`, the key of signatures: `whsec_` and 24 to 64 bytes in Base64; generated if
     /// omitted. For `alertmanager`, the token that is sent as `Authorization: Bearer`. For `email`,
-    /// the password. A `PUT` without it keeps the stored one.
+    /// the password. A `PUT` without it keeps the stored one, and is refused if that would be sent to
+    /// another scheme, host or port, or no longer with TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024, write_only = true)]
     pub secret: Option<String>,

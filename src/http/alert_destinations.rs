@@ -92,7 +92,9 @@ pub(super) async fn create(
 
 /// Create or replace a destination of alerts.
 ///
-/// Without `url` or `secret`, those that are stored are kept.
+/// Without `url` or `secret`, those that are stored are kept. A stored secret is not sent to another
+/// server: if the scheme, host or port of the URL changes, or an e-mail server is to be reached
+/// without TLS, a `PUT` without `secret` is refused.
 #[utoipa::path(
     put, path = "/alerts/destinations/{id}", tag = "alerts", operation_id = "putAlertDestination",
     params(("id" = String, Path, description = "The destination's id.")),
