@@ -19,7 +19,7 @@ use crate::alerts::destinations::{Prepared, prepare};
 use crate::alerts::secrets::SecretsError;
 use crate::api::{AlertDestination, AlertDestinationDefinition, AlertTest, Code, Page};
 use crate::event::OrganisationKey;
-use crate::store::{Actor, StoreError, StoredDestination};
+use crate::store::{Actor, Sealed, StoreError, StoredDestination};
 
 const MISSING: &str = "alert destination";
 
@@ -86,7 +86,7 @@ pub(super) async fn create(
     if existing.iter().any(|destination| destination.id == id) {
         return Err(taken("destination", &id));
     }
-    let (_, destination) = store(&app, &actor, &id, prepared).await?;
+    let (_, destination) = store(&app, &actor, &id, prepared, None).await?;
     Ok((StatusCode::CREATED, Json(destination)))
 }
 
@@ -118,10 +118,16 @@ pub(super) async fn put(
     let existing = app.store.alert_destinations(actor.organisation).await?;
     let existing = existing.into_iter().find(|destination| destination.id == id);
     // Secrets that can't be decrypted any more can be replaced.
-    let kept = existing.and_then(|stored| app.alerting.unseal(actor.organisation, &stored).ok());
-    let kept = kept.as_ref().map(|(settings, secrets)| (settings, secrets));
-    let prepared = prepare(&definition, kept).map_err(Problem::invalid_fields)?;
-    let (is_new, destination) = store(&app, &actor, &id, prepared).await?;
+    let kept = existing.and_then(|stored| {
+        let (settings, secrets) = app.alerting.unseal(actor.organisation, &stored).ok()?;
+        Some((settings, secrets, stored.sealed))
+    });
+    let old = kept.as_ref().map(|(settings, secrets, _)| (settings, secrets));
+    let prepared = prepare(&definition, old).map_err(Problem::invalid_fields)?;
+    // Encrypting the same secrets again would look like a replacement in the audit log.
+    let sealed =
+        kept.filter(|(_, secrets, _)| *secrets == prepared.secrets).map(|(_, _, sealed)| sealed);
+    let (is_new, destination) = store(&app, &actor, &id, prepared, sealed).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(destination)))
 }
@@ -185,18 +191,22 @@ async fn stored(app: &App, organisation: OrganisationKey, id: &str) -> Answer<St
     all.into_iter().find(|one| one.id == id).ok_or_else(|| Problem::not_found(MISSING))
 }
 
-/// Encrypts and stores a destination. Returns whether it is new, and what is shown of it.
+/// Stores a destination, and encrypts its secrets unless they are `sealed` already. Returns whether it
+/// is new, and what is shown of it.
 async fn store(
     app: &App,
     actor: &Actor,
     id: &str,
     prepared: Prepared,
+    sealed: Option<Sealed>,
 ) -> Answer<(bool, AlertDestination)> {
     let checked = app.alerting.check_host(&prepared).await;
     checked.map_err(|error| Problem::invalid_fields(vec![error]))?;
     let organisation = actor.organisation;
-    let sealed =
-        app.alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error))?;
+    let sealed = sealed.map_or_else(
+        || app.alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error)),
+        Ok,
+    )?;
     let text = to_json(&prepared.settings)?;
     let is_new = app.store.put_alert_destination(actor, id, &text, &sealed).await?;
     let destination = shown(stored(app, organisation, id).await?)?;

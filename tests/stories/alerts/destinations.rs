@@ -12,6 +12,7 @@ use crate::support::Service;
 on_both! {
     secrets_are_encrypted_masked_and_kept
     a_stored_secret_is_sent_to_no_other_server
+    the_audit_log_says_whether_secrets_were_replaced
 }
 
 /// Tests a destination; a test has no body.
@@ -135,6 +136,40 @@ async fn a_stored_secret_is_sent_to_no_other_server(backend: Backend) {
     admin.put("/alerts/destinations/am", &moved).await.success();
     assert_eq!(test_of(&service, "am").await["delivered"], true);
     assert_eq!(foreign.all()[0].headers["authorization"], "Bearer bearer-2");
+}
+
+async fn the_audit_log_says_whether_secrets_were_replaced(backend: Backend) {
+    let key = Key::new();
+    let mut service = start(&backend, &key).await;
+    let (one, two) = (format!("whsec_{}", "A".repeat(32)), format!("whsec_{}", "B".repeat(32)));
+    let url = "http://127.0.0.1:1/x";
+    for (definition, is_replaced) in [
+        (json!({"kind": "webhook", "url": url, "secret": one}), true),
+        (json!({"kind": "webhook", "description": "another text"}), false),
+        (json!({"kind": "webhook", "url": url, "secret": one}), false),
+        (json!({"kind": "webhook", "secret": two}), true),
+        (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y"}), true),
+        (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y"}), false),
+        (json!({"kind": "slack", "url": "http://127.0.0.1:1/y"}), true),
+    ] {
+        service.admin().put("/alerts/destinations/hook", &definition).await.success();
+        assert_eq!(secrets_replaced(&service).await, json!(is_replaced), "{definition}");
+    }
+
+    // With another key they are encrypted again.
+    assert_eq!(service.terminate().await, Some(0));
+    key.replace();
+    service.restart().await;
+    destination(&service, "hook", "slack", "http://127.0.0.1:1/y").await;
+    assert_eq!(secrets_replaced(&service).await, json!(true));
+}
+
+/// What the newest record of a stored destination says about its secrets.
+async fn secrets_replaced(service: &Service) -> Value {
+    let audit = service.admin().get("/audit?object=hook").await.success();
+    let record = &audit["list"][0];
+    assert_eq!(record["object"]["kind"], "alert_destination", "{record}");
+    record["after"]["secretsReplaced"].clone()
 }
 
 #[tokio::test]
