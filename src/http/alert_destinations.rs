@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
-use super::alert_bodies::{check_path_id, taken, to_json};
+use super::alert_bodies::{check_path_id, to_json};
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, Taken, Write};
@@ -19,7 +19,7 @@ use crate::alerts::destinations::{Prepared, prepare};
 use crate::alerts::secrets::SecretsError;
 use crate::api::{AlertDestination, AlertDestinationDefinition, AlertTest, Code, Page};
 use crate::event::OrganisationKey;
-use crate::store::{Actor, Sealed, StoreError, StoredDestination};
+use crate::store::{Actor, Existing, Sealed, StoreError, StoredDestination};
 
 const MISSING: &str = "alert destination";
 
@@ -82,11 +82,7 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<AlertDestination>)> {
     let prepared = prepare(&definition, None).map_err(Problem::invalid_fields)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
-    let existing = app.store.alert_destinations(actor.organisation).await?;
-    if existing.iter().any(|destination| destination.id == id) {
-        return Err(taken("destination", &id));
-    }
-    let (_, destination) = store(&app, &actor, &id, prepared, None).await?;
+    let (_, destination) = store(&app, &actor, &id, Existing::Refuse, prepared, None).await?;
     Ok((StatusCode::CREATED, Json(destination)))
 }
 
@@ -127,7 +123,8 @@ pub(super) async fn put(
     // Encrypting the same secrets again would look like a replacement in the audit log.
     let sealed =
         kept.filter(|(_, secrets, _)| *secrets == prepared.secrets).map(|(_, _, sealed)| sealed);
-    let (is_new, destination) = store(&app, &actor, &id, prepared, sealed).await?;
+    let (is_new, destination) =
+        store(&app, &actor, &id, Existing::Replace, prepared, sealed).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(destination)))
 }
@@ -197,6 +194,7 @@ async fn store(
     app: &App,
     actor: &Actor,
     id: &str,
+    existing: Existing,
     prepared: Prepared,
     sealed: Option<Sealed>,
 ) -> Answer<(bool, AlertDestination)> {
@@ -208,7 +206,7 @@ async fn store(
         Ok,
     )?;
     let text = to_json(&prepared.settings)?;
-    let is_new = app.store.put_alert_destination(actor, id, &text, &sealed).await?;
+    let is_new = app.store.put_alert_destination(actor, id, existing, &text, &sealed).await?;
     let destination = shown(stored(app, organisation, id).await?)?;
     Ok((is_new, AlertDestination { secret: prepared.generated, ..destination }))
 }

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
-use super::alert_bodies::{check_path_id, taken, to_json};
+use super::alert_bodies::{check_path_id, to_json};
 use super::alert_destinations;
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
@@ -23,7 +23,7 @@ use crate::api::{
 };
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{self, StoredAlert, StoredNotification};
+use crate::store::{self, Actor, Existing, StoredAlert, StoredNotification};
 
 /// The newest notifications that the overview has.
 const NOTIFICATIONS: usize = 100;
@@ -155,14 +155,7 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<AlertRule>)> {
     check(&definition)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
-    let rules = rules_of(&app, actor.organisation).await?;
-    if rules.iter().any(|rule| rule.id == id) {
-        return Err(taken("rule", &id));
-    }
-    let text = to_json(&definition)?;
-    if !app.store.put_alert_rule(&actor, &id, None, &text).await? {
-        return Err(taken("rule", &id));
-    }
+    put_definition(&app, &actor, &id, Existing::Refuse, &definition).await?;
     let rule =
         AlertRule { id, built_in: false, definition, silenced_until: None, silenced_by: None };
     Ok((StatusCode::CREATED, Json(rule)))
@@ -193,12 +186,23 @@ pub(super) async fn put(
     definition.id = Some(id.clone());
     check(&definition)?;
     definition.id = None;
-    let was = built_ins().get(id.as_str()).map(to_json).transpose()?;
-    let is_new =
-        app.store.put_alert_rule(&actor, &id, was.as_deref(), &to_json(&definition)?).await?;
+    let is_new = put_definition(&app, &actor, &id, Existing::Replace, &definition).await?;
     let rule = rule_of(&app, actor.organisation, &id).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(rule.into())))
+}
+
+/// Stores the definition of a rule. Returns whether none of its id was in force.
+async fn put_definition(
+    app: &App,
+    actor: &Actor,
+    id: &str,
+    existing: Existing,
+    definition: &AlertRuleDefinition,
+) -> Answer<bool> {
+    let was = built_ins().get(id).map(to_json).transpose()?;
+    let text = to_json(definition)?;
+    Ok(app.store.put_alert_rule(actor, id, existing, was.as_deref(), &text).await?)
 }
 
 /// Delete an alert rule.

@@ -22,6 +22,15 @@ pub const MOST_DESTINATIONS: i64 = 100;
 /// Attempts of a notification that are kept, the newest ones.
 pub const KEPT_ATTEMPTS: i64 = 50;
 
+/// What to do with a stored rule or destination that has the id of a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays as it is, and the new one is refused with [`Conflict::AlertId`](super::Conflict).
+    Refuse,
+    /// The new one replaces it.
+    Replace,
+}
+
 /// A stored rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRule {
@@ -398,12 +407,13 @@ pub trait Alerts: Send + Sync + 'static {
     /// The stored rules of an organisation, by id.
     async fn alert_rules(&self, organisation: OrganisationKey) -> Result<Vec<StoredRule>>;
     /// Stores a rule, or replaces what it says. `was` is what was in force before, for the audit log:
-    /// the definition of a built-in rule. Returns true if none of that id was stored. A conflict if
-    /// there are [`MOST_RULES`].
+    /// the definition of a built-in rule. Returns true if none of that id was in force. A conflict if
+    /// there are [`MOST_RULES`], or if one was in force that must not be replaced.
     async fn put_alert_rule(
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         was: Option<&str>,
         definition: &str,
     ) -> Result<bool>;
@@ -423,11 +433,12 @@ pub trait Alerts: Send + Sync + 'static {
         organisation: OrganisationKey,
     ) -> Result<Vec<StoredDestination>>;
     /// Stores or replaces a destination. Returns true if none of that id was stored. A conflict if
-    /// there are [`MOST_DESTINATIONS`].
+    /// there are [`MOST_DESTINATIONS`], or if one is stored that must not be replaced.
     async fn put_alert_destination(
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         definition: &str,
         sealed: &Sealed,
     ) -> Result<bool>;
