@@ -242,8 +242,9 @@ pub(super) async fn remove(
 
 /// Silence an alert rule.
 ///
-/// Nothing is told that it finds, until an instant. Alerts that fire by then and were not told are
-/// told then. That an alert is resolved is told to those who know of it, also during a silence.
+/// No notification is sent of what it finds, until an instant. If an alert fires then and no
+/// notification of it was sent, it is sent then. Destinations that were notified that an alert fires
+/// are also notified when it is resolved, even during a silence.
 #[utoipa::path(
     put, path = "/alerts/rules/{id}/silence", tag = "alerts", operation_id = "silenceAlertRule",
     params(("id" = String, Path, description = "The rule's id.")),
@@ -293,7 +294,7 @@ fn shown(alert: StoredAlert, rules: &[Rule]) -> Alert {
         resolved_at: alert.resolved_at,
         silenced: rule.is_some_and(|rule| rule.is_silent(Timestamp::now())),
         found: noted.finding,
-        told_to: alert.told_to,
+        notified: alert.notified,
         rule: alert.rule,
         group: alert.group,
     }

@@ -1,4 +1,4 @@
-//! Alerts: rules, what they found, and the outbox of what is told about them. The store keeps
+//! Alerts: rules, what they found, and the outbox of notifications about them. The store keeps
 //! definitions, findings and messages as JSON texts, which the module `alerts` reads and writes.
 //!
 //! One node at a time evaluates rules. It takes a [turn](Alerts::take_alert_turn), and what it
@@ -38,7 +38,7 @@ pub struct StoredRule {
     pub id: String,
     /// What it says, in JSON. `None`: only the silence of a built-in rule is stored.
     pub definition: Option<String>,
-    /// Until when nothing is told, and who silenced it.
+    /// Until when no notifications are sent, and who silenced it.
     pub silence: Option<(Timestamp, String)>,
     /// When it was stored first.
     pub created_at: Timestamp,
@@ -125,8 +125,8 @@ pub struct StoredAlert {
     pub resolved_at: Option<Timestamp>,
     /// What the condition found last, in JSON.
     pub found: String,
-    /// The destinations that were told that it fires.
-    pub told_to: Vec<String>,
+    /// The destinations that a notification of its begin was stored for.
+    pub notified: Vec<String>,
 }
 
 /// What a notification says about its alert. The names are those of the column
@@ -159,7 +159,7 @@ impl AlertEvent {
 pub struct NewNotification {
     /// Its id, the same at each attempt.
     pub id: String,
-    /// Whom it is for.
+    /// The destination that it is sent to.
     pub destination: String,
     /// What it says.
     pub event: AlertEvent,
@@ -167,15 +167,15 @@ pub struct NewNotification {
     pub body: String,
 }
 
-/// A change of an alert, with what is told about it.
+/// A change of an alert, with the notifications about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertChange {
     /// What it is now.
     pub alert: StoredAlert,
     /// Whether it is forgotten, because the condition ended before it fired.
     pub is_forgotten: bool,
-    /// What is told.
-    pub tell: Vec<NewNotification>,
+    /// The notifications of this change.
+    pub notifications: Vec<NewNotification>,
 }
 
 /// A node's turn to evaluate rules.
@@ -365,7 +365,7 @@ pub struct StoredNotification {
     pub rule: String,
     /// The group of its alert.
     pub group: String,
-    /// Whom it is for.
+    /// The destination that it is sent to.
     pub destination: String,
     /// What it says.
     pub event: AlertEvent,
@@ -461,7 +461,7 @@ pub trait Alerts: Send + Sync + 'static {
     /// Takes or keeps the turn to evaluate rules; `None` while another node has it. It ends after
     /// `lease`, by the database's clock.
     async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>>;
-    /// Changes alerts and stores what is told about them. Returns false, and changes nothing, if the
+    /// Changes alerts and stores the notifications about them. Returns false, and changes nothing, if the
     /// turn is not the newest one.
     async fn change_alerts(
         &self,

@@ -387,14 +387,14 @@ impl AlertTables {
         if self.turn.number != turn.number {
             return false;
         }
-        for AlertChange { alert, is_forgotten, tell } in changes {
+        for AlertChange { alert, is_forgotten, notifications } in changes {
             let key = (organisation, alert.rule.clone(), alert.group.clone());
             if *is_forgotten {
                 self.alerts.remove(&key);
             } else {
                 self.alerts.insert(key, alert.clone());
             }
-            for new in tell {
+            for new in notifications {
                 let number = next(&mut self.last);
                 let info = StoredNotification {
                     key: number,

@@ -59,7 +59,7 @@ async fn secrets_are_encrypted_masked_and_kept(backend: Backend) {
     let [first, second] = &all[..] else { panic!("{all:#?}") };
     for received in [first, second] {
         assert_eq!(received.path, "/hooks/very-secret-path");
-        super::telling::check_signature(received, &signing);
+        super::notifications::check_signature(received, &signing);
     }
 
     // With another key nothing can be read, and the error says what to do.
@@ -122,14 +122,14 @@ async fn a_stored_secret_is_sent_to_no_other_server(backend: Backend) {
     assert!(foreign.all().is_empty());
     let all = own.all();
     let [signed, with_token] = &all[..] else { panic!("{all:#?}") };
-    super::telling::check_signature(signed, &signing);
+    super::notifications::check_signature(signed, &signing);
     assert_eq!(with_token.headers["authorization"], "Bearer bearer-1");
 
     // Another path of the same server, and another server with a secret of its own.
     admin.put("/alerts/destinations/hook", &hook(&own.url("/b"))).await.success();
     assert_eq!(test_of(&service, "hook").await["delivered"], true);
     let last = own.all().pop().expect("a request");
-    super::telling::check_signature(&last, &signing);
+    super::notifications::check_signature(&last, &signing);
     assert_eq!(last.path, "/b");
     let mut moved = am(&foreign.url("/a"));
     moved["secret"] = json!("bearer-2");

@@ -144,7 +144,7 @@ async fn an_alert_fires_for_each_group_and_is_resolved(backend: Backend) {
         (&alert["severity"], &alert["owner"]),
         (&json!("critical"), &json!("team-gateways"))
     );
-    assert_eq!(alert["toldTo"], json!([]));
+    assert_eq!(alert["notified"], json!([]));
     // Those that were registered later follow.
     let counts = async |count: i64| {
         service

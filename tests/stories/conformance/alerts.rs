@@ -94,17 +94,17 @@ fn alert(rule: &str, turn: AlertTurn) -> StoredAlert {
         clear_since: None,
         resolved_at: None,
         found: "{}".to_owned(),
-        told_to: vec!["one".to_owned()],
+        notified: vec!["one".to_owned()],
     }
 }
 
-fn tell(id: &str, destination: &str, event: AlertEvent) -> NewNotification {
+fn notification(id: &str, destination: &str, event: AlertEvent) -> NewNotification {
     let (id, destination, body) = (id.to_owned(), destination.to_owned(), "{}".to_owned());
     NewNotification { id, destination, event, body }
 }
 
-fn change(alert: StoredAlert, tell: Vec<NewNotification>) -> AlertChange {
-    AlertChange { alert, is_forgotten: false, tell }
+fn change(alert: StoredAlert, notifications: Vec<NewNotification>) -> AlertChange {
+    AlertChange { alert, is_forgotten: false, notifications }
 }
 
 fn end(then: AfterAttempt) -> AttemptEnd {
@@ -121,7 +121,7 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     let first = store.take_alert_turn(LEASE).await.unwrap().unwrap();
     let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
     assert!(turn.number > first.number);
-    let new = tell("conf-1", "one", AlertEvent::Firing);
+    let new = notification("conf-1", "one", AlertEvent::Firing);
     let stale = change(alert("conf-r", first), vec![new.clone()]);
     assert!(!store.change_alerts(first, organisation, &[stale]).await.unwrap(), "not its turn");
     assert!(store.claim_notifications(LEASE, 4, 16).await.unwrap().is_empty());
@@ -129,10 +129,10 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     let mut resolved = alert("conf-r", turn);
     (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(turn.at));
     let changes = [
-        change(alert("conf-r", turn), vec![new, tell("conf-2", "two", AlertEvent::Firing)]),
-        change(resolved.clone(), vec![tell("conf-3", "one", AlertEvent::Resolved)]),
-        change(alert("conf-s", turn), vec![tell("conf-4", "one", AlertEvent::Firing)]),
-        change(alert("conf-t", turn), vec![tell("conf-5", "one", AlertEvent::Firing)]),
+        change(alert("conf-r", turn), vec![new, notification("conf-2", "two", AlertEvent::Firing)]),
+        change(resolved.clone(), vec![notification("conf-3", "one", AlertEvent::Resolved)]),
+        change(alert("conf-s", turn), vec![notification("conf-4", "one", AlertEvent::Firing)]),
+        change(alert("conf-t", turn), vec![notification("conf-5", "one", AlertEvent::Firing)]),
     ];
     assert!(store.change_alerts(turn, organisation, &changes).await.unwrap());
     let alerts = store.alerts(organisation).await.unwrap();
@@ -177,7 +177,7 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
 
     // What is forgotten was never there; what has ended is removed by retention.
     let forgotten =
-        AlertChange { alert: alert("conf-s", turn), is_forgotten: true, tell: Vec::new() };
+        AlertChange { alert: alert("conf-s", turn), is_forgotten: true, notifications: Vec::new() };
     assert!(store.change_alerts(turn, organisation, &[forgotten]).await.unwrap());
     pass(store, &keep_all(), &mut TrimMark::default()).await;
     assert_eq!(store.notifications(organisation, None, 100).await.unwrap().len(), listed.len());
