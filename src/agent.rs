@@ -3,10 +3,10 @@
 //! confirms it if the product says that it has applied it.
 //!
 //! Two kinds of failure are distinguished. If the product has *answered* that it can't apply an event,
-//! or may have begun to, the service is told, counts the attempt, and gives the event up after
-//! `delivery.max_attempts`. If the product is *unavailable* (nothing listens, the program is missing),
-//! the event is kept here and tried again until the product is back: nothing is counted, and no event
-//! is given up because of a restart.
+//! or may have begun to, the failure is reported to the service, which counts the attempt and gives the
+//! event up after `delivery.max_attempts`. If the product is *unavailable* (nothing listens, the
+//! program is missing), the event is kept here and tried again until the product is back: nothing is
+//! counted, and no event is given up because of a restart.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

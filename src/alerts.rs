@@ -1,4 +1,4 @@
-//! Alerts: rules are evaluated by one node at a time, and what they find is told to destinations.
+//! Alerts: rules are evaluated by one node at a time, and destinations are notified of what they find.
 //!
 //! | file | holds |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | `conditions` | what a rule finds |
 //! | `evaluation` | which alerts begin, fire and are resolved, without I/O |
 //! | `evaluator` | the job that evaluates |
-//! | [`message`] | what is told, and its wording |
+//! | [`message`] | the content of notifications, and its wording |
 //! | [`destinations`] | what a destination may say |
 //! | [`secrets`] | encryption of URLs, keys and passwords |
 //! | `guard` | which addresses may be connected to |
@@ -14,7 +14,7 @@
 //! | `notifier` | the job that sends what is due |
 //!
 //! A notification is stored in the transaction that changes its alert, so nothing is lost by a crash,
-//! and each change is told once to each destination. It is sent by a node that has claimed it for
+//! and each change is sent once to each destination. It is sent by a node that has claimed it for
 //! longer than an attempt may take; only a crash between an attempt and its record repeats it. It
 //! is sent after all earlier ones of its alert to the same destination have ended.
 

@@ -87,7 +87,7 @@ pub enum ServeError {
     /// Logging or metrics can't be started.
     #[error(transparent)]
     Telemetry(#[from] telemetry::TelemetryError),
-    /// Alerts can't be evaluated or told.
+    /// Alerts can't be evaluated, or notifications about them can't be sent.
     #[error(transparent)]
     Alerts(#[from] AlertsError),
     /// A key can't be generated.
@@ -272,7 +272,7 @@ impl Service {
         failed
     }
 
-    /// Starts the jobs that evaluate the rules of alerts and tell about them.
+    /// Starts the jobs that evaluate the rules of alerts and send notifications.
     fn start_alerts(&self, certificates: Option<Arc<Certificates>>) {
         let data_dir = self.config.data_dir.clone();
         let measure: Measure = Box::new(move || node_health(&data_dir, certificates.as_deref()));
@@ -321,7 +321,7 @@ impl Service {
             tracing::warn!("requests are still in flight and are cut off");
         }
         self.jobs.stop().await;
-        // What is being told is recorded, so that it is not told again.
+        // Notifications that are being sent are recorded, so that they are not sent again.
         self.alerting.finish(if has_failed { Duration::ZERO } else { shutdown.grace }).await;
         if !has_failed {
             self.note_high_water().await;

@@ -1,4 +1,4 @@
-//! Tells cargo which other files the sqlx macros read, so that an incremental build notices new
+//! Declares to cargo which other files the sqlx macros read, so that an incremental build notices new
 //! migrations and statement metadata.
 
 fn main() {

@@ -139,7 +139,7 @@ pub struct Alerts {
     /// Networks of destinations whose addresses are not public.
     #[serde(deserialize_with = "list")]
     pub allowed_networks: Vec<Network>,
-    /// The time limit of an attempt to tell.
+    /// The time limit of an attempt to send a notification.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
     /// A notification that was not delivered for this long is given up.

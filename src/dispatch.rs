@@ -60,7 +60,7 @@ const READS: usize = 4;
 /// How long a drain, and a gateway that reconnects, wait until the last outcomes are recorded.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
-/// How long a drain waits for connections that were told to end. Longer than they normally take.
+/// How long a drain waits for connections to end. Longer than they normally take.
 const LAST_LANES: Duration = Duration::from_secs(15);
 
 /// What happens to a poison event, at which too many attempts have failed.
@@ -139,7 +139,7 @@ pub struct ReliableOptions {
     /// A named instance that has not connected for this long is removed.
     #[serde(with = "humantime_serde")]
     pub instance_ttl: Duration,
-    /// Where gateways find a snapshot; empty if they are not told.
+    /// Where gateways find a snapshot; empty if they are not sent one.
     pub snapshot_url: String,
     /// The largest frame of an event, in bytes (`limits.event_bytes`).
     #[serde(skip)]
@@ -425,7 +425,7 @@ impl Dispatcher {
     }
 
     /// Starts the jobs that notice changes of admins on other nodes: one closes sockets whose
-    /// gateway was disabled or whose token was revoked, the other tells lanes of pauses, resumes,
+    /// gateway was disabled or whose token was revoked, the other notifies lanes of pauses, resumes,
     /// skips and purges. For nodes that share a database.
     pub fn start_revocation(self: &Arc<Self>, jobs: &Supervisor) {
         jobs.start("revocation", revoked::POLL_INTERVAL, revoked::Poll(Arc::clone(self)));

@@ -4,8 +4,8 @@
 //!
 //! The job is woken after each write of this node, and when another node may have written; it
 //! reads from its [`Position`] on. Each listener receives the messages through a bounded channel. One
-//! that is too slow loses messages and is told so; it never delays others. A listener that comes
-//! back with a position reads what is between from the database ([`Feed::between`]).
+//! that is too slow loses messages and receives a gap instead; it never delays others. A listener that
+//! comes back with a position reads what is between from the database ([`Feed::between`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

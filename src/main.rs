@@ -83,7 +83,7 @@ enum Command {
     Job(Client<job::Command>),
     /// List, retry and delete rows that other programs inserted and that could not be published
     Inbox(Client<inbox::Command>),
-    /// List alerts; manage their rules and the destinations that are told
+    /// List alerts; manage their rules and destinations
     Alert(Client<alert::Command>),
     /// List who changed what, when and from where
     Audit(Client<audit::Command>),

@@ -166,7 +166,7 @@ catalogue! {
     Histogram ALERT_EVALUATION_DURATION = "gateway_events_alert_evaluation_duration_seconds";
     /// Alert rules that could not be evaluated, once per evaluation.
     Counter ALERT_RULE_FAILURES = "gateway_events_alert_rule_failures_total";
-    /// Attempts to tell about alerts, by outcome: `delivered`, `failed` (another one follows),
+    /// Attempts to send notifications about alerts, by outcome: `delivered`, `failed` (another one follows),
     /// `given_up`.
     Counters ALERT_ATTEMPTS = "gateway_events_alert_attempts_total";
 

@@ -113,10 +113,10 @@ pub enum Control {
     Probe,
     /// Ask the peer to reconnect. The connection is closed later. Reliable mode only.
     Drain(Box<ConnectionDrain>),
-    /// Close the connection, telling the peer this reason.
+    /// Close the connection, with this reason for the peer.
     Close(Reason),
-    /// Close the connection with [`Reason::ProtocolError`], telling the peer what it did. Reliable
-    /// mode only.
+    /// Close the connection with [`Reason::ProtocolError`], with a description of the violation for
+    /// the peer. Reliable mode only.
     Violation(Box<FrameError>),
 }
 

@@ -101,7 +101,7 @@ impl Wake {
         Subscription { state: topic.state.subscribe(), hints: topic.hints.subscribe() }
     }
 
-    /// Tells lanes that this node has appended to a gateway's log. Call it after the commit.
+    /// Notifies lanes that this node has appended to a gateway's log. Call it after the commit.
     pub fn appended(&self, gateway: GatewayKey, hint: Hint) {
         if let Some(topic) = self.0.topics.get(&gateway) {
             let head = hint.head;
@@ -114,7 +114,7 @@ impl Wake {
         self.request_sweep(gateway);
     }
 
-    /// Tells lanes that another node has appended to a gateway's log. That node does the rest, such
+    /// Notifies lanes that another node has appended to a gateway's log. That node does the rest, such
     /// as the sweep.
     pub fn reached(&self, gateway: GatewayKey, head: Sequence) {
         if let Some(topic) = self.0.topics.get(&gateway)
@@ -125,7 +125,7 @@ impl Wake {
         }
     }
 
-    /// Tells lanes that the delivery of a gateway's log has changed, on any node. An older change
+    /// Notifies lanes that the delivery of a gateway's log has changed, on any node. An older change
     /// than the newest that is known has no effect.
     pub fn changed(&self, gateway: GatewayKey, control: Control) {
         if let Some(topic) = self.0.topics.get(&gateway) {
@@ -158,7 +158,7 @@ impl Wake {
         self.0.bulk.notified().await;
     }
 
-    /// Tells the feed that something may have been written. Costs nothing while there is no feed.
+    /// Notifies the feed that something may have been written. Costs nothing while there is no feed.
     pub fn written(&self) {
         self.0.change.notify_one();
     }

@@ -1,4 +1,4 @@
--- Alerts: rules that a node evaluates, what they found, and whom that was told.
+-- Alerts: rules that a node evaluates, what they found, and the notifications about it.
 
 lock table organisations, gateway_tokens, access_tokens, nodes in share row exclusive mode;
 
@@ -15,7 +15,7 @@ create table alert_rules (
     primary key (organisation, id)
 );
 
--- Where alerts are told. `definition` has nothing secret. Addresses and passwords are in `sealed`,
+-- Where notifications are sent. `definition` has nothing secret. URLs and passwords are in `sealed`,
 -- encrypted with a key that is not in the database; `sealed_by` says with which one.
 create table alert_destinations (
     organisation bigint      not null references organisations (organisation),
@@ -41,7 +41,7 @@ create table alerts (
     clear_since  timestamptz,                          -- firing, but the condition is not true any more
     resolved_at  timestamptz check ((resolved_at is not null) = (state = 'resolved')),
     found        text        not null check (found::jsonb is not null), -- what the condition found last
-    told_to      text        not null check (told_to::jsonb is not null), -- destinations that are told of the end, too
+    notified     text        not null check (notified::jsonb is not null), -- destinations that are notified of its end, too
     primary key (organisation, rule, group_key)
 );
 

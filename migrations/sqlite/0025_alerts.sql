@@ -1,4 +1,4 @@
--- Alerts: rules that a node evaluates, what they found, and whom that was told.
+-- Alerts: rules that a node evaluates, what they found, and the notifications about it.
 
 -- Rules by organisation. A row without a definition only silences a built-in rule, which is not
 -- stored itself, so that a later version can improve it.
@@ -13,7 +13,7 @@ create table alert_rules (
     primary key (organisation, id)
 ) strict, without rowid;
 
--- Where alerts are told. `definition` has nothing secret. Addresses and passwords are in `sealed`,
+-- Where notifications are sent. `definition` has nothing secret. URLs and passwords are in `sealed`,
 -- encrypted with a key that is not in the database; `sealed_by` says with which one.
 create table alert_destinations (
     organisation integer not null references organisations (organisation),
@@ -39,7 +39,7 @@ create table alerts (
     clear_since  integer,                             -- firing, but the condition is not true any more
     resolved_at  integer check ((resolved_at is not null) = (state = 'resolved')),
     found        text    not null check (json_valid(found)), -- what the condition found last
-    told_to      text    not null check (json_valid(told_to)), -- destinations that are told of the end, too
+    notified     text    not null check (json_valid(notified)), -- destinations that are notified of its end, too
     primary key (organisation, rule, group_key)
 ) strict, without rowid;
 

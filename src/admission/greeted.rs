@@ -28,7 +28,7 @@ pub struct Greeted {
 pub struct NotOpened {
     /// The reason with which its transport closes the connection.
     pub reason: Reason,
-    /// What the gateway is told.
+    /// The error that is sent to the gateway.
     pub error: Option<ConnectionError>,
     /// What stored data the hello conflicts with, if that is why.
     pub conflict: Option<Conflict>,

@@ -131,7 +131,7 @@ mod tests {
                 Err(wait) => {
                     assert!(wait <= MINUTE, "seed {seed}");
                     clock.advance(wait.saturating_sub(Duration::from_millis(1)));
-                    assert!(buckets.charge(&()).is_err(), "told to wait too long; seed {seed}");
+                    assert!(buckets.charge(&()).is_err(), "the wait is too long; seed {seed}");
                     now += wait.saturating_sub(Duration::from_millis(1));
                     Duration::from_millis(1)
                 }

@@ -1,6 +1,6 @@
-//! Alertmanager's API, version 2. Alertmanager resolves an alert by itself when it is not told about
-//! it for a while, unless it is told when it ends; so a firing alert is told with an end far in the
-//! future, and its resolution with the time of its end. Both have the same labels, which identify an
+//! Alertmanager's API, version 2. Alertmanager resolves an alert by itself when it has not received
+//! it for a while, unless the alert has an end; so a firing alert is sent with an end far in the
+//! future, and a resolved one with the time of its end. Both have the same labels, which identify an
 //! alert there.
 
 use std::time::Duration;

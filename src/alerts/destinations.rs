@@ -15,6 +15,8 @@ const LONGEST_URL: usize = 2_048;
 const LONGEST_SECRET: usize = 1_024;
 const LONGEST_NAME: usize = 256;
 const MOST_RECIPIENTS: usize = 16;
+/// Why a stored secret is not kept.
+const SECRET_STAYS: &str = "is required when the scheme, host or port of the URL changes or TLS is disabled; the stored secret is not sent elsewhere";
 
 /// A destination that is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,32 +39,31 @@ pub(super) const fn smtp_port(tls: SmtpTls) -> u16 {
 }
 
 /// Validates a destination. `kept` is the stored one of its id, whose secrets are kept if the
-/// definition has none.
+/// definition has none. A kept secret is sent to no other server than before, and not with less
+/// encryption: an admin may replace a secret, but not learn it.
 pub fn prepare(
     definition: &AlertDestinationDefinition,
     kept: Option<(&AlertDestinationSettings, &Secrets)>,
 ) -> Result<Prepared, Vec<FieldError>> {
     let kind = definition.kind;
     // Secrets of another kind have another meaning.
-    let kept = kept.filter(|(settings, _)| settings.kind == kind).map(|(_, secrets)| secrets);
+    let kept = kept.filter(|(settings, _)| settings.kind == kind);
     let mut errors = Vec::new();
     errors.extend(definition.id.as_deref().and_then(check_id));
     check_texts(definition, &mut errors);
-    let url = definition.url.as_ref().or(kept.map(|secrets| &secrets.url));
-    let address = match url {
-        None => {
-            errors.push(error("url", "is required"));
+    let url = definition.url.as_ref().or(kept.map(|(_, secrets)| &secrets.url));
+    let checked = match url {
+        None => Err("is required".to_owned()),
+        Some(url) => parsed(kind, url),
+    };
+    let address = match &checked {
+        Ok(url) => masked(url),
+        Err(why) => {
+            errors.push(error("url", why));
             String::new()
         }
-        Some(url) => match parsed(kind, url) {
-            Ok(url) => masked(&url),
-            Err(why) => {
-                errors.push(error("url", why));
-                String::new()
-            }
-        },
     };
-    let (secret, generated) = secret(definition, kept, &mut errors);
+    let (secret, generated) = secret(definition, kept, checked.as_ref().ok(), &mut errors);
     let is_email = kind == AlertDestinationKind::Email;
     if is_email {
         check_email(definition, secret.is_some(), &mut errors);
@@ -85,13 +86,78 @@ pub fn prepare(
     Ok(Prepared { settings, secrets, generated })
 }
 
+/// A server, and whether connections to it are encrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Server {
+    scheme: String,
+    host: String,
+    port: Option<u16>,
+    is_encrypted: bool,
+}
+
+impl Server {
+    fn of(kind: AlertDestinationKind, tls: Option<SmtpTls>, url: &Url) -> Self {
+        let tls = tls.unwrap_or_default();
+        let (port, is_encrypted) = match kind {
+            AlertDestinationKind::Email => {
+                (url.port().or(Some(smtp_port(tls))), tls != SmtpTls::None)
+            }
+            _ => (url.port_or_known_default(), url.scheme() == "https"),
+        };
+        // Hosts are only in lower case if the scheme is one that the URL standard names.
+        let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
+        Self { scheme: url.scheme().to_owned(), host, port, is_encrypted }
+    }
+
+    /// Whether a secret that was sent to another server may be sent to this one.
+    fn may_keep_secret_of(&self, other: &Self) -> bool {
+        let is_weaker = other.is_encrypted && !self.is_encrypted;
+        !is_weaker
+            && (&self.scheme, &self.host, self.port) == (&other.scheme, &other.host, other.port)
+    }
+}
+
+/// The stored secret, if the definition has none of its own and uses one. An error if it would be
+/// sent to another server than before. `url` is the new one; `None` if it is invalid.
+fn kept_secret(
+    definition: &AlertDestinationDefinition,
+    kept: Option<(&AlertDestinationSettings, &Secrets)>,
+    url: Option<&Url>,
+) -> Result<Option<String>, FieldError> {
+    let kind = definition.kind;
+    let is_used = match kind {
+        AlertDestinationKind::Slack => false,
+        AlertDestinationKind::Email => definition.username.is_some(),
+        AlertDestinationKind::Webhook | AlertDestinationKind::Alertmanager => true,
+    };
+    let Some((settings, secrets)) = kept.filter(|_| is_used) else { return Ok(None) };
+    let Some(url) = url else { return Ok(secrets.secret.clone()) };
+    let new = Server::of(kind, definition.tls, url);
+    let old = parsed(kind, &secrets.url).ok();
+    let old = old.map(|url| Server::of(kind, settings.tls, &url));
+    if secrets.secret.is_some() && old.is_none_or(|old| !new.may_keep_secret_of(&old)) {
+        return Err(error("secret", SECRET_STAYS));
+    }
+    Ok(secrets.secret.clone())
+}
+
 /// The secret of a destination, and whether it was generated.
 fn secret(
     definition: &AlertDestinationDefinition,
-    kept: Option<&Secrets>,
+    kept: Option<(&AlertDestinationSettings, &Secrets)>,
+    url: Option<&Url>,
     errors: &mut Vec<FieldError>,
 ) -> (Option<String>, Option<String>) {
-    let given = definition.secret.clone().or_else(|| kept.and_then(|it| it.secret.clone()));
+    let given = match &definition.secret {
+        Some(given) => Some(given.clone()),
+        None => match kept_secret(definition, kept, url) {
+            Ok(kept) => kept,
+            Err(refused) => {
+                errors.push(refused);
+                return (None, None);
+            }
+        },
+    };
     if given.as_ref().is_some_and(|secret| !names::is_plain(secret, LONGEST_SECRET)) {
         errors.push(error("secret", format!("must be at most {LONGEST_SECRET} characters")));
     }
@@ -153,7 +219,8 @@ fn check_email(
     {
         errors.push(error("to", format!("must be 1 to {MOST_RECIPIENTS} e-mail addresses")));
     }
-    if definition.username.is_some() && !has_password {
+    let is_named = errors.iter().any(|error| error.field == "secret");
+    if definition.username.is_some() && !has_password && !is_named {
         errors.push(error("secret", "is required with a username: the password"));
     }
 }
@@ -251,6 +318,90 @@ mod tests {
         assert_eq!((&kept.secrets, kept.generated), (&first.secrets, None));
         let other = definition(serde_json::json!({"kind": "slack"}));
         assert!(prepare(&other, Some((&first.settings, &first.secrets))).is_err());
+    }
+
+    /// The fields that are refused if a definition replaces another one.
+    fn refused(old: &serde_json::Value, new: &serde_json::Value) -> Vec<String> {
+        let old = prepare(&definition(old.clone()), None).unwrap();
+        let prepared = prepare(&definition(new.clone()), Some((&old.settings, &old.secrets)));
+        let errors = prepared.err().unwrap_or_default();
+        errors.into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn a_stored_secret_is_kept_for_the_same_scheme_host_and_port_only() {
+        use serde_json::json;
+        for kind in ["webhook", "alertmanager"] {
+            let secret = format!("whsec_{}", "A".repeat(32));
+            let old = json!({"kind": kind, "url": "https://a.example/x", "secret": secret});
+            for url in [
+                "https://a.example/x",
+                "https://a.example/another?path=1",
+                "https://A.example:443/x",
+            ] {
+                let kept = json!({"kind": kind, "url": url});
+                assert!(refused(&old, &kept).is_empty(), "{kind} {url}");
+            }
+            for url in [
+                "https://b.example/x",
+                "https://a.example.b.example/x",
+                "https://a.example:8443/x",
+                "http://a.example/x",
+                "http://a.example:443/x",
+            ] {
+                let mut moved = json!({"kind": kind, "url": url});
+                assert_eq!(refused(&old, &moved), ["secret"], "{kind} {url}");
+                moved["secret"] = json!(secret);
+                assert!(refused(&old, &moved).is_empty(), "{kind} {url}");
+            }
+        }
+        // There is nothing to keep.
+        let bare = json!({"kind": "alertmanager", "url": "https://a.example"});
+        let moved = json!({"kind": "alertmanager", "url": "https://b.example"});
+        assert!(refused(&bare, &moved).is_empty());
+        let slack = json!({"kind": "slack", "url": "https://a.example/secret"});
+        let moved = json!({"kind": "slack", "url": "https://b.example/secret"});
+        assert!(refused(&slack, &moved).is_empty());
+    }
+
+    #[test]
+    fn a_stored_password_is_kept_for_the_same_server_and_no_less_encryption() {
+        use serde_json::{Value, json};
+        let mail = |url: Option<&str>, tls: &str, user: Option<&str>| -> Value {
+            json!({"kind": "email", "url": url, "tls": tls, "username": user,
+                "from": "a@b.example", "to": ["c@d.example"]})
+        };
+        let with_password = |mut mail: Value| -> Value {
+            mail["secret"] = json!("p");
+            mail
+        };
+        let explicit = Some("smtp://m.example:2525");
+        for (from, to, is_kept) in [
+            ((explicit, "starttls"), (explicit, "starttls"), true),
+            ((explicit, "starttls"), (None, "starttls"), true),
+            ((explicit, "starttls"), (Some("smtp://M.Example:2525"), "starttls"), true),
+            ((explicit, "starttls"), (explicit, "implicit"), true),
+            ((explicit, "none"), (explicit, "starttls"), true),
+            ((explicit, "starttls"), (None, "none"), false),
+            ((explicit, "implicit"), (explicit, "none"), false),
+            ((explicit, "starttls"), (Some("smtp://m.example:2526"), "starttls"), false),
+            ((explicit, "starttls"), (Some("smtp://n.example:2525"), "starttls"), false),
+            // Without a port in the URL, it depends on TLS.
+            (
+                (Some("smtp://m.example"), "starttls"),
+                (Some("smtp://m.example:587"), "starttls"),
+                true,
+            ),
+            ((Some("smtp://m.example"), "starttls"), (None, "implicit"), false),
+        ] {
+            let old = with_password(mail(from.0, from.1, Some("u")));
+            let new = mail(to.0, to.1, Some("u"));
+            let expected: &[&str] = if is_kept { &[] } else { &["secret"] };
+            assert_eq!(refused(&old, &new), expected, "{from:?} to {to:?}");
+            assert!(refused(&old, &with_password(new)).is_empty(), "{from:?} to {to:?}");
+            // Without a user no password is kept.
+            assert!(refused(&old, &mail(to.0, to.1, None)).is_empty(), "{from:?} to {to:?}");
+        }
     }
 
     #[test]

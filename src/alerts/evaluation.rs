@@ -1,10 +1,10 @@
-//! What an evaluation decides, without I/O: which alerts begin, fire and are resolved, and what is
-//! told about them.
+//! What an evaluation decides, without I/O: which alerts begin, fire and are resolved, and which
+//! notifications are sent about them.
 //!
 //! An alert fires once its condition has been true for `forSeconds`, and is resolved once it has been
 //! false for `keepFiringSeconds`. A notification that it fires is stored at that moment, or when the
-//! silence of its rule ends. Its end is told to those who were told that it fires, even while the rule
-//! is silent, so that no thread stays open.
+//! silence of its rule ends. The destinations of that notification are also notified of its end, even
+//! while the rule is silent, so that no thread stays open.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,7 +72,7 @@ fn found(
         clear_since: None,
         resolved_at: None,
         found: String::new(),
-        told_to: Vec::new(),
+        notified: Vec::new(),
     });
     let noted = Noted::new(rule, finding.shown());
     alert.found = to_json(&noted);
@@ -82,14 +82,18 @@ fn found(
         alert.state = AlertState::Firing;
         alert.fired_at = Some(now);
     }
-    let mut tell = Vec::new();
-    let is_to_tell = alert.state == AlertState::Firing && alert.told_to.is_empty();
-    if is_to_tell && !rule.is_silent(now) {
+    let mut new = Vec::new();
+    let is_unsent = alert.state == AlertState::Firing && alert.notified.is_empty();
+    if is_unsent && !rule.is_silent(now) {
         let chosen = rule.definition.destinations.as_deref().unwrap_or(destinations);
-        alert.told_to = chosen.iter().filter(|id| destinations.contains(id)).cloned().collect();
-        tell = notifications(&alert, noted, AlertEvent::Firing, now);
+        alert.notified = chosen.iter().filter(|id| destinations.contains(id)).cloned().collect();
+        new = notifications(&alert, noted, AlertEvent::Firing, now);
     }
-    (open.as_ref() != Some(&alert)).then_some(AlertChange { alert, is_forgotten: false, tell })
+    (open.as_ref() != Some(&alert)).then_some(AlertChange {
+        alert,
+        is_forgotten: false,
+        notifications: new,
+    })
 }
 
 /// The condition is not true any more. Nothing is waited for if the rule selects nothing of the group.
@@ -103,7 +107,9 @@ fn cleared(
     let mut alert = before;
     match alert.state {
         AlertState::Resolved => None,
-        AlertState::Pending => Some(AlertChange { alert, is_forgotten: true, tell: Vec::new() }),
+        AlertState::Pending => {
+            Some(AlertChange { alert, is_forgotten: true, notifications: Vec::new() })
+        }
         AlertState::Firing => {
             let is_new = alert.clear_since.is_none();
             let since = *alert.clear_since.get_or_insert(now);
@@ -112,7 +118,7 @@ fn cleared(
                 return is_new.then_some(AlertChange {
                     alert,
                     is_forgotten: false,
-                    tell: Vec::new(),
+                    notifications: Vec::new(),
                 });
             }
             Some(resolved(alert, why, now))
@@ -125,7 +131,7 @@ fn removed(before: StoredAlert, now: Timestamp) -> Option<AlertChange> {
     match before.state {
         AlertState::Resolved => None,
         AlertState::Pending => {
-            Some(AlertChange { alert: before, is_forgotten: true, tell: Vec::new() })
+            Some(AlertChange { alert: before, is_forgotten: true, notifications: Vec::new() })
         }
         AlertState::Firing => Some(resolved(before, "The rule was deleted or disabled.", now)),
     }
@@ -138,11 +144,11 @@ fn resolved(before: StoredAlert, why: &str, now: Timestamp) -> AlertChange {
     let mut noted = Noted::read(&alert.found);
     why.clone_into(&mut noted.finding.summary);
     alert.found = to_json(&noted);
-    let tell = notifications(&alert, noted, AlertEvent::Resolved, now);
-    AlertChange { alert, is_forgotten: false, tell }
+    let notifications = notifications(&alert, noted, AlertEvent::Resolved, now);
+    AlertChange { alert, is_forgotten: false, notifications }
 }
 
-/// A notification for each destination that knows of the alert.
+/// A notification for each destination of the alert.
 fn notifications(
     alert: &StoredAlert,
     noted: Noted,
@@ -156,7 +162,7 @@ fn notifications(
         event,
         body: body.clone(),
     };
-    alert.told_to.iter().map(notify).collect()
+    alert.notified.iter().map(notify).collect()
 }
 
 /// These types are made of texts and numbers, so this does not fail.

@@ -59,7 +59,7 @@ impl Evaluator {
         for change in &changes {
             let (rule, group, state) =
                 (&change.alert.rule, &change.alert.group, change.alert.state);
-            if !change.tell.is_empty() || change.alert.resolved_at == Some(turn.at) {
+            if !change.notifications.is_empty() || change.alert.resolved_at == Some(turn.at) {
                 let summary = Noted::read(&change.alert.found).finding.summary;
                 tracing::info!(rule, group, state = state.as_str(), summary, "alert");
             }

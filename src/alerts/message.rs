@@ -1,5 +1,5 @@
-//! What is told about an alert, and how it is worded for each kind of destination. A message is
-//! stored as JSON when its alert changes, so a later attempt says the same.
+//! The content of a notification about an alert, and its wording for each kind of destination. A
+//! message is stored as JSON when its alert changes, so a later attempt says the same.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -119,7 +119,7 @@ async fn attempt(
             attempt = claimed.attempt,
             outcome,
             detail = sent.detail,
-            "failed to tell about an alert"
+            "failed to send a notification about an alert"
         );
     }
     AttemptEnd { then, status: sent.status.map(i64::from), detail: sent.detail }
@@ -151,11 +151,11 @@ async fn record(
         match store.end_attempt(claimed.key, claimed.attempt, end.clone()).await {
             Ok(()) => return,
             Err(error) if Instant::now() + RECORD_AGAIN < deadline => {
-                tracing::debug!(%error, "failed to record an attempt to tell about an alert");
+                tracing::debug!(%error, "failed to record an attempt to send a notification");
                 tokio::time::sleep(RECORD_AGAIN).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "failed to record an attempt to tell about an alert; it may be repeated");
+                tracing::warn!(%error, "failed to record an attempt to send a notification; it may be repeated");
                 return;
             }
         }

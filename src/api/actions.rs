@@ -138,7 +138,7 @@ pub struct Resync {
     /// Why; `null` if no reason was given.
     #[schema(required = true, example = "its volume was replaced")]
     pub reason: Option<String>,
-    /// The last connection that was told to read a snapshot; `null` if there was none.
+    /// The last connection on which the snapshot was requested; `null` if there was none.
     #[schema(required = true)]
     pub connection_id: Option<ConnectionId>,
     /// When that connection was opened.
@@ -158,8 +158,8 @@ pub struct Resync {
 pub enum ResyncState {
     /// The instance has not connected since.
     Pending,
-    /// A connection of the instance was told to read a snapshot. If it ends before the snapshot is
-    /// applied, the next one is told again.
+    /// The snapshot was requested on a connection of the instance. If that ends before the snapshot is
+    /// applied, the request is repeated on the next one.
     Started,
     /// The instance has applied the snapshot.
     Done,

@@ -1,4 +1,4 @@
-//! Alerts: rules, destinations, what is firing and what has been told.
+//! Alerts: rules, destinations, what is firing and notifications.
 
 use std::collections::BTreeMap;
 
@@ -178,7 +178,7 @@ pub struct AlertRuleDefinition {
     #[serde(default)]
     #[schema(maximum = 86_400)]
     pub keep_firing_seconds: u64,
-    /// The ids of destinations that are told, at most 32. All destinations if omitted, none if empty.
+    /// The ids of destinations that are notified, at most 32. All destinations if omitted, none if empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_items = 32)]
     pub destinations: Option<Vec<String>>,
@@ -217,7 +217,7 @@ pub struct AlertRule {
     pub built_in: bool,
     /// What it says, without the id.
     pub definition: AlertRuleDefinition,
-    /// Until when nothing is told that it finds. Omitted if it is not silenced.
+    /// Until when no notification is sent of what it finds. Omitted if it is not silenced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub silenced_until: Option<Timestamp>,
@@ -276,7 +276,7 @@ pub enum SmtpTls {
     None,
 }
 
-/// `POST /alerts/destinations` and `PUT /alerts/destinations/{id}`: where alerts are told.
+/// `POST /alerts/destinations` and `PUT /alerts/destinations/{id}`: where notifications are sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({
@@ -304,7 +304,8 @@ pub struct AlertDestinationDefinition {
     pub url: Option<String>,
     /// For `webhook`, the key of signatures: `whsec_` and 24 to 64 bytes in Base64; generated if
     /// omitted. For `alertmanager`, the token that is sent as `Authorization: Bearer`. For `email`,
-    /// the password. A `PUT` without it keeps the stored one.
+    /// the password. A `PUT` without it keeps the stored one, and is refused if that would be sent to
+    /// another scheme, host or port, or no longer with TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1024, write_only = true)]
     pub secret: Option<String>,
@@ -472,7 +473,7 @@ pub struct AlertFinding {
         "count": 1,
         "gateways": [{"id": "0197f2a1-3c5e-7d80-b1d4-5a6f7e8c9d01", "name": "berlin"}],
     },
-    "toldTo": ["on-call"],
+    "notified": ["on-call"],
 }))]
 pub struct Alert {
     /// The key of its thread: all notifications about it carry it.
@@ -499,8 +500,8 @@ pub struct Alert {
     pub silenced: bool,
     /// What the rule found last.
     pub found: AlertFinding,
-    /// The destinations that were told, or are being told, that it fires.
-    pub told_to: Vec<String>,
+    /// The destinations that were or are being notified that it fires.
+    pub notified: Vec<String>,
 }
 
 /// The state of a notification.
@@ -569,7 +570,7 @@ pub struct AlertAttempt {
     pub detail: String,
 }
 
-/// A notification: what a destination is told about an alert.
+/// A notification: what is sent to a destination about an alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertNotification {
@@ -601,7 +602,7 @@ pub struct AlertNotification {
     pub attempts: Vec<AlertAttempt>,
 }
 
-/// `GET /alerts`: rules, where they tell, what is firing, and what has been told.
+/// `GET /alerts`: rules, destinations, what is firing, and notifications.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertsOverview {

@@ -1,4 +1,4 @@
-//! `alert`: what fires and what was told, rules, and destinations.
+//! `alert`: what fires, notifications, rules, and destinations.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -20,7 +20,7 @@ mod rule;
 pub(crate) enum Command {
     /// List alerts: firing ones first, then pending and resolved ones
     List,
-    /// List what destinations were told, newest first
+    /// List notifications, newest first
     Notifications,
     /// List, show, put, delete and silence rules
     #[command(subcommand)]
@@ -39,7 +39,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::Notifications => {
             let page = Page::whole(api.alerts().await?.notifications);
-            answer(client.json, &page, told)
+            answer(client.json, &page, notifications)
         }
         Command::Rule(command) => rule::run(command, client.json, &api).await,
         Command::Destination(command) => destination::run(command, client.json, &api).await,
@@ -61,7 +61,7 @@ fn listed(page: &Page<Alert>) -> String {
     table(["alert", "state", "severity", "since", "summary"], rows, "no alerts")
 }
 
-fn told(page: &Page<AlertNotification>) -> String {
+fn notifications(page: &Page<AlertNotification>) -> String {
     let rows = page.list.iter().map(|notification| {
         let last = notification.attempts.last();
         [

@@ -2,7 +2,7 @@
 //! one when that is done. It answers pings in the same loop, so a pong means that everything before
 //! it was handled. It closes the connection when it has read no ping for a while, even while a
 //! handler runs. It reconnects without delay after an acknowledged connection, with growing delays
-//! after failed connects, and never after a status that tells it to stop.
+//! after failed connects, and never after a status on which it must stop.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Tells lanes of pauses, resumes, skips and purges on another node. A node tells its own lanes at
-//! once, without this.
+//! Notifies lanes of pauses, resumes, skips and purges on another node. A node notifies its own lanes
+//! at once, without this.
 
 use std::sync::Arc;
 use std::time::Duration;

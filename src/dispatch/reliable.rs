@@ -84,7 +84,7 @@ struct State {
     wants_mark: bool,
     /// Why the peer reads a snapshot, while it does.
     gap: Option<GapReason>,
-    /// Whether the peer was told where delivery starts.
+    /// Whether the start of delivery was announced to the peer.
     is_resumed: bool,
 }
 

@@ -1,5 +1,5 @@
 //! A connection between its admission and the start of its transport. It is recorded, and has a
-//! position, before the gateway is told that it was admitted.
+//! position, before its admission is announced to the gateway.
 
 use std::fmt;
 use std::sync::Arc;

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wanted_members_are_told_by_kind_and_the_last_one_counts() {
+    fn wanted_members_are_distinguished_by_kind_and_the_last_one_counts() {
         let text =
             r#"{"a":"x","b":[1,{"c":null}],"\u0061":"\ny","c":{},"d":1.5,"e":true,"f":null}"#;
         let wanted = ["a", "b", "c", "d", "e", "f", "g"];

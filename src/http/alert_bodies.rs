@@ -1,7 +1,6 @@
 //! What the routes of alert rules and destinations share.
 
 use super::problem::{Answer, Problem};
-use crate::api::Code;
 
 /// Refuses a body whose id is not that of the path.
 pub(super) fn check_path_id(path: &str, body: Option<&str>) -> Answer<()> {
@@ -11,16 +10,6 @@ pub(super) fn check_path_id(path: &str, body: Option<&str>) -> Answer<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// 409: the id belongs to another one.
-pub(super) fn taken(what: &str, id: &str) -> Problem {
-    Problem::new(
-        Code::Conflict,
-        format!(
-            "There is an alert {what} with the id {id}; choose another id, or replace it with PUT."
-        ),
-    )
 }
 
 /// A definition as it is stored.

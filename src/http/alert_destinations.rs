@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
-use super::alert_bodies::{check_path_id, taken, to_json};
+use super::alert_bodies::{check_path_id, to_json};
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, Taken, Write};
@@ -19,7 +19,7 @@ use crate::alerts::destinations::{Prepared, prepare};
 use crate::alerts::secrets::SecretsError;
 use crate::api::{AlertDestination, AlertDestinationDefinition, AlertTest, Code, Page};
 use crate::event::OrganisationKey;
-use crate::store::{Actor, StoreError, StoredDestination};
+use crate::store::{Actor, Existing, Sealed, StoreError, StoredDestination};
 
 const MISSING: &str = "alert destination";
 
@@ -82,17 +82,15 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<AlertDestination>)> {
     let prepared = prepare(&definition, None).map_err(Problem::invalid_fields)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
-    let existing = app.store.alert_destinations(actor.organisation).await?;
-    if existing.iter().any(|destination| destination.id == id) {
-        return Err(taken("destination", &id));
-    }
-    let (_, destination) = store(&app, &actor, &id, prepared).await?;
+    let (_, destination) = store(&app, &actor, &id, Existing::Refuse, prepared, None).await?;
     Ok((StatusCode::CREATED, Json(destination)))
 }
 
 /// Create or replace a destination of alerts.
 ///
-/// Without `url` or `secret`, those that are stored are kept.
+/// Without `url` or `secret`, those that are stored are kept. A stored secret is not sent to another
+/// server: if the scheme, host or port of the URL changes, or an e-mail server is to be reached
+/// without TLS, a `PUT` without `secret` is refused.
 #[utoipa::path(
     put, path = "/alerts/destinations/{id}", tag = "alerts", operation_id = "putAlertDestination",
     params(("id" = String, Path, description = "The destination's id.")),
@@ -116,10 +114,17 @@ pub(super) async fn put(
     let existing = app.store.alert_destinations(actor.organisation).await?;
     let existing = existing.into_iter().find(|destination| destination.id == id);
     // Secrets that can't be decrypted any more can be replaced.
-    let kept = existing.and_then(|stored| app.alerting.unseal(actor.organisation, &stored).ok());
-    let kept = kept.as_ref().map(|(settings, secrets)| (settings, secrets));
-    let prepared = prepare(&definition, kept).map_err(Problem::invalid_fields)?;
-    let (is_new, destination) = store(&app, &actor, &id, prepared).await?;
+    let kept = existing.and_then(|stored| {
+        let (settings, secrets) = app.alerting.unseal(actor.organisation, &stored).ok()?;
+        Some((settings, secrets, stored.sealed))
+    });
+    let old = kept.as_ref().map(|(settings, secrets, _)| (settings, secrets));
+    let prepared = prepare(&definition, old).map_err(Problem::invalid_fields)?;
+    // Encrypting the same secrets again would look like a replacement in the audit log.
+    let sealed =
+        kept.filter(|(_, secrets, _)| *secrets == prepared.secrets).map(|(_, _, sealed)| sealed);
+    let (is_new, destination) =
+        store(&app, &actor, &id, Existing::Replace, prepared, sealed).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(destination)))
 }
@@ -183,20 +188,25 @@ async fn stored(app: &App, organisation: OrganisationKey, id: &str) -> Answer<St
     all.into_iter().find(|one| one.id == id).ok_or_else(|| Problem::not_found(MISSING))
 }
 
-/// Encrypts and stores a destination. Returns whether it is new, and what is shown of it.
+/// Stores a destination, and encrypts its secrets unless they are `sealed` already. Returns whether it
+/// is new, and what is shown of it.
 async fn store(
     app: &App,
     actor: &Actor,
     id: &str,
+    existing: Existing,
     prepared: Prepared,
+    sealed: Option<Sealed>,
 ) -> Answer<(bool, AlertDestination)> {
     let checked = app.alerting.check_host(&prepared).await;
     checked.map_err(|error| Problem::invalid_fields(vec![error]))?;
     let organisation = actor.organisation;
-    let sealed =
-        app.alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error))?;
+    let sealed = sealed.map_or_else(
+        || app.alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error)),
+        Ok,
+    )?;
     let text = to_json(&prepared.settings)?;
-    let is_new = app.store.put_alert_destination(actor, id, &text, &sealed).await?;
+    let is_new = app.store.put_alert_destination(actor, id, existing, &text, &sealed).await?;
     let destination = shown(stored(app, organisation, id).await?)?;
     Ok((is_new, AlertDestination { secret: prepared.generated, ..destination }))
 }

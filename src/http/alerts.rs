@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::App;
-use super::alert_bodies::{check_path_id, taken, to_json};
+use super::alert_bodies::{check_path_id, to_json};
 use super::alert_destinations;
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
@@ -23,7 +23,7 @@ use crate::api::{
 };
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
-use crate::store::{self, StoredAlert, StoredNotification};
+use crate::store::{self, Actor, Existing, StoredAlert, StoredNotification};
 
 /// The newest notifications that the overview has.
 const NOTIFICATIONS: usize = 100;
@@ -155,14 +155,7 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, Json<AlertRule>)> {
     check(&definition)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
-    let rules = rules_of(&app, actor.organisation).await?;
-    if rules.iter().any(|rule| rule.id == id) {
-        return Err(taken("rule", &id));
-    }
-    let text = to_json(&definition)?;
-    if !app.store.put_alert_rule(&actor, &id, None, &text).await? {
-        return Err(taken("rule", &id));
-    }
+    put_definition(&app, &actor, &id, Existing::Refuse, &definition).await?;
     let rule =
         AlertRule { id, built_in: false, definition, silenced_until: None, silenced_by: None };
     Ok((StatusCode::CREATED, Json(rule)))
@@ -193,12 +186,23 @@ pub(super) async fn put(
     definition.id = Some(id.clone());
     check(&definition)?;
     definition.id = None;
-    let was = built_ins().get(id.as_str()).map(to_json).transpose()?;
-    let is_new =
-        app.store.put_alert_rule(&actor, &id, was.as_deref(), &to_json(&definition)?).await?;
+    let is_new = put_definition(&app, &actor, &id, Existing::Replace, &definition).await?;
     let rule = rule_of(&app, actor.organisation, &id).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(rule.into())))
+}
+
+/// Stores the definition of a rule. Returns whether none of its id was in force.
+async fn put_definition(
+    app: &App,
+    actor: &Actor,
+    id: &str,
+    existing: Existing,
+    definition: &AlertRuleDefinition,
+) -> Answer<bool> {
+    let was = built_ins().get(id).map(to_json).transpose()?;
+    let text = to_json(definition)?;
+    Ok(app.store.put_alert_rule(actor, id, existing, was.as_deref(), &text).await?)
 }
 
 /// Delete an alert rule.
@@ -238,8 +242,9 @@ pub(super) async fn remove(
 
 /// Silence an alert rule.
 ///
-/// Nothing is told that it finds, until an instant. Alerts that fire by then and were not told are
-/// told then. That an alert is resolved is told to those who know of it, also during a silence.
+/// No notification is sent of what it finds, until an instant. If an alert fires then and no
+/// notification of it was sent, it is sent then. Destinations that were notified that an alert fires
+/// are also notified when it is resolved, even during a silence.
 #[utoipa::path(
     put, path = "/alerts/rules/{id}/silence", tag = "alerts", operation_id = "silenceAlertRule",
     params(("id" = String, Path, description = "The rule's id.")),
@@ -289,7 +294,7 @@ fn shown(alert: StoredAlert, rules: &[Rule]) -> Alert {
         resolved_at: alert.resolved_at,
         silenced: rule.is_some_and(|rule| rule.is_silent(Timestamp::now())),
         found: noted.finding,
-        told_to: alert.told_to,
+        notified: alert.notified,
         rule: alert.rule,
         group: alert.group,
     }

@@ -213,10 +213,10 @@ fn last_event_id(headers: &HeaderMap) -> Answer<Option<Position>> {
 
 /// The refusal of a gateway that was admitted and got no connection.
 pub(super) fn not_opened(NotOpened { reason, error, conflict }: NotOpened) -> Refused {
-    let told = || error.map(|error| error.message).unwrap_or_default();
+    let message = || error.map(|error| error.message).unwrap_or_default();
     let problem = match reason {
         Reason::TokenRevoked | Reason::GatewayDeleted => Problem::unauthorized(Challenge::ApiKey),
-        Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, told()),
+        Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, message()),
         Reason::Shutdown => {
             Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
         }
@@ -224,8 +224,8 @@ pub(super) fn not_opened(NotOpened { reason, error, conflict }: NotOpened) -> Re
             Some(conflict @ Conflict::InstanceName { .. }) => {
                 Problem::invalid("instance", conflict.to_string())
             }
-            Some(_) => Problem::new(Code::Conflict, told()),
-            None => Problem::new(Code::InvalidFrame, told()),
+            Some(_) => Problem::new(Code::Conflict, message()),
+            None => Problem::new(Code::InvalidFrame, message()),
         },
         _ => Problem::unavailable(
             Code::Unavailable,

@@ -50,7 +50,7 @@ const GATEWAY_KEY: &str = "gateway_key";
         (name = "connections", description = "Connections of gateways, live and past."),
         (name = "event types", description = "Registered event types and their JSON Schemas."),
         (name = "inbox", description = "Rows that other programs inserted and that could not be published."),
-        (name = "alerts", description = "Rules, what they find, and whom that is told."),
+        (name = "alerts", description = "Rules, what they find, and where notifications of it are sent."),
         (name = "access tokens", description = "Tokens for this API."),
         (name = "audit", description = "Who changed what, when and from where."),
         (name = "overview", description = "Totals and nodes."),

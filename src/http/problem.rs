@@ -1,5 +1,5 @@
 //! Refusals: `application/problem+json` (RFC 9457) with a stable `code` for programs
-//! and a text that tells people what to do. Internal details go to the log only.
+//! and a text for people that says what to do. Internal details go to the log only.
 
 use std::sync::Arc;
 

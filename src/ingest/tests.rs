@@ -47,7 +47,7 @@ fn an_error_names_the_invalid_column() {
         spoil(&mut content);
         Rejection::from(validate(content).unwrap_err()).detail
     }
-    for (told, field) in [
+    for (message, field) in [
         (wrong(|row| row.event_type = "connection.ack".to_owned()), "type: "),
         (
             wrong(|row| row.payload = "{\"configType\": ".to_owned()),
@@ -70,7 +70,7 @@ fn an_error_names_the_invalid_column() {
             "expires_at: is in",
         ),
     ] {
-        assert!(told.starts_with(field), "{told}");
+        assert!(message.starts_with(field), "{message}");
     }
 }
 

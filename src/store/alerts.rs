@@ -1,4 +1,4 @@
-//! Alerts: rules, what they found, and the outbox of what is told about them. The store keeps
+//! Alerts: rules, what they found, and the outbox of notifications about them. The store keeps
 //! definitions, findings and messages as JSON texts, which the module `alerts` reads and writes.
 //!
 //! One node at a time evaluates rules. It takes a [turn](Alerts::take_alert_turn), and what it
@@ -22,6 +22,15 @@ pub const MOST_DESTINATIONS: i64 = 100;
 /// Attempts of a notification that are kept, the newest ones.
 pub const KEPT_ATTEMPTS: i64 = 50;
 
+/// What to do with a stored rule or destination that has the id of a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays as it is, and the new one is refused with [`Conflict::AlertId`](super::Conflict).
+    Refuse,
+    /// The new one replaces it.
+    Replace,
+}
+
 /// A stored rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRule {
@@ -29,7 +38,7 @@ pub struct StoredRule {
     pub id: String,
     /// What it says, in JSON. `None`: only the silence of a built-in rule is stored.
     pub definition: Option<String>,
-    /// Until when nothing is told, and who silenced it.
+    /// Until when no notifications are sent, and who silenced it.
     pub silence: Option<(Timestamp, String)>,
     /// When it was stored first.
     pub created_at: Timestamp,
@@ -116,8 +125,8 @@ pub struct StoredAlert {
     pub resolved_at: Option<Timestamp>,
     /// What the condition found last, in JSON.
     pub found: String,
-    /// The destinations that were told that it fires.
-    pub told_to: Vec<String>,
+    /// The destinations that a notification of its begin was stored for.
+    pub notified: Vec<String>,
 }
 
 /// What a notification says about its alert. The names are those of the column
@@ -150,7 +159,7 @@ impl AlertEvent {
 pub struct NewNotification {
     /// Its id, the same at each attempt.
     pub id: String,
-    /// Whom it is for.
+    /// The destination that it is sent to.
     pub destination: String,
     /// What it says.
     pub event: AlertEvent,
@@ -158,15 +167,15 @@ pub struct NewNotification {
     pub body: String,
 }
 
-/// A change of an alert, with what is told about it.
+/// A change of an alert, with the notifications about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AlertChange {
     /// What it is now.
     pub alert: StoredAlert,
     /// Whether it is forgotten, because the condition ended before it fired.
     pub is_forgotten: bool,
-    /// What is told.
-    pub tell: Vec<NewNotification>,
+    /// The notifications of this change.
+    pub notifications: Vec<NewNotification>,
 }
 
 /// A node's turn to evaluate rules.
@@ -356,7 +365,7 @@ pub struct StoredNotification {
     pub rule: String,
     /// The group of its alert.
     pub group: String,
-    /// Whom it is for.
+    /// The destination that it is sent to.
     pub destination: String,
     /// What it says.
     pub event: AlertEvent,
@@ -398,12 +407,13 @@ pub trait Alerts: Send + Sync + 'static {
     /// The stored rules of an organisation, by id.
     async fn alert_rules(&self, organisation: OrganisationKey) -> Result<Vec<StoredRule>>;
     /// Stores a rule, or replaces what it says. `was` is what was in force before, for the audit log:
-    /// the definition of a built-in rule. Returns true if none of that id was stored. A conflict if
-    /// there are [`MOST_RULES`].
+    /// the definition of a built-in rule. Returns true if none of that id was in force. A conflict if
+    /// there are [`MOST_RULES`], or if one was in force that must not be replaced.
     async fn put_alert_rule(
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         was: Option<&str>,
         definition: &str,
     ) -> Result<bool>;
@@ -423,11 +433,12 @@ pub trait Alerts: Send + Sync + 'static {
         organisation: OrganisationKey,
     ) -> Result<Vec<StoredDestination>>;
     /// Stores or replaces a destination. Returns true if none of that id was stored. A conflict if
-    /// there are [`MOST_DESTINATIONS`].
+    /// there are [`MOST_DESTINATIONS`], or if one is stored that must not be replaced.
     async fn put_alert_destination(
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         definition: &str,
         sealed: &Sealed,
     ) -> Result<bool>;
@@ -450,7 +461,7 @@ pub trait Alerts: Send + Sync + 'static {
     /// Takes or keeps the turn to evaluate rules; `None` while another node has it. It ends after
     /// `lease`, by the database's clock.
     async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>>;
-    /// Changes alerts and stores what is told about them. Returns false, and changes nothing, if the
+    /// Changes alerts and stores the notifications about them. Returns false, and changes nothing, if the
     /// turn is not the newest one.
     async fn change_alerts(
         &self,

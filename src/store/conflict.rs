@@ -73,6 +73,14 @@ pub enum Conflict {
         /// The number of its running jobs.
         running: i64,
     },
+    /// The id is that of another alert rule or destination.
+    #[error("There is an {what} with the id {id}; choose another id, or replace it with PUT.")]
+    AlertId {
+        /// `alert rule` or `alert destination`.
+        what: &'static str,
+        /// The id.
+        id: String,
+    },
     /// The organisation has the maximum number of alert rules.
     #[error("there are {most} alert rules, the maximum; delete one that is no longer needed")]
     AlertRules {

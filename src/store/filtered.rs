@@ -2,7 +2,7 @@
 //! instance asked for, or it started after them.
 //!
 //! A filter moves the position of its instance, and with it that of the gateway, so the position
-//! alone does not tell a filtered delivery from one that was received. The attempts do. A delivery
+//! alone does not distinguish a filtered delivery from one that was received. The attempts do. A delivery
 //! that the gateway's position has passed and that is no dead letter is
 //!
 //! | state | if |
@@ -11,7 +11,7 @@
 //! | received, applied | otherwise. The instances that filtered it do not count: if all must confirm, it is applied once each of the others that received it has applied it |
 //!
 //! A delivery that was [superseded](super::supersession) is passed over in the same way, and the attempts
-//! tell it, too: once the position has passed it, it is superseded, unless an instance received it.
+//! show it, too: once the position has passed it, it is superseded, unless an instance received it.
 //!
 //! Once retention has removed the attempts, the position alone decides again.
 

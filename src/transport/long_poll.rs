@@ -279,13 +279,13 @@ impl Connection {
             self.answers.keep(*message);
         }
         if let Some(first) = self.answers.unsent() {
-            let _ = self.tell(Incoming::Unsent(first)).await;
+            let _ = self.report(Incoming::Unsent(first)).await;
         }
         let End { reason, detail, .. } = end;
         let (detail, shared) = (detail.to_owned(), Vec::new());
         let ended = Ended { reason, detail, by_peer: false, shared };
         // Fails if the lane has ended, so that no one needs the report.
-        let _ = self.tell(Incoming::Ended(Box::new(ended))).await;
+        let _ = self.report(Incoming::Ended(Box::new(ended))).await;
     }
 
     async fn serve(&mut self, waiting: &mut Option<Waiting>) -> Result<Infallible, End> {
@@ -435,7 +435,7 @@ impl Connection {
         }
         // Without events there may be a gap, which stays one.
         let Some(first) = self.answers.unanswered() else { return Ok(()) };
-        self.tell(Incoming::Unsent(first)).await?;
+        self.report(Incoming::Unsent(first)).await?;
         loop {
             // What was passed before the lane knew that.
             if let Outgoing::Resumed(resumed) = self.next_of_lane().await? {
@@ -478,7 +478,7 @@ impl Connection {
             self.answers.keep(*message);
         }
         if let Some(to) = self.answers.confirmable() {
-            self.tell(Incoming::Applied(to)).await?;
+            self.report(Incoming::Applied(to)).await?;
         }
         let Some(Next { events, count, position, gap }) = self.answers.next(self.greeting, max)
         else {
@@ -495,7 +495,7 @@ impl Connection {
             self.live_on();
             if let Some(first) = first.filter(|_| is_confirmed) {
                 // The time to confirm it begins now, not when the lane passed it.
-                self.tell(Incoming::Postponed(first)).await?;
+                self.report(Incoming::Postponed(first)).await?;
             }
         }
         Ok(())
@@ -514,7 +514,7 @@ impl Connection {
             }
         }
         if let Some(to) = self.answers.confirmable() {
-            self.tell(Incoming::Applied(to)).await?;
+            self.report(Incoming::Applied(to)).await?;
         }
         // A full queue has other signs of life.
         let _ = self.end.incoming.try_send(alive);
@@ -537,14 +537,14 @@ impl Connection {
         match message {
             Incoming::Applied(sequence) => self.applied(sequence).await?,
             Incoming::Receipt(sequence) => {
-                self.tell(Incoming::Receipt(sequence.min(self.answers.passed))).await?;
+                self.report(Incoming::Receipt(sequence.min(self.answers.passed))).await?;
             }
             message => {
                 if let Incoming::Credit(_) = message {
                     // The lane has passed some events without regard to it.
                     self.kept_since = None;
                 }
-                self.tell(message).await?;
+                self.report(message).await?;
             }
         }
         Ok(())
@@ -553,12 +553,13 @@ impl Connection {
     /// The gateway has applied everything up to here.
     async fn applied(&mut self, ack: Sequence) -> Result<(), LaneGone> {
         match self.answers.acked(ack) {
-            Some(to) => self.tell(Incoming::Applied(to)).await,
+            Some(to) => self.report(Incoming::Applied(to)).await,
             None => Ok(()),
         }
     }
 
-    async fn tell(&self, message: Incoming) -> Result<(), LaneGone> {
+    /// Sends a message to the lane.
+    async fn report(&self, message: Incoming) -> Result<(), LaneGone> {
         self.end.incoming.send(message).await.map_err(|_| LaneGone)
     }
 }

@@ -205,7 +205,7 @@ impl<E: Encoder> Push<E> {
             }
         };
         let Self { items, end, .. } = self;
-        // Ends the stream before the lane is told that nothing of it is left.
+        // Ends the stream before the lane learns that nothing of it is left.
         drop(items);
         let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
         // Fails if the lane has ended, so that no one needs the report.

@@ -55,8 +55,8 @@ pub const fn close_code(reason: Reason) -> u16 {
     }
 }
 
-/// What the peer is told before its connection is closed for a reason. `None` if there is nothing to
-/// tell, or if it needs more than the reason: violations have a [`FrameError`].
+/// The error that is sent to the peer before its connection is closed for a reason. `None` if none is
+/// sent, or if it needs more than the reason: violations have a [`FrameError`].
 pub fn connection_error(reason: Reason) -> Option<ConnectionError> {
     let (code, message) = match reason {
         Reason::HeartbeatTimeout => {
@@ -83,7 +83,7 @@ pub fn beyond_sent(sequence: Sequence) -> FrameError {
     FrameError::new(ErrorCode::BeyondSent, format!("{sequence} was not sent on this connection"))
 }
 
-/// The frame that tells the peer about a violation.
+/// The frame that reports a violation to the peer.
 pub fn violation(error: &FrameError) -> ConnectionError {
     ConnectionError { code: error.code.as_str().to_owned(), message: error.message.clone() }
 }

@@ -48,7 +48,7 @@ pub(crate) async fn run(
             }
             tokio::select! {
                 biased;
-                told = control.recv() => match told {
+                received = control.recv() => match received {
                     Some(Control::Probe) => next = Some("PROBE\n".to_owned()),
                     Some(Control::Drain(_)) => {}
                     Some(Control::Violation(_)) => return Reason::ProtocolError,

@@ -53,7 +53,7 @@ bugs! {
     LoseOutcome = "lose_outcome",
     /// A restored log keeps its epoch, so that its numbers are used again.
     ReuseNumber = "reuse_number",
-    /// A publisher is told a sequence that another event has.
+    /// A publisher receives a sequence that another event has.
     RepeatNumber = "repeat_number",
     /// A gap is not announced: delivery continues after it.
     ForgetGap = "forget_gap",

@@ -55,11 +55,11 @@ impl Process {
         let app = App { world: world_of, id, handled: Mutex::default() };
         let client = Arc::new(Client::new(transport, storage, app, options));
         let stop = CancellationToken::new();
-        let (running, stopped, told) = (Arc::clone(&client), stop.clone(), Arc::clone(world));
+        let (running, stopped, shared) = (Arc::clone(&client), stop.clone(), Arc::clone(world));
         let task = tokio::spawn(async move {
             if let Err(error) = running.run(stopped).await {
-                let how = format!("{}: {error}", told.label(id));
-                told.broken("a gateway that keeps the protocol is served", how);
+                let how = format!("{}: {error}", shared.label(id));
+                shared.broken("a gateway that keeps the protocol is served", how);
             }
         });
         Self { client, stop, task }

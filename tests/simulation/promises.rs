@@ -1,7 +1,7 @@
 //! The promises, checked while faults are injected.
 //!
 //! - A sequence belongs to one event; the log has each once, without holes.
-//! - A replica gets every event that is meant for it, in order, with its content. It is told by a gap
+//! - A replica gets every event that is meant for it, in order, with its content. A gap announces
 //!   what it can't get.
 //! - A process handles an event once, unless it asked for it again. A replica that stores its position
 //!   with its state applies each event once, whatever crashes.

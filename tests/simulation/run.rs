@@ -564,7 +564,7 @@ impl Run {
             self.world.state().gateways.iter().map(|it| it.gateway.id).collect();
         for id in ids {
             while let Some(node) = self.service.any() {
-                // Lanes are not told of a change whose outcome is unknown. Where that can happen, a node
+                // Lanes are not notified of a change whose outcome is unknown. Where that can happen, a node
                 // polls for changes; here, another change follows.
                 let _ = node.store.pause_gateway(&actor(), id, Some(WHY), false).await;
                 let resumed = node.store.resume_gateway(&actor(), id, false).await;

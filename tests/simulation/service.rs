@@ -161,7 +161,7 @@ impl Node {
         let (member, stopped, database) =
             (Arc::clone(&store), down.clone(), world.database.clone());
         // What membership and the listener of a node do on the paths that are simulated: the poll finds
-        // what no notification told.
+        // what no notification has announced.
         let membership = async move {
             loop {
                 let mut gateways = waking.subscribed();

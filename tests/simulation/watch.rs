@@ -31,10 +31,10 @@ pub(crate) struct Watch {
     window: u32,
     /// Since when it is zero.
     zero_since: Option<Instant>,
-    /// The last sequence that the peer was told of.
-    told: i64,
+    /// The last sequence that was announced to the peer.
+    announced: i64,
     epoch: Option<Epoch>,
-    /// What the peer was told of before each event.
+    /// The last sequence that was announced to the peer before each event.
     previous: BTreeMap<i64, i64>,
     in_flight: BTreeSet<i64>,
     /// Events that the gateway has neither applied nor refused.
@@ -66,7 +66,7 @@ impl Watch {
             number: None,
             window,
             zero_since: (window == 0).then(Instant::now),
-            told: 0,
+            announced: 0,
             epoch: None,
             previous: BTreeMap::new(),
             in_flight: BTreeSet::new(),
@@ -152,14 +152,14 @@ impl Watch {
         }
         match frame {
             ServerFrame::Resumed(resumed) => {
-                self.told = resumed.from.0;
+                self.announced = resumed.from.0;
                 self.epoch = Some(resumed.epoch);
                 promises::resumed(&self.world, self.id, resumed.epoch, resumed.from.0);
             }
             ServerFrame::Event(event) => self.event(event),
             ServerFrame::Mark(mark) => self.mark(mark.sequence.0),
             ServerFrame::Gap(gap) => {
-                self.told = gap.resume_at.0;
+                self.announced = gap.resume_at.0;
                 self.epoch = Some(gap.epoch);
                 self.in_flight.clear();
                 self.held.clear();
@@ -174,18 +174,18 @@ impl Watch {
 
     fn event(&mut self, event: &EventFrame) {
         let (sequence, previous) = (event.sequence.0, event.previous.0);
-        let is_next = previous == self.told && sequence > self.told;
+        let is_next = previous == self.announced && sequence > self.announced;
         // The refused event itself may have been skipped meanwhile.
         let goes_back = self
             .nacked
             .range(..=sequence)
             .any(|refused| self.previous.get(refused).is_some_and(|before| *before == previous));
         if !is_next && !goes_back && !self.injects_bugs() {
-            let told = self.told;
-            let how = format!("{sequence} with previous {previous} was sent after {told}");
+            let announced = self.announced;
+            let how = format!("{sequence} with previous {previous} was sent after {announced}");
             self.broken("events are sent in order, each linked to the one before", &how);
         }
-        self.told = sequence;
+        self.announced = sequence;
         self.previous.insert(sequence, previous);
         self.in_flight.insert(sequence);
         self.held.insert(sequence);
@@ -221,7 +221,7 @@ impl Watch {
         let replica = &known.replicas[self.id.replica];
         let given_up = GivenUp::of(&self.world.database, known.key());
         let log = known.log();
-        let missed = (self.told + 1..=sequence).find(|it| {
+        let missed = (self.announced + 1..=sequence).find(|it| {
             log.row(*it).is_some_and(|row| replica.wants(row))
                 && !(given_up.has(*it) || known.was_given_up(*it) || replica.rejected.contains(it))
         });
@@ -231,7 +231,7 @@ impl Watch {
             let how = format!("the mark {sequence} covers {missed}, which was not sent");
             self.broken("a mark covers only what is not sent", &how);
         }
-        self.told = sequence;
+        self.announced = sequence;
     }
 
     /// The lane receives a frame.

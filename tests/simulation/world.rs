@@ -79,7 +79,7 @@ pub(crate) struct Replica {
     pub(crate) is_filtered: bool,
     pub(crate) storage: Storage,
     pub(crate) position: Option<StoredPosition>,
-    /// Whether it has been told where delivery starts.
+    /// Whether the start of delivery has been announced to it.
     pub(crate) has_begun: bool,
     pub(crate) progress: BTreeMap<Epoch, Progress>,
     /// The number of its newest connection, and when delivery began there.

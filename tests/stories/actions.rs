@@ -409,7 +409,7 @@ async fn effective_everywhere() {
     }
 }
 
-/// A node that holds the socket is told by polling.
+/// The node that holds the socket finds them by polling.
 #[tokio::test]
 async fn actions_on_one_node_take_effect_on_another() {
     let database = Database::new();

@@ -13,9 +13,9 @@ use crate::support::Service;
 mod crash;
 mod destinations;
 mod mail_server;
+mod notifications;
 mod receiver;
 mod rules;
-mod telling;
 
 /// A directory with a key of secrets.
 pub(crate) struct Key(TempDir);

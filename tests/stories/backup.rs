@@ -69,7 +69,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Publishes until it is told to stop.
+/// Publishes until it is stopped.
 fn busy_publisher(service: &Service, gateway: &str) -> impl AsyncFnOnce() {
     let stop = Arc::new(AtomicBool::new(false));
     let (api, gateway, stopped) = (service.api(), gateway.to_owned(), Arc::clone(&stop));

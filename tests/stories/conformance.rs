@@ -174,7 +174,7 @@ macro_rules! conforms {
             an_event_keeps_its_target_as_published
             deliveries_are_listed_by_state_in_pages
             a_rollout_counts_each_gateway_once_as_far_as_it_came
-            the_history_of_a_gateway_tells_what_it_was_at_any_time
+            the_history_of_a_gateway_shows_what_it_was_at_any_time
             evidence_about_a_gateway_is_complete_and_bounded
             evidence_about_an_event_has_the_gateways_at_that_time
             connections_are_paged_newest_first

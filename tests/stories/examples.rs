@@ -70,8 +70,8 @@ fn the_balancers_address_and_the_nodes_names_agree() {
     assert!(haproxy.contains(&format!("    source {address}\n")), "{address}");
     for node in ["node-1", "node-2"] {
         assert!(haproxy.contains(&format!(" {node}:8443\n")), "{node}");
-        let told = &compose["services"][node]["environment"];
-        assert_eq!(told["GATEWAY_EVENTS__SERVER__PROXY_PROTOCOL_FROM"], address);
+        let environment = &compose["services"][node]["environment"];
+        assert_eq!(environment["GATEWAY_EVENTS__SERVER__PROXY_PROTOCOL_FROM"], address);
     }
 }
 

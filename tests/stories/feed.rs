@@ -228,7 +228,7 @@ async fn the_lists_of_a_gap_contain_what_was_missed() {
     assert_eq!(gap.lists.len(), 1, "{gap:?}");
     let list = gap.lists[0].strip_prefix("/api/internal/v1").expect("a path of the API");
     assert!(list.contains("windowOf=outcome"), "{list}");
-    // The window that a client which has read until just before the attempt would be told.
+    // The window that a client which has read until just before the attempt would receive.
     let page = get(&service.api(), &format!("{list}&from={at}")).await.expect("a page");
     assert_eq!(page["count"], 1, "{page:#}");
     assert_eq!(page["list"][0]["eventId"], "e-1");
@@ -283,7 +283,7 @@ async fn feeds_are_limited_and_end_with_their_token() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_told_what_it_missed_and_delays_no_other() {
+async fn a_slow_reader_receives_a_gap_and_delays_no_other() {
     let service = Service::start().await;
     let mut quick = Following::start(&service, only(&[FeedKind::Published]), None).await;
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -321,7 +321,7 @@ async fn a_slow_reader_is_told_what_it_missed_and_delays_no_other() {
         slow.read_exact(&mut buffer).await.expect("it goes on");
     }
     let mut text = String::new();
-    let told = tokio::time::timeout(2 * PATIENCE, async {
+    let gap = tokio::time::timeout(2 * PATIENCE, async {
         while !text.contains("\"reason\":\"lagged\"") {
             let read = slow.read(&mut buffer).await.expect("it goes on");
             assert!(read > 0, "it ended");
@@ -330,7 +330,7 @@ async fn a_slow_reader_is_told_what_it_missed_and_delays_no_other() {
             text.push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
     });
-    told.await.expect("a gap");
+    gap.await.expect("a gap");
 }
 
 #[tokio::test]

@@ -145,7 +145,7 @@ async fn compare(place: Place, steps: Vec<Step>) -> Result<(), TestCaseError> {
     world.begin(&mut sides).await;
     let last = steps.len().saturating_sub(1);
     for (nth, step) in steps.iter().enumerate() {
-        let [model, database] = world.tell(&mut sides, step).await;
+        let [model, database] = world.perform(&mut sides, step).await;
         prop_assert_eq!(model, database, "the answer to {:?}, step {}", step, nth);
         if nth % EVERY == 0 || nth == last {
             let mut pictures = Vec::new();

@@ -250,7 +250,7 @@ async fn an_append_on_one_node_wakes_lanes_on_another() {
         }
         fixture.fill(&gateway, 1).await;
         let reached = listening.state.wait_for(|state| state.head == Sequence(round));
-        tokio::time::timeout(PATIENCE, reached).await.expect("it is told in time").unwrap();
+        tokio::time::timeout(PATIENCE, reached).await.expect("it is notified in time").unwrap();
     }
     end(&[&first, &second], &database).await;
 }
@@ -315,7 +315,7 @@ async fn a_failed_commit_has_an_unknown_outcome_and_ends_nothing_else() {
     node.check().await.unwrap();
     fixture.fill(&gateway, 1).await;
     database.run("drop trigger die on events");
-    // The retry that the error tells the publisher to make.
+    // The retry that the error asks of the publisher.
     let answers = fixture.publish(vec![doomed.clone()]).await;
     assert_eq!(answers[0].as_ref().unwrap().deliveries[0].sequence, Sequence(2));
     end(&[&node], &database).await;

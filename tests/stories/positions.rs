@@ -267,7 +267,7 @@ async fn run_steps(
 
 fn run(
     cases: u32,
-    tell: impl Fn(&tokio::runtime::Runtime, (usize, bool), &[Step]) -> Result<(), TestCaseError>,
+    check: impl Fn(&tokio::runtime::Runtime, (usize, bool), &[Step]) -> Result<(), TestCaseError>,
 ) {
     let cases = std::env::var("MODEL_CASES").ok().and_then(|it| it.parse().ok()).unwrap_or(cases);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
@@ -275,7 +275,7 @@ fn run(
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for kind in [(1, false), (2, false), (3, false), (2, true), (3, true)] {
         let mut runner = proptest::test_runner::TestRunner::new(config.clone());
-        let outcome = runner.run(&steps(kind.0), |steps| tell(&runtime, kind, &steps));
+        let outcome = runner.run(&steps(kind.0), |steps| check(&runtime, kind, &steps));
         if let Err(failure) = outcome {
             panic!("replicas, declared: {kind:?}: {failure}");
         }

@@ -45,8 +45,8 @@ struct Simulated {
 impl Simulated {
     /// Starts a gateway whose timeouts are long, except those that are set.
     fn start(fake: &FakeService, set: impl FnOnce(&mut GatewayOptions)) -> Self {
-        let (told, notices) = mpsc::unbounded_channel();
-        let mut options = options(fake, Arc::new(NoticeForwarder(told)));
+        let (sender, notices) = mpsc::unbounded_channel();
+        let mut options = options(fake, Arc::new(NoticeForwarder(sender)));
         options.announces = false;
         options.ping_timeout = LONG;
         options.ack_timeout = LONG;
@@ -77,8 +77,8 @@ fn options(fake: &FakeService, handler: Arc<dyn Handler>) -> GatewayOptions {
 #[tokio::test]
 async fn simulator_has_the_defaults_of_deployed_gateways() {
     let fake = FakeService::start().await;
-    let (told, _) = mpsc::unbounded_channel();
-    let options = options(&fake, Arc::new(NoticeForwarder(told)));
+    let (sender, _) = mpsc::unbounded_channel();
+    let options = options(&fake, Arc::new(NoticeForwarder(sender)));
     assert_eq!(options.ping_timeout, Duration::from_secs(35));
     assert_eq!(options.ack_timeout, Duration::from_secs(5));
     assert!(options.announces);

@@ -187,8 +187,8 @@ async fn listen_connects_as_a_gateway_if_requested() {
     untrusting.env("GATEWAY_EVENTS_KEY", &key).env_remove("GATEWAY_EVENTS_CA_FILE");
     let mut running = untrusting.stdout(Stdio::null()).spawn().expect("it starts");
     let mut remarks = BufReader::new(running.stderr.take().expect("a pipe")).lines();
-    let told = tokio::time::timeout(PATIENCE, remarks.next_line()).await.expect("in time");
-    let told = told.expect("text").expect("a line");
-    assert!(told.contains("certificate") && told.contains("--ca-file"), "{told}");
+    let line = tokio::time::timeout(PATIENCE, remarks.next_line()).await.expect("in time");
+    let line = line.expect("text").expect("a line");
+    assert!(line.contains("certificate") && line.contains("--ca-file"), "{line}");
     running.kill().await.expect("it ran");
 }

@@ -116,7 +116,7 @@ impl Running {
     }
 }
 
-/// When a process was started, in ticks since the boot (proc_pid_stat(5), field 22). Only Linux tells.
+/// When a process was started, in ticks since the boot (proc_pid_stat(5), field 22). Only Linux has it.
 fn start_time(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the name in parentheses, which may contain anything.

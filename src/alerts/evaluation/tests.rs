@@ -30,15 +30,15 @@ fn findings(groups: &[&str], selected: &[&str]) -> Findings {
     Findings { groups: groups.iter().map(finding).collect(), selected: Some(selected) }
 }
 
-/// The alerts of an organisation, and what was told about them.
+/// The alerts of an organisation, and the notifications about them.
 #[derive(Default)]
 struct Run {
     alerts: BTreeMap<String, StoredAlert>,
-    told: Vec<String>,
+    sent: Vec<String>,
 }
 
 impl Run {
-    /// Evaluates once. Returns what was told.
+    /// Evaluates once. Returns the new notifications.
     fn step(&mut self, rule: &Rule, findings: Option<Findings>, now: i64) -> Vec<String> {
         self.with_destinations(&[(rule, findings)], &["ops"], now)
     }
@@ -51,13 +51,13 @@ impl Run {
     ) -> Vec<String> {
         let destinations: Vec<String> = destinations.iter().map(|id| (*id).to_owned()).collect();
         let known = self.alerts.values().cloned().collect();
-        let mut told = Vec::new();
-        for AlertChange { alert, is_forgotten, tell } in
+        let mut sent = Vec::new();
+        for AlertChange { alert, is_forgotten, notifications } in
             decide(rules, known, &destinations, at(now))
         {
-            for new in &tell {
+            for new in &notifications {
                 let event = new.event.as_str();
-                told.push(format!("{event} {}/{} to {}", alert.rule, alert.group, new.destination));
+                sent.push(format!("{event} {}/{} to {}", alert.rule, alert.group, new.destination));
             }
             if is_forgotten {
                 self.alerts.remove(&alert.group);
@@ -65,8 +65,8 @@ impl Run {
                 self.alerts.insert(alert.group.clone(), alert);
             }
         }
-        self.told.append(&mut told.clone());
-        told
+        self.sent.append(&mut sent.clone());
+        sent
     }
 
     fn state(&self, group: &str) -> Option<AlertState> {
@@ -84,7 +84,7 @@ fn an_alert_waits_before_it_fires_and_before_it_is_resolved() {
     assert!(run.step(&rule, eu(), 109).is_empty());
     assert_eq!(run.step(&rule, eu(), 110), ["firing away/eu to ops"]);
     assert_eq!(run.alerts["eu"].since, at(100));
-    assert!(run.step(&rule, eu(), 120).is_empty(), "told once");
+    assert!(run.step(&rule, eu(), 120).is_empty(), "it is sent once");
     // Away for less than it keeps firing.
     assert!(run.step(&rule, none(), 130).is_empty());
     assert!(run.step(&rule, none(), 149).is_empty());
@@ -132,15 +132,15 @@ fn a_deleted_rule_resolves_its_alerts_and_one_that_fails_changes_nothing() {
     }
     assert!(run.step(&rule, None, 500).is_empty());
     assert_eq!(run.state("eu"), Some(AlertState::Firing));
-    let told = run.with_destinations(&[], &["ops"], 501);
-    assert_eq!(told, ["resolved away/eu to ops"]);
+    let sent = run.with_destinations(&[], &["ops"], 501);
+    assert_eq!(sent, ["resolved away/eu to ops"]);
     let noted = Noted::read(&run.alerts["eu"].found);
     assert!(noted.finding.summary.contains("deleted or disabled"));
     assert_eq!(noted.severity, rule.definition.severity, "as it was");
 }
 
 #[test]
-fn a_silent_rule_tells_nothing_until_its_silence_ends() {
+fn a_silent_rule_sends_no_notification_until_its_silence_ends() {
     let (mut rule, mut run) = (rule(), Run::default());
     rule.silence = Some((at(200), "ops".to_owned()));
     let eu = || Some(findings(&["eu"], &["eu"]));
@@ -151,8 +151,8 @@ fn a_silent_rule_tells_nothing_until_its_silence_ends() {
     assert_eq!(run.step(&rule, eu(), 200), ["firing away/eu to ops"]);
     rule.silence = Some((at(900), "ops".to_owned()));
     run.step(&rule, Some(findings(&[], &["eu"])), 300);
-    let told = run.step(&rule, Some(findings(&[], &["eu"])), 320);
-    assert_eq!(told, ["resolved away/eu to ops"], "those who know of it");
+    let sent = run.step(&rule, Some(findings(&[], &["eu"])), 320);
+    assert_eq!(sent, ["resolved away/eu to ops"], "the destination that was notified");
 
     let (mut rule, mut run) = (self::rule(), Run::default());
     rule.silence = Some((at(900), "ops".to_owned()));
@@ -162,28 +162,28 @@ fn a_silent_rule_tells_nothing_until_its_silence_ends() {
     for now in [120, 140] {
         assert!(
             run.step(&rule, Some(findings(&[], &["eu"])), now).is_empty(),
-            "nobody knows of it"
+            "no destination was notified"
         );
     }
     assert_eq!(run.state("eu"), Some(AlertState::Resolved));
 }
 
 #[test]
-fn the_end_is_told_to_those_who_were_told_of_the_begin() {
+fn the_end_is_sent_to_the_destinations_of_the_begin() {
     let (mut rule, mut run) = (rule(), Run::default());
     let eu = || Some(findings(&["eu"], &["eu"]));
     for now in [100, 110] {
         run.with_destinations(&[(&rule, eu())], &[], now);
     }
-    assert!(run.told.is_empty());
-    let told = run.with_destinations(&[(&rule, eu())], &["a", "b"], 120);
-    assert_eq!(told, ["firing away/eu to a", "firing away/eu to b"], "the first destinations");
+    assert!(run.sent.is_empty());
+    let sent = run.with_destinations(&[(&rule, eu())], &["a", "b"], 120);
+    assert_eq!(sent, ["firing away/eu to a", "firing away/eu to b"], "the first destinations");
     assert!(run.with_destinations(&[(&rule, eu())], &["a", "b", "c"], 130).is_empty());
     rule.definition.destinations = Some(vec!["c".to_owned()]);
-    let told = run.with_destinations(&[(&rule, Some(findings(&[], &[])))], &["a", "b", "c"], 140);
-    assert_eq!(told, ["resolved away/eu to a", "resolved away/eu to b"]);
+    let sent = run.with_destinations(&[(&rule, Some(findings(&[], &[])))], &["a", "b", "c"], 140);
+    assert_eq!(sent, ["resolved away/eu to a", "resolved away/eu to b"]);
     for now in [200, 210] {
         run.with_destinations(&[(&rule, eu())], &["a", "b", "c"], now);
     }
-    assert_eq!(run.told.last().map(String::as_str), Some("firing away/eu to c"), "the chosen one");
+    assert_eq!(run.sent.last().map(String::as_str), Some("firing away/eu to c"), "the chosen one");
 }

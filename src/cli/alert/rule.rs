@@ -40,7 +40,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         confirmation: Confirmation,
     },
-    /// Tell nothing that a rule finds for a while, or end that
+    /// Send no notifications of what a rule finds for a while, or end that
     Silence(Silence),
 }
 

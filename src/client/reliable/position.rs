@@ -59,7 +59,7 @@ pub struct StoredPosition {
     /// Everything up to here is handled.
     pub position: Position,
     /// The gateway whose log this is; `None` if the client has connected by long polling only, which does
-    /// not tell.
+    /// not name it.
     pub gateway: Option<GatewayId>,
     /// The last rejections, in order, at most [`MOST_REJECTIONS`]. The service does not acknowledge a
     /// rejection, so the next connection finds out whether it has recorded these, and repeats them if not.
@@ -81,8 +81,8 @@ pub trait PositionStore: Send + Sync {
     /// The stored position; `None` before the first one.
     async fn load(&self) -> Result<Option<StoredPosition>, PositionError>;
 
-    /// Stores a position. When this returns, it must survive a crash, because the service is then told
-    /// that everything up to it is handled. Positions are in the order of events, except after a
+    /// Stores a position. When this returns, it must survive a crash, because everything up to it is
+    /// then confirmed to the service. Positions are in the order of events, except after a
     /// snapshot.
     async fn save(&self, position: &StoredPosition) -> Result<(), PositionError>;
 }

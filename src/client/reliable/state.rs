@@ -148,7 +148,7 @@ struct Connection {
     has_position: bool,
     /// Whether it named the service's position although the client has one.
     resumes_at_service: bool,
-    /// The window that the service was told.
+    /// The window that was announced to the service.
     credit: Credit,
     /// Received and not handled yet.
     queue: VecDeque<Item>,
@@ -256,7 +256,7 @@ impl ClientState {
             }
             ServerFrame::Error(error) => connection.error = Some(error),
         }
-        self.tell_credit();
+        self.announce_credit();
         self.proceed();
     }
 
@@ -483,12 +483,12 @@ impl ClientState {
     pub fn credit(&mut self, window: Option<u32>, window_bytes: Option<u64>) {
         self.settings.window = window.or(self.settings.window);
         self.settings.window_bytes = window_bytes.or(self.settings.window_bytes);
-        self.tell_credit();
+        self.announce_credit();
     }
 
-    /// Tells the service the window if it has changed since the service was told, which may be since
-    /// the hello. Frames must not precede the service's answer to that.
-    fn tell_credit(&mut self) {
+    /// Announces the window to the service if it has changed since the last announcement, which may
+    /// be the hello. Frames must not precede the service's answer to that.
+    fn announce_credit(&mut self) {
         let Settings { window, window_bytes, .. } = self.settings;
         let wanted = Credit { window, window_bytes };
         let Some(connection) = self.connection.as_mut().filter(|it| it.seen.is_some()) else {

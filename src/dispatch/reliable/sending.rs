@@ -132,8 +132,8 @@ impl Lane {
         self.types.as_ref().is_none_or(|types| types.contains(&event.event_type))
     }
 
-    /// Tells the peer what can't be delivered, and where delivery starts. `None` once it has, or
-    /// whether the link has no room.
+    /// Announces to the peer what can't be delivered, and where delivery starts. `None` once it has,
+    /// or whether the link has no room.
     fn begin(&mut self, state: &mut State) -> Option<bool> {
         if let Some(gap) = self.gap {
             let Some(place) = self.place() else { return Some(true) };
@@ -147,7 +147,7 @@ impl Lane {
         }
         if !state.is_resumed {
             let Some(place) = self.place() else { return Some(true) };
-            let (from, head) = (self.window.told(), self.reader.head());
+            let (from, head) = (self.window.announced(), self.reader.head());
             let pending = u64::try_from(head.0 - from.0).unwrap_or(0);
             let mode = if pending > 0 { ResumeMode::Replay } else { ResumeMode::Live };
             let (epoch, envelope) = (self.epoch, self.envelope);
@@ -188,8 +188,8 @@ impl Lane {
         }))
     }
 
-    /// Tells the peer that the next events up to `last` can't be delivered, once everything before
-    /// them is settled.
+    /// Announces to the peer that the next events up to `last` can't be delivered, once everything
+    /// before them is settled.
     fn send_gap(&mut self, state: &mut State, last: Sequence, reason: GapReason) -> Sent {
         if !self.outcomes.has_room() {
             return Sent::Refused;
@@ -303,7 +303,7 @@ impl Lane {
         Sent::Done
     }
 
-    /// Marks what was sent as complete, if the peer can't tell: after skipped events, when it has
+    /// Marks what was sent as complete, if the peer can't know: after skipped events, when it has
     /// caught up, and from time to time. Called when nothing is ready. Returns true if the link has
     /// no room.
     fn mark(&mut self, state: &mut State) -> bool {

@@ -35,7 +35,7 @@ enum What {
         bytes: usize,
         instant: Instant,
         started_at: Timestamp,
-        /// What the peer was told of before it.
+        /// The last sequence that was announced to the peer before it.
         previous: Sequence,
     },
     /// A single event that the peer has rejected, or that failed too often. That is recorded.
@@ -53,7 +53,7 @@ enum What {
 struct SkippedSent {
     sequence: Sequence,
     started_at: Timestamp,
-    /// What the peer was told of before it.
+    /// The last sequence that was announced to the peer before it.
     previous: Sequence,
 }
 
@@ -89,7 +89,7 @@ pub(crate) enum Settled {
 /// An event that may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offered {
-    /// What the peer was told of before it.
+    /// The last sequence that was announced to the peer before it.
     pub(crate) previous: Sequence,
     /// How many times it has been sent, this time and those that earlier connections rejected included.
     pub(crate) attempt: u32,
@@ -152,15 +152,15 @@ pub(crate) struct Window {
     confirm: Confirm,
     position: Sequence,
     sent: Sequence,
-    /// The highest sequence that the peer was ever told of. It may acknowledge up to here.
+    /// The highest sequence that was ever announced to the peer. It may acknowledge up to here.
     highest: Sequence,
     /// What the peer has acknowledged.
     received: Sequence,
     applied: Sequence,
     /// Runs of events that are received and not applied, if that is what the peer confirms.
     unapplied: VecDeque<Range>,
-    /// The last sequence that the peer was told of before what comes next.
-    told: Sequence,
+    /// The last sequence that was announced to the peer: the `previous` of the next event.
+    announced: Sequence,
     open: VecDeque<Open>,
     in_flight: usize,
     bytes: usize,
@@ -202,7 +202,7 @@ impl Window {
             received: position,
             applied: position,
             unapplied: VecDeque::new(),
-            told: position,
+            announced: position,
             open: VecDeque::new(),
             in_flight: 0,
             bytes: 0,
@@ -248,9 +248,9 @@ impl Window {
         }
     }
 
-    /// The last sequence that the peer was told of.
-    pub(crate) const fn told(&self) -> Sequence {
-        self.told
+    /// The last sequence that was announced to the peer.
+    pub(crate) const fn announced(&self) -> Sequence {
+        self.announced
     }
 
     /// Whether no event is unconfirmed.
@@ -304,14 +304,14 @@ impl Window {
         if !self.has_room(bytes) {
             return Err(Refusal::Full);
         }
-        let previous = self.told;
+        let previous = self.announced;
         let attempt = self.repeats.get(&sequence).map_or(1, |it| it.sent.saturating_add(1));
         self.in_flight += 1;
         self.bytes += bytes;
         let range = Range { first: sequence, last: sequence };
         let what = What::Sent { bytes, instant, started_at, previous };
         self.open.push_back(Open { range, what });
-        self.told = sequence;
+        self.announced = sequence;
         self.awaits_repeat = false;
         self.pass(sequence);
         Ok(Offered { previous, attempt })
@@ -408,15 +408,15 @@ impl Window {
         // Empty if the log is: then `last` is the position.
         let range = Range { first: self.position.next(), last };
         self.open.push_back(Open { range, what: What::Gap });
-        self.told = last;
+        self.announced = last;
         self.awaits_repeat = false;
         self.pass(last);
         range
     }
 
-    /// Whether the peer was not told of the last sequences, because they were skipped.
+    /// Whether the last sequences were not announced to the peer, because they were skipped.
     pub(crate) fn owes_mark(&self) -> bool {
-        self.told < self.sent && self.takes_mark()
+        self.announced < self.sent && self.takes_mark()
     }
 
     /// Whether the peer understands a mark now.
@@ -426,7 +426,7 @@ impl Window {
 
     /// Marks everything up to `sent` as complete.
     pub(crate) fn mark(&mut self) -> Sequence {
-        self.told = self.sent;
+        self.announced = self.sent;
         self.sent
     }
 
@@ -653,7 +653,7 @@ impl Window {
                 return Ok(Nacked::Stale);
             }
             self.go_back(sequence.next());
-            self.told = skipped.previous;
+            self.announced = skipped.previous;
             return Ok(Nacked::Passed);
         };
         let Some(Open { what: What::Sent { bytes, started_at, previous, .. }, .. }) =
@@ -672,7 +672,7 @@ impl Window {
         self.go_back(sequence);
         let repeat = self.repeats.entry(sequence).or_default();
         repeat.nacked = repeat.nacked.saturating_add(1);
-        self.told = previous;
+        self.announced = previous;
         self.retry_at = Some(retry_at);
         Ok(Nacked::Retry { started_at })
     }
@@ -759,7 +759,7 @@ impl Window {
                 What::Sent { bytes, previous, .. } => {
                     self.in_flight -= 1;
                     self.bytes -= bytes;
-                    self.told = self.told.min(previous);
+                    self.announced = self.announced.min(previous);
                 }
                 What::Rejected(reason) => {
                     self.rejected.insert(open.range.first, reason);

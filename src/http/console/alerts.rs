@@ -1,4 +1,4 @@
-//! Alerts: what fires, the rules, where they tell, and what was told.
+//! Alerts: what fires, notifications, rules and destinations.
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -32,11 +32,11 @@ async fn content(visit: &Visit) -> Answer<View> {
                 (empty(&html! { p { "Nothing fires, and nothing has fired lately." } }))
             } @else { (list(visit, &overview.alerts)) }
         }
-        section aria-labelledby="told" {
-            h2 #told { "What was told" }
+        section aria-labelledby="notifications" {
+            h2 #notifications { "Notifications" }
             @if overview.notifications.is_empty() {
-                (empty(&html! { p { "No destination has been told anything lately." } }))
-            } @else { (told(visit, &overview.notifications)) }
+                (empty(&html! { p { "No notifications have been sent lately." } }))
+            } @else { (notifications(visit, &overview.notifications)) }
         }
     };
     let body = html! {
@@ -54,7 +54,7 @@ async fn content(visit: &Visit) -> Answer<View> {
             h2 #destinations { "Destinations" }
             @if overview.destinations.is_empty() {
                 (empty(&html! {
-                    p { "Nobody is told. Add a webhook, a Slack channel, an e-mail address or an Alertmanager with " code { "gateway-events alert destination put ID --file FILE" } "." }
+                    p { "No notifications are sent, because there is no destination. Add a webhook, a Slack channel, an e-mail address or an Alertmanager with " code { "gateway-events alert destination put ID --file FILE" } "." }
                 }))
             } @else { (destinations(visit, &overview.destinations)) }
         }
@@ -75,7 +75,7 @@ pub(super) fn list(visit: &Visit, alerts: &[Alert]) -> Markup {
                 sentences(&alert.found.summary),
                 when(alert.since, visit.now),
                 when_any(alert.resolved_at, visit.now),
-                html! { @if alert.told_to.is_empty() { (none()) } @else { (said(&alert.told_to.join(", "))) } },
+                html! { @if alert.notified.is_empty() { (none()) } @else { (said(&alert.notified.join(", "))) } },
             ]
         })
         .collect();
@@ -86,12 +86,12 @@ pub(super) fn list(visit: &Visit, alerts: &[Alert]) -> Markup {
         text("What was found"),
         text("Since"),
         text("Resolved"),
-        text("Told to"),
+        text("Notified"),
     ];
     table("Alerts, firing ones first", &columns, &rows)
 }
 
-fn told(visit: &Visit, notifications: &[AlertNotification]) -> Markup {
+fn notifications(visit: &Visit, notifications: &[AlertNotification]) -> Markup {
     let rows: Vec<Vec<Markup>> = notifications
         .iter()
         .map(|notification| {

@@ -35,7 +35,7 @@ async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
     let log = if let Some(after) = asked.after {
         read(visit, id, after).await?
     } else {
-        // A page beyond the end tells where the end is.
+        // A page beyond the end is empty and has the head of the log.
         let head = read(visit, id, Sequence::MAX).await?.head;
         read(visit, id, Sequence((head.0 - rows).max(0))).await?
     };

@@ -32,7 +32,7 @@ pub(super) fn offer(visit: &Visit, filter: &DeliveryFilter) -> Markup {
 }
 
 /// The filter as fields of a form. A list begins 24 hours ago unless it says otherwise; a redrive
-/// must be told.
+/// has no default.
 fn pairs(visit: &Visit, filter: &DeliveryFilter) -> Pairs {
     let day = std::time::Duration::from_hours(24);
     let second = visit.now.minus(day).micros() / 1_000_000 * 1_000_000;

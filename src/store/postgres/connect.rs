@@ -172,8 +172,8 @@ pub(super) async fn first(
     access: Access,
 ) -> Result<(PgConnection, Link), OpenError> {
     let plain = Servers::new(hosts::parse(URL, &options.url)?);
-    let told = plain.map(|settings| settings.options(LIMITS.into_iter().chain(SESSION)));
-    let reached = match told.connect(access).await {
+    let with_settings = plain.map(|settings| settings.options(LIMITS.into_iter().chain(SESSION)));
+    let reached = match with_settings.connect(access).await {
         // A pooler refuses session settings ...
         Err(refusals) if refusals.are_of_settings() => None,
         Err(refusals) => return Err(OpenError::Unreachable(explained(&refusals))),
@@ -185,7 +185,7 @@ pub(super) async fn first(
         }
     };
     if let Some(conn) = reached {
-        return Ok((conn, Link::direct(told)));
+        return Ok((conn, Link::direct(with_settings)));
     }
     let link = Link::pooled(plain, &options.url);
     let mut conn = match link.servers.connect(access).await {

@@ -12,9 +12,9 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::audit::entries;
 use crate::store::{
-    Actor, AlertChange, AlertTurn, Alerts, AttemptEnd, Audited, ClaimedNotification, ExpiringToken,
-    FailureCount, NodeCondition, NodeHealth, Result, Sealed, StoredAlert, StoredDestination,
-    StoredNotification, StoredRule, UsedAddress, WatchedGateway,
+    Actor, AlertChange, AlertTurn, Alerts, AttemptEnd, Audited, ClaimedNotification, Existing,
+    ExpiringToken, FailureCount, NodeCondition, NodeHealth, Result, Sealed, StoredAlert,
+    StoredDestination, StoredNotification, StoredRule, UsedAddress, WatchedGateway,
 };
 
 mod changes;
@@ -32,6 +32,7 @@ impl Alerts for Backend {
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         was: Option<&str>,
         definition: &str,
     ) -> Result<bool> {
@@ -42,6 +43,7 @@ impl Alerts for Backend {
             now,
             organisation,
             &id,
+            existing,
             was.as_deref(),
             &definition
         ))
@@ -81,6 +83,7 @@ impl Alerts for Backend {
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         definition: &str,
         sealed: &Sealed,
     ) -> Result<bool> {
@@ -91,6 +94,7 @@ impl Alerts for Backend {
             now,
             organisation,
             &id,
+            existing,
             &definition,
             &sealed
         ))

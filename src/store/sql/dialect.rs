@@ -18,7 +18,7 @@
 //! # When to add a method
 //!
 //! Only if one text cannot serve both databases: for many rows at once (`json_each` and
-//! `unnest`), for an index that SQLite's planner must be told, and for locks and clocks. The
+//! `unnest`), for a hint at the index that SQLite's planner is to use, and for locks and clocks. The
 //! documentation here says what a method does. Comments at its implementations say only why
 //! that database needs its wording.
 

@@ -283,7 +283,7 @@ impl Task {
                 break;
             }
         }
-        // Dropping the queue tells callers that the writer has stopped. The order matters: a
+        // Dropping the queue signals to callers that the writer has stopped. The order matters: a
         // caller of `stop` must find the file closed.
         self.session.close().await;
         drop(waiting);

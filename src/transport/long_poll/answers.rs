@@ -45,8 +45,8 @@ pub(super) struct Answers {
     has_answered: bool,
     /// Events and gaps that were taken from the lane, and are not answered.
     kept: Vec<Outgoing>,
-    /// Where the lane has marked the log as complete, and up to where the gateway was told of it: answers
-    /// have no marks. The first event after a mark says so, even if it is sent again.
+    /// Where the lane has marked the log as complete, and what was announced to the gateway before:
+    /// answers have no marks. The first event after a mark says so, even if it is sent again.
     marks: BTreeMap<Sequence, Sequence>,
     /// The last of them, if no event has followed it.
     last_mark: Option<Sequence>,
@@ -63,7 +63,7 @@ struct OpenGap {
 }
 
 impl Answers {
-    /// Keeps what a gateway is to be told, and notes the rest.
+    /// Keeps what is to be sent to a gateway, and notes the rest.
     pub(super) fn keep(&mut self, mut message: Outgoing) {
         match &mut message {
             Outgoing::Resumed(resumed) => {
@@ -80,13 +80,13 @@ impl Answers {
                 if let Some(unused) = self.last_mark.replace(mark.sequence) {
                     self.marks.remove(&unused);
                 }
-                let told = self.told().min(mark.sequence);
-                self.marks.insert(mark.sequence, told);
+                let announced = self.announced().min(mark.sequence);
+                self.marks.insert(mark.sequence, announced);
             }
             Outgoing::Event(event) => {
                 let sequence = event.sequence;
-                if let Some(told) = self.marks.get(&event.previous) {
-                    event.previous = *told;
+                if let Some(announced) = self.marks.get(&event.previous) {
+                    event.previous = *announced;
                 }
                 self.last_mark = None;
                 if sequence <= self.passed {
@@ -130,8 +130,8 @@ impl Answers {
         self.last_mark = self.last_mark.filter(|mark| *mark <= passed);
     }
 
-    /// The last sequence that the gateway was told of, with the kept messages.
-    fn told(&self) -> Sequence {
+    /// The last sequence that was announced to the gateway, kept messages included.
+    fn announced(&self) -> Sequence {
         let last = self.kept.last().and_then(|message| match message {
             Outgoing::Event(event) => Some(event.sequence),
             Outgoing::Gap(gap) => Some(gap.resume_at),
@@ -214,8 +214,8 @@ impl Answers {
     /// Whether a request that resumes at `after` may be a repeat of one that was answered with the gap.
     pub(super) fn may_repeat_gap(&self, after: Option<Sequence>, is_of_this: Option<bool>) -> bool {
         self.gap.as_ref().is_some_and(|open| {
-            let is_told = after.is_some() && is_of_this.is_none() && !open.is_ambiguous;
-            !is_told && after.is_none_or(|after| after == self.position)
+            let is_stated = after.is_some() && is_of_this.is_none() && !open.is_ambiguous;
+            !is_stated && after.is_none_or(|after| after == self.position)
         })
     }
 
@@ -241,8 +241,8 @@ impl Answers {
         Some(Box::new(Events { epoch, head, connection, events, gap }))
     }
 
-    /// The gateway has applied everything up to `ack`, which is at most its position. Returns what the
-    /// lane is to be told.
+    /// The gateway has applied everything up to `ack`, which is at most its position. Returns what is
+    /// to be reported to the lane.
     pub(super) fn acked(&mut self, ack: Sequence) -> Option<Sequence> {
         self.acked = self.acked.max(ack);
         if self.gap.as_ref().is_some_and(|open| ack >= open.gap.resume_at) {
@@ -254,7 +254,7 @@ impl Answers {
         self.confirmable()
     }
 
-    /// What the lane can be told now of what the gateway has confirmed.
+    /// What the gateway has confirmed and can be reported to the lane now.
     pub(super) fn confirmable(&mut self) -> Option<Sequence> {
         // Its end must be confirmed after it was answered.
         if self.gap.is_some() || self.keeps_gap() {

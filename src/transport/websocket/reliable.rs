@@ -377,8 +377,8 @@ impl Writer {
 /// Waits for the lane to close the connection while something is written.
 async fn closed(control: &mut mpsc::Receiver<Control>, due: &mut Due) -> Close {
     loop {
-        let told = control.recv().await;
-        if let Some(close) = due.note(told) {
+        let received = control.recv().await;
+        if let Some(close) = due.note(received) {
             return close;
         }
     }
@@ -411,7 +411,7 @@ async fn write(
     sink.flush().await
 }
 
-/// Tells the peer why, and sends the close frame, if it reads.
+/// Sends the peer the reason and the close frame, if it reads.
 async fn send_close(sink: &mut SplitSink<WebSocket, Message>, close: Close, limit: Duration) {
     let Close { error, code, reason } = close;
     let sending = async {

@@ -115,7 +115,7 @@ impl Actions for MemoryStore {
 }
 
 impl MemoryStore {
-    /// Tells the lanes of all nodes.
+    /// Notifies the lanes of all nodes.
     fn changed(&self, controls: impl IntoIterator<Item = (GatewayKey, Control)>) {
         for (gateway, control) in controls {
             for wake in self.database.nodes().values() {

@@ -9,7 +9,7 @@ use gateway_events::event::{EventType, GatewayId, NodeId, OrganisationKey};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
     Actor, AfterAttempt, AlertChange, AlertTurn, Alerts, AttemptEnd, Audited, ClaimedNotification,
-    Conflict, ExpiringToken, FailureCount, KEPT_ATTEMPTS, MOST_DESTINATIONS, MOST_RULES,
+    Conflict, Existing, ExpiringToken, FailureCount, KEPT_ATTEMPTS, MOST_DESTINATIONS, MOST_RULES,
     NodeCondition, NodeHealth, NotificationState, Outcome, Result, Sealed, StoreError, StoredAlert,
     StoredAttempt, StoredDestination, StoredNotification, StoredRule, UsedAddress, WatchedGateway,
 };
@@ -67,12 +67,17 @@ impl Alerts for MemoryStore {
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         was: Option<&str>,
         definition: &str,
     ) -> Result<bool> {
         let key = (actor.organisation, id.to_owned());
         self.audited(actor, |tables, now| {
             let rules = &mut tables.alerts.rules;
+            let is_stored = rules.get(&key).is_some_and(|row| row.definition.is_some());
+            if existing == Existing::Refuse && (is_stored || was.is_some()) {
+                return Err(Conflict::AlertId { what: "alert rule", id: id.to_owned() }.into());
+            }
             if !rules.contains_key(&key) && full(rules, key.0, MOST_RULES) {
                 return Err(Conflict::AlertRules { most: MOST_RULES }.into());
             }
@@ -139,6 +144,7 @@ impl Alerts for MemoryStore {
         &self,
         actor: &Actor,
         id: &str,
+        existing: Existing,
         definition: &str,
         sealed: &Sealed,
     ) -> Result<bool> {
@@ -146,6 +152,10 @@ impl Alerts for MemoryStore {
         self.audited(actor, |tables, now| {
             let all = &mut tables.alerts.destinations;
             let old = all.get(&key).cloned();
+            if existing == Existing::Refuse && old.is_some() {
+                let what = "alert destination";
+                return Err(Conflict::AlertId { what, id: id.to_owned() }.into());
+            }
             if old.is_none() && full(all, key.0, MOST_DESTINATIONS) {
                 return Err(Conflict::AlertDestinations { most: MOST_DESTINATIONS }.into());
             }
@@ -377,14 +387,14 @@ impl AlertTables {
         if self.turn.number != turn.number {
             return false;
         }
-        for AlertChange { alert, is_forgotten, tell } in changes {
+        for AlertChange { alert, is_forgotten, notifications } in changes {
             let key = (organisation, alert.rule.clone(), alert.group.clone());
             if *is_forgotten {
                 self.alerts.remove(&key);
             } else {
                 self.alerts.insert(key, alert.clone());
             }
-            for new in tell {
+            for new in notifications {
                 let number = next(&mut self.last);
                 let info = StoredNotification {
                     key: number,

@@ -23,7 +23,7 @@ async fn connect_with_foreign_position(backend: &Backend) -> (Service, String, S
     confirmed(&service, &other, 1).await;
     agent.stop().await;
     std::fs::remove_file(service.directory().join("journal")).expect("removed");
-    // Like a position that was stored over long polling, which does not tell the gateway.
+    // Like a position that was stored over long polling, which does not name the gateway.
     let file = service.directory().join("position");
     let stored = std::fs::read_to_string(&file).expect("a position");
     let mut stored: Value = serde_json::from_str(&stored).expect("JSON");

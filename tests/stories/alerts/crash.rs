@@ -1,5 +1,5 @@
-//! Nodes that are killed at random moments: each change of an alert is told at least once, in order.
-//! Nodes that are not killed tell it exactly once.
+//! Nodes that are killed at random moments: a notification of each change of an alert is sent at least
+//! once, in order. Nodes that are not killed send it exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,34 +11,34 @@ use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
 
 on_both! {
-    killed_nodes_tell_each_change_in_order_at_least_once
+    killed_nodes_send_each_change_in_order_at_least_once
 }
 
 const REGIONS: usize = 5;
 const ROUNDS: usize = 4;
 
 #[tokio::test]
-async fn two_nodes_tell_each_change_exactly_once() {
+async fn two_nodes_send_each_change_exactly_once() {
     let backend = Backend::postgres();
     let story = Story::begin(&backend).await;
     for round in 0..ROUNDS {
         story.turn(round % 2 == 0).await;
         story.settled(round).await;
     }
-    let told = story.told().await;
-    for (id, times) in &told.accepted {
-        assert_eq!(*times, 1, "{id} was told more than once");
+    let counts = story.counts().await;
+    for (id, times) in &counts.accepted {
+        assert_eq!(*times, 1, "{id} was sent more than once");
     }
 }
 
-async fn killed_nodes_tell_each_change_in_order_at_least_once(backend: Backend) {
+async fn killed_nodes_send_each_change_in_order_at_least_once(backend: Backend) {
     let mut story = Story::begin(&backend).await;
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..ROUNDS {
         let before = story.receiver.all().len();
         story.turn(round % 2 == 0).await;
-        // While some of the changes have been told and others have not.
+        // While some of the changes have been sent and others have not.
         let wanted = before + random.usize(0..REGIONS);
         story.receiver.until(|all| all.len() >= wanted).await;
         let victim = random.usize(0..story.nodes.len());
@@ -46,12 +46,12 @@ async fn killed_nodes_tell_each_change_in_order_at_least_once(backend: Backend) 
         story.nodes[victim].restart().await;
         story.settled(round).await;
     }
-    let told = story.told().await;
-    for (id, times) in &told.accepted {
-        let attempts = told.attempts[id];
+    let counts = story.counts().await;
+    for (id, times) in &counts.accepted {
+        let attempts = counts.attempts[id];
         assert!(
             *times <= attempts,
-            "seed {seed}: {id} was told {times} times in {attempts} attempts"
+            "seed {seed}: {id} was sent {times} times in {attempts} attempts"
         );
     }
 }
@@ -63,8 +63,8 @@ struct Story {
     _key: Key,
 }
 
-/// What was told, by the ids of notifications.
-struct Told {
+/// How often notifications were accepted and attempted, by id.
+struct Counts {
     accepted: BTreeMap<String, i64>,
     attempts: BTreeMap<String, i64>,
 }
@@ -100,7 +100,7 @@ impl Story {
         }
     }
 
-    /// Waits until all changes of this round and those before have been told.
+    /// Waits until all changes of this round and those before have been delivered.
     async fn settled(&self, round: usize) {
         let is_settled = |overview: &Value| {
             (0..REGIONS).all(|region| {
@@ -111,8 +111,8 @@ impl Story {
         self.nodes[0].eventually("/alerts", is_settled).await;
     }
 
-    /// Checks what was told against what is on record.
-    async fn told(&self) -> Told {
+    /// Checks what was received against what is on record.
+    async fn counts(&self) -> Counts {
         let overview = self.nodes[0].admin().get("/alerts").await.success();
         let received = self.receiver.accepted("away");
         let mut attempts = BTreeMap::new();
@@ -146,6 +146,6 @@ impl Story {
                 (0..ROUNDS).map(|n| if n % 2 == 0 { "firing" } else { "resolved" }).collect();
             assert_eq!(kinds, expected, "{key}");
         }
-        Told { accepted, attempts }
+        Counts { accepted, attempts }
     }
 }

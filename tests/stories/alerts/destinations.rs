@@ -11,6 +11,8 @@ use crate::support::Service;
 
 on_both! {
     secrets_are_encrypted_masked_and_kept
+    a_stored_secret_is_sent_to_no_other_server
+    the_audit_log_says_whether_secrets_were_replaced
 }
 
 /// Tests a destination; a test has no body.
@@ -57,7 +59,7 @@ async fn secrets_are_encrypted_masked_and_kept(backend: Backend) {
     let [first, second] = &all[..] else { panic!("{all:#?}") };
     for received in [first, second] {
         assert_eq!(received.path, "/hooks/very-secret-path");
-        super::telling::check_signature(received, &signing);
+        super::notifications::check_signature(received, &signing);
     }
 
     // With another key nothing can be read, and the error says what to do.
@@ -72,6 +74,102 @@ async fn secrets_are_encrypted_masked_and_kept(backend: Backend) {
     assert_eq!(test_of(&service, "hook").await["delivered"], true);
     assert_eq!(service.admin().delete("/alerts/destinations/hook").await.status, 204);
     service.admin().get("/alerts/destinations/hook").await.refusal(404, "not_found");
+}
+
+async fn a_stored_secret_is_sent_to_no_other_server(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let admin = service.admin();
+    let own = Receiver::start(Answer::Status(200, "")).await;
+    let foreign = Receiver::start(Answer::Status(200, "")).await;
+    let (own_mail, foreign_mail) = (
+        MailServer::start(mail_server::Kind::Accepting).await,
+        MailServer::start(mail_server::Kind::Accepting).await,
+    );
+    let mail_url = |server: &MailServer| format!("smtp://127.0.0.1:{}", server.port);
+    let mail = |url: &str, tls: &str| {
+        json!({"kind": "email", "url": url, "tls": tls, "username": "alerts",
+            "from": "alerts@gateways.example", "to": ["ops@example.com"]})
+    };
+    let hook = |url: &str| json!({"kind": "webhook", "url": url});
+    let am = |url: &str| json!({"kind": "alertmanager", "url": url});
+    let signing = format!("whsec_{}", "A".repeat(32));
+    for (id, definition, secret) in [
+        ("hook", hook(&own.url("/a")), signing.as_str()),
+        ("am", am(&own.url("/a")), "bearer-1"),
+        ("mail", mail(&mail_url(&own_mail), "none"), "pass-word-1"),
+        ("safe-mail", mail(&mail_url(&own_mail), "starttls"), "pass-word-2"),
+    ] {
+        let mut definition = definition;
+        definition["secret"] = json!(secret);
+        admin.put(&format!("/alerts/destinations/{id}"), &definition).await.success();
+    }
+    // The key of signatures is neither sent elsewhere nor replaced by a generated one.
+    for (id, definition) in [
+        ("hook", hook(&foreign.url("/a"))),
+        ("hook", hook(&own.url("/a").replace("http:", "https:"))),
+        ("hook", hook(&own.url("/a").replace("127.0.0.1", "localhost"))),
+        ("am", am(&foreign.url("/a"))),
+        ("mail", mail(&mail_url(&foreign_mail), "none")),
+        ("safe-mail", mail(&mail_url(&own_mail), "none")),
+    ] {
+        let reply = admin.put(&format!("/alerts/destinations/{id}"), &definition).await;
+        reply.invalid("secret", &["required", "scheme, host or port"]);
+    }
+    for id in ["hook", "am", "mail"] {
+        assert_eq!(test_of(&service, id).await["delivered"], true, "{id}");
+    }
+    assert!(foreign.all().is_empty());
+    let all = own.all();
+    let [signed, with_token] = &all[..] else { panic!("{all:#?}") };
+    super::notifications::check_signature(signed, &signing);
+    assert_eq!(with_token.headers["authorization"], "Bearer bearer-1");
+
+    // Another path of the same server, and another server with a secret of its own.
+    admin.put("/alerts/destinations/hook", &hook(&own.url("/b"))).await.success();
+    assert_eq!(test_of(&service, "hook").await["delivered"], true);
+    let last = own.all().pop().expect("a request");
+    super::notifications::check_signature(&last, &signing);
+    assert_eq!(last.path, "/b");
+    let mut moved = am(&foreign.url("/a"));
+    moved["secret"] = json!("bearer-2");
+    admin.put("/alerts/destinations/am", &moved).await.success();
+    assert_eq!(test_of(&service, "am").await["delivered"], true);
+    assert_eq!(foreign.all()[0].headers["authorization"], "Bearer bearer-2");
+}
+
+async fn the_audit_log_says_whether_secrets_were_replaced(backend: Backend) {
+    let key = Key::new();
+    let mut service = start(&backend, &key).await;
+    let (one, two) = (format!("whsec_{}", "A".repeat(32)), format!("whsec_{}", "B".repeat(32)));
+    let url = "http://127.0.0.1:1/x";
+    for (definition, is_replaced) in [
+        (json!({"kind": "webhook", "url": url, "secret": one}), true),
+        (json!({"kind": "webhook", "description": "another text"}), false),
+        (json!({"kind": "webhook", "url": url, "secret": one}), false),
+        (json!({"kind": "webhook", "secret": two}), true),
+        (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y"}), true),
+        (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y"}), false),
+        (json!({"kind": "slack", "url": "http://127.0.0.1:1/y"}), true),
+    ] {
+        service.admin().put("/alerts/destinations/hook", &definition).await.success();
+        assert_eq!(secrets_replaced(&service).await, json!(is_replaced), "{definition}");
+    }
+
+    // With another key they are encrypted again.
+    assert_eq!(service.terminate().await, Some(0));
+    key.replace();
+    service.restart().await;
+    destination(&service, "hook", "slack", "http://127.0.0.1:1/y").await;
+    assert_eq!(secrets_replaced(&service).await, json!(true));
+}
+
+/// What the newest record of a stored destination says about its secrets.
+async fn secrets_replaced(service: &Service) -> Value {
+    let audit = service.admin().get("/audit?object=hook").await.success();
+    let record = &audit["list"][0];
+    assert_eq!(record["object"]["kind"], "alert_destination", "{record}");
+    record["after"]["secretsReplaced"].clone()
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ impl Receiver {
         self.received.borrow().clone()
     }
 
-    /// What it was told about a rule and accepted.
+    /// The notifications about a rule that it has accepted.
     pub(super) fn accepted(&self, rule: &str) -> Vec<Received> {
         let is_of = |it: &Received| it.is_accepted && it.json()["data"]["rule"] == rule;
         self.all().into_iter().filter(is_of).collect()

@@ -1,5 +1,6 @@
 //! Rules: those that are there from the start, their lifecycle, silence, and what is refused.
 
+use futures_util::future::join_all;
 use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -14,6 +15,7 @@ on_both! {
     what_a_rule_selects_can_vanish
     conditions_about_deliveries_inbox_nodes_and_keys_are_found
     rules_and_destinations_are_limited
+    concurrent_creations_of_an_id_store_the_one_that_was_answered_with_201
 }
 
 async fn rules_are_there_from_the_start_and_can_be_replaced(backend: Backend) {
@@ -142,7 +144,7 @@ async fn an_alert_fires_for_each_group_and_is_resolved(backend: Backend) {
         (&alert["severity"], &alert["owner"]),
         (&json!("critical"), &json!("team-gateways"))
     );
-    assert_eq!(alert["toldTo"], json!([]));
+    assert_eq!(alert["notified"], json!([]));
     // Those that were registered later follow.
     let counts = async |count: i64| {
         service
@@ -309,4 +311,36 @@ async fn rules_and_destinations_are_limited(backend: Backend) {
     let slack = json!({"kind": "slack", "url": "https://127.0.0.1/x"});
     service.admin().post("/alerts/destinations", &slack).await.refusal(409, "conflict");
     service.admin().put("/alerts/destinations/x7", &slack).await.success();
+}
+
+async fn concurrent_creations_of_an_id_store_the_one_that_was_answered_with_201(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let admin = service.admin();
+    let url = "http://127.0.0.1:1/x";
+    for round in 0..5 {
+        let id = format!("same-{round}");
+        for (path, definition) in [
+            ("/alerts/rules", json!({"kind": "inbox_rejected", "threshold": 1})),
+            ("/alerts/destinations", json!({"kind": "slack", "url": url})),
+        ] {
+            let admin = &admin;
+            let all = join_all((0..8).map(|number| {
+                let mut definition = definition.clone();
+                definition["id"] = json!(id);
+                definition["description"] = json!(format!("number {number}"));
+                async move { admin.post(path, &definition).await }
+            }));
+            let (created, refused): (Vec<_>, Vec<_>) =
+                all.await.into_iter().partition(|reply| reply.status == 201);
+            let [created] = &created[..] else { panic!("{path}: {created:?}") };
+            assert_eq!(refused.len(), 7, "{path}");
+            for reply in refused {
+                let problem = reply.refusal(409, "conflict");
+                assert!(problem["detail"].as_str().is_some_and(|it| it.contains(&id)), "{problem}");
+            }
+            let stored = admin.get(&format!("{path}/{id}")).await.success();
+            assert_eq!(stored, created.success(), "{path}");
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use gateway_events::event::{EventType, Reason};
 use gateway_events::store::{
     AfterAttempt, AlertChange, AlertEvent, AlertState, AlertTurn, AttemptEnd, ClaimedNotification,
-    FailureCount, NewNotification, NotificationState, RetentionLimits, Sealed, Store, StoreError,
-    StoredAlert, TrimMark,
+    Conflict, Existing, FailureCount, NewNotification, NotificationState, Result, RetentionLimits,
+    Sealed, Store, StoreError, StoredAlert, TrimMark,
 };
 
 use super::{Fixture, keep_all, pass};
@@ -16,10 +16,21 @@ const LEASE: Duration = Duration::from_mins(10);
 pub(crate) async fn rules_and_destinations_of_alerts_are_stored_and_recorded(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let (actor, organisation) = (fixture.actor(), fixture.organisation);
-    assert!(store.put_alert_rule(&actor, "conf-a", None, r#"{"n":1}"#).await.unwrap());
-    assert!(!store.put_alert_rule(&actor, "conf-a", None, r#"{"n":1}"#).await.unwrap());
-    assert!(!store.put_alert_rule(&actor, "conf-a", None, r#"{"n":2}"#).await.unwrap());
-    let replaced = store.put_alert_rule(&actor, "conf-b", Some(r#"{"n":0}"#), r#"{"n":2}"#).await;
+    let put =
+        |id: &'static str, existing: Existing, was: Option<&'static str>, text: &'static str| {
+            let actor = actor.clone();
+            async move { store.put_alert_rule(&actor, id, existing, was, text).await }
+        };
+    let (refuse, replace) = (Existing::Refuse, Existing::Replace);
+    assert!(put("conf-a", refuse, None, r#"{"n":1}"#).await.unwrap());
+    for text in [r#"{"n":1}"#, r#"{"n":9}"#] {
+        is_taken(put("conf-a", refuse, None, text).await, "alert rule", "conf-a");
+    }
+    assert!(!put("conf-a", replace, None, r#"{"n":1}"#).await.unwrap());
+    assert!(!put("conf-a", replace, None, r#"{"n":2}"#).await.unwrap());
+    let built_in = Some(r#"{"n":0}"#);
+    is_taken(put("conf-b", refuse, built_in, r#"{"n":2}"#).await, "alert rule", "conf-b");
+    let replaced = put("conf-b", replace, built_in, r#"{"n":2}"#).await;
     assert!(!replaced.unwrap(), "a built-in rule was in force");
     let now = store.take_alert_turn(Duration::ZERO).await.unwrap().unwrap().at;
     let until = now.plus(LEASE);
@@ -46,12 +57,14 @@ pub(crate) async fn rules_and_destinations_of_alerts_are_stored_and_recorded(sto
     }
 
     let sealed = |byte: u8| Sealed { bytes: vec![0, byte, 255], by: "k1".to_owned() };
-    let put = |text: &'static str, byte: u8| {
+    let put = |existing: Existing, text: &'static str, byte: u8| {
         let actor = actor.clone();
-        async move { store.put_alert_destination(&actor, "conf-d", text, &sealed(byte)).await }
+        let sealed = sealed(byte);
+        async move { store.put_alert_destination(&actor, "conf-d", existing, text, &sealed).await }
     };
-    assert!(put(r#"{"n":1}"#, 1).await.unwrap());
-    assert!(!put(r#"{"n":2}"#, 2).await.unwrap());
+    assert!(put(refuse, r#"{"n":1}"#, 1).await.unwrap());
+    is_taken(put(refuse, r#"{"n":9}"#, 9).await, "alert destination", "conf-d");
+    assert!(!put(replace, r#"{"n":2}"#, 2).await.unwrap());
     let destinations = store.alert_destinations(organisation).await.unwrap();
     let found = destinations.iter().find(|it| it.id == "conf-d").unwrap();
     assert_eq!((found.definition.as_str(), &found.sealed), (r#"{"n":2}"#, &sealed(2)));
@@ -60,6 +73,15 @@ pub(crate) async fn rules_and_destinations_of_alerts_are_stored_and_recorded(sto
     store.delete_alert_destination(&actor, "conf-d").await.unwrap();
     let missing = store.delete_alert_destination(&actor, "conf-d").await;
     assert!(matches!(missing, Err(StoreError::NotFound("alert destination"))), "{missing:?}");
+}
+
+fn is_taken(refused: Result<bool>, of: &str, its: &str) {
+    match refused {
+        Err(StoreError::Conflict(Conflict::AlertId { what, id })) => {
+            assert_eq!((what, id.as_str()), (of, its));
+        }
+        other => panic!("{of} {its}: {other:?}"),
+    }
 }
 
 fn alert(rule: &str, turn: AlertTurn) -> StoredAlert {
@@ -72,17 +94,17 @@ fn alert(rule: &str, turn: AlertTurn) -> StoredAlert {
         clear_since: None,
         resolved_at: None,
         found: "{}".to_owned(),
-        told_to: vec!["one".to_owned()],
+        notified: vec!["one".to_owned()],
     }
 }
 
-fn tell(id: &str, destination: &str, event: AlertEvent) -> NewNotification {
+fn notification(id: &str, destination: &str, event: AlertEvent) -> NewNotification {
     let (id, destination, body) = (id.to_owned(), destination.to_owned(), "{}".to_owned());
     NewNotification { id, destination, event, body }
 }
 
-fn change(alert: StoredAlert, tell: Vec<NewNotification>) -> AlertChange {
-    AlertChange { alert, is_forgotten: false, tell }
+fn change(alert: StoredAlert, notifications: Vec<NewNotification>) -> AlertChange {
+    AlertChange { alert, is_forgotten: false, notifications }
 }
 
 fn end(then: AfterAttempt) -> AttemptEnd {
@@ -99,7 +121,7 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     let first = store.take_alert_turn(LEASE).await.unwrap().unwrap();
     let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
     assert!(turn.number > first.number);
-    let new = tell("conf-1", "one", AlertEvent::Firing);
+    let new = notification("conf-1", "one", AlertEvent::Firing);
     let stale = change(alert("conf-r", first), vec![new.clone()]);
     assert!(!store.change_alerts(first, organisation, &[stale]).await.unwrap(), "not its turn");
     assert!(store.claim_notifications(LEASE, 4, 16).await.unwrap().is_empty());
@@ -107,10 +129,10 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     let mut resolved = alert("conf-r", turn);
     (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(turn.at));
     let changes = [
-        change(alert("conf-r", turn), vec![new, tell("conf-2", "two", AlertEvent::Firing)]),
-        change(resolved.clone(), vec![tell("conf-3", "one", AlertEvent::Resolved)]),
-        change(alert("conf-s", turn), vec![tell("conf-4", "one", AlertEvent::Firing)]),
-        change(alert("conf-t", turn), vec![tell("conf-5", "one", AlertEvent::Firing)]),
+        change(alert("conf-r", turn), vec![new, notification("conf-2", "two", AlertEvent::Firing)]),
+        change(resolved.clone(), vec![notification("conf-3", "one", AlertEvent::Resolved)]),
+        change(alert("conf-s", turn), vec![notification("conf-4", "one", AlertEvent::Firing)]),
+        change(alert("conf-t", turn), vec![notification("conf-5", "one", AlertEvent::Firing)]),
     ];
     assert!(store.change_alerts(turn, organisation, &changes).await.unwrap());
     let alerts = store.alerts(organisation).await.unwrap();
@@ -155,7 +177,7 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
 
     // What is forgotten was never there; what has ended is removed by retention.
     let forgotten =
-        AlertChange { alert: alert("conf-s", turn), is_forgotten: true, tell: Vec::new() };
+        AlertChange { alert: alert("conf-s", turn), is_forgotten: true, notifications: Vec::new() };
     assert!(store.change_alerts(turn, organisation, &[forgotten]).await.unwrap());
     pass(store, &keep_all(), &mut TrimMark::default()).await;
     assert_eq!(store.notifications(organisation, None, 100).await.unwrap().len(), listed.len());

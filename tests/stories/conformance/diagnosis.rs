@@ -101,7 +101,7 @@ pub(crate) async fn a_rollout_counts_each_gateway_once_as_far_as_it_came(store: 
     assert!(store.rollout(fixture.organisation, &unknown).await.unwrap().events.is_empty());
 }
 
-pub(crate) async fn the_history_of_a_gateway_tells_what_it_was_at_any_time(store: &dyn Store) {
+pub(crate) async fn the_history_of_a_gateway_shows_what_it_was_at_any_time(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let actor = fixture.actor();
     let gateway = fixture.gateway(&[("region", "eu-west")]).await;

@@ -127,12 +127,12 @@ pub(crate) async fn of_two_edits_of_a_version_one_wins(
         (Ok(_), Err(error)) | (Err(error), Ok(_)) => error,
         both => panic!("{both:?}"),
     };
-    let is_told = matches!(
+    let is_reported = matches!(
         refused,
         StoreError::Conflict(Conflict::Edited { version: 2, .. })
             | StoreError::NotFound("rejected row")
     );
-    assert!(is_told, "{refused:?}");
+    assert!(is_reported, "{refused:?}");
 
     let (row, content) = rejected(store, outsider, "{\"n\":3}").await;
     store.retry_rejected(&actor, RetrySelection::One(row.id)).await.unwrap();

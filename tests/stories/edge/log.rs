@@ -1,4 +1,4 @@
-//! What the log tells operators: which events failed, whose connections a crash ended, and who was
+//! What the log shows operators: which events failed, whose connections a crash ended, and who was
 //! refused.
 
 use std::time::Duration;

@@ -45,7 +45,7 @@ async fn a_gateway_can_restart_twelve_times_in_a_minute_and_then_must_wait() {
     let (_, key) = service.gateway("controller").await;
     // The service may notice the end of a connection after the next one begins.
     assert!(until_refused(&service, &key, 200).await >= 13);
-    // No other gateway is affected, and this one is told how long to wait.
+    // No other gateway is affected, and this one receives how long to wait.
     let (_, other) = service.gateway("other").await;
     service.connected(&other).await;
     let request = service.caller(None).request(reqwest::Method::GET, "/ws/gateways/connect");

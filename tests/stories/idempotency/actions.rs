@@ -162,7 +162,7 @@ async fn concurrent_repeats_of_a_replay_append_once(backend: Backend) {
     let path = format!("/gateways/{id}/replay");
     let body = json!({"fromSequence": 1});
     let repeats = (0..8).map(|_| once(&admin, "k-1", &path, &body));
-    // One that met another one is told to repeat the request.
+    // One that met another one is refused with 503, and may be repeated.
     let answers: Vec<Reply> =
         join_all(repeats).await.into_iter().filter(|reply| reply.status != 503).collect();
     let first = answers[0].success();

@@ -105,7 +105,7 @@ impl World {
         self.begun.plus(Duration::from_micros(self.ticks))
     }
 
-    pub(crate) async fn tell(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
+    pub(crate) async fn perform(&mut self, sides: &mut [Side; 2], step: &Step) -> Answers {
         let answers = self.apply(sides, step).await;
         for (nth, (_, key)) in self.gateways.iter().enumerate() {
             let page = sides[0].store.read(*key, Sequence::ZERO, 0, 0).await.unwrap();

@@ -37,7 +37,7 @@ async fn until(service: &Service, id: &str, expected: &[(&str, &str)]) -> Value 
 }
 
 /// Connects an instance, which must be sent the gap first.
-async fn told(service: &Service, key: &str, members: Value, from: i64, to: i64) -> Peer {
+async fn with_gap(service: &Service, key: &str, members: Value, from: i64, to: i64) -> Peer {
     let mut peer = Peer::greet(service, key).await;
     peer.hello(members).await;
     let gap = peer.frame().await;
@@ -77,7 +77,7 @@ async fn a_connected_instance_reconnects_and_reads_a_snapshot_once(backend: Back
     asked_to_reconnect(&mut peer).await;
 
     // The log's end is where the snapshot ends, although it was confirmed before.
-    let mut peer = told(&service, &key, json!({"instance": "a"}), 4, 3).await;
+    let mut peer = with_gap(&service, &key, json!({"instance": "a"}), 4, 3).await;
     let list = until(&service, &id, &[("a", "started")]).await;
     assert_eq!(list["list"][0]["resync"]["state"], "started");
     let again = request(&service, &id, json!({"reason": "another"})).await;
@@ -120,7 +120,7 @@ async fn a_request_waits_for_the_next_connection_of_each_instance(backend: Backe
     let all = service.run("gateway resync one --reason rebuilt --yes").await;
     assert!(all.well().contains("a resync is requested"), "{all:?}");
     until(&service, &id, &[("a", "pending"), ("b", "pending"), ("c", "pending")]).await;
-    let mut b = told(&service, &key, json!({"instance": "b"}), 1, 2).await;
+    let mut b = with_gap(&service, &key, json!({"instance": "b"}), 1, 2).await;
     b.applied(2).await;
     assert_eq!(b.frame_of("connection.resumed").await["from"], 2);
     // What is pending is settled by the snapshot.
@@ -134,7 +134,8 @@ async fn a_request_waits_for_the_next_connection_of_each_instance(backend: Backe
     };
     service.eventually(&format!("/gateways/{id}/instances"), is_away).await;
     service.run("gateway forget-instance one c --yes").await.well();
-    let mut a = told(&service, &key, json!({"instance": "a", "confirm": "received"}), 1, 2).await;
+    let mut a =
+        with_gap(&service, &key, json!({"instance": "a", "confirm": "received"}), 1, 2).await;
     a.applied(2).await;
     a.frame_of("connection.resumed").await;
     until(&service, &id, &[("a", "done"), ("b", "done"), ("c", "removed")]).await;
@@ -148,13 +149,13 @@ async fn a_request_outlives_a_kill_and_an_interrupted_snapshot(backend: Backend)
     drop(peer);
     service.restart().await;
     until(&service, &id, &[("a", "pending")]).await;
-    let interrupted = told(&service, &key, json!({"instance": "a"}), 1, 2).await;
+    let interrupted = with_gap(&service, &key, json!({"instance": "a"}), 1, 2).await;
     service.kill().await;
     drop(interrupted);
     service.restart().await;
     publish(&service, &id, 3, 3).await;
-    drop(told(&service, &key, json!({"instance": "a"}), 1, 3).await);
-    let mut peer = told(&service, &key, json!({"instance": "a"}), 1, 3).await;
+    drop(with_gap(&service, &key, json!({"instance": "a"}), 1, 3).await);
+    let mut peer = with_gap(&service, &key, json!({"instance": "a"}), 1, 3).await;
     peer.applied(2).await;
     peer.receives_nothing().await;
     peer.applied(3).await;
@@ -173,8 +174,8 @@ async fn a_request_concerns_unnamed_connections_too(backend: Backend) {
     let done = request(&service, &id, json!({})).await;
     assert_eq!(done["pending"][0]["instance"], Value::Null);
     asked_to_reconnect(&mut peer).await;
-    drop(told(&service, &key, json!({}), 1, 1).await);
-    let mut peer = told(&service, &key, json!({}), 1, 1).await;
+    drop(with_gap(&service, &key, json!({}), 1, 1).await);
+    let mut peer = with_gap(&service, &key, json!({}), 1, 1).await;
     peer.applied(1).await;
     peer.frame_of("connection.resumed").await;
     until(&service, &id, &[("", "done")]).await;
@@ -210,7 +211,7 @@ async fn a_connection_of_another_node_is_asked_to_reconnect() {
     asked_to_reconnect(&mut there).await;
     // Each on the other node.
     for (node, name) in [(&second, "a"), (&service, "b")] {
-        let mut peer = told(node, &key, json!({"instance": name}), 1, 1).await;
+        let mut peer = with_gap(node, &key, json!({"instance": name}), 1, 1).await;
         peer.applied(1).await;
         peer.frame_of("connection.resumed").await;
     }

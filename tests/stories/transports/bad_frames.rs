@@ -232,7 +232,7 @@ async fn a_bad_hello_is_answered_with_an_error(backend: Backend) {
 }
 
 /// Frames, and what is said about them: the member, and what it must be.
-fn told() -> Vec<(Value, &'static str)> {
+fn refused() -> Vec<(Value, &'static str)> {
     const SEQUENCE: &str = "must be a whole number from 0 to 9007199254740991, not";
     let nack = |member: &str, value: Value| {
         let mut nack = shapes().remove(1).valid;
@@ -240,7 +240,7 @@ fn told() -> Vec<(Value, &'static str)> {
         nack
     };
     let ack = |applied: Value| json!({"type": "delivery.ack", "applied": applied});
-    let told = [
+    let frames = [
         (ack(json!("x")), format!("delivery.ack: applied: {SEQUENCE} \"x\"")),
         (ack(json!(-1)), format!("delivery.ack: applied: {SEQUENCE} -1")),
         (ack(json!(1.5)), format!("delivery.ack: applied: {SEQUENCE} 1.5")),
@@ -287,7 +287,7 @@ fn told() -> Vec<(Value, &'static str)> {
         (json!({"type": 1}), "type: must be a string, not 1".to_owned()),
         (json!({}), "type: is required".to_owned()),
     ];
-    told.map(|(frame, message)| (frame, &*message.leak())).into()
+    frames.map(|(frame, message)| (frame, &*message.leak())).into()
 }
 
 async fn an_error_says_what_the_member_must_be(backend: Backend) {
@@ -296,7 +296,7 @@ async fn an_error_says_what_the_member_must_be(backend: Backend) {
     );
     let socket = TestBed::new(world.clone(), Kind::WebSocket, "one").await;
     let stream = TestBed::new(world, Kind::Sse, "two").await;
-    for (frame, message) in told() {
+    for (frame, message) in refused() {
         let mut peer = Socket::connect(socket.service(), &socket.key, json!({})).await;
         peer.text(&frame.to_string()).await;
         assert_eq!(peer.closed().await.1["message"], message);

@@ -67,7 +67,7 @@ fn an_event_is_confirmed_after_its_position_was_stored() {
 }
 
 #[test]
-fn a_window_that_changes_after_the_hello_is_told_when_delivery_begins() {
+fn a_window_that_changes_after_the_hello_is_announced_when_delivery_begins() {
     let mut state = ClientState::new(settings(Resume::Server, 1), None);
     assert_eq!(state.connect().window, Some(8));
     state.receive(acknowledged(1));
@@ -75,15 +75,15 @@ fn a_window_that_changes_after_the_hello_is_told_when_delivery_begins() {
     assert!(actions(&mut state).is_empty(), "nothing precedes the answer to the hello");
     state.receive(resumed(1, 4));
     let paused = Credit { window: Some(0), window_bytes: None };
-    let told = |state: &mut ClientState, credit: Credit| matches!(&actions(state)[..], [Action::Send(GatewayFrame::Credit(it))] if *it == credit);
-    assert!(told(&mut state, paused));
+    let announced = |state: &mut ClientState, credit: Credit| matches!(&actions(state)[..], [Action::Send(GatewayFrame::Credit(it))] if *it == credit);
+    assert!(announced(&mut state, paused));
     state.receive(mark(5));
     assert!(
         !actions(&mut state).iter().any(|it| matches!(it, Action::Send(GatewayFrame::Credit(_)))),
-        "it is told once"
+        "it is announced once"
     );
     state.credit(Some(3), None);
-    assert!(told(&mut state, Credit { window: Some(3), window_bytes: None }));
+    assert!(announced(&mut state, Credit { window: Some(3), window_bytes: None }));
 }
 
 #[test]

@@ -47,9 +47,9 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the peer and the recorder know.
 struct Model {
     confirm: Confirm,
-    /// The last sequence that the peer was told of.
-    told: i64,
-    /// What the peer was told of before each event.
+    /// The last sequence that was announced to the peer.
+    announced: i64,
+    /// The last sequence that was announced to the peer before each event.
     before: BTreeMap<i64, i64>,
     /// How many times each event was sent.
     sent: BTreeMap<i64, u32>,
@@ -117,7 +117,7 @@ proptest! {
         let mut window = Window::new(LIMITS, confirm, Sequence(start), Sequence(start));
         let mut model = Model {
             confirm,
-            told: start,
+            announced: start,
             before: BTreeMap::new(),
             sent: BTreeMap::new(),
             received: start,
@@ -136,12 +136,12 @@ proptest! {
                     let taken = window.offer(sequence, bytes, now, stamp);
                     prop_assert!(taken.is_err() || distance == 1 && most.events > 0 && most.bytes > 0);
                     if let Ok(Offered { previous, attempt }) = taken {
-                        prop_assert_eq!(previous.0, model.told);
+                        prop_assert_eq!(previous.0, model.announced);
                         let times = model.sent.entry(sequence.0).or_default();
                         *times += 1;
                         prop_assert!(attempt <= *times, "resyncs forget attempts only");
-                        model.before.insert(sequence.0, model.told);
-                        model.told = sequence.0;
+                        model.before.insert(sequence.0, model.announced);
+                        model.announced = sequence.0;
                         model.held.insert(sequence.0);
                         prop_assert!(was_idle || window.in_flight <= most.events);
                         prop_assert!(was_idle || window.bytes <= most.bytes);
@@ -176,14 +176,14 @@ proptest! {
                             prop_assert_eq!(window.sent(), sequence.previous());
                             prop_assert_eq!(window.nacks(sequence), nacks + 1);
                             prop_assert!(!window.has_room(1) && window.retry_at().is_some());
-                            model.told = model.before[&sequence.0];
+                            model.announced = model.before[&sequence.0];
                             model.drop_from(sequence.0);
                         }
                         Ok(Nacked::Passed) => {
                             prop_assert!(retry && is_held && model.skipped.contains(&sequence.0));
                             prop_assert!(window.sent() >= sequence && !window.takes_mark());
                             prop_assert_eq!(window.nacks(sequence), nacks, "it is not sent again");
-                            model.told = model.before[&sequence.0];
+                            model.announced = model.before[&sequence.0];
                             model.drop_from(sequence.0);
                         }
                         Ok(Nacked::Rejected { .. }) => {
@@ -232,19 +232,19 @@ proptest! {
                     let is_settled = window.position() == window.sent();
                     if let Ok(range) = window.gap(at(count)) {
                         prop_assert!(is_settled);
-                        model.told = range.last.0;
+                        model.announced = range.last.0;
                     }
                 }
                 Step::Resync { count } => {
                     let range = window.resync(at(count));
                     prop_assert_eq!(range.first, window.position().next());
-                    model.told = range.last.0;
+                    model.announced = range.last.0;
                     model.skipped.clear();
                     prop_assert!(window.has_gap() && !window.has_room(1));
                 }
                 Step::Mark => {
                     if window.owes_mark() {
-                        model.told = window.mark().0;
+                        model.announced = window.mark().0;
                     }
                 }
                 Step::Credit { events, bytes } => {
@@ -255,7 +255,7 @@ proptest! {
             }
             prop_assert!(window.position() >= position, "the position went back");
             prop_assert_eq!(window.position().0, model.position);
-            prop_assert_eq!(window.told().0, model.told);
+            prop_assert_eq!(window.announced().0, model.announced);
             let in_flight = window.open.iter().filter_map(|open| match open.what {
                 What::Sent { bytes, .. } => Some(bytes),
                 _ => None,
@@ -467,7 +467,7 @@ fn a_retry_of_a_skipped_event_sends_again_what_follows_it() {
     assert_eq!(window.skip_sent(Sequence(2), now), []);
     let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
     assert_eq!(nacked, Ok(Nacked::Passed));
-    assert_eq!((window.sent(), window.told()), (Sequence(2), Sequence(1)));
+    assert_eq!((window.sent(), window.announced()), (Sequence(2), Sequence(1)));
     assert!(!window.owes_mark(), "the peer would take it for one from before");
     assert!(window.has_room(1), "there is nothing to wait for");
     assert_eq!(offer(&mut window, 3), Offered { previous: Sequence(1), attempt: 2 });

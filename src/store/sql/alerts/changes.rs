@@ -51,8 +51,8 @@ pub(super) async fn apply(
         } else {
             save(conn, organisation, &change.alert).await?;
         }
-        for notification in &change.tell {
-            tell(conn, now, organisation, &change.alert, notification).await?;
+        for notification in &change.notifications {
+            enqueue(conn, now, organisation, &change.alert, notification).await?;
         }
     }
     Ok(true)
@@ -80,16 +80,16 @@ async fn save(
     alert: &StoredAlert,
 ) -> Result<()> {
     let state = alert.state.as_str();
-    let told_to = serde_json::to_string(&alert.told_to)
+    let notified = serde_json::to_string(&alert.notified)
         .map_err(|error| StoreError::Corrupt(format!("destinations: {error}")))?;
     query!(
         r#"
         insert into alerts (organisation, rule, group_key, state, since, fired_at, clear_since,
-            resolved_at, found, told_to)
+            resolved_at, found, notified)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
         on conflict (organisation, rule, group_key) do update
         set state = $4, since = $5, fired_at = $6, clear_since = $7, resolved_at = $8, found = $9,
-            told_to = $10
+            notified = $10
         "#,
         organisation.0,
         alert.rule,
@@ -100,14 +100,14 @@ async fn save(
         alert.clear_since as _,
         alert.resolved_at as _,
         alert.found,
-        told_to
+        notified
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
-async fn tell(
+async fn enqueue(
     conn: &mut Connection,
     now: Timestamp,
     organisation: OrganisationKey,

@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::audit::entries;
 use crate::store::{
-    Audited, Conflict, MOST_DESTINATIONS, MOST_RULES, Result, Sealed, StoreError,
+    Audited, Conflict, Existing, MOST_DESTINATIONS, MOST_RULES, Result, Sealed, StoreError,
     StoredDestination, StoredRule,
 };
 
@@ -67,11 +67,16 @@ pub(super) async fn put_rule(
     now: Timestamp,
     organisation: OrganisationKey,
     id: &str,
+    existing: Existing,
     built_in: Option<&str>,
     new: &str,
 ) -> Result<Audited<bool>> {
     lock(conn, organisation).await?;
     let (is_stored, old) = definition(conn, organisation, id).await?;
+    let before = old.as_deref().or(built_in);
+    if existing == Existing::Refuse && before.is_some() {
+        return Err(Conflict::AlertId { what: "alert rule", id: id.to_owned() }.into());
+    }
     if !is_stored {
         let count = query!(
             r#"select count(*) as "count!: i64" from alert_rules where organisation = $1"#,
@@ -100,7 +105,6 @@ pub(super) async fn put_rule(
     )
     .execute(conn)
     .await?;
-    let before = old.as_deref().or(built_in);
     Ok(Audited::new(before.is_none(), [entries::alert_rule_put(id, before, new)]))
 }
 
@@ -202,11 +206,15 @@ pub(super) async fn put_destination(
     now: Timestamp,
     organisation: OrganisationKey,
     id: &str,
+    existing: Existing,
     new: &str,
     sealed: &Sealed,
 ) -> Result<Audited<bool>> {
     lock(conn, organisation).await?;
     let old = destination(conn, organisation, id).await?;
+    if existing == Existing::Refuse && old.is_some() {
+        return Err(Conflict::AlertId { what: "alert destination", id: id.to_owned() }.into());
+    }
     if old.is_none() {
         let count = query!(
             r#"select count(*) as "count!: i64" from alert_destinations where organisation = $1"#,

@@ -29,7 +29,7 @@ pub(super) async fn alerts(
         select rule as "rule!: String", group_key as "group_key!: String", state as "state!: String",
             since as "since!: Timestamp", fired_at as "fired_at?: Timestamp",
             clear_since as "clear_since?: Timestamp", resolved_at as "resolved_at?: Timestamp",
-            found as "found!: String", told_to as "told_to!: String"
+            found as "found!: String", notified as "notified!: String"
         from alerts where organisation = $1 order by rule, group_key
         "#,
         organisation.0
@@ -38,8 +38,8 @@ pub(super) async fn alerts(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let told_to = serde_json::from_str(&row.told_to)
-                .map_err(|error| StoreError::Corrupt(format!("an alert's told_to: {error}")))?;
+            let notified = serde_json::from_str(&row.notified)
+                .map_err(|error| StoreError::Corrupt(format!("notified destinations: {error}")))?;
             Ok(StoredAlert {
                 rule: row.rule,
                 group: row.group_key,
@@ -49,7 +49,7 @@ pub(super) async fn alerts(
                 clear_since: row.clear_since,
                 resolved_at: row.resolved_at,
                 found: row.found,
-                told_to,
+                notified,
             })
         })
         .collect()

@@ -127,7 +127,7 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         database.run(damage, &[gateway]).await;
         let problems = check(&mut database.conn, None).await.unwrap().problems;
         let named = if expected.contains("99") { "99" } else { "west" };
-        let told = problems.iter().any(|one| one.contains(expected) && one.contains(named));
-        assert!(told, "{damage}: {problems:?}");
+        let reported = problems.iter().any(|one| one.contains(expected) && one.contains(named));
+        assert!(reported, "{damage}: {problems:?}");
     }
 }

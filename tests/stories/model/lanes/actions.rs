@@ -52,8 +52,8 @@ impl Run {
         assert_eq!(changed, known.is_paused != pause);
         known.is_paused = pause;
         let at = known.connected.as_ref().map(|connected| connected.node);
-        let is_told = changed && at.is_none_or(|at| at == node);
-        known.is_silent = pause && (known.is_silent || is_told);
+        let is_notified = changed && at.is_none_or(|at| at == node);
+        known.is_silent = pause && (known.is_silent || is_notified);
         self.drain(nth).await;
     }
 

@@ -1,4 +1,4 @@
-//! What destinations are told: signed, in order, once, and again after failures.
+//! Notifications: signed, in order, once, and again after failures.
 
 use aws_lc_rs::hmac;
 use data_encoding::BASE64;
@@ -13,9 +13,9 @@ use crate::both_databases::{Backend, on_both};
 
 on_both! {
     an_alert_and_its_end_are_one_signed_thread_for_many_gateways
-    a_destination_that_fails_is_told_in_order_later_and_delays_no_other
+    a_destination_that_fails_is_notified_in_order_later_and_delays_no_other
     what_is_never_accepted_is_given_up_on_record
-    a_silent_rule_is_told_when_its_silence_ends_and_nothing_is_told_again_after_a_restart
+    an_alert_is_sent_when_a_silence_ends_and_nothing_is_sent_again_after_a_restart
 }
 
 /// Verifies a message as Standard Webhooks specifies it.
@@ -44,15 +44,15 @@ async fn an_alert_and_its_end_are_one_signed_thread_for_many_gateways(backend: B
     }
     watch(&service, "away", &["hook"]).await;
     let firing = alert_in_state(&service, "away/eu", "firing").await;
-    assert_eq!(firing["toldTo"], json!(["hook"]));
+    assert_eq!(firing["notified"], json!(["hook"]));
     for id in &ids {
         set_away(&service, id, false).await;
     }
     alert_in_state(&service, "away/eu", "resolved").await;
     let is_end = |it: &Received| it.says() == "alert.resolved away/eu";
     receiver.until(|all| all.iter().any(is_end)).await;
-    let told = receiver.accepted("away");
-    let [begin, end] = &told[..] else { panic!("{told:#?}") };
+    let received = receiver.accepted("away");
+    let [begin, end] = &received[..] else { panic!("{received:#?}") };
     assert_eq!(begin.says(), "alert.firing away/eu");
     assert_eq!(end.says(), "alert.resolved away/eu");
     for received in [begin, end] {
@@ -90,7 +90,7 @@ async fn an_alert_and_its_end_are_one_signed_thread_for_many_gateways(backend: B
         .await;
 }
 
-async fn a_destination_that_fails_is_told_in_order_later_and_delays_no_other(backend: Backend) {
+async fn a_destination_that_fails_is_notified_in_order_later_and_delays_no_other(backend: Backend) {
     let key = Key::new();
     let service = start(&backend, &key).await;
     let failing = Receiver::start(Answer::Status(500, "not today")).await;
@@ -105,10 +105,10 @@ async fn a_destination_that_fails_is_told_in_order_later_and_delays_no_other(bac
         ids.push(watched(&service, &format!("g-{region}"), "away", &format!("r{region}")).await);
     }
     // The hanging one has as many attempts in progress as it may have.
-    let all_told = |all: &[Received]| {
+    let has_all = |all: &[Received]| {
         (0..8).all(|n| all.iter().any(|it| it.says() == format!("alert.firing away/r{n}")))
     };
-    healthy.until(all_told).await;
+    healthy.until(has_all).await;
     set_away(&service, &ids[0], false).await;
     healthy.until(|all| all.iter().any(|it| it.says() == "alert.resolved away/r0")).await;
     failing.until(|all| !all.is_empty()).await;
@@ -129,9 +129,7 @@ async fn a_destination_that_fails_is_told_in_order_later_and_delays_no_other(bac
     for receiver in [&failing, &hanging] {
         receiver.answers(Answer::Status(200, ""));
         receiver
-            .until(|all| {
-                all_told(all) && all.iter().any(|it| it.says() == "alert.resolved away/r0")
-            })
+            .until(|all| has_all(all) && all.iter().any(|it| it.says() == "alert.resolved away/r0"))
             .await;
         let accepted: Vec<String> = receiver
             .accepted("away")
@@ -166,9 +164,9 @@ async fn what_is_never_accepted_is_given_up_on_record(backend: Backend) {
     let given_up = &notifications(&overview, "away/eu")[0];
     assert_eq!(given_up["attempts"][0]["detail"], "503: closed");
     assert!(given_up["endedAt"].is_string() && given_up["nextAttemptAt"].is_null());
-    service.logged(|log| log.contains("failed to tell about an alert")).await;
+    service.logged(|log| log.contains("failed to send a notification about an alert")).await;
 
-    // What follows is told nevertheless.
+    // What follows is sent nevertheless.
     receiver.answers(Answer::Status(200, ""));
     set_away(&service, &id, false).await;
     receiver.until(|all| all.iter().any(|it| it.says() == "alert.resolved away/eu")).await;
@@ -188,7 +186,7 @@ async fn what_is_never_accepted_is_given_up_on_record(backend: Backend) {
         .await;
 }
 
-async fn a_silent_rule_is_told_when_its_silence_ends_and_nothing_is_told_again_after_a_restart(
+async fn an_alert_is_sent_when_a_silence_ends_and_nothing_is_sent_again_after_a_restart(
     backend: Backend,
 ) {
     let key = Key::new();
@@ -201,16 +199,16 @@ async fn a_silent_rule_is_told_when_its_silence_ends_and_nothing_is_told_again_a
     service.admin().put(path, &silence).await.success();
     watched(&service, "one", "away", "eu").await;
     let silent = alert_in_state(&service, "away/eu", "firing").await;
-    assert_eq!((&silent["silenced"], &silent["toldTo"]), (&json!(true), &json!([])));
+    assert_eq!((&silent["silenced"], &silent["notified"]), (&json!(true), &json!([])));
     assert!(receiver.accepted("away").is_empty());
     service.admin().put(path, &json!({"until": null})).await.success();
     receiver.until(|all| all.iter().any(|it| it.says() == "alert.firing away/eu")).await;
 
     assert_eq!(service.terminate().await, Some(0));
     service.restart().await;
-    // Once another alert is told, the first one has been evaluated again.
+    // Once a notification of another alert has arrived, the first one has been evaluated again.
     watched(&service, "two", "away", "us").await;
     receiver.until(|all| all.iter().any(|it| it.says() == "alert.firing away/us")).await;
-    let told: Vec<String> = receiver.accepted("away").iter().map(Received::says).collect();
-    assert_eq!(told, ["alert.firing away/eu", "alert.firing away/us"]);
+    let received: Vec<String> = receiver.accepted("away").iter().map(Received::says).collect();
+    assert_eq!(received, ["alert.firing away/eu", "alert.firing away/us"]);
 }
