@@ -155,13 +155,26 @@ impl Agent {
 impl Handler for Agent {
     async fn handle(&self, event: EventFrame) -> Outcome {
         let delivery = Delivery::of_event(&event);
-        let answer = self.give(&delivery).await.unwrap_or_else(|why| Answer::Retry {
-            after: None,
-            code: NackCode::Overloaded,
-            detail: Some(why),
-        });
         let (id, kind, sequence) =
             (event.event_id.as_str(), event.event_type.as_str(), event.sequence.0);
+        let answer = match self.give(&delivery).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                tracing::info!(
+                    event = id,
+                    r#type = kind,
+                    sequence,
+                    reason = why,
+                    "stopping; the event was not handed over and will be delivered again"
+                );
+                // The client reports progress on the event instead of this, because it is stopping.
+                return Outcome::RetryAfter {
+                    after: Duration::ZERO,
+                    code: NackCode::Overloaded,
+                    detail: Some(why),
+                };
+            }
+        };
         match answer {
             Answer::Retry { after, code, detail } => {
                 let after = self.pause(after, event.sequence);

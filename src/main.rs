@@ -55,8 +55,8 @@ enum Command {
     Backup(backup::Args),
     /// Put a backup in the place of the SQLite database, and start a new epoch
     ///
-    /// The service must be stopped. The backup is checked first. Gateways learn by the new epoch that
-    /// sequences above the backup's are given to other events from now on.
+    /// The service must be stopped. The backup is checked first. The new epoch tells
+    /// gateways that the sequences after those of the backup are used again.
     Restore(restore::Args),
     /// Start a new epoch after a database was restored by other means
     #[command(subcommand)]

@@ -93,7 +93,7 @@ static BUILT_INS: LazyLock<BTreeMap<&'static str, AlertRuleDefinition>> = LazyLo
                 Some(1),
                 None,
                 (0, 300),
-                "Deliveries were given up. Redrive them once their cause is mended.",
+                "Deliveries were given up. Redrive them after fixing the cause.",
             ),
         ),
         (

@@ -373,7 +373,7 @@ pub struct AlertDestinationSettings {
 pub struct AlertDestination {
     /// Its id.
     pub id: String,
-    /// What is not secret about it.
+    /// The settings that are not secret.
     pub settings: AlertDestinationSettings,
     /// When it was created.
     pub created_at: Timestamp,
@@ -580,7 +580,7 @@ pub struct AlertNotification {
     /// The key of the alert.
     #[schema(example = "gateway-away/eu")]
     pub key: String,
-    /// Whom it is for.
+    /// The destination's id.
     #[schema(example = "on-call")]
     pub destination: String,
     /// What it says.

@@ -271,7 +271,7 @@ pub struct RejectedRowChange {
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub traceparent: Option<Option<String>>,
-    /// What it supersedes older unsent events of its type by.
+    /// The collapse key: the event supersedes older unsent events of its type with the same key.
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub collapse_key: Option<Option<String>>,

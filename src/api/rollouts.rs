@@ -175,11 +175,11 @@ pub struct Rollout {
     /// Those that have confirmed the event, and have not reported that they applied it. Only
     /// deployments are reported.
     pub received: usize,
-    /// Those whose instances did not want it, and none has received it. They are not waited for,
-    /// unless a connected instance has not come to the event yet.
+    /// Those whose instances all filtered it. They are not waited for, unless a connected instance has
+    /// not reached the event yet.
     pub filtered: usize,
-    /// Those whose position has passed it without it, because they are sent a newer event with the same
-    /// type and collapse key instead. They are not waited for.
+    /// Those at which a newer event with the same type and collapse key superseded it. They are not
+    /// waited for.
     #[serde(default)]
     pub superseded: usize,
     /// Those that are connected and have not confirmed it.

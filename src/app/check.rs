@@ -9,33 +9,40 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 
 use super::{ServeError, first_token};
+use crate::alerts::secrets::SecretKey;
 use crate::config::Config;
 use crate::http::tls::Certificates;
 
 /// Opens what the settings name, as the service does. Returns one line per problem.
 pub fn check(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut note = |key: &str, path: &Path, why: String| {
-        problems.push(format!("{key}: {} can't be used: {why}", path.display()));
+    let unusable = |key: &str, path: &Path, why: String| {
+        format!("{key}: {} can't be used: {why}", path.display())
     };
     if let Err(error) = data_dir(&config.data_dir) {
-        note("data_dir", &config.data_dir, error);
+        problems.push(unusable("data_dir", &config.data_dir, error));
     }
     let database = config.data_dir.join("gateway-events.db");
     if !config.database.is_shared() && exists(&database) {
         let opened = File::options().read(true).write(true).open(&database);
         if let Err(error) = opened {
-            note("data_dir", &database, error.to_string());
+            problems.push(unusable("data_dir", &database, error.to_string()));
         }
     }
     if let Some(path) = &config.admin_token_file
         && let Err(why) = token_file(path, &config.data_dir)
     {
-        note("admin_token_file", path, why);
+        problems.push(unusable("admin_token_file", path, why));
+    }
+    if let Some(path) = &config.alerts.key_file
+        && let Err(error) = SecretKey::read(path)
+    {
+        problems.push(error.to_string());
     }
     for (parameter, path) in config.database.files() {
         if let Err(error) = File::open(&path) {
-            note(&format!("database.url, {parameter}"), &path, error.to_string());
+            let key = format!("database.url, {parameter}");
+            problems.push(unusable(&key, &path, error.to_string()));
         }
     }
     if !cfg!(feature = "otlp") && !config.otlp.endpoint.is_empty() {

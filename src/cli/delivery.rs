@@ -290,7 +290,7 @@ fn redriven(done: &Redriven, names: &Names, is_dry_run: bool) -> String {
     for (count, why) in [
         (done.pending, "still pending; they will be delivered"),
         (done.delivered, "delivered, filtered or superseded since"),
-        (done.already_redriven, "appended again before"),
+        (done.already_redriven, "already redriven"),
         (done.event_removed, "removed by retention; publish them again"),
         (done.payload_purged, "purged; publish new events"),
         (done.expired, "expired; publish them again if they are still valid"),

@@ -67,7 +67,7 @@ async fn run_demo(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<
     let journal = Arc::new(Journal::new());
     let mut fleet = Fleet::register(&api, &service, &journal).await?;
 
-    steps.next("connecting amsterdam and berlin over wss; cairo stays away")?;
+    steps.next("connecting amsterdam and berlin over wss; cairo stays disconnected")?;
     fleet.connect("amsterdam")?;
     fleet.connect("berlin")?;
     journal.connected("amsterdam", 1).await?;
@@ -77,7 +77,7 @@ async fn run_demo(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<
     let mut published: Vec<Publication> = events::publish(&api, &fleet, events::BEFORE).await?;
 
     steps.next(
-        "waiting until both have confirmed all of them, so that the crash can cause no repeat",
+        "waiting until both have confirmed all of them, so that no event is delivered again after the crash",
     )?;
     fleet.confirmed(&api, &["amsterdam", "berlin"]).await?;
 
@@ -86,7 +86,7 @@ async fn run_demo(directory: &std::path::Path, steps: &Steps) -> anyhow::Result<
     service = Service::start(&program, directory, service.port(), &settings).await?;
 
     steps.next(
-        "publishing six more at once: a gateway that isn't back yet gets them when it reconnects",
+        "publishing six more at once: a gateway that has not reconnected yet gets them when it does",
     )?;
     published.extend(events::publish(&api, &fleet, events::AFTER).await?);
     journal.connected("amsterdam", 2).await?;

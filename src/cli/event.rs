@@ -96,8 +96,8 @@ pub(crate) struct Publish {
     /// that of its type
     #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
     ttl: Option<u64>,
-    /// Of the events of its type with this key that are published while a gateway is away, only the
-    /// newest is sent to it
+    /// The collapse key: a gateway that was disconnected receives only the newest of the events with the
+    /// same type and key
     #[arg(long, value_name = "KEY")]
     collapse_key: Option<CollapseKey>,
     #[command(flatten)]

@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         "keys and tokens that were revoked after the backup are valid again: revoke them again",
     )?;
     say_prose(
-        "agents with `--on-gap exit`, the default, will end with exit code 4: run each of them once with `--on-gap accept`",
+        "agents with `--on-gap exit`, the default, will end with exit code 4: bring their products up to date from the state of the platform, then start each agent once with `--on-gap accept`",
     )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -87,7 +87,7 @@ pub(crate) async fn check(wait: WaitOptions, event: &NewEvent, api: &Api) -> any
     if level == WaitFor::Applied && !matches!(last, Some("deployed" | "undeployed")) {
         anyhow::ensure!(
             any_acknowledges(&matched(event, api).await?, api).await?,
-            "these gateways report only deployments (types that end with .deployed or .undeployed) as applied, because none is in reliable mode, and never an event of type {}; nothing was published: use --wait received",
+            "none of these gateways uses reliable mode, and in plain mode only deployments (types that end with .deployed or .undeployed) are reported as applied, not {}; nothing was published: use --wait received",
             event.event_type
         );
     }

@@ -34,11 +34,11 @@ pub(super) fn described(problem: &Problem) -> String {
         text.push_str(&problem.code);
     }
     text.push(')');
-    for part in [problem.title.as_ref(), problem.detail.as_str()] {
-        if !part.is_empty() {
-            text.push_str(": ");
-            text.push_str(part);
-        }
+    // The title is that of the status; the detail says more.
+    let said = if problem.detail.is_empty() { problem.title.as_ref() } else { &problem.detail };
+    if !said.is_empty() {
+        text.push_str(": ");
+        text.push_str(said);
     }
     // The detail of a single field's error repeats it.
     let is_repeated =
@@ -63,14 +63,14 @@ mod tests {
     fn a_problem_names_its_code_and_every_field() {
         let body = br#"{"title":"Invalid","detail":"Look.","code":"invalid","errors":[{"field":"name","message":"is required"}]}"#;
         let shown = described(&read(422, None, body));
-        assert_eq!(shown, "the service refused (422 invalid): Invalid: Look.\n  name: is required");
+        assert_eq!(shown, "the service refused (422 invalid): Look.\n  name: is required");
     }
 
     #[test]
     fn a_field_that_the_detail_names_is_not_repeated() {
         let body = br#"{"title":"Invalid","detail":"name: is required","errors":[{"field":"name","message":"is required"}]}"#;
         let shown = described(&read(422, None, body));
-        assert_eq!(shown, "the service refused (422): Invalid: name: is required");
+        assert_eq!(shown, "the service refused (422): name: is required");
     }
 
     #[test]

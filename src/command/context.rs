@@ -101,7 +101,11 @@ impl Contexts {
     pub fn named(&self, name: &str) -> anyhow::Result<&Service> {
         self.contexts.get(name).with_context(|| {
             let known: Vec<&str> = self.contexts.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "there are none".to_owned() } else { known.join(", ") };
+            let known = if known.is_empty() {
+                "there are none".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            };
             format!(
                 "there is no context {name:?} ({known}); create it: gateway-events context set {name} --url URL"
             )

@@ -30,7 +30,7 @@ const MOST_QUEUED: usize = 10_000_000;
 const LARGEST_MEMORY: ByteSize = ByteSize::tib(1);
 
 /// A write-ahead log that is truncated at less than this would be truncated constantly.
-const SMALLEST_WAL: u64 = 1024 * 1024;
+const SMALLEST_WAL: ByteSize = ByteSize::mib(1);
 
 /// Checks all ranges; the error names the first setting outside of its range.
 pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
@@ -48,7 +48,7 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
         );
     }
     if database.max_wal_bytes < SMALLEST_WAL {
-        return refuse("database.max_wal_bytes", "must be at least 1048576 (1 MiB)");
+        return refuse("database.max_wal_bytes", "must be at least \"1MiB\"");
     }
     Ok(())
 }

@@ -271,8 +271,8 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
         let why = open.reason.map_or_else(String::new, |it| reason_in_words(it.as_str()));
         steps.push(match (open.state, open.reason) {
             (DeliveryState::Failed, Some(Reason::Expired)) => Step::new(
-                format!("It expired before {} received it. If it is still needed, publish it again, as a new event.", open.gateway_name),
-                format!("event republish {id} --gateway {name}"),
+                format!("It expired before {} received it. If it is still needed, publish it again, as a new event, with a time to live that is long enough.", open.gateway_name),
+                format!("event republish {id} --gateway {name} --ttl 1d"),
             ),
             (DeliveryState::Failed, Some(Reason::GatewayDeleted)) => continue,
             (DeliveryState::Failed, _) => Step::new(

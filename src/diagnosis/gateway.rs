@@ -370,7 +370,7 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
         ),
         Reason::Expired => Step::new(
             format!(
-                "{deliveries} expired before the gateway received the event. Expired events can't be redriven: list them, and publish again, as a new event, what is still needed: gateway-events event republish ID --gateway {name}"
+                "{deliveries} expired before the gateway received the event. Expired events can't be redriven: list them, and publish again, as a new event with a time to live that is long enough, what is still needed: gateway-events event republish ID --gateway {name} --ttl 1d"
             ),
             format!("delivery failed {filter}"),
         ),
@@ -412,7 +412,11 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
             let id = argument(missed.last_event.as_str());
             Step::new(why, format!("event resend {id} --gateway {name}"))
         }
-        _ => Step::new(format!("{why} It gets them in order."), resend_missed(&name)),
+        _ => {
+            let labels = label_options(&missed.labels);
+            let command = format!("event resend --missed-by {name} {labels}");
+            Step::new(format!("{why} They are sent in order."), command)
+        }
     };
     let is_missing =
         |(label, value): &(&String, &String)| gateway.labels.get(*label) != Some(*value);
@@ -447,11 +451,6 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
             )));
         }
     }
-}
-
-/// The command that sends a gateway all events that missed it by a label.
-fn resend_missed(name: &str) -> String {
-    format!("event resend --missed-by {name}")
 }
 
 /// How to correct the gateway's labels that are probably mistyped.
@@ -510,8 +509,8 @@ fn retry(rejected: &Rejected, of_reason: usize) -> Option<Step> {
         (RejectionReason::Expired, _) => return None,
         _ => Step::new(
             format!(
-                "A row of the inbox {which} was rejected at {at} ({reason}): {} Show it, and then correct and publish it: gateway-events inbox edit {id}",
-                row.detail
+                "A row of the inbox {which} was rejected at {at} ({reason}): {}. Show it, and then correct and publish it: gateway-events inbox edit {id}",
+                row.detail.trim_end_matches('.')
             ),
             format!("inbox show {id}"),
         ),

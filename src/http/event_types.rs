@@ -143,7 +143,7 @@ pub(super) async fn remove(
         return Err(Problem::new(
             Code::EventTypeInUse,
             format!(
-                "Events of the type {name} were published in the last 24 hours. Delete it with force=true if none will be."
+                "Events of the type {name} were published in the last 24 hours. If no more will be published, delete it with force=true (on the command line: --force)."
             ),
         ));
     }

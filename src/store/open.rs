@@ -51,11 +51,11 @@ pub struct Options {
     /// Bytes of payload that may wait to be appended; further ones are refused at once.
     pub queue_bytes: ByteSize,
     /// With less free space beside the embedded database, publishing is refused.
-    pub min_free_bytes: u64,
+    pub min_free_bytes: ByteSize,
     /// Size of the ballast file beside the embedded database; 0 for none.
-    pub ballast_bytes: u64,
+    pub ballast_bytes: ByteSize,
     /// The embedded database's write-ahead log is checkpointed and truncated beyond this size.
-    pub max_wal_bytes: u64,
+    pub max_wal_bytes: ByteSize,
 }
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
@@ -142,9 +142,9 @@ impl Options {
             query_connections: self.query_connections,
             query_timeout: self.query_timeout,
             queue: self.queue(),
-            min_free_bytes: self.min_free_bytes,
-            ballast_bytes: self.ballast_bytes,
-            max_wal_bytes: self.max_wal_bytes,
+            min_free_bytes: self.min_free_bytes.as_u64(),
+            ballast_bytes: self.ballast_bytes.as_u64(),
+            max_wal_bytes: self.max_wal_bytes.as_u64(),
         }
     }
 

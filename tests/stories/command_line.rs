@@ -221,7 +221,7 @@ async fn a_dead_letter_is_redriven_by_hand() {
     let table = cells(done.well());
     assert_eq!((table[1][0], table[1][2], table[1][3]), ("one", "1", "2"), "{done:?}");
     let again = service.run(&one).await;
-    assert!(again.well().contains("1 skipped: appended again before"), "{again:?}");
+    assert!(again.well().contains("1 skipped: already redriven"), "{again:?}");
     drop(listen);
 }
 

@@ -154,8 +154,8 @@ async fn an_expired_event_is_found_and_published_again(backend: Backend) {
     let of_event = format!("/events/{expired}/diagnosis");
     let of_event = service.admin().get(&of_event).await.success();
     let again = command(&of_event, "event republish");
-    assert_eq!(again, format!("event republish {expired} --gateway berlin"));
-    let said = service.run(&format!("{again} --ttl 1h")).await;
+    assert_eq!(again, format!("event republish {expired} --gateway berlin --ttl 1d"));
+    let said = service.run(&again).await;
     assert!(said.well().contains("is stored"), "{said:?}");
     let events = service.admin().get("/events").await.success();
     let new = &events["list"][0];

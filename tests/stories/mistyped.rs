@@ -65,8 +65,9 @@ async fn a_mistyped_label_of_a_gateway_is_found_although_others_match(backend: B
     let mend = "gateway update berlin --label region=eu-west";
     let resend = format!("event resend {last} --gateway berlin");
     assert_eq!(commands(&found)[1..3], [mend, &resend], "{found:#}");
+    let resend_some = "event resend --missed-by berlin --label region=eu-west";
+    assert_eq!(commands(&found)[3], resend_some, "{found:#}");
     let resend_all = "event resend --missed-by berlin";
-    assert_eq!(commands(&found)[3], resend_all, "{found:#}");
     let text = words(service.run("why berlin").await.well());
     for says in ["region=eu-wset", "no other gateway", "2 events for region=eu-west", mend] {
         assert!(text.contains(says), "{says:?} is missing: {text}");
@@ -85,6 +86,10 @@ async fn a_mistyped_label_of_a_gateway_is_found_although_others_match(backend: B
     service.run(mend_name).await.well();
     let planned = service.run(&format!("{resend_all} --dry-run")).await;
     assert!(planned.well().contains("dry run"), "{planned:?}");
+    service.run(resend_some).await.failed(1, &["2 events", "2 new deliveries", "--yes"]);
+    let none =
+        service.run("event resend --missed-by berlin --label region=eu-west --label a=b").await;
+    assert!(none.well().contains("no new deliveries"), "{none:?}");
     service.run(resend_all).await.failed(1, &["3 events", "3 new deliveries", "--yes"]);
     assert_eq!(log(&service, &berlin).await, Vec::<String>::new());
     let sent = service.run(&format!("{resend_all} --yes")).await;

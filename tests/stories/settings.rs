@@ -70,7 +70,7 @@ async fn an_invalid_value_is_reported_with_its_source_and_what_is_allowed() {
         ("DATABASE__QUERY_TIMEOUT", "0s", "database.query_timeout", "longer than \"0s\""),
         ("DATABASE__QUEUE_EVENTS", "99999999999", "database.queue_events", "at most 10000000"),
         ("DATABASE__QUEUE_BYTES", "1KiB", "database.queue_bytes", "limits.event_bytes"),
-        ("DATABASE__MAX_WAL_BYTES", "0", "database.max_wal_bytes", "at least 1048576"),
+        ("DATABASE__MAX_WAL_BYTES", "0", "database.max_wal_bytes", "at least \"1MiB\""),
         ("NONSENSE", "1", "nonsense", "`retention`"),
     ] {
         let variable = format!("GATEWAY_EVENTS__{key}");
@@ -150,6 +150,8 @@ async fn a_check_opens_the_files_in_the_settings() {
             vec!["admin_token_file", "nowhere/token", "No such file"],
         ),
         (vec![("ADMIN_TOKEN_FILE", path("file"))], vec!["admin_token_file", "token generate"]),
+        (vec![("ALERTS__KEY_FILE", path("none.key"))], vec!["alerts.key_file", "none.key"]),
+        (vec![("ALERTS__KEY_FILE", path("file"))], vec!["alerts.key_file", "32 bytes in Base64"]),
         (vec![("ADMIN_TOKEN_FILE", path("."))], vec!["admin_token_file", "Is a directory"]),
         (
             vec![("ADMIN_TOKEN_FILE", path("file/token"))],

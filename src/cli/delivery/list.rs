@@ -22,8 +22,8 @@ pub(crate) struct List {
     /// The state of the deliveries
     #[arg(long, value_enum)]
     status: Status,
-    /// What --from and --to are about: when the events were stored, or when attempts at their delivery
-    /// ended (any but pending ones, newest attempt first)
+    /// Which time --from and --to select by: when the events were stored, or when attempts at their
+    /// delivery ended (any but pending ones, newest attempt first)
     #[arg(long, value_enum)]
     window_of: Option<WindowOf>,
     /// From this time on: RFC 3339, or how long ago, like 2h or "15m ago" (by default 24h, and any time

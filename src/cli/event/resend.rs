@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
-use gateway_events::api::{MissedEvent, Object, ResendRequest, Resent, Target};
+use gateway_events::api::{Labels, MissedEvent, Object, ResendRequest, Resent, Target};
 use gateway_events::client::api::{Api, ApiError};
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId};
@@ -28,8 +28,9 @@ pub(crate) struct Resend {
     #[arg(value_name = "ID")]
     ids: Vec<EventId>,
     /// The events that missed this gateway by a label, as `why GATEWAY` lists them, for this gateway,
-    /// in the order of their publication; asks for confirmation
-    #[arg(long, value_name = "GATEWAY", conflicts_with_all = ["gateways", "all", "labels", "force"])]
+    /// in the order of their publication; asks for confirmation. With --label only those for exactly
+    /// these labels
+    #[arg(long, value_name = "GATEWAY", conflicts_with_all = ["gateways", "all", "force"])]
     missed_by: Option<GatewayRef>,
     /// For this gateway, by its name or id; may be repeated
     #[arg(long = "gateway", value_name = "GATEWAY", conflicts_with_all = ["all", "labels"])]
@@ -73,7 +74,8 @@ pub(crate) async fn run(
     let dry_run = resend.dry_run;
     let done = if let Some(gateway) = &resend.missed_by {
         let gateway = gateway.resolve(api).await?;
-        missed_by(gateway, &request, resend.confirmation, api).await?
+        let labels = unique_labels(resend.labels.clone())?;
+        missed_by(&Missing { gateway, labels }, &request, resend.confirmation, api).await?
     } else {
         let ids = ids(&resend.ids, api).await?;
         if let [id] = &ids[..] {
@@ -92,7 +94,7 @@ async fn request(resend: &Resend, api: &Api) -> anyhow::Result<ResendRequest> {
     let gateway_ids = Some(resolve_all(&gateways, api).await?).filter(|ids| !ids.is_empty());
     let target = if resend.all {
         Some(Target { all: Some(true), ..Target::default() })
-    } else if resend.labels.is_empty() {
+    } else if resend.labels.is_empty() || resend.missed_by.is_some() {
         None
     } else {
         let labels = Some(unique_labels(resend.labels.clone())?);
@@ -122,15 +124,22 @@ async fn ids(given: &[EventId], api: &Api) -> anyhow::Result<Vec<EventId>> {
     Ok(found.into_iter().map(|(_, id)| id).collect())
 }
 
-/// Sends a gateway all events that missed it. Its diagnosis lists the oldest of them, and does not list
+/// Which missed events to send.
+struct Missing {
+    gateway: GatewayId,
+    /// Those of their target; all if there are none.
+    labels: Labels,
+}
+
+/// Sends a gateway the events that missed it. Its diagnosis lists the oldest of them, and does not list
 /// again what was sent. A dry run reports on the first list.
 async fn missed_by(
-    gateway: GatewayId,
+    missing: &Missing,
     request: &ResendRequest,
     confirmation: Confirmation,
     api: &Api,
 ) -> anyhow::Result<Several> {
-    let mut ids = missed(gateway, api).await?;
+    let mut ids = missed(missing, api).await?;
     if request.dry_run {
         return several(&ids, request, api).await;
     }
@@ -144,7 +153,7 @@ async fn missed_by(
         if is_over {
             break;
         }
-        ids = missed(gateway, api).await?;
+        ids = missed(missing, api).await?;
         ids.retain(|id| !all.refused.iter().any(|refused| refused.id == *id));
     }
     Ok(all)
@@ -152,8 +161,9 @@ async fn missed_by(
 
 /// The events that missed a gateway by a label and are not in its log, the oldest first. If a target
 /// has more of them than the diagnosis lists, the others follow later, and none may overtake them.
-async fn missed(gateway: GatewayId, api: &Api) -> anyhow::Result<Vec<EventId>> {
-    let missed = api.gateway_diagnosis(gateway).await?.missed.list;
+async fn missed(missing: &Missing, api: &Api) -> anyhow::Result<Vec<EventId>> {
+    let mut missed = api.gateway_diagnosis(missing.gateway).await?.missed.list;
+    missed.retain(|it| missing.labels.is_empty() || it.labels == missing.labels);
     let is_cut = missed.iter().filter(|it| it.oldest.len() < it.events);
     let listed_until = is_cut.filter_map(|it| it.oldest.last()).map(|it| it.appended_at).min();
     let mut events: Vec<MissedEvent> = missed.into_iter().flat_map(|it| it.oldest).collect();

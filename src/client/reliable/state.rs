@@ -401,11 +401,14 @@ impl ClientState {
             (Outcome::RetryAfter { after, code, detail }, Some(connection)) => {
                 connection.go_back(before);
                 // The next connection begins with the event anyway. A negative acknowledgement would
-                // only count as one more failed attempt.
-                if !self.is_stopping {
-                    let nack = nack((code, shortened(detail)), Some(after));
-                    self.actions.push_back(Action::Send(GatewayFrame::Nack(nack)));
-                }
+                // only count as one more failed attempt, and so would the end of the connection if
+                // no progress was reported.
+                let frame = if self.is_stopping {
+                    GatewayFrame::Progress(Progress { sequence })
+                } else {
+                    GatewayFrame::Nack(nack((code, shortened(detail)), Some(after)))
+                };
+                self.actions.push_back(Action::Send(frame));
                 false
             }
             (Outcome::Reject { .. } | Outcome::RetryAfter { .. }, None) => false,

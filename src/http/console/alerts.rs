@@ -129,7 +129,7 @@ fn rules(visit: &Visit, rules: &[AlertRule]) -> Markup {
                 severity(definition.severity),
                 html! {
                     @if !definition.enabled { "disabled" }
-                    @else if let Some(until) = rule.silenced_until { "silenced until " (when(until, visit.now)) }
+                    @else if let Some(until) = rule.silenced_until { "silence ends " (when(until, visit.now)) }
                     @else { "on" }
                 },
                 sentences(&definition.description),

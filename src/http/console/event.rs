@@ -235,8 +235,8 @@ fn missed(diagnosis: &EventDiagnosis) -> Markup {
     html! {
         @if !rows.is_empty() {
             section aria-labelledby="missed" {
-                h2 #missed { "Gateways that it missed" }
-                (table("Gateways that it missed by a label", &[text("Gateway"), text("Why")], &rows))
+                h2 #missed { "Gateways that were not matched because of a label" }
+                (table("Gateways that were not matched because of a label", &[text("Gateway"), text("Why")], &rows))
                 (more(&diagnosis.gateways))
             }
         }

@@ -58,7 +58,7 @@ fn row(visit: &Visit, gateway: GatewayId, key: &KeyRecord) -> Vec<Markup> {
                 summary aria-label=(format!("Revoke the key {}", key.id)) { "Revoke" }
                 form method="post" action=(format!("/console/gateways/{gateway}/keys/{}/revoke", key.id)) {
                     (hidden(TOKEN, &visit.session.id.form_token()))
-                    button.danger type="submit" { "Revoke it for good" }
+                    button.danger type="submit" { "Revoke permanently" }
                 }
             }
         } @else { (super::text::none()) }

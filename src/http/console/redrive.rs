@@ -102,7 +102,7 @@ fn skipped(done: &Redriven) -> Markup {
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| (name, html! { (number(count)) }))
         .collect();
-    html! { @if !counts.is_empty() { h2 { "Left alone" } (facts(&counts)) } }
+    html! { @if !counts.is_empty() { h2 { "Skipped" } (facts(&counts)) } }
 }
 
 fn planned(visit: &Visit, filter: &Pairs, done: &Redriven) -> Markup {

@@ -102,6 +102,6 @@ fn result(visit: &Visit, done: &Replayed, dry_run: bool) -> Markup {
         ];
         @let left: Vec<(&str, Markup)> = left.into_iter().filter(|(_, count)| *count > 0)
             .map(|(name, count)| (name, html! { (number(count)) })).collect();
-        @if !left.is_empty() { h2 { "Left alone" } (facts(&left)) }
+        @if !left.is_empty() { h2 { "Skipped" } (facts(&left)) }
     }
 }

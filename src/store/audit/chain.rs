@@ -177,7 +177,7 @@ impl FromStr for AuditHead {
         };
         parse().ok_or_else(|| {
             Invalid(format!(
-                "{} is not a record's sequence and its hash of 64 hexadecimal digits, such as 42:3f9a…",
+                "{} is not the number of a record, a colon, and its hash of 64 hexadecimal digits",
                 quoted(text)
             ))
         })

@@ -58,7 +58,7 @@ pub enum OpenError {
     },
     /// The file is a backup that was not restored.
     #[error(
-        "{0} is a backup that was not restored, and would give sequences to other events than the database it was made of; move it to another directory and run `gateway-events restore`, or, if it must stay where it is, run `gateway-events epoch renew`"
+        "{0} is a backup that was not restored; serving it would use sequences again; move it to another directory and run `gateway-events restore`, or, if it must stay where it is, run `gateway-events epoch renew`"
     )]
     Backup(PathBuf),
     /// Migrations have not been applied, or the file does not exist.

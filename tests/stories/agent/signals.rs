@@ -4,6 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
+use super::product::{Product, status};
 use super::{Agent, confirmed, is_running, program, publish, until, written};
 use crate::support::Service;
 
@@ -55,15 +56,29 @@ async fn the_second_signal_ends_the_agent_and_its_program() {
 }
 
 #[tokio::test]
-async fn an_agent_whose_product_is_away_ends_on_a_signal() {
-    let service = Service::start().await;
+async fn an_agent_whose_product_is_unavailable_ends_on_a_signal_and_uses_no_attempt() {
+    let service = Service::start_with(&[("DELIVERY__MAX_ATTEMPTS", "2")]).await;
     let (id, key) = service.gateway("one").await;
     publish(&service, &id, &["d-1"]).await;
     // Nothing listens on the port of a listener that was dropped.
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
     let url = format!("http://{}/", port.expect("an address"));
-    let agent = Agent::start(&service, &key, &["--retry-delay", "1m", "--forward-to", &url]);
-    agent.logged("the product is not available").await;
+    let path = format!("/gateways/{id}");
+    for _ in 0..4 {
+        let mut agent =
+            Agent::start(&service, &key, &["--retry-delay", "1m", "--forward-to", &url]);
+        agent.logged("the product is not available").await;
+        agent.signal(Signal::TERM);
+        assert_eq!(agent.ended().await, Some(0), "{}", agent.log());
+        agent.logged("the event was not handed over and will be delivered again").await;
+        service.eventually(&path, |gateway| gateway["connected"] == false).await;
+        fs::remove_file(&agent.log).expect("a log");
+    }
+    let found = service.admin().get(&format!("{path}/diagnosis")).await.success();
+    assert_eq!(found["deadLetters"], 0, "{found:#}");
+    let product = Product::start(|_| status(200, "", "")).await;
+    let agent = Agent::start(&service, &key, &["--forward-to", &product.url]);
+    confirmed(&service, &id, 1).await;
     agent.stop().await;
 }
 
