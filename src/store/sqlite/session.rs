@@ -242,9 +242,17 @@ async fn end<T>(transaction: Transaction<'_, Sqlite>, done: Result<T>) -> Result
     }
 }
 
-/// Moves the write-ahead log into the file and truncates it; false if readers prevent that.
+/// Moves the write-ahead log into the file and truncates it; false if readers prevent that. Waits only
+/// for readers that need nothing of the log: one with an old snapshot, such as a backup, keeps it for
+/// much longer, and each wait would delay all commits.
+///
 /// Pragmas cannot be checked against a schema.
 async fn shrink_wal(conn: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let (_, frames, moved): (i64, i64, i64) =
+        sqlx::query_as("pragma wal_checkpoint(passive)").fetch_one(&mut *conn).await?;
+    if moved < frames {
+        return Ok(false);
+    }
     sqlx::query(CHECKPOINT_TIMEOUT).execute(&mut *conn).await?;
     let done: Result<(i64, i64, i64), _> =
         sqlx::query_as("pragma wal_checkpoint(truncate)").fetch_one(&mut *conn).await;
