@@ -257,7 +257,7 @@ async fn the_command_line_waits_and_says_who_is_missing(backend: Backend) {
         ("--all --wait received --quorum 3", "matches 2 gateways"),
         ("--gateway berlin --gateway tokyo --wait received --quorum 3", "matches 2 gateways"),
         ("--gateway berlin --gateway berlin --wait received --quorum 2", "matches 1 gateway"),
-        ("--gateway berlin --wait applied", "never an event of type gateway.config.updated"),
+        ("--gateway berlin --wait applied", "not gateway.config.updated"),
         ("--all --wait applied --quorum 1", "--wait received"),
     ] {
         let refused = service.run(&format!("{publish} {arguments}")).await;
