@@ -32,7 +32,8 @@ pub(super) async fn alerts(
         select rule as "rule!: String", group_key as "group_key!: String", state as "state!: String",
             since as "since!: Timestamp", fired_at as "fired_at?: Timestamp",
             clear_since as "clear_since?: Timestamp", resolved_at as "resolved_at?: Timestamp",
-            found as "found!: String", notified as "notified!: String"
+            found as "found!: String", notified as "notified!: String",
+            notified_at as "notified_at?: Timestamp"
         from alerts where organisation = $1 order by rule, group_key
         "#,
         organisation.0
@@ -53,6 +54,7 @@ pub(super) async fn alerts(
                 resolved_at: row.resolved_at,
                 found: row.found,
                 notified,
+                notified_at: row.notified_at,
             })
         })
         .collect()
