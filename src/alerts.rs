@@ -16,7 +16,8 @@
 //! A notification is stored in the transaction that changes its alert, so nothing is lost by a crash,
 //! and each change is sent once to each destination. It is sent by a node that has claimed it for
 //! longer than an attempt may take; only a crash between an attempt and its record repeats it. It
-//! is sent after all earlier ones of its alert to the same destination have ended.
+//! is sent after all earlier ones of its alert to the same destination have ended. While these are
+//! pending, an alert that fires again and is resolved adds none.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -42,6 +42,7 @@ create table alerts (
     resolved_at  timestamptz check ((resolved_at is not null) = (state = 'resolved')),
     found        text        not null check (found::jsonb is not null), -- what the condition found last
     notified     text        not null check (notified::jsonb is not null), -- destinations that are notified of its end, too
+    notified_at  timestamptz,                          -- when notifications that it fires were last stored
     primary key (organisation, rule, group_key)
 );
 
@@ -58,7 +59,7 @@ create table alert_notifications (
     destination   text        not null collate "C",
     event         text        not null,                -- firing or resolved
     body          text        not null check (body::jsonb is not null),
-    state         text        not null check (state in ('pending', 'delivered', 'failed')),
+    state         text        not null check (state in ('pending', 'delivered', 'failed', 'superseded')),
     attempts      bigint      not null default 0,
     due_at        timestamptz not null,
     claimed_until timestamptz,                         -- a node sends it; another one may after this

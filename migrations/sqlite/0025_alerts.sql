@@ -40,6 +40,7 @@ create table alerts (
     resolved_at  integer check ((resolved_at is not null) = (state = 'resolved')),
     found        text    not null check (json_valid(found)), -- what the condition found last
     notified     text    not null check (json_valid(notified)), -- destinations that are notified of its end, too
+    notified_at  integer,                             -- when notifications that it fires were last stored
     primary key (organisation, rule, group_key)
 ) strict, without rowid;
 
@@ -56,7 +57,7 @@ create table alert_notifications (
     destination   text    not null,
     event         text    not null,                   -- firing or resolved
     body          text    not null check (json_valid(body)),
-    state         text    not null check (state in ('pending', 'delivered', 'failed')),
+    state         text    not null check (state in ('pending', 'delivered', 'failed', 'superseded')),
     attempts      integer not null default 0,
     due_at        integer not null,
     claimed_until integer,                            -- a node sends it; another one may after this

@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use super::message::{Data, Message};
 use crate::clock::Timestamp;
 
-/// How far in the future the end of a firing alert is. An alert that fires for longer is resolved
-/// there.
+/// How far in the future the end of a firing alert is.
 const FIRES_FOR: Duration = Duration::from_hours(30 * 24);
+/// An alert that still fires after this time is sent again, long before its end, so that there is time
+/// to repeat failed attempts.
+pub(super) const REFRESH: Duration = Duration::from_hours(10 * 24);
 
 /// The URL of the API under the URL of an Alertmanager.
 pub(super) fn url(mut base: Url) -> Url {

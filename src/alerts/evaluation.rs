@@ -4,13 +4,15 @@
 //! An alert fires once its condition has been true for `forSeconds`, and is resolved once it has been
 //! false for `keepFiringSeconds`. A notification that it fires is stored at that moment, or when the
 //! silence of its rule ends. The destinations of that notification are also notified of its end, even
-//! while the rule is silent, so that no thread stays open.
+//! while the rule is silent, so that no thread stays open. To an Alertmanager, which resolves what it
+//! has not received for a while, a firing alert is sent again from time to time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::alertmanager::REFRESH;
 use super::conditions::{Finding, Findings};
 use super::message::{Message, Noted};
 use super::rules::Rule;
@@ -20,11 +22,20 @@ use crate::store::{AlertChange, AlertEvent, AlertState, NewNotification, StoredA
 /// What a rule found: by group, or why that is not known.
 pub(super) type Evaluated<'a> = (&'a Rule, Option<Findings>);
 
-/// The changes of an organisation's alerts. `destinations` are the ids of all its destinations.
+/// A destination of an organisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Its id.
+    pub(super) id: String,
+    /// Whether firing alerts are sent to it again.
+    pub(super) is_alertmanager: bool,
+}
+
+/// The changes of an organisation's alerts. `destinations` are all its destinations.
 pub(super) fn decide(
     rules: &[Evaluated<'_>],
     known: Vec<StoredAlert>,
-    destinations: &[String],
+    destinations: &[Target],
     now: Timestamp,
 ) -> Vec<AlertChange> {
     let mut known: BTreeMap<(String, String), StoredAlert> =
@@ -59,7 +70,7 @@ fn found(
     group: &str,
     finding: &Finding,
     before: Option<StoredAlert>,
-    destinations: &[String],
+    destinations: &[Target],
     now: Timestamp,
 ) -> Option<AlertChange> {
     let open = before.filter(|alert| alert.state != AlertState::Resolved);
@@ -73,6 +84,7 @@ fn found(
         resolved_at: None,
         found: String::new(),
         notified: Vec::new(),
+        notified_at: None,
     });
     let noted = Noted::new(rule, finding.shown());
     alert.found = to_json(&noted);
@@ -83,17 +95,48 @@ fn found(
         alert.fired_at = Some(now);
     }
     let mut new = Vec::new();
-    let is_unsent = alert.state == AlertState::Firing && alert.notified.is_empty();
-    if is_unsent && !rule.is_silent(now) {
-        let chosen = rule.definition.destinations.as_deref().unwrap_or(destinations);
-        alert.notified = chosen.iter().filter(|id| destinations.contains(id)).cloned().collect();
-        new = notifications(&alert, noted, AlertEvent::Firing, now);
+    if alert.state == AlertState::Firing {
+        let to = if alert.notified.is_empty() {
+            alert.notified = first_destinations(rule, destinations, now);
+            alert.notified.clone()
+        } else {
+            outdated(&alert, destinations, now)
+        };
+        if !to.is_empty() {
+            alert.notified_at = Some(now);
+            new = notifications(&alert, &to, noted, AlertEvent::Firing, now);
+        }
     }
     (open.as_ref() != Some(&alert)).then_some(AlertChange {
         alert,
         is_forgotten: false,
         notifications: new,
     })
+}
+
+/// The destinations of a rule that are notified that an alert fires; none while it is silent.
+fn first_destinations(rule: &Rule, destinations: &[Target], now: Timestamp) -> Vec<String> {
+    if rule.is_silent(now) {
+        return Vec::new();
+    }
+    match &rule.definition.destinations {
+        None => destinations.iter().map(|it| it.id.clone()).collect(),
+        Some(chosen) => {
+            let exists = |id: &&String| destinations.iter().any(|it| it.id == **id);
+            chosen.iter().filter(exists).cloned().collect()
+        }
+    }
+}
+
+/// The Alertmanagers that an alert is sent to again, also while its rule is silent: otherwise they
+/// would resolve it.
+fn outdated(alert: &StoredAlert, destinations: &[Target], now: Timestamp) -> Vec<String> {
+    if alert.notified_at.is_none_or(|at| now.since(at) < REFRESH) {
+        return Vec::new();
+    }
+    let alertmanagers = destinations.iter().filter(|it| it.is_alertmanager);
+    let known = alertmanagers.filter(|it| alert.notified.contains(&it.id));
+    known.map(|it| it.id.clone()).collect()
 }
 
 /// The condition is not true any more. Nothing is waited for if the rule selects nothing of the group.
@@ -144,13 +187,14 @@ fn resolved(before: StoredAlert, why: &str, now: Timestamp) -> AlertChange {
     let mut noted = Noted::read(&alert.found);
     why.clone_into(&mut noted.finding.summary);
     alert.found = to_json(&noted);
-    let notifications = notifications(&alert, noted, AlertEvent::Resolved, now);
+    let notifications = notifications(&alert, &alert.notified, noted, AlertEvent::Resolved, now);
     AlertChange { alert, is_forgotten: false, notifications }
 }
 
-/// A notification for each destination of the alert.
+/// A notification for each destination.
 fn notifications(
     alert: &StoredAlert,
+    destinations: &[String],
     noted: Noted,
     event: AlertEvent,
     now: Timestamp,
@@ -162,7 +206,7 @@ fn notifications(
         event,
         body: body.clone(),
     };
-    alert.notified.iter().map(notify).collect()
+    destinations.iter().map(notify).collect()
 }
 
 /// These types are made of texts and numbers, so this does not fail.

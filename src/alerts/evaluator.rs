@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::Measure;
 use super::conditions::{Facts, Findings};
-use super::evaluation::{Evaluated, decide};
+use super::evaluation::{Evaluated, Target, decide};
 use super::message::Noted;
 use super::rules::{Rule, Rules};
-use crate::api::AlertSeverity;
+use crate::api::{AlertDestinationKind, AlertDestinationSettings, AlertSeverity};
 use crate::event::OrganisationKey;
 use crate::jobs::{Job, Next};
 use crate::metric;
-use crate::store::{AlertState, AlertTurn, Alerts, Result, StoreError, StoredAlert};
+use crate::store::{
+    AlertState, AlertTurn, Alerts, Result, StoreError, StoredAlert, StoredDestination,
+};
 
 /// The shortest time that a node has the turn.
 const SHORTEST_LEASE: Duration = Duration::from_secs(5);
@@ -41,7 +43,7 @@ impl Evaluator {
         let Rules { in_force, unreadable } =
             Rules::new(self.store.alert_rules(organisation).await?);
         let destinations = self.store.alert_destinations(organisation).await?;
-        let destinations: Vec<String> = destinations.into_iter().map(|it| it.id).collect();
+        let destinations: Vec<Target> = destinations.into_iter().map(target).collect();
         let known = self.store.alerts(organisation).await?;
         let mut facts = Facts::new(&self.store, organisation, turn.at);
         let mut evaluated: Vec<Evaluated<'_>> = Vec::with_capacity(in_force.len());
@@ -66,6 +68,13 @@ impl Evaluator {
         }
         Ok(Some(known))
     }
+}
+
+/// What an evaluation needs of a destination.
+fn target(stored: StoredDestination) -> Target {
+    let settings: Option<AlertDestinationSettings> = serde_json::from_str(&stored.definition).ok();
+    let kind = settings.map(|settings| settings.kind);
+    Target { id: stored.id, is_alertmanager: kind == Some(AlertDestinationKind::Alertmanager) }
 }
 
 /// What a rule finds. `None` if its query took too long or failed for a reason that lies in it: other

@@ -514,6 +514,8 @@ pub enum AlertNotificationState {
     Delivered,
     /// It was given up.
     Failed,
+    /// It was not sent: the alert was resolved while earlier notifications of it were pending.
+    Superseded,
 }
 
 impl AlertNotificationState {
@@ -523,6 +525,7 @@ impl AlertNotificationState {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
+            Self::Superseded => "superseded",
         }
     }
 }

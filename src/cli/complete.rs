@@ -37,6 +37,8 @@ enum Kind {
     EventType,
     Context,
     Job,
+    AlertRule,
+    AlertDestination,
     Label,
     LabelName,
     Reason,
@@ -151,6 +153,8 @@ fn of(path: &[&str], id: &str) -> Option<Kind> {
         (["context", "use" | "show" | "delete" | "set"], "name") | (_, "context") => Kind::Context,
         (["event-type", ..], "name") | (_, "event_type" | "types") => Kind::EventType,
         (["job", ..], "id") => Kind::Job,
+        (["alert", "rule", ..], "id") => Kind::AlertRule,
+        (["alert", "destination", ..], "id") => Kind::AlertDestination,
         (["inbox", ..], "reason") => Kind::RejectionReason,
         (["delivery", ..], "reason") => Kind::Reason,
         (["gateway", "register"], _) => return None,
@@ -176,6 +180,14 @@ async fn candidates(kind: Kind, words: &[String]) -> anyhow::Result<Vec<String>>
         Kind::Job => {
             let jobs = api(words)?.jobs(&JobsQuery::default(), MOST).await?.list;
             jobs.into_iter().map(|job| job.id.to_string()).collect()
+        }
+        Kind::AlertRule => {
+            let rules = api(words)?.alert_rules().await?.list;
+            rules.into_iter().take(MOST).map(|rule| rule.id).collect()
+        }
+        Kind::AlertDestination => {
+            let destinations = api(words)?.alert_destinations().await?.list;
+            destinations.into_iter().map(|destination| destination.id).collect()
         }
         Kind::Gateway => gateways(words).await?.into_iter().map(|(name, _)| name).collect(),
         Kind::Label => labels(words, |name, value| format!("{name}={value}")).await?,

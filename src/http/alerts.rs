@@ -320,6 +320,7 @@ impl From<StoredNotification> for AlertNotification {
             store::NotificationState::Pending => AlertNotificationState::Pending,
             store::NotificationState::Delivered => AlertNotificationState::Delivered,
             store::NotificationState::Failed => AlertNotificationState::Failed,
+            store::NotificationState::Superseded => AlertNotificationState::Superseded,
         };
         let is_pending = state == AlertNotificationState::Pending;
         Self {

@@ -6,6 +6,12 @@
 //! that changes its alert. Any node sends it: it [claims](Alerts::claim_notifications) the
 //! notification for longer than a sending may take, so that no other node sends it meanwhile, and
 //! records each attempt before it begins.
+//!
+//! An alert that fires and is resolved again and again does not fill the outbox of a destination that
+//! accepts nothing. When it is resolved, and the notification that it fires was not attempted because
+//! earlier ones of the alert are pending, neither of both is sent: they are
+//! [superseded](NotificationState::Superseded). So at most three notifications of an alert are pending
+//! for a destination: the first begin and its end, and the newest begin.
 
 use std::time::Duration;
 
@@ -127,6 +133,8 @@ pub struct StoredAlert {
     pub found: String,
     /// The destinations that a notification of its begin was stored for.
     pub notified: Vec<String>,
+    /// When notifications that it fires were last stored.
+    pub notified_at: Option<Timestamp>,
 }
 
 /// What a notification says about its alert. The names are those of the column
@@ -333,6 +341,9 @@ pub enum NotificationState {
     Delivered,
     /// It was given up.
     Failed,
+    /// It was not sent, because its alert was resolved before it was attempted, while earlier ones
+    /// were pending.
+    Superseded,
 }
 
 impl NotificationState {
@@ -342,12 +353,13 @@ impl NotificationState {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
+            Self::Superseded => "superseded",
         }
     }
 
     /// The state with a name from the database. An unknown one has ended.
     pub fn stored(name: &str) -> Self {
-        [Self::Pending, Self::Delivered]
+        [Self::Pending, Self::Delivered, Self::Superseded]
             .into_iter()
             .find(|state| state.as_str() == name)
             .unwrap_or(Self::Failed)
@@ -461,7 +473,8 @@ pub trait Alerts: Send + Sync + 'static {
     /// Takes or keeps the turn to evaluate rules; `None` while another node has it. It ends after
     /// `lease`, by the database's clock.
     async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>>;
-    /// Changes alerts and stores the notifications about them. Returns false, and changes nothing, if the
+    /// Changes alerts and stores the notifications about them, of which some are
+    /// [superseded](NotificationState::Superseded) at once. Returns false, and changes nothing, if the
     /// turn is not the newest one.
     async fn change_alerts(
         &self,

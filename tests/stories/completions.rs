@@ -5,6 +5,7 @@ use std::process::Stdio;
 use serde_json::json;
 use tokio::process::Command;
 
+use crate::alerts::{Key, destination, watch};
 use crate::audit::running_job;
 use crate::both_databases::{Backend, on_both};
 use crate::support::command::{CommandOutput, command, run};
@@ -37,8 +38,11 @@ async fn offered(service: &Service, words: &[&str]) -> Vec<String> {
 }
 
 async fn a_shell_completes_names_that_the_service_knows(backend: Backend) {
-    let service = backend.start().await;
+    let alerts_key = Key::new();
+    let service = crate::alerts::start(&backend, &alerts_key).await;
     let admin = service.admin();
+    destination(&service, "on-call", "slack", "http://127.0.0.1:1/x").await;
+    watch(&service, "gateways-of-region", &["on-call"]).await;
     let (id, _) = service.gateway("berlin").await;
     service.gateway("bern").await;
     service.gateway("tokyo").await;
@@ -60,6 +64,9 @@ async fn a_shell_completes_names_that_the_service_knows(backend: Backend) {
         (&["event", "resend", "e1", "--label", "env", "=", "p"], &["prod"]),
         (&["gateway", "update", "berlin", "--remove-label", "e"], &["env"]),
         (&["job", "show", &job[..8]], &[job.as_str()]),
+        (&["alert", "rule", "show", "gateway"], &["gateway-away", "gateways-of-region"]),
+        (&["alert", "rule", "silence", "--for", "2h", "gateways-"], &["gateways-of-region"]),
+        (&["alert", "destination", "test", "on-"], &["on-call"]),
     ] {
         let found = offered(&service, words).await;
         for name in expected {

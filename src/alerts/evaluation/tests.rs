@@ -49,7 +49,11 @@ impl Run {
         destinations: &[&str],
         now: i64,
     ) -> Vec<String> {
-        let destinations: Vec<String> = destinations.iter().map(|id| (*id).to_owned()).collect();
+        let target = |id: &&str| Target {
+            id: (*id).to_owned(),
+            is_alertmanager: id.starts_with("alertmanager"),
+        };
+        let destinations: Vec<Target> = destinations.iter().map(target).collect();
         let known = self.alerts.values().cloned().collect();
         let mut sent = Vec::new();
         for AlertChange { alert, is_forgotten, notifications } in
@@ -186,4 +190,28 @@ fn the_end_is_sent_to_the_destinations_of_the_begin() {
         run.with_destinations(&[(&rule, eu())], &["a", "b", "c"], now);
     }
     assert_eq!(run.sent.last().map(String::as_str), Some("firing away/eu to c"), "the chosen one");
+}
+
+#[test]
+fn a_firing_alert_is_sent_again_to_alertmanagers_only() {
+    let (mut rule, mut run) = (rule(), Run::default());
+    let all = ["alertmanager", "hook"];
+    let refresh = i64::try_from(REFRESH.as_secs()).unwrap();
+    let mut step = |rule: &Rule, groups: &[&str], now: i64| {
+        run.with_destinations(&[(rule, Some(findings(groups, &["eu"])))], &all, now)
+    };
+    step(&rule, &["eu"], 100);
+    assert_eq!(
+        step(&rule, &["eu"], 110),
+        ["firing away/eu to alertmanager", "firing away/eu to hook"]
+    );
+    assert!(step(&rule, &["eu"], 109 + refresh).is_empty());
+    // A silence of the rule does not resolve the alert.
+    rule.silence = Some((at(900 + 9 * refresh), "ops".to_owned()));
+    assert_eq!(step(&rule, &["eu"], 110 + refresh), ["firing away/eu to alertmanager"]);
+    assert!(step(&rule, &["eu"], 109 + 2 * refresh).is_empty());
+    assert_eq!(step(&rule, &["eu"], 115 + 2 * refresh), ["firing away/eu to alertmanager"]);
+    step(&rule, &[], 120 + 2 * refresh);
+    let sent = step(&rule, &[], 140 + 2 * refresh);
+    assert_eq!(sent, ["resolved away/eu to alertmanager", "resolved away/eu to hook"]);
 }

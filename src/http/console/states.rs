@@ -139,6 +139,7 @@ pub(super) fn notification_state(of: AlertNotificationState) -> Markup {
         AlertNotificationState::Delivered => Tone::Good,
         AlertNotificationState::Pending => Tone::Warning,
         AlertNotificationState::Failed => Tone::Bad,
+        AlertNotificationState::Superseded => Tone::Quiet,
     };
     state(of.as_str(), tone)
 }

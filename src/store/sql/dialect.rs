@@ -50,7 +50,7 @@ pub(crate) use deliveries::DeliveryStatements;
 pub(crate) use diagnosis::DiagnosisStatements;
 pub(crate) use expiry::ExpiryStatements;
 pub(crate) use feed::FeedStatements;
-pub(crate) use gateways::GatewayStatements;
+pub(crate) use gateways::{GatewayStatements, Manifests};
 pub(crate) use inbox::InboxStatements;
 pub(crate) use ledger::LedgerStatements;
 pub(crate) use log::LogStatements;

@@ -9,7 +9,7 @@ use super::Backend;
 use super::access::{Access as _, run};
 use super::audit::audited;
 use super::cursors;
-use super::dialect::{Connection, NodeStatements, query, query_scalar};
+use super::dialect::{Connection, Manifests, NodeStatements, query, query_scalar};
 use super::instances::resync;
 use super::ledger::logged::{Failed, named};
 use super::ledger::{self, Ended, How};
@@ -196,7 +196,7 @@ pub(super) async fn gateways(
             .await?
         }
     };
-    details(conn, &keys).await
+    details(conn, &keys, Manifests::Read).await
 }
 
 pub(super) async fn update_gateway(

@@ -8,10 +8,11 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventType, GatewayId, NodeId, OrganisationKey};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Actor, AfterAttempt, AlertChange, AlertTurn, Alerts, AttemptEnd, Audited, ClaimedNotification,
-    Conflict, Existing, ExpiringToken, FailureCount, KEPT_ATTEMPTS, MOST_DESTINATIONS, MOST_RULES,
-    NodeCondition, NodeHealth, NotificationState, Outcome, Result, Sealed, StoreError, StoredAlert,
-    StoredAttempt, StoredDestination, StoredNotification, StoredRule, UsedAddress, WatchedGateway,
+    Actor, AfterAttempt, AlertChange, AlertEvent, AlertTurn, Alerts, AttemptEnd, Audited,
+    ClaimedNotification, Conflict, Existing, ExpiringToken, FailureCount, KEPT_ATTEMPTS,
+    MOST_DESTINATIONS, MOST_RULES, NodeCondition, NodeHealth, NotificationState, Outcome, Result,
+    Sealed, StoreError, StoredAlert, StoredAttempt, StoredDestination, StoredNotification,
+    StoredRule, UsedAddress, WatchedGateway,
 };
 
 use super::MemoryStore;
@@ -395,6 +396,9 @@ impl AlertTables {
                 self.alerts.insert(key, alert.clone());
             }
             for new in notifications {
+                let thread = (organisation, &*new.destination, &*alert.rule, &*alert.group);
+                let is_superseded =
+                    new.event == AlertEvent::Resolved && self.supersede_begin(now, thread);
                 let number = next(&mut self.last);
                 let info = StoredNotification {
                     key: number,
@@ -403,11 +407,15 @@ impl AlertTables {
                     group: alert.group.clone(),
                     destination: new.destination.clone(),
                     event: new.event,
-                    state: NotificationState::Pending,
+                    state: if is_superseded {
+                        NotificationState::Superseded
+                    } else {
+                        NotificationState::Pending
+                    },
                     attempt_count: 0,
                     due_at: now,
                     created_at: now,
-                    ended_at: None,
+                    ended_at: is_superseded.then_some(now),
                     attempts: Vec::new(),
                 };
                 let body = new.body.clone();
@@ -415,6 +423,26 @@ impl AlertTables {
                 self.notifications.insert(number, row);
             }
         }
+        true
+    }
+
+    /// Ends the newest notification of a thread, if it says that the alert fires, was not attempted,
+    /// and follows one that it was resolved.
+    fn supersede_begin(
+        &mut self,
+        now: Timestamp,
+        thread: (OrganisationKey, &str, &str, &str),
+    ) -> bool {
+        let rows = self.notifications.values_mut();
+        let mut open: Vec<_> =
+            rows.filter(|row| row.info.ended_at.is_none() && row.thread() == thread).collect();
+        let (Some(newest), Some(before)) = (open.pop(), open.pop()) else { return false };
+        let is_begin = newest.info.event == AlertEvent::Firing && newest.info.attempt_count == 0;
+        if !is_begin || before.info.event != AlertEvent::Resolved {
+            return false;
+        }
+        newest.info.state = NotificationState::Superseded;
+        newest.info.ended_at = Some(now);
         true
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::mail_server::{self, MailServer};
-use super::receiver::{Answer, Receiver};
+use super::receiver::{Answer, Received, Receiver};
 use super::{Key, destination, settings, start};
 use crate::both_databases::{Backend, on_both};
 use crate::fake_service::FakeService;
@@ -13,6 +13,7 @@ on_both! {
     secrets_are_encrypted_masked_and_kept
     a_stored_secret_is_sent_to_no_other_server
     the_audit_log_says_whether_secrets_were_replaced
+    an_alertmanager_is_sent_a_firing_alert_again
 }
 
 /// Tests a destination; a test has no body.
@@ -170,6 +171,36 @@ async fn secrets_replaced(service: &Service) -> Value {
     let record = &audit["list"][0];
     assert_eq!(record["object"]["kind"], "alert_destination", "{record}");
     record["after"]["secretsReplaced"].clone()
+}
+
+async fn an_alertmanager_is_sent_a_firing_alert_again(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let alertmanager = Receiver::start(Answer::Status(200, "")).await;
+    let hook = Receiver::start(Answer::Status(200, "")).await;
+    destination(&service, "am", "alertmanager", &alertmanager.url("/")).await;
+    destination(&service, "hook", "webhook", &hook.url("/")).await;
+    super::watch(&service, "away", &["am", "hook"]).await;
+    let id = super::watched(&service, "berlin", "away", "eu").await;
+    hook.until(|all| !all.is_empty()).await;
+    alertmanager.until(|all| !all.is_empty()).await;
+    // As if it had been sent eleven days ago.
+    let earlier = match &backend {
+        Backend::Sqlite => "notified_at - 950400000000",
+        Backend::Postgres(_) => "notified_at - interval '11 days'",
+    };
+    backend.change(&service, &format!("update alerts set notified_at = {earlier}")).await;
+    let all = alertmanager.until(|all| all.len() >= 2).await;
+    let [first, again] = [all[0].json()[0].clone(), all[1].json()[0].clone()];
+    assert_eq!((&first["labels"], &first["startsAt"]), (&again["labels"], &again["startsAt"]));
+    assert!(first["endsAt"].as_str() < again["endsAt"].as_str(), "{first} {again}");
+    super::set_away(&service, &id, false).await;
+    let received = hook.until(|all| all.len() >= 2).await;
+    let received: Vec<String> = received.iter().map(Received::says).collect();
+    assert_eq!(received, ["alert.firing away/eu", "alert.resolved away/eu"], "it is sent once");
+    let all = alertmanager.until(|all| all.len() >= 3).await;
+    let end = all[2].json()[0].clone();
+    assert!(all.len() == 3 && end["endsAt"].as_str() < first["endsAt"].as_str(), "{end}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ on_both! {
     an_alert_and_its_end_are_one_signed_thread_for_many_gateways
     a_destination_that_fails_is_notified_in_order_later_and_delays_no_other
     what_is_never_accepted_is_given_up_on_record
+    an_alert_that_fires_again_and_again_leaves_three_notifications_pending
     an_alert_is_sent_when_a_silence_ends_and_nothing_is_sent_again_after_a_restart
 }
 
@@ -184,6 +185,53 @@ async fn what_is_never_accepted_is_given_up_on_record(backend: Backend) {
             notifications(it, "away/eu").iter().any(deleted)
         })
         .await;
+}
+
+async fn an_alert_that_fires_again_and_again_leaves_three_notifications_pending(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let receiver = Receiver::start(Answer::Status(503, "closed")).await;
+    destination(&service, "hook", "webhook", &receiver.url("/")).await;
+    watch(&service, "away", &["hook"]).await;
+    let id = watched(&service, "one", "away", "eu").await;
+    for _ in 0..3 {
+        alert_in_state(&service, "away/eu", "firing").await;
+        set_away(&service, &id, false).await;
+        alert_in_state(&service, "away/eu", "resolved").await;
+        set_away(&service, &id, true).await;
+    }
+    alert_in_state(&service, "away/eu", "firing").await;
+    let overview = service.admin().get("/alerts").await.success();
+    let all = notifications(&overview, "away/eu");
+    let states: Vec<(&str, &str)> = all
+        .iter()
+        .map(|it| (it["event"].as_str().expect("a text"), it["state"].as_str().expect("a text")))
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("firing", "pending"),
+            ("resolved", "pending"),
+            ("firing", "superseded"),
+            ("resolved", "superseded"),
+            ("firing", "superseded"),
+            ("resolved", "superseded"),
+            ("firing", "pending"),
+        ]
+    );
+    for superseded in &all[2..6] {
+        assert_eq!((&superseded["attemptCount"], &superseded["attempts"]), (&json!(0), &json!([])));
+        assert!(superseded["endedAt"].is_string() && superseded["nextAttemptAt"].is_null());
+    }
+
+    // The destination receives that it fired, that it was resolved, and that it fires.
+    receiver.answers(Answer::Status(200, ""));
+    receiver.until(|all| all.iter().filter(|it| it.is_accepted).count() >= 3).await;
+    set_away(&service, &id, false).await;
+    receiver.until(|all| all.iter().filter(|it| it.is_accepted).count() >= 4).await;
+    let accepted: Vec<String> = receiver.accepted("away").iter().map(Received::says).collect();
+    let [begin, end] = ["alert.firing away/eu", "alert.resolved away/eu"];
+    assert_eq!(accepted, [begin, end, begin, end]);
 }
 
 async fn an_alert_is_sent_when_a_silence_ends_and_nothing_is_sent_again_after_a_restart(

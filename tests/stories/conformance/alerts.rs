@@ -95,6 +95,7 @@ fn alert(rule: &str, turn: AlertTurn) -> StoredAlert {
         resolved_at: None,
         found: "{}".to_owned(),
         notified: vec!["one".to_owned()],
+        notified_at: Some(turn.at),
     }
 }
 
@@ -188,6 +189,79 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     let alerts = store.alerts(organisation).await.unwrap();
     let left: Vec<_> = alerts.iter().map(|it| it.rule.as_str()).collect();
     assert_eq!(left, ["conf-t"]);
+}
+
+pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let organisation = fixture.organisation;
+    let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
+    let firing = alert("conf-flap", turn);
+    let mut resolved = firing.clone();
+    (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(turn.at));
+    let flap = |nth: i32, destination: &'static str| {
+        let id = |event: &str| format!("conf-flap-{destination}-{event}-{nth}");
+        [
+            change(
+                firing.clone(),
+                vec![notification(&id("begin"), destination, AlertEvent::Firing)],
+            ),
+            change(
+                resolved.clone(),
+                vec![notification(&id("end"), destination, AlertEvent::Resolved)],
+            ),
+        ]
+    };
+    let states = async || {
+        let mut listed = store.notifications(organisation, None, 100).await.unwrap();
+        listed.retain(|it| it.rule == "conf-flap" && it.destination == "down");
+        listed.reverse();
+        let states = listed.iter().map(|it| (it.id.clone(), it.state));
+        let states: Vec<(String, NotificationState)> = states.collect();
+        for one in &listed {
+            let is_pending = one.state == NotificationState::Pending;
+            assert_eq!(one.ended_at.is_none(), is_pending, "{one:?}");
+        }
+        states
+    };
+    let begin_and_end = |nth: i32, state: NotificationState| {
+        [
+            (format!("conf-flap-down-begin-{nth}"), state),
+            (format!("conf-flap-down-end-{nth}"), state),
+        ]
+    };
+    let (pending, superseded, delivered) =
+        (NotificationState::Pending, NotificationState::Superseded, NotificationState::Delivered);
+
+    // The first begin is not superseded, even if it was not attempted: nothing else says that it fired.
+    assert!(store.change_alerts(turn, organisation, &flap(1, "down")).await.unwrap());
+    assert_eq!(states().await, begin_and_end(1, pending));
+    // Another destination has a backlog of its own.
+    assert!(store.change_alerts(turn, organisation, &flap(1, "other")).await.unwrap());
+    for nth in 2..=3 {
+        assert!(store.change_alerts(turn, organisation, &flap(nth, "down")).await.unwrap());
+    }
+    let [begin, end] = flap(4, "down");
+    assert!(store.change_alerts(turn, organisation, &[begin]).await.unwrap());
+    let mut expected = begin_and_end(1, pending).to_vec();
+    expected.extend(begin_and_end(2, superseded));
+    expected.extend(begin_and_end(3, superseded));
+    expected.push(begin_and_end(4, pending)[0].clone());
+    assert_eq!(states().await, expected);
+
+    // What is superseded is not sent; what was attempted is not superseded.
+    for id in ["conf-flap-down-begin-1", "conf-flap-down-end-1", "conf-flap-down-begin-4"] {
+        let claimed = store.claim_notifications(LEASE, 9, 16).await.unwrap();
+        let next = claimed.iter().find(|it| it.id == id).unwrap_or_else(|| panic!("{claimed:?}"));
+        if !id.ends_with("-4") {
+            store.end_attempt(next.key, 1, self::end(AfterAttempt::Delivered)).await.unwrap();
+        }
+    }
+    assert!(store.change_alerts(turn, organisation, &[end]).await.unwrap());
+    let mut expected = begin_and_end(1, delivered).to_vec();
+    expected.extend(begin_and_end(2, superseded));
+    expected.extend(begin_and_end(3, superseded));
+    expected.extend(begin_and_end(4, pending));
+    assert_eq!(states().await, expected);
 }
 
 pub(crate) async fn what_rules_of_alerts_count_is_found(store: &dyn Store) {

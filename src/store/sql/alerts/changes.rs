@@ -6,7 +6,8 @@ use super::super::dialect::{Connection, query};
 use crate::clock::Timestamp;
 use crate::event::{NodeId, OrganisationKey};
 use crate::store::{
-    AlertChange, AlertTurn, NewNotification, NodeHealth, Result, StoreError, StoredAlert,
+    AlertChange, AlertEvent, AlertTurn, NewNotification, NodeHealth, NotificationState, Result,
+    StoreError, StoredAlert,
 };
 
 pub(super) async fn take_turn(
@@ -85,11 +86,11 @@ async fn save(
     query!(
         r#"
         insert into alerts (organisation, rule, group_key, state, since, fired_at, clear_since,
-            resolved_at, found, notified)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            resolved_at, found, notified, notified_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         on conflict (organisation, rule, group_key) do update
         set state = $4, since = $5, fired_at = $6, clear_since = $7, resolved_at = $8, found = $9,
-            notified = $10
+            notified = $10, notified_at = $11
         "#,
         organisation.0,
         alert.rule,
@@ -100,13 +101,16 @@ async fn save(
         alert.clear_since as _,
         alert.resolved_at as _,
         alert.found,
-        notified
+        notified,
+        alert.notified_at as _
     )
     .execute(conn)
     .await?;
     Ok(())
 }
 
+/// Stores a notification. If an alert is resolved before the notification that it fires was attempted,
+/// neither of both needs to be sent.
 async fn enqueue(
     conn: &mut Connection,
     now: Timestamp,
@@ -114,12 +118,18 @@ async fn enqueue(
     alert: &StoredAlert,
     new: &NewNotification,
 ) -> Result<()> {
-    let event = new.event.as_str();
+    let is_superseded = new.event == AlertEvent::Resolved
+        && supersede_begin(conn, now, organisation, alert, &new.destination).await?;
+    let state =
+        if is_superseded { NotificationState::Superseded } else { NotificationState::Pending };
+    let (event, state, ended_at) =
+        (new.event.as_str(), state.as_str(), is_superseded.then_some(now));
     query!(
         r#"
         insert into alert_notifications
-            (id, organisation, rule, group_key, destination, event, body, state, due_at, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, 'pending', $8, $8)
+            (id, organisation, rule, group_key, destination, event, body, state, due_at, created_at,
+            ended_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)
         "#,
         new.id,
         organisation.0,
@@ -128,11 +138,52 @@ async fn enqueue(
         new.destination,
         event,
         new.body,
-        now as _
+        state,
+        now as _,
+        ended_at as _
     )
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Ends the newest notification of an alert to a destination, if it says that the alert fires, was not
+/// attempted, and follows a pending one that the alert was resolved, which then is the last one. Returns
+/// whether it did. If a node claims the notification at the same time, the first one to change the row
+/// succeeds.
+async fn supersede_begin(
+    conn: &mut Connection,
+    now: Timestamp,
+    organisation: OrganisationKey,
+    alert: &StoredAlert,
+    destination: &str,
+) -> Result<bool> {
+    let superseded = query!(
+        r#"
+        update alert_notifications set state = 'superseded', ended_at = $5
+        where ended_at is null and attempts = 0 and event = 'firing'
+            and notification = (
+                select max(n.notification) from alert_notifications n
+                where n.ended_at is null and n.organisation = $1 and n.destination = $2
+                    and n.rule = $3 and n.group_key = $4
+            )
+            and 'resolved' = (
+                select n.event from alert_notifications n
+                where n.ended_at is null and n.organisation = $1 and n.destination = $2
+                    and n.rule = $3 and n.group_key = $4
+                    and n.notification < alert_notifications.notification
+                order by n.notification desc limit 1
+            )
+        "#,
+        organisation.0,
+        destination,
+        alert.rule,
+        alert.group,
+        now as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(superseded.rows_affected() > 0)
 }
 
 pub(super) async fn note_health(

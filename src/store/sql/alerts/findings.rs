@@ -1,10 +1,13 @@
 //! What an evaluation reads. Each function is one or two statements, whatever the number of gateways.
 
-use super::super::dialect::{Connection, query};
+use std::collections::HashMap;
+
+use super::super::dialect::{Connection, Manifests, query};
+use super::super::gateways::details::details;
 use crate::clock::Timestamp;
-use crate::event::{GatewayId, NodeId, OrganisationKey};
+use crate::event::{GatewayId, GatewayKey, NodeId, OrganisationKey};
 use crate::store::{
-    AlertState, ExpiringToken, FailureCount, Labels, NodeCondition, NodeHealth, Result, StoreError,
+    AlertState, ExpiringToken, FailureCount, NodeCondition, NodeHealth, Result, StoreError,
     StoredAlert, UsedAddress, WatchedGateway,
 };
 
@@ -29,7 +32,8 @@ pub(super) async fn alerts(
         select rule as "rule!: String", group_key as "group_key!: String", state as "state!: String",
             since as "since!: Timestamp", fired_at as "fired_at?: Timestamp",
             clear_since as "clear_since?: Timestamp", resolved_at as "resolved_at?: Timestamp",
-            found as "found!: String", notified as "notified!: String"
+            found as "found!: String", notified as "notified!: String",
+            notified_at as "notified_at?: Timestamp"
         from alerts where organisation = $1 order by rule, group_key
         "#,
         organisation.0
@@ -50,98 +54,42 @@ pub(super) async fn alerts(
                 resolved_at: row.resolved_at,
                 found: row.found,
                 notified,
+                notified_at: row.notified_at,
             })
         })
         .collect()
 }
 
-/// One row per gateway. The subqueries look up single rows and the dead letters after each position,
-/// so the cost does not depend on the length of a log.
 pub(super) async fn gateways(
     conn: &mut Connection,
     organisation: OrganisationKey,
 ) -> Result<Vec<WatchedGateway>> {
     let rows = query!(
         r#"
-        with chosen as materialized (
-            select g.gateway, g.id, g.name, g.labels, g.created_at, g.disabled_at, g.paused_at,
-                s.left_at, s.dead_total, s.head, s.floor,
-                coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
-                         (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
-            from gateways g join streams s using (gateway)
-            where g.organisation = $1 and g.deleted_at is null
-        ),
-        placed as materialized (
-            select *, case when floor > confirmed then floor else confirmed end as position from chosen
-        )
-        select id as "id!: GatewayId", name as "name!: String", labels as "labels!: String",
-            cast(case when disabled_at is null and paused_at is null then 0 else 1 end as bigint) as "is_stopped!: i64",
-            cast(case when exists (
-                select 1 from connections n where n.gateway = p.gateway and n.closed_at is null
-            ) then 1 else 0 end as bigint) as "is_connected!: i64",
-            coalesce(left_at, created_at) as "left_at!: Timestamp", dead_total as "dead_letters!: i64",
-            cast(head - position - coalesce((
-                select sum(case when d.first_sequence > p.position then d.last_sequence - d.first_sequence + 1
-                    else d.last_sequence - p.position end)
-                from dead_letters d
-                where d.gateway = p.gateway and d.first_sequence > p.position - 1000
-                    and d.last_sequence > p.position
-            ), 0) as bigint) as "pending!: i64",
-            case when head > position then (
-                select coalesce(
-                    o.appended_at,
-                    (
-                        select case when d.redriven_first + d.last_sequence - d.first_sequence >= o.sequence
-                            then d.redriven_at end
-                        from dead_letters d
-                        where d.gateway = o.gateway and d.redriven_first <= o.sequence
-                        order by d.redriven_first desc limit 1
-                    ),
-                    e.appended_at
-                )
-                from outbox o join events e using (event)
-                where o.gateway = p.gateway and o.sequence = (
-                    -- The first sequence after the position or a dead letter that is not a dead letter.
-                    select min(next) from (
-                        select p.position + 1 as next
-                        union all
-                        select d.last_sequence + 1 from dead_letters d
-                        where d.gateway = p.gateway and d.first_sequence > p.position - 1000
-                            and d.last_sequence > p.position
-                    ) as ends
-                    -- They don't overlap, so only the last one before it may cover it.
-                    where not coalesce((
-                        select d.last_sequence >= ends.next from dead_letters d
-                        where d.gateway = p.gateway and d.first_sequence <= ends.next
-                        order by d.first_sequence desc limit 1
-                    ), false)
-                )
-            ) end as "oldest_pending_at?: Timestamp"
-        from placed p order by name
+        select gateway as "gateway!: GatewayKey", s.dead_total as "dead_letters!: i64"
+        from gateways g join streams s using (gateway)
+        where g.organisation = $1 and g.deleted_at is null
         "#,
         organisation.0
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(WatchedGateway {
-                id: row.id,
-                name: row.name,
-                labels: labels(&row.labels)?,
-                is_stopped: row.is_stopped != 0,
-                is_connected: row.is_connected != 0,
-                left_at: row.left_at,
-                pending: row.pending,
-                oldest_pending_at: row.oldest_pending_at,
-                dead_letters: row.dead_letters,
-            })
-        })
-        .collect()
-}
-
-fn labels(text: &str) -> Result<Labels> {
-    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("labels: {error}")))
+    let dead_letters: HashMap<GatewayKey, i64> =
+        rows.iter().map(|row| (row.gateway, row.dead_letters)).collect();
+    let keys: Vec<GatewayKey> = rows.iter().map(|row| row.gateway).collect();
+    let gateways = details(conn, &keys, Manifests::Omit).await?;
+    let watched = gateways.into_iter().map(|gateway| WatchedGateway {
+        id: gateway.id,
+        name: gateway.name,
+        labels: gateway.labels,
+        is_stopped: gateway.disabled_at.is_some() || gateway.paused.is_some(),
+        is_connected: gateway.live_connections > 0,
+        left_at: gateway.left.map_or(gateway.created_at, |(at, _)| at),
+        pending: gateway.pending,
+        oldest_pending_at: gateway.oldest_pending_at,
+        dead_letters: dead_letters.get(&gateway.key).copied().unwrap_or(0),
+    });
+    Ok(watched.collect())
 }
 
 pub(super) async fn failures(

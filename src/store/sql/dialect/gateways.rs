@@ -17,7 +17,18 @@ pub(crate) trait GatewayStatements {
         labels: &Labels,
     ) -> Result<Vec<GatewayByLabels>>;
     /// Gateways with what their streams, positions and connections say, by name.
-    async fn gateway_details(&mut self, gateways: &[GatewayKey]) -> Result<Vec<GatewayRow>>;
+    async fn gateway_details(
+        &mut self,
+        gateways: &[GatewayKey],
+        manifests: Manifests,
+    ) -> Result<Vec<GatewayRow>>;
+}
+
+/// Whether to read the manifests of gateways, which may be large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manifests {
+    Read,
+    Omit,
 }
 
 /// A gateway's row, before its JSON is parsed.

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
+use super::super::dialect::{Connection, GatewayStatements, Manifests, NodeStatements};
 use crate::event::GatewayKey;
 use crate::store::{
     Confirmation, Failing, Gateway, KeyFault, LastRefusal, Pause, Result, StoreError,
@@ -10,14 +10,18 @@ use crate::store::{
 
 /// One gateway that is known to exist.
 pub(crate) async fn the_one(conn: &mut Connection, gateway: GatewayKey) -> Result<Gateway> {
-    details(conn, &[gateway]).await?.pop().ok_or(StoreError::NotFound("gateway"))
+    details(conn, &[gateway], Manifests::Read).await?.pop().ok_or(StoreError::NotFound("gateway"))
 }
 
 /// These gateways with all details, by name, in one statement. Its subqueries look up single rows,
 /// and the dead letters after each position, so the cost does not depend on the length of a log.
-pub(super) async fn details(conn: &mut Connection, keys: &[GatewayKey]) -> Result<Vec<Gateway>> {
+pub(crate) async fn details(
+    conn: &mut Connection,
+    keys: &[GatewayKey],
+    manifests: Manifests,
+) -> Result<Vec<Gateway>> {
     let as_of = conn.now().await?;
-    let rows = conn.gateway_details(keys).await?;
+    let rows = conn.gateway_details(keys, manifests).await?;
     rows.into_iter()
         .map(|row| {
             let manifest = row

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 
-use super::super::dialect::{Connection, query_as};
+use super::super::dialect::{Connection, Manifests, query_as};
 use super::details::details;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason};
@@ -90,7 +90,7 @@ pub(super) async fn fleet(conn: &mut Connection, furthest: usize) -> Result<Flee
     let furthest: Vec<(u64, GatewayKey)> =
         behind.into_sorted_vec().into_iter().map(|Reverse((lag, _, key))| (lag, key)).collect();
     let keys: Vec<GatewayKey> = furthest.iter().map(|(_, key)| *key).collect();
-    let gateways = details(conn, &keys).await?;
+    let gateways = details(conn, &keys, Manifests::Omit).await?;
     let lags = furthest.into_iter().filter_map(|(events, key)| {
         let gateway = gateways.iter().find(|gateway| gateway.key == key)?;
         let age = gateway.oldest_pending_at.map_or(Duration::ZERO, |at| gateway.as_of.since(at));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::sql::dialect::GatewayStatements;
-use super::super::sql::dialect::gateways::{GatewayById, GatewayByLabels, GatewayRow};
+use super::super::sql::dialect::gateways::{GatewayById, GatewayByLabels, GatewayRow, Manifests};
 use super::{Connection, json, query_as};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
@@ -55,13 +55,21 @@ impl GatewayStatements for Connection {
     }
 
     #[expect(clippy::too_many_lines, reason = "one statement")]
-    async fn gateway_details(&mut self, keys: &[GatewayKey]) -> Result<Vec<GatewayRow>> {
+    async fn gateway_details(
+        &mut self,
+        keys: &[GatewayKey],
+        manifests: Manifests,
+    ) -> Result<Vec<GatewayRow>> {
+        let reads_manifests = i64::from(manifests == Manifests::Read);
         let keys = json(&keys.iter().map(|key| key.0).collect::<Vec<_>>())?;
         Ok(query_as!(
             GatewayRow,
             r#"
             with chosen as materialized (
-                select g.*, s.confirmation, s.epoch, s.head, s.floor, s.failing_since, s.failing_reason, s.failing_count,
+                select g.gateway, g.id, g.name, g.labels, g.replicas, g.created_at, g.disabled_at, g.paused_at,
+                    g.paused_by, g.pause_reason, g.manifest_at, g.last_refusal_at, g.last_refusal_code,
+                    g.last_refusal_cause, g.last_refusal_address,
+                    case when cast($2 as bigint) = 1 then g.manifest end as manifest, s.confirmation, s.epoch, s.head, s.floor, s.failing_since, s.failing_reason, s.failing_count,
                     s.left_at, s.left_reason, s.last_failure_at, s.last_failure_reason,
                     coalesce((select received from cursors c where c.gateway = g.gateway and c.instance = ''),
                              (select max(received) from cursors c where c.gateway = g.gateway), 0) as confirmed
@@ -87,7 +95,7 @@ impl GatewayStatements for Connection {
                     where d.gateway = p.gateway and d.first_sequence > p.position - 1000
                         and d.last_sequence > p.position
                 ), 0) as bigint) as "pending!: i64",
-                (
+                case when head > position then (
                     select coalesce(
                         o.appended_at,
                         (
@@ -116,7 +124,7 @@ impl GatewayStatements for Connection {
                             order by d.first_sequence desc limit 1
                         ), false)
                     )
-                ) as "oldest_pending_at?: Timestamp",
+                ) end as "oldest_pending_at?: Timestamp",
                 (select count(*) from connections n
                  where n.gateway = p.gateway and n.closed_at is null) as "live!: i64",
                 (select min(n.connected_at) from connections n
@@ -135,7 +143,8 @@ impl GatewayStatements for Connection {
                 last_refusal_address as "refused_address?: String"
             from placed p order by name
             "#,
-            keys
+            keys,
+            reads_manifests
         )
         .fetch_all(self)
         .await?)
