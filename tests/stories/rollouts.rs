@@ -247,7 +247,10 @@ async fn the_command_line_waits_and_says_who_is_missing(backend: Backend) {
         .failed(1, &["quorum", "is 3"]);
     let bad = service.run(&format!("{publish} --all --wait received --quorum 101%")).await;
     bad.failed(2, &["1% to 100%"]);
-    service.run(&format!("{publish} --all --wait applied")).await.failed(1, &["reliable mode", "received"]);
+    service
+        .run(&format!("{publish} --all --wait applied"))
+        .await
+        .failed(1, &["reliable mode", "received"]);
     service.run(&format!("{publish} --all --quorum 1")).await.failed(2, &["--wait"]);
     service.run(&format!("{publish} --all --wait received --quorum 0")).await.failed(2, &["1 on"]);
     // What can't be reached is refused before anything is published.
