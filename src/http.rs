@@ -315,6 +315,12 @@ async fn not_found() -> Problem {
     Problem::new(Code::NotFound, "Nothing is served at this path.")
 }
 
+/// 405 to `HEAD`, which axum passes to the handlers of `GET`: some of them have effects.
+fn get_only() -> Response {
+    let problem = Problem::new(Code::MethodNotAllowed, "This path only accepts GET.");
+    ([(header::ALLOW, "GET")], problem).into_response()
+}
+
 async fn method_not_allowed() -> Problem {
     Problem::new(
         Code::MethodNotAllowed,

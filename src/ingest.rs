@@ -359,7 +359,7 @@ fn expiry(
     match (at, ttl_secs) {
         (Some(_), Some(_)) => Err(ValidationError::invalid(
             "ttlSeconds",
-            "give either expiresAt or ttlSeconds, not both",
+            "must not be given together with an instant of expiry",
         )),
         (Some(at), None) if at <= now => Err(ValidationError::Expired),
         (None, Some(secs)) if !(1..=LONGEST_TTL_SECS).contains(&secs) => {

@@ -22,12 +22,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::backoff::is_passing;
 use crate::jobs::{Job, Next, Supervisor};
 use crate::metric;
-use crate::store::{Record, Store, StoreError};
+use crate::store::{InstanceOutcome, Record, Store, StoreError};
 
 /// Outcomes that may be queued. Beyond that, lanes keep and merge theirs.
 const QUEUE: usize = 4096;
 /// The maximum number of outcomes of one commit, and of activity records.
 const GROUP: usize = 512;
+/// How many receipts a record costs that takes statements of its own, such as a rejection. Otherwise
+/// the rejections of one gateway would delay publishers and the outcomes of others by seconds.
+const FULL_COST: usize = 8;
 /// How long activity waits for an outcome to be recorded with.
 const SIGNS: Duration = Duration::from_secs(1);
 /// Attempts at a group after the last lane has ended.
@@ -43,6 +46,22 @@ const INTERVAL: Duration = Duration::from_secs(5);
 enum Entry {
     Record(Record),
     Flush(oneshot::Sender<()>),
+}
+
+impl Entry {
+    /// What it adds to a transaction, in receipts, which share statements.
+    const fn cost(&self) -> usize {
+        match self {
+            Self::Flush(_)
+            | Self::Record(
+                Record::Confirmed { .. }
+                | Record::ConfirmedElsewhere { .. }
+                | Record::Heartbeat { .. }
+                | Record::Instance { outcome: InstanceOutcome::Acknowledged { .. }, .. },
+            ) => 1,
+            Self::Record(_) => FULL_COST,
+        }
+    }
 }
 
 /// The lanes' handle.
@@ -167,7 +186,13 @@ impl Recording {
         self.groups += 1;
         let waiting = u32::try_from(self.waiting.len() + self.entries.len()).unwrap_or(u32::MAX);
         metrics::gauge!(metric::RECORDER_QUEUE).set(f64::from(waiting));
-        for entry in self.entries.drain(..) {
+        let mut cost = 0;
+        let fits = |entry: &&Entry| {
+            cost += entry.cost();
+            cost <= GROUP
+        };
+        let taken = self.entries.iter().take_while(fits).count();
+        for entry in self.entries.drain(..taken) {
             match entry {
                 Entry::Record(sign @ Record::Heartbeat { .. }) => {
                     if self.signs.is_empty() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts as _, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use tracing::Instrument as _;
 
@@ -99,6 +99,9 @@ pub(super) async fn follow(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
+    if *request.method() == Method::HEAD {
+        return super::get_only();
+    }
     let (mut parts, _) = request.into_parts();
     let trusted = &app.config.server.trusted_proxies;
     let address = client_address(peer.address.ip(), &parts.headers, trusted);

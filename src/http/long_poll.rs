@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use dashmap::DashMap;
 use tokio::sync::Mutex;
@@ -239,11 +239,15 @@ impl Asked {
 )]
 pub(super) async fn poll(
     State(app): State<Arc<App>>,
+    method: Method,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     credential: Result<auth::Gateway, Problem>,
     query: Result<Query<PollQuery>, Problem>,
 ) -> Answer<Response> {
+    if method == Method::HEAD {
+        return Ok(super::get_only());
+    }
     check_origin(&app, &headers)?;
     let trusted = &app.config.server.trusted_proxies;
     let address = client_address(peer.address.ip(), &headers, trusted);

@@ -32,8 +32,21 @@ pub(super) trait FromQuery: Sized {
 /// Names and values as they were sent; no name occurs twice.
 pub(super) struct Parameters(Vec<(String, String)>);
 
+/// Refuses what is not UTF-8 once it is decoded: different values would otherwise become the same.
+fn check_utf8(uri: &Uri) -> Answer<()> {
+    for pair in uri.query().unwrap_or_default().split('&') {
+        if percent_encoding::percent_decode_str(pair).decode_utf8().is_err() {
+            let name = pair.split('=').next().unwrap_or_default();
+            let name: String = name.chars().take(64).collect();
+            return Err(Problem::invalid(name, "must be UTF-8, percent-encoded"));
+        }
+    }
+    Ok(())
+}
+
 impl Parameters {
     fn new(uri: &Uri, known: &[String]) -> Answer<Self> {
+        check_utf8(uri)?;
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
         Self::of(pairs.map_err(|error| Problem::invalid("query", error.body_text()))?.0, known)
     }

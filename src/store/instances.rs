@@ -399,8 +399,8 @@ fn at(position: Sequence, floor: Sequence) -> Start {
     Start::Gap(Gap { reason, from, to: floor, resume_at: floor })
 }
 
-/// Whether an instance is not sent a dead letter again: it was given up after too many attempts, or
-/// this instance has rejected it. Unnamed connections can't be told apart, so what one has rejected
+/// Whether an instance is not sent a dead letter: it was given up because too many connections ended,
+/// whichever instances they belonged to, or this instance has rejected it. Unnamed connections can't be told apart, so what one has rejected
 /// may be new to another.
 pub fn is_over_for(instance: &str, reason: Reason, rejected_by: Option<&str>) -> bool {
     reason.ends_connections() || !instance.is_empty() && rejected_by == Some(instance)

@@ -217,10 +217,16 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
             Ok(generated::Named::Server) => Resume::Server,
             Ok(generated::Named::Latest) => Resume::Latest,
             Ok(generated::Named::Earliest) => Resume::Earliest,
-            _ => return Err(invalid("resume: unknown position")),
+            _ => {
+                return Err(invalid(
+                    "resume.named: must be NAMED_SERVER, NAMED_LATEST or NAMED_EARLIEST",
+                ));
+            }
         },
         Some(Asked::Position(position)) => Resume::After(Position {
-            epoch: Epoch(position.epoch.parse().map_err(|_| invalid("resume.epoch: not a UUID"))?),
+            epoch: Epoch(
+                position.epoch.parse().map_err(|_| invalid("resume.epoch: must be a UUID"))?,
+            ),
             sequence: stated(Hello::TYPE, "resume.sequence", position.sequence)?,
             event_id: position
                 .event_id
@@ -239,12 +245,16 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
             Ok(generated::Envelope::Unspecified) => None,
             Ok(generated::Envelope::Native) => Some(Envelope::Native),
             Ok(generated::Envelope::Cloudevents) => Some(Envelope::CloudEvents),
-            Err(_) => return Err(invalid("envelope: unknown form of events")),
+            Err(_) => {
+                return Err(invalid("envelope: must be ENVELOPE_NATIVE or ENVELOPE_CLOUDEVENTS"));
+            }
         },
         confirm: match hello.confirm() {
             generated::Confirm::Received => Confirm::Received,
             generated::Confirm::Applied => Confirm::Applied,
-            generated::Confirm::Unspecified => return Err(invalid("confirm: is required")),
+            generated::Confirm::Unspecified => {
+                return Err(invalid("confirm: must be CONFIRM_RECEIVED or CONFIRM_APPLIED"));
+            }
         },
         instance: hello.instance,
         resume,
@@ -264,7 +274,9 @@ fn nack(nack: generated::DeliveryNack) -> Result<Nack, FrameError> {
         generated::NackCode::Overloaded => NackCode::Overloaded,
         generated::NackCode::Conflict => NackCode::Conflict,
         generated::NackCode::Unspecified => {
-            return Err(invalid("delivery.nack: code: is required"));
+            return Err(invalid(
+                "delivery.nack: code: must be a value of NackCode other than NACK_CODE_UNSPECIFIED",
+            ));
         }
     };
     Ok(Nack {

@@ -202,6 +202,15 @@ impl Tables {
 
     fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<EarlierNacks> {
         let mut nacked: BTreeMap<Sequence, EarlierNacks> = BTreeMap::new();
+        for sequence in position.0 + 1..=position.0 + LONGEST_RANGE {
+            let letter = self.dead_letter_at((new.gateway, sequence));
+            let letter = letter.filter(|(_, it)| it.redriven_at.is_none());
+            if let Some((_, it)) = letter.filter(|(_, it)| it.reason.ends_connections()) {
+                let (sequence, reason) = (Sequence(sequence), it.reason);
+                let given_up = EarlierNacks { sequence, count: 0, reason, is_given_up: true };
+                nacked.insert(sequence, given_up);
+            }
+        }
         for row in self.attempts.values() {
             let Some(reason) = row.reason.filter(|_| row.outcome == Outcome::Failed) else {
                 continue;

@@ -88,6 +88,12 @@ async fn an_event_that_ends_connections_is_passed_over_whatever_the_gateway_resu
     peer.applied(3).await;
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 3).await;
     assert_eq!(given_up["attemptCount"], failed(&service, &id, 1).await["attemptCount"]);
+
+    // Nor is it sent to an instance that has not tried it: it would end its connections, too.
+    let earliest = json!({"instance": "b", "resume": "earliest", "window": 1});
+    let mut peer = Peer::connect(&service, &key, earliest).await;
+    let event = peer.event(2).await;
+    assert_eq!(event["previous"], 0, "{event}");
 }
 
 async fn a_rejected_event_is_not_sent_again_to_a_gateway_that_resumes_before_it(backend: Backend) {

@@ -88,6 +88,7 @@ on_both! {
     frames_reject_events_and_violations_end_the_connection
     an_instance_that_polls_no_more_is_disconnected
     bad_parameters_are_refused_and_name_what_is_wrong
+    a_head_request_has_no_effect
 }
 
 async fn events_come_at_once_and_count_when_they_are_confirmed(backend: Backend) {
@@ -220,6 +221,7 @@ async fn bad_parameters_are_refused_and_name_what_is_wrong(backend: Backend) {
         (&format!("after={epoch}.1&ack={epoch}.2"), "ack"),
         ("instance=", "instance"),
         ("instance=a%00", "instance"),
+        ("instance=a%ff", "instance"),
         ("since=1", "since"),
     ] {
         peer.poll(query).await.invalid(field, &[]);
@@ -227,4 +229,22 @@ async fn bad_parameters_are_refused_and_name_what_is_wrong(backend: Backend) {
     }
     let shown = service.api().get("/connections").await.expect("connections");
     assert_eq!(shown["count"], 0);
+}
+
+/// A method without effects (RFC 9110, section 9.2.1).
+async fn a_head_request_has_no_effect(backend: Backend) {
+    let service = backend.start().await;
+    let (id, key) = service.gateway("one").await;
+    publish(&service, &id, 1, 1).await;
+    let peer = Peer::new(&service, &key);
+    for url in [&peer.base, &peer.base.replace("/events", "/stream")] {
+        let head = peer.client.head(format!("{url}?instance=a&confirm=applied"));
+        let refused = reply(head.header("api-key", &key)).await;
+        assert_eq!(refused.status, 405, "{refused:?}");
+        assert_eq!(refused.headers["allow"], "GET");
+    }
+    let shown = service.admin().get("/connections").await.success();
+    assert_eq!(shown["count"], 0, "{shown:#}");
+    let (sequences, _) = peer.events("instance=a").await;
+    assert_eq!(sequences, [1]);
 }

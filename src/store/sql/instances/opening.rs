@@ -1,5 +1,6 @@
 //! Opens connections in reliable mode. [`start`] decides where they start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::connections::cursor;
@@ -139,12 +140,23 @@ pub(crate) async fn open_instance(
     Ok(OpenedInstance { opened, floor: log.floor, received, applied, nacked, gap, replaces })
 }
 
-/// Events after a position that an instance, or unnamed connections, could not apply.
+/// Events after a position that an instance, or unnamed connections, could not apply, and those that
+/// were given up for all.
 async fn nacked(
     conn: &mut Connection,
     new: &NewConnection,
     position: Sequence,
 ) -> Result<Vec<EarlierNacks>> {
+    let (first, last) = (position.next(), Sequence(position.0 + LONGEST_RANGE));
+    let letters = ledger::dead_letters(conn, new.gateway, Range { first, last }).await?;
+    let mut nacked = BTreeMap::new();
+    for letter in letters.iter().filter(|letter| letter.reason.ends_connections()) {
+        for sequence in letter.first.max(first).0..=letter.last.min(last).0 {
+            let (sequence, reason) = (Sequence(sequence), letter.reason);
+            let given_up = EarlierNacks { sequence, count: 0, reason, is_given_up: true };
+            nacked.insert(sequence, given_up);
+        }
+    }
     let rows = query!(
         r#"
         select first_sequence as "sequence!: Sequence", reason as "reason!: Reason",
@@ -155,17 +167,19 @@ async fn nacked(
         group by first_sequence, reason order by first_sequence
         "#,
         new.gateway.0,
-        position.0 + 1,
-        position.0 + LONGEST_RANGE,
+        first.0,
+        last.0,
         new.instance
     )
     .fetch_all(&mut *conn)
     .await?;
-    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
-    let range = Range { first: first.sequence, last: last.sequence };
-    let open = ledger::not_dead(conn, new.gateway, range).await?;
-    let letters = ledger::dead_letters(conn, new.gateway, range).await?;
-    let mut nacked: Vec<EarlierNacks> = Vec::new();
+    let open = match (rows.first(), rows.last()) {
+        (Some(first), Some(last)) => {
+            let range = Range { first: first.sequence, last: last.sequence };
+            ledger::not_dead(conn, new.gateway, range).await?
+        }
+        _ => Vec::new(),
+    };
     for row in rows {
         let (sequence, reason) = (row.sequence, row.reason);
         let letter = letters.iter().find(|it| (it.first..=it.last).contains(&sequence));
@@ -182,14 +196,11 @@ async fn nacked(
             _ if is_given_up && reason.ends_connections() => 0,
             _ => continue,
         };
-        match nacked.last_mut() {
-            Some(same) if same.sequence == sequence => {
-                same.count = same.count.saturating_add(count);
-            }
-            _ => nacked.push(EarlierNacks { sequence, count, reason, is_given_up }),
-        }
+        let none = EarlierNacks { sequence, count: 0, reason, is_given_up };
+        let all = nacked.entry(sequence).or_insert(none);
+        all.count = all.count.saturating_add(count);
     }
-    Ok(nacked)
+    Ok(nacked.into_values().collect())
 }
 
 /// The stored cursor of an instance.
