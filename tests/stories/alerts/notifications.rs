@@ -52,8 +52,8 @@ async fn an_alert_and_its_end_are_one_signed_thread_for_many_gateways(backend: B
     alert_in_state(&service, "away/eu", "resolved").await;
     let is_end = |it: &Received| it.says() == "alert.resolved away/eu";
     receiver.until(|all| all.iter().any(is_end)).await;
-    let received = receiver.accepted("away");
-    let [begin, end] = &received[..] else { panic!("{received:#?}") };
+    let messages = receiver.accepted("away");
+    let [begin, end] = &messages[..] else { panic!("{messages:#?}") };
     assert_eq!(begin.says(), "alert.firing away/eu");
     assert_eq!(end.says(), "alert.resolved away/eu");
     for received in [begin, end] {
@@ -257,6 +257,6 @@ async fn an_alert_is_sent_when_a_silence_ends_and_nothing_is_sent_again_after_a_
     // Once a notification of another alert has arrived, the first one has been evaluated again.
     watched(&service, "two", "away", "us").await;
     receiver.until(|all| all.iter().any(|it| it.says() == "alert.firing away/us")).await;
-    let received: Vec<String> = receiver.accepted("away").iter().map(Received::says).collect();
-    assert_eq!(received, ["alert.firing away/eu", "alert.firing away/us"]);
+    let messages: Vec<String> = receiver.accepted("away").iter().map(Received::says).collect();
+    assert_eq!(messages, ["alert.firing away/eu", "alert.firing away/us"]);
 }
