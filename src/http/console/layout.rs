@@ -84,7 +84,7 @@ impl Call {
     /// The command that sends it.
     fn command(&self, origin: &str) -> String {
         let url = quoted(&format!("{origin}{BASE}{}", self.path));
-        let token = r#"-H "Authorization: Bearer $TOKEN""#;
+        let token = r#"-H "Authorization: Bearer $GATEWAY_EVENTS_TOKEN""#;
         match &self.body {
             None if self.method == "GET" => format!("curl {token} {url}"),
             None => format!("curl -X {} {token} {url}", self.method),

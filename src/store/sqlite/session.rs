@@ -34,6 +34,8 @@ pub(crate) struct Session {
     last_begin_error: watch::Sender<Option<String>>,
     /// Whether the write-ahead log may contain a payload that was purged.
     has_remains: Arc<AtomicBool>,
+    /// The size of the write-ahead log that was warned of last, until it is truncated.
+    warned_bytes: u64,
 }
 
 /// Why a transaction was not committed.
@@ -55,6 +57,7 @@ impl Session {
             last_begin_error: watch::Sender::new(None),
             // An earlier process may have ended before it truncated the log.
             has_remains: Arc::new(AtomicBool::new(true)),
+            warned_bytes: 0,
         }
     }
 
@@ -184,12 +187,18 @@ impl WriterSession for Session {
         if let (Some(bytes), Some(conn)) = (self.wal.too_large(), &mut self.conn) {
             match shrink_wal(conn).await {
                 Ok(true) => {
+                    self.warned_bytes = 0;
                     tracing::info!(bytes, "the write-ahead log was too large; truncated it");
                 }
-                Ok(false) => tracing::warn!(
-                    bytes,
-                    "the write-ahead log is too large and cannot be truncated while another connection reads an old snapshot"
-                ),
+                // Once, and again each time that it has doubled.
+                Ok(false) if bytes >= self.warned_bytes.saturating_mul(2) => {
+                    self.warned_bytes = bytes;
+                    tracing::warn!(
+                        bytes,
+                        "the write-ahead log is too large and cannot be truncated while another connection reads an old snapshot"
+                    );
+                }
+                Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(bytes, %error, "failed to truncate the write-ahead log, which is too large");
                 }
