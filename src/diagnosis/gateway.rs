@@ -407,12 +407,11 @@ fn relabel(evidence: &GatewayEvidence, missed: &Missed, steps: &mut Vec<Step>) {
         1 => format!("the event for {target} that"),
         _ => format!("the {events} for {target} that"),
     };
-    let resend = |why: String| match missed.events {
-        1 => {
+    let resend = |why: String| {
+        if missed.events == 1 {
             let id = argument(missed.last_event.as_str());
             Step::new(why, format!("event resend {id} --gateway {name}"))
-        }
-        _ => {
+        } else {
             let labels = label_options(&missed.labels);
             let command = format!("event resend --missed-by {name} {labels}");
             Step::new(format!("{why} They are sent in order."), command)
