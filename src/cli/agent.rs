@@ -12,7 +12,7 @@ use gateway_events::agent::forward::{self, Forwarder};
 use gateway_events::agent::{Agent, OnGap, RetryingPosition, Target, metrics};
 use gateway_events::client::api::Api;
 use gateway_events::client::reliable::{
-    Client, ClientError, Confirm, Envelope, FilePosition, Options,
+    Client, ClientError, Confirm, Envelope, FilePosition, Options, parse_instance,
 };
 use gateway_events::client::{CancellationToken, Endpoint, Url};
 use gateway_events::event::{EventType, NodeId};
@@ -102,7 +102,7 @@ struct Gateway {
     #[arg(long, value_name = "FILE")]
     position: PathBuf,
     /// The name of this replica of the gateway; the service stores a position for it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_instance)]
     instance: Option<String>,
     /// Receive only events of this type; may be repeated, and is not available over long polling
     #[arg(long = "type", value_name = "TYPE")]
