@@ -165,7 +165,8 @@ async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
     let trust = service.trust()?;
     let base = Api::new(&service.address()?, None, &trust)?.base().clone();
     let (on_gap, retry_delay) = (product.on_gap.into(), product.retry_delay);
-    let target = product.target(&base, &gateway.position)?;
+    let position = FilePosition::new(&gateway.position);
+    let target = product.target(&base, &position.file()?)?;
 
     let _metrics = match observed.metrics_listen {
         Some(address) => Some(serve_metrics(address).await?),
@@ -176,8 +177,10 @@ async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
 
     let endpoint = Endpoint { base, tls: trust.client_config()?, source: None };
     let transport = gateway.transport.transport(endpoint, key)?;
-    let position = FilePosition::new(&gateway.position);
-    lock(&position).await?;
+    tokio::select! {
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        locked = lock(&position) => locked?,
+    }
     if let Target::Exec(program) = &target {
         tokio::select! {
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
