@@ -418,6 +418,11 @@ pub async fn restore(
     database(config).restore(Restore { from, replace, accept_problems, principal }).await
 }
 
+/// Fails if [`renew_epochs`] would fail because of the database's state. Changes nothing.
+pub async fn check_renewal(config: &Config) -> Result<(), OpenError> {
+    database(config).check_renewal().await
+}
+
 /// Gives every log a new epoch. Returns the number of logs. The service must not be running.
 pub async fn renew_epochs(config: &Config) -> Result<u64, OpenError> {
     database(config).renew_epochs(local::principal()).await

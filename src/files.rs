@@ -4,7 +4,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Only the owner may read or write.
 pub const PRIVATE: u32 = 0o600;
@@ -95,6 +95,33 @@ pub fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// The path of a file with all links followed. The file does not have to exist, and neither does the one
+/// to which a link at the end leads; its directory does.
+pub fn resolved(path: &Path) -> io::Result<PathBuf> {
+    /// As many as Linux follows.
+    const MOST_LINKS: usize = 40;
+    let mut path = path.to_owned();
+    for _ in 0..=MOST_LINKS {
+        let Some(name) = path.file_name() else {
+            return std::fs::canonicalize(&path);
+        };
+        let directory = std::fs::canonicalize(directory_of(&path))?;
+        let file = directory.join(name);
+        match std::fs::read_link(&file) {
+            Ok(target) => path = directory.join(target),
+            // It is not a link, or does not exist.
+            Err(error)
+                if [io::ErrorKind::InvalidInput, io::ErrorKind::NotFound]
+                    .contains(&error.kind()) =>
+            {
+                return Ok(file);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
 /// Warns if others than the owner can access a file with a secret. Follows links, because what
 /// matters is the file that contains the secret.
 pub fn warn_if_exposed(path: &Path, what: &str) {
@@ -127,6 +154,30 @@ pub fn warn_if_writable(path: &Path, what: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_are_followed_to_files_that_do_not_exist_yet() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        let at = |name: &str| root.join(name);
+        std::fs::create_dir(at("real")).unwrap();
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, at(name)).unwrap();
+        };
+        link("real", "directory");
+        link("directory/../real/file", "one");
+        link("one", "two");
+        link("circle", "circle");
+        link("missing/file", "lost");
+        for name in ["real/file", "directory/file", "one", "two", "directory/../two"] {
+            assert_eq!(resolved(&at(name)).unwrap(), at("real/file"), "{name}");
+        }
+        std::fs::write(at("real/file"), "").unwrap();
+        assert_eq!(resolved(&at("two")).unwrap(), at("real/file"));
+        assert_eq!(resolved(&at("real/..")).unwrap(), root);
+        assert_eq!(resolved(&at("circle")).unwrap_err().raw_os_error(), Some(40));
+        assert_eq!(resolved(&at("lost")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn an_existing_file_is_never_replaced_not_even_through_a_link() {

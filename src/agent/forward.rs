@@ -65,6 +65,9 @@ impl Forwarder {
                 "it contains a user or a password, which others can read in the arguments",
             );
         }
+        if url.port() == Some(0) {
+            return refused("nothing can listen on port 0");
+        }
         let host = url.host_str().unwrap_or_default();
         if !allow_remote && !is_local(host) {
             return Err(ForwardError::Remote(shown(&url)));
@@ -206,8 +209,9 @@ fn why(error: &reqwest::Error) -> String {
 /// The pause that `Retry-After` asks for: seconds, or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // The pause is limited later, so a number that is too large is as good as the largest one.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     Some(Timestamp::parse_http_date(text)?.since(Timestamp::now()))
 }
@@ -252,7 +256,12 @@ mod tests {
             assert!(error.contains("--allow-remote"), "{error}");
             assert!(made(remote, true).is_ok(), "{remote}");
         }
-        for wrong in ["ftp://127.0.0.1/", "http://u:secret@127.0.0.1/", "http://u@127.0.0.1/"] {
+        for wrong in [
+            "ftp://127.0.0.1/",
+            "http://localhost:0/",
+            "http://u:secret@127.0.0.1/",
+            "http://u@127.0.0.1/",
+        ] {
             let error = made(wrong, true).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }

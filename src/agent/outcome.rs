@@ -89,7 +89,7 @@ impl Answer {
     /// The answer in a response with this status and this beginning of its body.
     pub(super) fn of_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let what = match status {
-            300..=399 => format!("status {status}: redirects are not followed"),
+            301 | 302 | 303 | 307 | 308 => format!("status {status}: redirects are not followed"),
             status => format!("status {status}"),
         };
         let detail = described(&what, &beginning(body));

@@ -12,7 +12,7 @@ use gateway_events::agent::forward::{self, Forwarder};
 use gateway_events::agent::{Agent, OnGap, RetryingPosition, Target, metrics};
 use gateway_events::client::api::Api;
 use gateway_events::client::reliable::{
-    Client, ClientError, Confirm, Envelope, FilePosition, Options,
+    Client, ClientError, Confirm, Envelope, FilePosition, Options, parse_instance,
 };
 use gateway_events::client::{CancellationToken, Endpoint, Url};
 use gateway_events::event::{EventType, NodeId};
@@ -102,7 +102,7 @@ struct Gateway {
     #[arg(long, value_name = "FILE")]
     position: PathBuf,
     /// The name of this replica of the gateway; the service stores a position for it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_instance)]
     instance: Option<String>,
     /// Receive only events of this type; may be repeated, and is not available over long polling
     #[arg(long = "type", value_name = "TYPE")]
@@ -165,7 +165,8 @@ async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
     let trust = service.trust()?;
     let base = Api::new(&service.address()?, None, &trust)?.base().clone();
     let (on_gap, retry_delay) = (product.on_gap.into(), product.retry_delay);
-    let target = product.target(&base, &gateway.position)?;
+    let position = FilePosition::new(&gateway.position);
+    let target = product.target(&base, &position.file()?)?;
 
     let _metrics = match observed.metrics_listen {
         Some(address) => Some(serve_metrics(address).await?),
@@ -176,8 +177,10 @@ async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
 
     let endpoint = Endpoint { base, tls: trust.client_config()?, source: None };
     let transport = gateway.transport.transport(endpoint, key)?;
-    let position = FilePosition::new(&gateway.position);
-    lock(&position).await?;
+    tokio::select! {
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+        locked = lock(&position) => locked?,
+    }
     if let Target::Exec(program) = &target {
         tokio::select! {
             () = stop.cancelled() => return Ok(ExitCode::SUCCESS),

@@ -33,6 +33,7 @@ pub(crate) struct Renew {
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let Command::Renew(Renew { confirmation, settings, output }) = command;
     let config = settings.load()?;
+    app::check_renewal(&config).await?;
     let name = migrate::name(&migrate::database(&config));
     confirmation.require(
         format_args!(

@@ -23,7 +23,7 @@ use super::output::{answer, cell, clean, note, optional, time};
 use super::reference::{GatewayRef, Names, event_id, resolve_all};
 use super::rollout::{self, WaitOptions};
 use super::table::table;
-use super::time::parse_seconds;
+use super::time::parse_ttl;
 
 mod list;
 mod republish;
@@ -94,7 +94,7 @@ pub(crate) struct Publish {
     user: Option<String>,
     /// Time after which it expires, and is not delivered any more, such as 15m or 7d; by default
     /// that of its type
-    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     ttl: Option<u64>,
     /// The collapse key: a gateway that was disconnected receives only the newest of the events with the
     /// same type and key

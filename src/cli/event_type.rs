@@ -16,7 +16,7 @@ use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::output::{answer, cell, clean};
 use super::table::table;
-use super::time::parse_seconds;
+use super::time::parse_ttl;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -49,7 +49,7 @@ pub(crate) struct Put {
     no_schema: bool,
     /// Time after which its events expire, such as 15m or 7d, unless the publisher sets another one;
     /// those of a new type don't expire by default
-    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     ttl: Option<u64>,
     /// Remove the time to live: its events don't expire by default
     #[arg(long, conflicts_with = "ttl")]

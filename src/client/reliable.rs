@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::event::{EventType, GatewayId};
-use crate::transport::frames::Credit;
+use crate::transport::frames::{Credit, INSTANCE_CHARACTERS};
 
 mod driver;
 mod event_stream;
@@ -51,6 +51,16 @@ pub use position::{
     FilePosition, MOST_REJECTIONS, MemoryPosition, PositionError, PositionStore, StoredPosition,
 };
 pub use websocket::WebSocket;
+
+/// Parses the name of an [instance](Options::instance). What passes can still be refused: the service
+/// accepts some names of existing instances only.
+pub fn parse_instance(text: &str) -> Result<String, String> {
+    let is_valid = (1..=INSTANCE_CHARACTERS).contains(&text.chars().count())
+        && !text.chars().any(char::is_control);
+    is_valid.then(|| text.to_owned()).ok_or_else(|| {
+        format!("must have 1 to {INSTANCE_CHARACTERS} characters, none of them a control character")
+    })
+}
 
 /// Options of a client.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use humantime_serde::re::humantime::{self, DurationError};
 
 use crate::clock::Timestamp;
+use crate::ingest::LONGEST_TTL_SECS;
 
 /// Parses RFC 3339, `now`, how long ago (`2h`, `-1h`, `15m ago`), or the beginning of a day in UTC
 /// (`today`, `yesterday`, `2026-01-31`).
@@ -18,13 +19,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error}; write it like 30s, 15m, 1h 30m or 30d"))
 }
 
-/// Parses a duration of whole seconds, such as `90s` or `7d`.
-pub fn parse_seconds(text: &str) -> Result<u64, String> {
+/// Parses the time to live of an event, such as `90s` or `7d`, into seconds.
+pub fn parse_ttl(text: &str) -> Result<u64, String> {
+    const DAY: u64 = 24 * 60 * 60;
     let duration = parse_duration(text)?;
     if duration.subsec_nanos() != 0 || duration.is_zero() {
         return Err("give whole seconds, at least one".to_owned());
     }
-    Ok(duration.as_secs())
+    let seconds = duration.as_secs();
+    if seconds > LONGEST_TTL_SECS {
+        let days = LONGEST_TTL_SECS / DAY;
+        return Err(format!("give at most {LONGEST_TTL_SECS} s ({days} days)"));
+    }
+    Ok(seconds)
 }
 
 fn instant_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {

@@ -315,6 +315,20 @@ impl Options {
         }
     }
 
+    /// Fails if [`renew_epochs`](Self::renew_epochs) would fail because of the database's state: it does not
+    /// exist, or a node is running. Changes nothing.
+    pub async fn check_renewal(&self) -> Result<(), OpenError> {
+        match self.database()? {
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(options) => {
+                let checked = super::sqlite::check_renewal(&options.path).await;
+                checked.map_err(|error| in_file(error, &options.path))
+            }
+            #[cfg(feature = "postgres")]
+            Database::Postgres(options) => Ok(super::postgres::check_renewal(&options).await?),
+        }
+    }
+
     /// Gives every log a new epoch, and records that in the audit log. Returns the number of logs.
     /// The service must not be running, on any node.
     pub async fn renew_epochs(&self, principal: Principal) -> Result<u64, OpenError> {

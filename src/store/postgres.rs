@@ -42,7 +42,7 @@ pub use errors::OpenError;
 pub use hosts::with_database;
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;
-pub use recovery::{add_admin_token, renew_epochs};
+pub use recovery::{add_admin_token, check_renewal, renew_epochs};
 pub use verify::{verify, verify_against};
 
 use connect::Link;

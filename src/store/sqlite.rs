@@ -36,7 +36,7 @@ pub use backup::{BackupError, backup};
 pub use connect::{OpenError, connect};
 pub use migrations::{migrate, pending_migrations, refuse_another_version};
 pub use options::Options;
-pub use recovery::{add_admin_token, renew_epochs};
+pub use recovery::{add_admin_token, check_renewal, renew_epochs};
 pub use restore::{RestoreError, restore};
 
 use query_pool::QueryPool;

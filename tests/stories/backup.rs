@@ -513,6 +513,18 @@ async fn an_unsuitable_file_is_not_restored_and_the_database_stays() {
     }
     let after = (names(fleet.service.directory()), std::fs::read(&live).expect("the database"));
     assert!(before == after, "{:?} {:?}", before.0, after.0);
+    // Where there is no database, nothing is left behind either.
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(elsewhere.path().join("empty")).expect("created");
+    for (file, says) in cases.iter().filter(|(file, _)| *file != live) {
+        for data_dir in ["new/deeper", "empty"] {
+            let data_dir = elsewhere.path().join(data_dir);
+            let restore = format!("restore {file} --data-dir {}", data_dir.display());
+            run(&mut command(&restore)).await.failed(1, &[file, says]);
+            assert_eq!(names(elsewhere.path()), ["empty"], "{file}");
+            assert_eq!(names(&elsewhere.path().join("empty")), Vec::<String>::new(), "{file}");
+        }
+    }
     let problems = directory.join("lost.db").display().to_string();
     let accepted = format!("restore {problems} --replace --accept-problems --json");
     let restored = embedded(&fleet.service, &accepted).await.json();
@@ -605,6 +617,16 @@ async fn a_database_restored_by_root_belongs_to_the_owner_of_the_old_one() {
 }
 
 #[tokio::test]
+async fn epochs_are_not_renewed_where_there_is_no_database() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for renew in ["epoch renew", "epoch renew --yes"] {
+        let renew = format!("{renew} --data-dir {}", directory.path().join("new").display());
+        run(&mut command(&renew)).await.failed(1, &["gateway-events.db does not exist"]);
+        assert_eq!(names(directory.path()), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
 async fn postgres_is_backed_up_by_its_own_tools() {
     let backend = Backend::postgres();
     let service = backend.start().await;
@@ -628,7 +650,10 @@ async fn new_epochs_are_started_while_no_node_runs(backend: Backend) {
     } else {
         "nodes use the database"
     };
-    local(&backend, &service, "epoch renew --yes").await.failed(1, &[in_use]);
+    // It is no use to confirm what can't be done.
+    for renew in ["epoch renew --yes", "epoch renew"] {
+        local(&backend, &service, renew).await.failed(1, &[in_use]);
+    }
     assert_eq!(shown(&service, &id).await["epoch"], old_epoch);
     assert_eq!(service.terminate().await, Some(0));
     local(&backend, &service, "epoch renew").await.failed(1, &["--yes"]);

@@ -330,6 +330,14 @@ async fn event_types_are_managed_and_totals_are_shown() {
         "Own"
     );
     service.run("event-type put unused.type --ttl 0s").await.failed(2, &["--ttl", "at least one"]);
+    for command in [
+        "event-type put unused.type",
+        "event publish unused.type {} --all",
+        "event republish e --all",
+    ] {
+        let refused = service.run(&format!("{command} --ttl 20y")).await;
+        refused.failed(2, &["--ttl", "at most 316224000 s (3660 days)"]);
+    }
     let put = service.run("event-type put unused.type --ttl 15m --json").await.json();
     assert_eq!(put["ttlSeconds"], 900, "{put:#}");
     let published = "event publish unused.type {} --label no=match --ttl 2h --id two-hours --json";

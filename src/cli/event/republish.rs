@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::super::access::ClientOptions;
 use super::super::gateway::parse_label;
 use super::super::reference::{GatewayRef, event_id};
-use super::super::time::parse_seconds;
+use super::super::time::parse_ttl;
 use super::Selected;
 
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub(crate) struct Republish {
     labels: Vec<(String, String)>,
     /// Time after which the new event expires, such as 15m or 7d; by default as long as the old one
     /// had
-    #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     ttl: Option<u64>,
 }
 

@@ -1,17 +1,18 @@
 //! Where a client stores its position.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{GatewayId, Sequence};
 use crate::files;
-use crate::transport::frames::{Nack, Position};
+use crate::transport::frames::{MAX_DETAIL_BYTES, Nack, Position};
 
 /// Why a position can't be read or stored.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,12 @@ pub enum PositionError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// It is a directory, a device, a named pipe or the like.
+    #[error("the position file {} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
     },
     /// Another process, or another client of this one, uses the file.
     #[error(
@@ -108,10 +115,19 @@ impl PositionStore for MemoryPosition {
 /// syncs the directory, so that the file always holds a complete position. From its first use on, it is
 /// locked (by a file beside it, `.lock`, which stays) until all clones of this are dropped. Loading fails
 /// if a position can't be stored: otherwise an event would be handled, and again after each restart.
+///
+/// Links are followed at the first use: the file that they lead to is replaced and locked, and they stay.
 #[derive(Clone, Debug)]
 pub struct FilePosition {
     path: PathBuf,
-    lock: Arc<Mutex<Option<File>>>,
+    locked: Arc<Mutex<Option<Locked>>>,
+}
+
+/// The path with links followed, and the lock of the file there.
+#[derive(Debug)]
+struct Locked {
+    path: PathBuf,
+    _lock: File,
 }
 
 /// The format of the file.
@@ -131,53 +147,74 @@ struct Stored {
 impl FilePosition {
     /// A position in this file. Its directory must exist. Each instance needs a file of its own.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), lock: Arc::default() }
+        Self { path: path.into(), locked: Arc::default() }
+    }
+
+    /// The path of the file with links followed. An error if there is something else than a regular file.
+    pub fn file(&self) -> Result<PathBuf, PositionError> {
+        let file = files::resolved(&self.path).map_err(self.error("find"))?;
+        match files::found(&file).map_err(self.error("find"))? {
+            Some(found) if !found.is_file() => Err(self.not_a_file()),
+            _ => Ok(file),
+        }
+    }
+
+    fn not_a_file(&self) -> PositionError {
+        PositionError::NotAFile { path: self.path.clone() }
     }
 
     fn error(&self, action: &'static str) -> impl Fn(io::Error) -> PositionError + '_ {
         move |error| PositionError::Io { action, path: self.path.clone(), error }
     }
 
-    /// The path of a file beside this one.
-    fn beside(&self, extension: &str) -> PathBuf {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(extension);
-        self.path.with_file_name(name)
-    }
-
-    /// Locks the file, unless that was done before. A file of its own is locked, because each save
-    /// replaces the other one.
-    fn lock(&self) -> Result<(), PositionError> {
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_some() {
-            return Ok(());
+    /// Locks the file, unless that was done before, and returns its path. A file of its own is locked,
+    /// because each save replaces the other one.
+    fn lock(&self) -> Result<PathBuf, PositionError> {
+        let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(locked) = &*locked {
+            return Ok(locked.path.clone());
         }
-        let mut options = OpenOptions::new();
+        let path = self.file()?;
+        let mut options = non_blocking();
         let options = options.write(true).create(true).truncate(false).mode(MODE);
-        let file = options.open(self.beside(".lock")).map_err(self.error("lock"))?;
-        match file.try_lock() {
-            Ok(()) => *lock = Some(file),
+        let lock = options.open(beside(&path, ".lock")).map_err(self.error("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => *locked = Some(Locked { path: path.clone(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 return Err(PositionError::InUse { path: self.path.clone() });
             }
             Err(TryLockError::Error(error)) => return Err(self.error("lock")(error)),
         }
-        Ok(())
+        Ok(path)
     }
 
     fn read(&self) -> Result<Option<StoredPosition>, PositionError> {
-        self.lock()?;
-        let temporary = self.beside(".new");
-        let writable = write_synced(&temporary, &[b' '; LONGEST]);
+        let path = self.lock()?;
+        let temporary = beside(&path, ".new");
+        let writable = write_synced(&temporary, &[b' '; ROOM]);
         writable.and_then(|()| std::fs::remove_file(&temporary)).map_err(self.error("write"))?;
-        let text = match std::fs::read(&self.path) {
-            Ok(text) => text,
+        let file = match non_blocking().read(true).open(&path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.error("read")(error)),
         };
+        if !file.metadata().map_err(self.error("read"))?.is_file() {
+            return Err(self.not_a_file());
+        }
+        let mut text = Vec::new();
+        file.take(LONGEST + 1).read_to_end(&mut text).map_err(self.error("read"))?;
+        self.parse(&text)
+    }
+
+    fn parse(&self, text: &[u8]) -> Result<Option<StoredPosition>, PositionError> {
         let damaged = |why: String| PositionError::Damaged { path: self.path.clone(), why };
+        if u64::try_from(text.len()).is_ok_and(|length| length > LONGEST) {
+            return Err(damaged(format!(
+                "it is larger than a position can be, which is {LONGEST} bytes"
+            )));
+        }
         let Stored { format, position, gateway, rejections } =
-            serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| damaged(error.to_string()))?;
         if format != FORMAT {
             return Err(damaged(format!(
                 "its format is {format}, and this version reads {FORMAT}"
@@ -196,13 +233,13 @@ impl FilePosition {
         let mut text =
             serde_json::to_vec(&stored).map_err(|error| PositionError::Other(error.to_string()))?;
         text.push(b'\n');
-        self.lock()?;
-        let temporary = self.beside(".new");
+        let path = self.lock()?;
+        let temporary = beside(&path, ".new");
         let write = || -> io::Result<()> {
             write_synced(&temporary, &text)?;
-            std::fs::rename(&temporary, &self.path)?;
+            std::fs::rename(&temporary, &path)?;
             // The name is on disk when the directory has been synced.
-            files::sync_directory_of(&self.path)
+            files::sync_directory_of(&path)
         };
         write().map_err(self.error("write"))
     }
@@ -218,15 +255,31 @@ impl FilePosition {
     }
 }
 
-fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+/// The path of a file beside another one.
+fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(extension);
+    path.with_file_name(name)
+}
+
+/// Opening a named pipe with these options does not wait for a process at its other end.
+fn non_blocking() -> OpenOptions {
     let mut options = OpenOptions::new();
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options
+}
+
+fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut options = non_blocking();
     let mut file = options.write(true).create(true).truncate(true).mode(MODE).open(path)?;
     file.write_all(text)?;
     file.sync_all()
 }
 
-/// The length of a long text of a position, in bytes.
-const LONGEST: usize = 4096;
+/// The space that must be free when a position is loaded, in bytes: enough for one without long details.
+const ROOM: usize = 4096;
+/// The size of the largest file, in bytes. JSON takes up to six bytes for a byte of a detail.
+const LONGEST: u64 = (ROOM + MOST_REJECTIONS * (6 * MAX_DETAIL_BYTES + 512)) as u64;
 /// Only the owner may read or write the file.
 const MODE: u32 = 0o600;
 
@@ -280,6 +333,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_largest_position_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("position");
+        let file = FilePosition::new(&path);
+        let mut largest = position(2);
+        largest.position.sequence = Sequence::MAX;
+        largest.position.event_id = Some(EventId::new("\"".repeat(64)).unwrap());
+        let rejected = Nack {
+            sequence: Sequence::MAX,
+            code: NackCode::Unsupported,
+            retryable: false,
+            retry_after_ms: Some(u64::MAX),
+            detail: Some("\u{1}".repeat(MAX_DETAIL_BYTES)),
+        };
+        largest.rejections = vec![rejected; MOST_REJECTIONS];
+        file.save(&largest).await.unwrap();
+        assert_eq!(file.load().await.unwrap(), Some(largest));
+        let size = std::fs::metadata(path).unwrap().len();
+        assert!(size <= LONGEST && size > LONGEST / 10 * 9, "{size} {LONGEST}");
+    }
+
+    #[tokio::test]
     async fn a_temporary_file_of_a_crash_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let file = FilePosition::new(directory.path().join("position"));
@@ -321,7 +396,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = FilePosition::new(directory.path().join("missing/position"));
         for error in [file.load().await.unwrap_err(), file.save(&position(1)).await.unwrap_err()] {
-            assert!(matches!(error, PositionError::Io { action: "lock", .. }), "{error}");
+            assert!(matches!(error, PositionError::Io { action: "find", .. }), "{error}");
         }
     }
 

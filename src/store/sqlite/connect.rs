@@ -121,10 +121,25 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
         files::give_to_owner_of(&name, path).map_err(|error| io_error(&name, error))?;
     }
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+        Ok(()) if is_at(&file, &name) => Ok(file),
+        // A restore that failed has removed it meanwhile, so the next one would lock another file.
+        Ok(()) | Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
         Err(TryLockError::Error(error)) => Err(io_error(&name, error)),
     }
+}
+
+/// Whether a path still leads to an open file.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |of: io::Result<std::fs::Metadata>| of.ok().map(|it| (it.dev(), it.ino()));
+    let opened = identity(file.metadata());
+    opened.is_some() && opened == identity(std::fs::metadata(path))
+}
+
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// Creates the database file, readable by its owner only. SQLite gives its other files the same

@@ -2,6 +2,7 @@
 //! while a server may be running, and new epochs for all logs, while none is. Both refuse a file
 //! whose schema is another version's.
 
+use std::fs::File;
 use std::path::Path;
 
 use sqlx::{Connection as _, SqliteConnection};
@@ -28,10 +29,24 @@ pub async fn add_admin_token(
     Ok(())
 }
 
+/// Fails if [`renew_epochs`] can't be done because of the database's state. Changes nothing.
+pub async fn check_renewal(path: &Path) -> Result<(), OpenError> {
+    lock_existing(path).await.map(drop)
+}
+
+/// Locks a database with the schema of this version.
+async fn lock_existing(path: &Path) -> Result<File, OpenError> {
+    // Locking would create the directory of a database that does not exist.
+    migrations::refuse_another_version(path).await?;
+    let lock = connect::lock(path)?;
+    // A server may have migrated it meanwhile.
+    migrations::refuse_another_version(path).await?;
+    Ok(lock)
+}
+
 /// Gives every log a new epoch; returns the number of logs. Fails while a server has the file open.
 pub async fn renew_epochs(path: &Path, principal: Principal) -> Result<u64, OpenError> {
-    let _lock = connect::lock(path)?;
-    migrations::refuse_another_version(path).await?;
+    let _lock = lock_existing(path).await?;
     let mut conn = connect::connect(path).await?;
     let logs = renew(&mut conn, principal, RenewalReason::Requested).await?;
     backup_mark::clear(&mut conn).await?;

@@ -97,17 +97,63 @@ pub enum RestoreError {
 /// Puts a backup in the place of the database at `path`, with new epochs for all logs. Fails while a
 /// server has the database open.
 pub async fn restore(path: &Path, restore: Restore) -> Result<Restored, RestoreError> {
-    let Restore { from, replace, accept_problems, principal } = restore;
+    let from = &restore.from;
     let unreadable = |error| RestoreError::Unreadable { path: from.clone(), error };
-    let source = fs::metadata(&from).map_err(unreadable)?;
+    let source = fs::metadata(from).map_err(unreadable)?;
     if !source.is_file() {
-        return Err(RestoreError::NotAFile(from));
+        return Err(RestoreError::NotAFile(from.clone()));
     }
-    File::open(&from).map_err(unreadable)?;
+    File::open(from).map_err(unreadable)?;
     if fs::metadata(path).is_ok_and(|it| (it.dev(), it.ino()) == (source.dev(), source.ino())) {
-        return Err(RestoreError::Live(from));
+        return Err(RestoreError::Live(from.clone()));
     }
-    let _lock = connect::lock(path).map_err(RestoreError::Lock)?;
+    let new = New::before(path);
+    let lock = connect::lock(path).map_err(|error| {
+        new.remove_directories();
+        RestoreError::Lock(error)
+    })?;
+    let restored = restore_locked(path, restore).await;
+    if restored.is_err() {
+        new.remove(lock);
+    }
+    restored
+}
+
+/// What locking creates: the lock file and the directories above it, unless they exist. They are removed
+/// when nothing is restored.
+struct New {
+    lock: Option<PathBuf>,
+    /// The deepest one first.
+    directories: Vec<PathBuf>,
+}
+
+impl New {
+    fn before(path: &Path) -> Self {
+        let lock = beside(path, ".lock");
+        let above = path.ancestors().skip(1).filter(|it| !it.as_os_str().is_empty());
+        let missing = above.take_while(|it| !it.exists()).map(Path::to_owned);
+        Self { lock: (!lock.exists()).then_some(lock), directories: missing.collect() }
+    }
+
+    /// Removes the lock file while it is locked, so that it can't be one that another process has locked.
+    fn remove(&self, locked: File) {
+        if let Some(lock) = &self.lock {
+            let _ = fs::remove_file(lock);
+        }
+        drop(locked);
+        self.remove_directories();
+    }
+
+    /// Fails, without harm, if another process has put something in them.
+    fn remove_directories(&self) {
+        for directory in &self.directories {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
+async fn restore_locked(path: &Path, restore: Restore) -> Result<Restored, RestoreError> {
+    let Restore { from, replace, accept_problems, principal } = restore;
     // If the name is a link, what it leads to is replaced. Servers lock the name that they are given.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_taken = PARTS.iter().any(|end| beside(path, end).exists());

@@ -247,6 +247,7 @@ async fn wrong_arguments_are_refused_at_the_start() {
         ("--forward-to http://192.0.2.1/".to_owned(), 1, "--allow-remote"),
         ("--forward-to ftp://127.0.0.1/".to_owned(), 1, "http or https"),
         ("--forward-to http://u:p@127.0.0.1/".to_owned(), 1, "a user or a password"),
+        ("--forward-to http://127.0.0.1:0/".to_owned(), 1, "port 0"),
         ("--forward-to http://127.0.0.1/ --source a{b".to_owned(), 2, "must be a URI reference"),
         (format!("--timeout 0s --exec {never}"), 2, "more than zero"),
         (String::new(), 2, "--exec"),
@@ -256,6 +257,13 @@ async fn wrong_arguments_are_refused_at_the_start() {
     ] {
         let said = run(&mut service.command(&format!("{common} {arguments}"))).await;
         said.failed(code, &[says]);
+    }
+    let listen = format!("listen --as-gateway --reliable --key-file {key}");
+    for instance in ["", "a\u{7}b", &"a".repeat(65)] {
+        for command_line in [&format!("{common} --forward-to http://127.0.0.1/"), &listen] {
+            let said = run(service.command(command_line).args(["--instance", instance])).await;
+            said.failed(2, &["--instance", "must have 1 to 64 characters"]);
+        }
     }
     let said = run(&mut command("agent --position p --exec true")).await;
     said.failed(1, &["a gateway's key is required"]);

@@ -27,6 +27,7 @@ async fn each_status_has_its_outcome(backend: Backend) {
             ("invalid", _) => status(400, "", ""),
             ("conflict", _) => status(409, "", "another one"),
             ("moved", _) => status(307, &location, ""),
+            ("unmodified", _) => status(304, "", ""),
             ("busy", 1) => status(429, "retry-after: 0\r\n", ""),
             ("starting", 1) => status(503, "retry-after: Wed, 21 Oct 2015 07:28:00 GMT\r\n", ""),
             ("odd", 1) => status(503, "retry-after: soon\r\n", ""),
@@ -34,12 +35,22 @@ async fn each_status_has_its_outcome(backend: Backend) {
         }
     })
     .await;
-    let kinds =
-        ["created", "empty", "broken", "invalid", "busy", "conflict", "moved", "starting", "odd"];
+    let kinds = [
+        "created",
+        "empty",
+        "broken",
+        "invalid",
+        "busy",
+        "conflict",
+        "moved",
+        "starting",
+        "odd",
+        "unmodified",
+    ];
     publish(&service, &id, &kinds).await;
     let agent = Agent::start(&service, &key, &["--forward-to", &product.url]);
-    confirmed(&service, &id, 9).await;
-    let failed = failures(&service, &id, 4).await;
+    confirmed(&service, &id, 10).await;
+    let failed = failures(&service, &id, 5).await;
     let reasons: Vec<_> = failed.iter().map(why).collect();
     assert_eq!(
         reasons,
@@ -48,6 +59,7 @@ async fn each_status_has_its_outcome(backend: Backend) {
             ("invalid", "status 400"),
             ("conflict", "status 409: another one"),
             ("apply_failed", "status 307: redirects are not followed"),
+            ("apply_failed", "status 304"),
         ]
     );
     let received: Vec<_> = product.requests().iter().map(|it| (it.sequence(), it.times)).collect();
@@ -64,10 +76,26 @@ async fn each_status_has_its_outcome(backend: Backend) {
         (8, 2),
         (9, 1),
         (9, 2),
+        (10, 1),
     ];
     assert_eq!(received, expected);
     assert!(elsewhere.requests().is_empty(), "redirects are not followed");
     agent.stop().await;
+}
+
+/// However many digits the number has.
+#[tokio::test]
+async fn a_product_can_not_ask_for_a_pause_of_more_than_an_hour() {
+    for seconds in ["3601", "18446744073709551615", "99999999999999999999"] {
+        let service = Service::start().await;
+        let (id, key) = service.gateway("one").await;
+        let header = format!("retry-after: {seconds}\r\n");
+        let product = Product::start(move |_| status(503, &header, "")).await;
+        publish(&service, &id, &["d-1"]).await;
+        let agent = Agent::start(&service, &key, &["--forward-to", &product.url]);
+        agent.logged("\"retry_in_ms\":3600000").await;
+        agent.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use async_trait::async_trait;
 use gateway_events::client::reliable::{
     Client, ClientError, DeliveryGap, EventFrame, FilePosition, Handler, MemoryPosition, Notice,
-    Options, Outcome, SnapshotError,
+    Options, Outcome, SnapshotError, parse_instance,
 };
 use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
@@ -22,7 +22,7 @@ pub(super) struct Mode {
     #[arg(long, requires = "as_gateway", conflicts_with = "gateway")]
     reliable: bool,
     /// The name of this replica of the gateway; the service stores a position for it
-    #[arg(long, value_name = "NAME", requires = "reliable")]
+    #[arg(long, value_name = "NAME", value_parser = parse_instance, requires = "reliable")]
     instance: Option<String>,
     /// File that stores the position from which to resume; otherwise the service's is used
     #[arg(long, value_name = "FILE", requires = "reliable")]
