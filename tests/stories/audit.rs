@@ -73,10 +73,10 @@ pub(crate) async fn running_job(backend: &Backend, service: &Service) -> JobId {
         Backend::Postgres(_) => "now()",
     };
     let insert = format!(
-        r#"insert into bulk_jobs (id, organisation, kind, parameters, principal, principal_name, source,
+        r"insert into bulk_jobs (id, organisation, kind, parameters, principal, principal_name, source,
             request_id, state, position, done, total, counts, created_at, updated_at)
         values ('{id}', 1, 'of a newer version', '{{}}', 'p', 'n', '', '', 'running', '{{}}', 0, 900, '{{}}',
-            {now}, {now})"#
+            {now}, {now})"
     );
     backend.change(service, &insert).await;
     id
