@@ -5,7 +5,6 @@ use std::time::Duration;
 use humantime_serde::re::humantime::{self, DurationError};
 
 use crate::clock::Timestamp;
-use crate::ingest::LONGEST_TTL_SECS;
 
 /// Parses RFC 3339, `now`, how long ago (`2h`, `-1h`, `15m ago`), or the beginning of a day in UTC
 /// (`today`, `yesterday`, `2026-01-31`).
@@ -18,6 +17,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text.trim())
         .map_err(|error| format!("{error}; write it like 30s, 15m, 1h 30m or 30d"))
 }
+
+/// The longest time to live that the service accepts (`ttlSeconds`): ten years.
+const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
 
 /// Parses the time to live of an event, such as `90s` or `7d`, into seconds.
 pub fn parse_ttl(text: &str) -> Result<u64, String> {

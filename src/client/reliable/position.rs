@@ -344,7 +344,7 @@ mod tests {
             sequence: Sequence::MAX,
             code: NackCode::Unsupported,
             retryable: false,
-            retry_after_ms: Some(u64::MAX),
+            retry_after_ms: Some(24 * 60 * 60 * 1000),
             detail: Some("\u{1}".repeat(MAX_DETAIL_BYTES)),
         };
         largest.rejections = vec![rejected; MOST_REJECTIONS];
