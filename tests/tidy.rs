@@ -150,7 +150,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "metric",
         ],
     ),
-    ("client", &["api", "backoff", "clock", "event", "files", "names", "transport"]),
+    ("client", &["api", "backoff", "clock", "cloud_event", "event", "files", "names", "transport"]),
     (
         "agent",
         &[
@@ -176,6 +176,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "app",
             "client",
             "clock",
+            "cloud_event",
             "command",
             "config",
             "event",
@@ -185,6 +186,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "names",
             "store",
             "telemetry",
+            "trace_context",
         ],
     ),
     ("main", &["cli", "command"]),
