@@ -183,7 +183,7 @@ async fn a_refusal_names_the_field_and_what_is_allowed() {
     assert_eq!(fields, ["payload", "payload/apiId"], "{problem:#}");
     let mut both = with("ttlSeconds", json!(60));
     both["expiresAt"] = json!("2999-01-01T00:00:00Z");
-    admin.post("/events", &both).await.invalid("ttlSeconds", &["not both"]);
+    admin.post("/events", &both).await.invalid("ttlSeconds", &["together"]);
     let unknown = admin.post("/events", &with("type", json!("no.such"))).await;
     let problem = unknown.refusal(422, "unknown_event_type");
     let detail = problem["detail"].as_str().expect("a text");

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_events::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
-use gateway_events::store::{DeliveryState, Record, Store};
+use gateway_events::store::{DeliveryState, InstanceOutcome, Level, Record, Store};
 
 use super::steps::IDS;
 
@@ -27,6 +27,15 @@ impl Reports {
                     let applied = self.applied.entry((*gateway, sequence.0)).or_default();
                     // A late failure does not count.
                     *applied |= result.is_ok();
+                }
+                Record::Instance {
+                    gateway,
+                    outcome: InstanceOutcome::Acknowledged { level: Level::Applied, range, .. },
+                    ..
+                } => {
+                    for sequence in range.first.0..=range.last.0 {
+                        self.applied.insert((*gateway, sequence), true);
+                    }
                 }
                 Record::Unmatched { gateway, result: Ok(()), .. } => {
                     self.unclear.insert(*gateway);
