@@ -19,6 +19,7 @@ use crate::api::{
     EditedRow, PageQuery, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
     RejectionReason, RetryRowRequest,
 };
+use crate::event::GatewayId;
 
 /// The longest payload that is edited here, in bytes. A form has at most 64 KiB, and percent-encoding
 /// can triple a text.
@@ -147,7 +148,11 @@ fn correction(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
                     input #edit-type type="text" name="type" value=(row.event_type) required spellcheck="false" autocomplete="off";
                 }
                 div.field {
-                    label for="edit-target" { "Target, as JSON" }
+                    label for="edit-gateway" { "Gateway, by its id" }
+                    input #edit-gateway type="text" name="gateway" value=[row.gateway_id.as_deref()] spellcheck="false" autocomplete="off";
+                }
+                div.field {
+                    label for="edit-target" { "Or a target, as JSON" }
                     input #edit-target type="text" name="target" value=[row.target.as_deref()] spellcheck="false" autocomplete="off";
                 }
                 div.field {
@@ -173,11 +178,19 @@ pub(super) async fn edit(Key(id): Key<i64>, submission: Submission) -> Response 
         // Browsers end the lines of a text with CR LF.
         let payload = fields.raw("payload").replace("\r\n", "\n");
         let is_new = found.payload.replace("\r\n", "\n") != payload;
+        let gateway = match fields.get("gateway") {
+            "" => None,
+            id => Some(
+                id.parse::<GatewayId>()
+                    .map_err(|_| Problem::invalid("gateway", "must be a gateway's id, a UUID"))?,
+            ),
+        };
         let target = fields.get("target");
         let change = RejectedRowChange {
             version,
             event_type: Some(fields.get("type").to_owned()),
             payload: is_new.then_some(payload),
+            gateway_id: Some(gateway),
             target: Some(Some(target.to_owned()).filter(|target| !target.is_empty())),
             ..RejectedRowChange::default()
         };

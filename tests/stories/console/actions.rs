@@ -170,6 +170,7 @@ async fn a_rejected_row_is_corrected(backend: Backend) {
     let type_only = [
         ("version", "1"),
         ("type", "gateway.config.updated"),
+        ("gateway", id.as_str()),
         ("payload", r#"{"configType":"c"}"#),
     ];
     let done = visitor.submit(&edit, &type_only).await;
@@ -178,9 +179,13 @@ async fn a_rejected_row_is_corrected(backend: Backend) {
     // Whoever has an older version of the page is refused, and keeps what was typed.
     let late = visitor.submit(&edit, &type_only).await;
     assert!(late.status == 409 && late.says("gateway.config.updated"), "{late:?}");
+    let elsewhere = [&[("gateway", "one")][..], &type_only[..2]].concat();
+    let unclear = visitor.submit(&edit, &elsewhere).await;
+    assert!(unclear.status == 422 && unclear.says("a UUID"), "{unclear:?}");
     let whole = [
         ("version", "2"),
         ("type", "gateway.config.updated"),
+        ("gateway", id.as_str()),
         ("payload", "{\"configType\": \"c\",\r\n\"action\": \"update\"}"),
     ];
     let done = visitor.submit(&edit, &whole).await;
