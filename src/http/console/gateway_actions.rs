@@ -1,21 +1,22 @@
-//! What an admin can do to a gateway: pause, resume, skip a delivery, request a resync.
+//! What an admin can do to a gateway: pause, resume, skip a delivery, request a resync, disable and
+//! enable it.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
-use super::super::actions;
-use super::super::extract::{Json, OptionalJson, Path};
+use super::super::extract::{Json, MergePatch, OptionalJson, Path};
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
+use super::super::{actions, gateways};
 use super::components::{event_link, hidden, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::text::{number, said};
 use super::visit::{Key, View, Visit};
 use crate::api::{
-    Gateway, GatewayDiagnosis, PauseRequest, ResumeRequest, ResyncAnswer, ResyncRequest,
-    SkipAnswer, SkipRequest,
+    Gateway, GatewayChange, GatewayDiagnosis, PauseRequest, ResumeRequest, ResyncAnswer,
+    ResyncRequest, SkipAnswer, SkipRequest,
 };
 use crate::event::{GatewayId, Sequence};
 
@@ -71,6 +72,30 @@ pub(super) fn part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosi
                     button type="submit" { "Request a resync" }
                 }
             }
+            (availability(gateway, &token))
+        }
+    }
+}
+
+/// Enables or disables it.
+fn availability(gateway: &Gateway, token: &str) -> Markup {
+    let path = |action: &str| format!("/console/gateways/{}/{action}", gateway.id);
+    html! {
+        @if gateway.disabled {
+            form method="post" action=(path("enable")) {
+                (hidden(TOKEN, token))
+                p.hint { "It may connect again, with its keys." }
+                button type="submit" { "Enable the gateway" }
+            }
+        } @else {
+            details {
+                summary { "Disable the gateway" }
+                form method="post" action=(path("disable")) {
+                    (hidden(TOKEN, token))
+                    p.hint { "Its connections are closed, and it can't connect until it is enabled. Its events are kept." }
+                    button.danger type="submit" { "Disable the gateway" }
+                }
+            }
         }
     }
 }
@@ -112,6 +137,27 @@ pub(super) async fn resume(Key(id): Key<GatewayId>, submission: Submission) -> R
         let visit = &submission.visit;
         let (admin, request) = (visit.session.admin()?, OptionalJson(ResumeRequest::default()));
         actions::resume(visit.state(), admin, Path(id), Query(()), request).await
+    };
+    match done.await {
+        Ok(_) => back(id),
+        Err(problem) => submission.refused(&problem),
+    }
+}
+
+pub(super) async fn disable(Key(id): Key<GatewayId>, submission: Submission) -> Response {
+    set_disabled(id, &submission, true).await
+}
+
+pub(super) async fn enable(Key(id): Key<GatewayId>, submission: Submission) -> Response {
+    set_disabled(id, &submission, false).await
+}
+
+async fn set_disabled(id: GatewayId, submission: &Submission, disabled: bool) -> Response {
+    let change = GatewayChange { disabled: Some(disabled), ..GatewayChange::default() };
+    let done = async {
+        let visit = &submission.visit;
+        let admin = visit.session.admin()?;
+        gateways::change(visit.state(), admin, Path(id), Query(()), MergePatch(change)).await
     };
     match done.await {
         Ok(_) => back(id),

@@ -4,10 +4,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
-use super::super::extract::{OptionalJson, Path};
-use super::super::inbox;
-use super::super::problem::Answer;
+use super::super::extract::{MergePatch, OptionalJson, Path};
+use super::super::problem::{Answer, Problem};
 use super::super::query::{FromQuery as _, Query};
+use super::super::{inbox, inbox_edit};
 use super::components::{Filters, empty, facts, hidden, live, paging, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
@@ -16,9 +16,14 @@ use super::states::{Tone, state};
 use super::text::{lines, none, number, said, sentences, when, when_any};
 use super::visit::{Key, View, Visit};
 use crate::api::{
-    PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason,
-    RetryRowRequest,
+    EditedRow, PageQuery, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
+    RejectionReason, RetryRowRequest,
 };
+use crate::event::GatewayId;
+
+/// The longest payload that is edited here, in bytes. A form has at most 64 KiB, and percent-encoding
+/// can triple a text.
+const LONGEST_PAYLOAD: usize = 16 * 1024;
 
 type Asked = (RejectedFilter, PageQuery);
 
@@ -113,7 +118,11 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
                     }
                 }
             }
-            p { "If its content is wrong, correct it with " code { "gateway-events inbox edit " (id) } "." }
+            @if visit.session.is_admin() && found.row.retried_at.is_none() && found.payload.len() <= LONGEST_PAYLOAD {
+                (correction(visit, &found))
+            } @else {
+                p { "If its content is wrong, correct it with " code { "gateway-events inbox edit " (id) } "." }
+            }
         }
         section aria-labelledby="payload" {
             h2 #payload { "Payload" }
@@ -122,6 +131,81 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
     };
     let calls = vec![Call::get(format!("/inbox/rejected/{id}"), &Pairs::default())];
     Ok(View { title, calls, body })
+}
+
+/// A form that corrects what is most often wrong.
+fn correction(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
+    let row = &found.row;
+    html! {
+        details {
+            summary { "Correct its content" }
+            form method="post" action=(format!("/console/inbox/{}/edit", row.id)) {
+                (hidden(TOKEN, &visit.session.id.form_token()))
+                (hidden("version", &row.version.to_string()))
+                p.hint { "It is published if it is valid then. The other columns can be changed with " code { "gateway-events inbox edit " (row.id) } "." }
+                div.field {
+                    label for="edit-type" { "Type" }
+                    input #edit-type type="text" name="type" value=(row.event_type) required spellcheck="false" autocomplete="off";
+                }
+                div.field {
+                    label for="edit-gateway" { "Gateway, by its id" }
+                    input #edit-gateway type="text" name="gateway" value=[row.gateway_id.as_deref()] spellcheck="false" autocomplete="off";
+                }
+                div.field {
+                    label for="edit-target" { "Or a target, as JSON" }
+                    input #edit-target type="text" name="target" value=[row.target.as_deref()] spellcheck="false" autocomplete="off";
+                }
+                div.field {
+                    label for="edit-payload" { "Payload" }
+                    textarea #edit-payload name="payload" rows="12" spellcheck="false" { "\n" (found.payload) }
+                }
+                button.primary type="submit" { "Correct and publish" }
+            }
+        }
+    }
+}
+
+/// Corrects the row, which publishes it if it is valid then.
+pub(super) async fn edit(Key(id): Key<i64>, submission: Submission) -> Response {
+    let done: Answer<EditedRow> = async {
+        let visit = &submission.visit;
+        let fields = &submission.fields;
+        let admin = visit.session.admin()?;
+        let version = fields.get("version").parse();
+        let version = version.map_err(|_| Problem::invalid("version", "must be a whole number"))?;
+        let reader = visit.session.reader()?;
+        let found = inbox::show(visit.state(), reader, Path(id), Query(())).await?.0;
+        // Browsers end the lines of a text with CR LF.
+        let payload = fields.raw("payload").replace("\r\n", "\n");
+        let is_new = found.payload.replace("\r\n", "\n") != payload;
+        let gateway = match fields.get("gateway") {
+            "" => None,
+            id => Some(
+                id.parse::<GatewayId>()
+                    .map_err(|_| Problem::invalid("gateway", "must be a gateway's id, a UUID"))?,
+            ),
+        };
+        let target = fields.get("target");
+        let change = RejectedRowChange {
+            version,
+            event_type: Some(fields.get("type").to_owned()),
+            payload: is_new.then_some(payload),
+            gateway_id: Some(gateway),
+            target: Some(Some(target.to_owned()).filter(|target| !target.is_empty())),
+            ..RejectedRowChange::default()
+        };
+        let (headers, patch) = (HeaderMap::new(), MergePatch(change));
+        let done = inbox_edit::edit(visit.state(), admin, Path(id), Query(()), headers, patch);
+        Ok(done.await?.0)
+    }
+    .await;
+    answer(
+        &submission,
+        done.map(|done| match done.event_id {
+            Some(event) => format!("/console/events/{event}"),
+            None => format!("/console/inbox/{id}"),
+        }),
+    )
 }
 
 fn row_facts(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {

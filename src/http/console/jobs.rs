@@ -1,17 +1,21 @@
 //! Jobs: redrives and replays of many deliveries.
 
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
 use super::super::bulk_jobs;
+use super::super::extract::{OptionalJson, Path};
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
-use super::components::{Filters, empty, live, numeric, paging, shortened, table, text};
+use super::components::{Filters, empty, hidden, live, numeric, paging, shortened, table, text};
+use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
 use super::states::job_state;
 use super::text::{number, said, when, when_any};
-use super::visit::{View, Visit};
-use crate::api::{Job, JobsQuery, PageQuery};
+use super::visit::{Key, View, Visit};
+use crate::api::{AbortRequest, Job, JobState, JobsQuery, PageQuery};
+use crate::event::JobId;
 
 type Asked = (JobsQuery, PageQuery);
 
@@ -65,6 +69,7 @@ fn rows(visit: &Visit, jobs: &[Job]) -> Markup {
                 said(&job.started_by.name),
                 when(job.started_at, visit.now),
                 when_any(job.ended_at, visit.now),
+                abort_button(visit, job),
             ]
         })
         .collect();
@@ -78,8 +83,33 @@ fn rows(visit: &Visit, jobs: &[Job]) -> Markup {
         text("Started by"),
         text("Started"),
         text("Ended"),
+        text("Action"),
     ];
     table("Jobs, newest first", &columns, &rows)
+}
+
+fn abort_button(visit: &Visit, job: &Job) -> Markup {
+    html! {
+        @if job.state == JobState::Running {
+            form method="post" action=(format!("/console/jobs/{}/abort", job.id)) {
+                (hidden(TOKEN, &visit.session.id.form_token()))
+                button.danger type="submit" aria-label=(format!("Abort job {}", job.id)) { "Abort" }
+            }
+        }
+    }
+}
+
+/// Aborts a job. What it has appended stays.
+pub(super) async fn abort(Key(id): Key<JobId>, submission: Submission) -> Response {
+    let done = async {
+        let visit = &submission.visit;
+        let (admin, request) = (visit.session.admin()?, OptionalJson(AbortRequest::default()));
+        bulk_jobs::abort(visit.state(), admin, Path(id), Query(()), request).await
+    };
+    match done.await {
+        Ok(_) => (StatusCode::SEE_OTHER, [(header::LOCATION, "/console/jobs")]).into_response(),
+        Err(problem) => submission.refused(&problem),
+    }
 }
 
 fn progress(job: &Job) -> Markup {

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::visitor::Visitor;
+use crate::audit::running_job;
 use crate::both_databases::{Backend, on_both};
 use crate::support::{Service, deployed};
 
@@ -13,6 +14,9 @@ on_both! {
     a_key_is_rotated_step_by_step
     a_log_is_replayed_and_an_event_resent_after_a_dry_run
     a_rejected_row_is_put_back
+    a_rejected_row_is_corrected
+    a_gateway_is_disabled_and_enabled
+    a_job_is_aborted
 }
 
 /// The newest change, by the audit log.
@@ -146,4 +150,78 @@ async fn a_rejected_row_is_put_back(backend: Backend) {
     let done = visitor.submit(&format!("/console/inbox/{number}/retry"), &[]).await;
     assert_eq!(done.status, 303, "{done:?}");
     service.eventually("/events?type=no.such", |events| events["count"] == 1).await;
+}
+
+async fn a_rejected_row_is_corrected(backend: Backend) {
+    let service = backend.start().await;
+    let (id, _) = service.gateway("one").await;
+    let row = format!(
+        "insert into inbox (type, payload, gateway_id) values ('gateway.config.update', '{{\"configType\":\"c\"}}', '{id}')"
+    );
+    backend.change(&service, &row).await;
+    let rows = service.eventually("/inbox/rejected", |rows| rows["count"] == 1).await;
+    let number = rows["list"][0]["id"].as_i64().expect("an id");
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    let path = format!("/console/inbox/{number}");
+    let page = visitor.get(&path).await;
+    assert!(page.says("Correct and publish") && page.says("gateway.config.update"), "{page:?}");
+    // Another type, for which the payload lacks a member: it stays rejected, with the new reason.
+    let edit = format!("{path}/edit");
+    let type_only = [
+        ("version", "1"),
+        ("type", "gateway.config.updated"),
+        ("gateway", id.as_str()),
+        ("payload", r#"{"configType":"c"}"#),
+    ];
+    let done = visitor.submit(&edit, &type_only).await;
+    assert_eq!((done.status, done.header("location")), (303, path.as_str()), "{done:?}");
+    assert!(visitor.get(&path).await.says("is a required property"));
+    // Whoever has an older version of the page is refused, and keeps what was typed.
+    let late = visitor.submit(&edit, &type_only).await;
+    assert!(late.status == 409 && late.says("gateway.config.updated"), "{late:?}");
+    let elsewhere = [&[("gateway", "one")][..], &type_only[..2]].concat();
+    let unclear = visitor.submit(&edit, &elsewhere).await;
+    assert!(unclear.status == 422 && unclear.says("a UUID"), "{unclear:?}");
+    let whole = [
+        ("version", "2"),
+        ("type", "gateway.config.updated"),
+        ("gateway", id.as_str()),
+        ("payload", "{\"configType\": \"c\",\r\n\"action\": \"update\"}"),
+    ];
+    let done = visitor.submit(&edit, &whole).await;
+    assert_eq!(done.status, 303, "{done:?}");
+    assert!(done.header("location").starts_with("/console/events/"), "{done:?}");
+    let events = service.eventually("/events", |events| events["count"] == 1).await;
+    assert_eq!(events["list"][0]["type"], "gateway.config.updated");
+    let change = last_change(&service).await;
+    assert_eq!(change["action"], "rejected_row.published", "{change:#}");
+}
+
+async fn a_gateway_is_disabled_and_enabled(backend: Backend) {
+    let service = backend.start().await;
+    let (id, key) = service.gateway("one").await;
+    let socket = service.connected(&key).await.serve();
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    let path = format!("/console/gateways/{id}");
+    assert_eq!(visitor.submit(&format!("{path}/disable"), &[]).await.status, 303);
+    socket.await.expect("closed");
+    assert!(visitor.get(&path).await.says("Enable the gateway"));
+    assert_eq!(last_change(&service).await["action"], "gateway.disabled");
+    assert_eq!(visitor.submit(&format!("{path}/enable"), &[]).await.status, 303);
+    assert!(visitor.get(&path).await.says("Disable the gateway"));
+    let socket = service.connected(&key).await.serve();
+    service.eventually(&format!("/gateways/{id}"), |it| it["connected"] == true).await;
+    socket.abort();
+}
+
+async fn a_job_is_aborted(backend: Backend) {
+    let service = backend.start().await;
+    let id = running_job(&backend, &service).await;
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    assert!(visitor.get("/console/jobs").await.says("Abort job"));
+    let done = visitor.submit(&format!("/console/jobs/{id}/abort"), &[]).await;
+    assert_eq!((done.status, done.header("location")), (303, "/console/jobs"), "{done:?}");
+    let page = visitor.get("/console/jobs").await;
+    assert!(page.says("aborted") && !page.says("Abort job"), "{page:?}");
+    assert_eq!(last_change(&service).await["action"], "job.aborted");
 }

@@ -6,10 +6,12 @@ use super::visitor::{Page, Visitor, encoded, from_here};
 use crate::support::{Service, deployed};
 
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 13] = [
+const FORMS: [(&str, &[(&str, &str)]); 17] = [
     ("/console/sign-out", &[]),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
+    ("/console/gateways/{gateway}/disable", &[]),
+    ("/console/gateways/{gateway}/enable", &[]),
     ("/console/gateways/{gateway}/skip", &[("sequence", "1"), ("reason", "r")]),
     ("/console/gateways/{gateway}/resync", &[]),
     ("/console/gateways/{gateway}/replay", &[("step", "confirmed"), ("from", "1")]),
@@ -18,7 +20,9 @@ const FORMS: [(&str, &[(&str, &str)]); 13] = [
     ("/console/events/{event}/resend", &[("step", "confirmed"), ("labels", "a=b")]),
     ("/console/failures/redrive", &[("step", "confirmed"), ("from", "2020-01-01T00:00:00Z")]),
     ("/console/inbox/{row}/retry", &[]),
+    ("/console/inbox/{row}/edit", &[("version", "1"), ("type", "t"), ("payload", "{}")]),
     ("/console/inbox/{row}/delete", &[]),
+    ("/console/jobs/01890a5d-ac96-774b-bcce-b302099a8057/abort", &[]),
     ("/console/alerts/destinations/none/test", &[]),
 ];
 
