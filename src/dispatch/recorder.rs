@@ -64,6 +64,16 @@ impl Entry {
     }
 }
 
+/// How many of these entries one transaction takes, in their order.
+fn fitting(entries: &[Entry]) -> usize {
+    let mut cost = 0;
+    let fits = |entry: &&Entry| {
+        cost += entry.cost();
+        cost <= GROUP
+    };
+    entries.iter().take_while(fits).count()
+}
+
 /// The lanes' handle.
 #[derive(Clone, Debug)]
 pub(super) struct Recorder(mpsc::Sender<Entry>);
@@ -186,12 +196,7 @@ impl Recording {
         self.groups += 1;
         let waiting = u32::try_from(self.waiting.len() + self.entries.len()).unwrap_or(u32::MAX);
         metrics::gauge!(metric::RECORDER_QUEUE).set(f64::from(waiting));
-        let mut cost = 0;
-        let fits = |entry: &&Entry| {
-            cost += entry.cost();
-            cost <= GROUP
-        };
-        let taken = self.entries.iter().take_while(fits).count();
+        let taken = fitting(&self.entries);
         for entry in self.entries.drain(..taken) {
             match entry {
                 Entry::Record(sign @ Record::Heartbeat { .. }) => {
@@ -374,5 +379,48 @@ impl Job for Recording {
         self.retry().await?;
         self.complete_flushes();
         Ok(if self.is_last { Next::Finished } else { Next::Wait })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
+    use crate::store::Range;
+
+    fn receipt(gateway: i64) -> Entry {
+        let (first, at) = (Sequence(1), Timestamp::now());
+        Entry::Record(Record::Confirmed {
+            gateway: GatewayKey(gateway),
+            connection: ConnectionId::new(),
+            instance: "".into(),
+            range: Range { first, last: first },
+            started_at: at,
+            finished_at: at,
+        })
+    }
+
+    fn rejection(sequence: i64) -> Entry {
+        Entry::Record(Record::Reported {
+            gateway: GatewayKey(1),
+            connection: ConnectionId::new(),
+            instance: "".into(),
+            sequence: Sequence(sequence),
+            result: Err((Reason::Invalid, String::new())),
+            confirms: None,
+            at: Timestamp::now(),
+        })
+    }
+
+    #[test]
+    fn a_burst_of_rejections_is_recorded_in_small_groups() {
+        let receipts: Vec<Entry> = (0..600).map(receipt).collect();
+        assert_eq!(fitting(&receipts), GROUP);
+        let rejections: Vec<Entry> = (0..600).map(rejection).collect();
+        assert_eq!(fitting(&rejections), GROUP / FULL_COST);
+        let mixed: Vec<Entry> = (0..500).map(receipt).chain((0..600).map(rejection)).collect();
+        assert_eq!(fitting(&mixed), 501);
+        assert_eq!(fitting(&[]), 0);
     }
 }

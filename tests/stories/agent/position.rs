@@ -34,7 +34,7 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A device can be read without end, and a named pipe that nothing writes to blocks whoever opens it.
+/// A read of a device may never end, and opening a named pipe blocks until another process writes to it.
 #[tokio::test]
 async fn only_a_regular_file_can_be_a_position_file() {
     let service = Service::start().await;

@@ -176,7 +176,7 @@ async fn a_rejected_row_is_corrected(backend: Backend) {
     let done = visitor.submit(&edit, &type_only).await;
     assert_eq!((done.status, done.header("location")), (303, path.as_str()), "{done:?}");
     assert!(visitor.get(&path).await.says("is a required property"));
-    // Whoever has an older version of the page is refused, and keeps what was typed.
+    // A submission from an older version of the page is refused, and what was typed is shown.
     let late = visitor.submit(&edit, &type_only).await;
     assert!(late.status == 409 && late.says("gateway.config.updated"), "{late:?}");
     let elsewhere = [&[("gateway", "one")][..], &type_only[..2]].concat();
