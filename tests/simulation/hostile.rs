@@ -59,7 +59,7 @@ pub(crate) async fn run(world: Arc<World>, service: Arc<Service>, id: Id) {
 fn note_sent(world: &World, id: Id, epoch: gateway_events::event::Epoch, to: i64) {
     let mut state = world.state();
     let replica = &mut state.gateways[id.gateway].replicas[id.replica];
-    replica.has_begun = true;
+    replica.is_known = true;
     let progress = replica.in_log(epoch);
     progress.sent = progress.sent.max(to);
 }

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::bugs::Bug;
+use crate::promises;
 use crate::service::Service;
 use crate::watch::Watch;
 use crate::world::{Id, World, note, one_in};
@@ -160,6 +161,7 @@ impl Transport for SimTransport {
             Ok(session) => session,
             Err(error) => return failed(&format!("the service can't open it: {error}")),
         };
+        promises::accepted(world, id);
         let (of_lane, end) = link();
         session.start(of_lane);
         let line = Arc::new(Line::default());

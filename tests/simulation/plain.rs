@@ -29,6 +29,7 @@ pub(crate) async fn run(world: Arc<World>, service: Arc<Service>, id: Id) {
         let Ok(session) = node.dispatcher.open(permit, service.admission(id.gateway)).await else {
             continue;
         };
+        promises::accepted(&world, id);
         let epoch = world.database.log_of(world.state().gateways[id.gateway].key()).0;
         note!(world, world.label(id), "connects to node {}", node.number);
         let (of_lane, end) = link();

@@ -59,13 +59,28 @@ pub(crate) fn said(world: &World, id: Id, frame: &GatewayFrame) {
     }
 }
 
+/// The service has accepted a connection. It begins with an unnamed replica that it does not know
+/// where the others are.
+pub(crate) fn accepted(world: &World, id: Id) {
+    let mut state = world.state();
+    let known = &mut state.gateways[id.gateway];
+    let confirmed = world.database.confirmed_of(known.key());
+    let epoch = known.log().epoch;
+    let replica = &mut known.replicas[id.replica];
+    if replica.name.is_none() && !std::mem::replace(&mut replica.is_known, true) {
+        let progress = replica.in_log(epoch);
+        progress.base = progress.base.max(confirmed);
+        progress.confirmed = progress.confirmed.max(confirmed);
+    }
+}
+
 /// The service says where delivery to a replica starts.
 pub(crate) fn resumed(world: &World, id: Id, epoch: Epoch, from: i64) {
     let mut state = world.state();
     let known = &mut state.gateways[id.gateway];
     let is_current = known.log().epoch == epoch;
     let replica = &mut known.replicas[id.replica];
-    if !std::mem::replace(&mut replica.has_begun, true) {
+    if !std::mem::replace(&mut replica.is_known, true) {
         let progress = replica.in_log(epoch);
         progress.base = progress.base.max(from);
         progress.confirmed = progress.confirmed.max(from);
@@ -102,15 +117,6 @@ pub(crate) fn delivered(
     let (epoch, sequence) = (event.epoch, event.sequence.0);
     let mut state = world.state();
     register(&mut state, id.gateway, event);
-    let known = &mut state.gateways[id.gateway];
-    if known.kind == Kind::Plain {
-        // A new replica begins where the others are.
-        let replica = &mut known.replicas[id.replica];
-        if !std::mem::replace(&mut replica.has_begun, true) {
-            let progress = replica.in_log(epoch);
-            progress.base = progress.base.max(sequence - 1);
-        }
-    }
     let known = &state.gateways[id.gateway];
     let found = known.logs.iter().rev().find(|log| log.epoch == epoch);
     let row = found.and_then(|log| log.row(sequence));
@@ -273,7 +279,7 @@ fn check_positions(world: &World, known: &Known) -> Option<String> {
     let positions = world.database.positions_of(known.key());
     // A restored database may not know an instance.
     let is_known = |replica: &&Replica| {
-        replica.has_begun
+        replica.is_known
             && (!known.needs_all
                 || positions.iter().any(|it| replica.name.as_deref() == Some(&it.name)))
     };

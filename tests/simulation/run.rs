@@ -27,7 +27,9 @@ use crate::promises;
 use crate::reference::store::MemoryDatabase;
 use crate::reference::store::fault_hook::Copy;
 use crate::service::Service;
-use crate::world::{Id, Kind, Known, Log, Replica, Row, Storage, TYPES, World, note, one_in};
+use crate::world::{
+    Copied, Id, Kind, Known, Log, Replica, Row, Storage, TYPES, World, note, one_in,
+};
 use crate::{hostile, plain};
 
 /// Steps with faults.
@@ -88,8 +90,8 @@ struct Run {
     service: Arc<Service>,
     processes: BTreeMap<Id, Process>,
     tasks: Vec<JoinHandle<()>>,
-    /// A copy of the database, and how many events each log had.
-    copy: Option<(Copy, Vec<Log>)>,
+    /// A copy of the database, and what it has about each gateway.
+    copy: Option<(Copy, Vec<Copied>)>,
     /// By how much the database's clock is wrong, in microseconds.
     skew: Arc<AtomicI64>,
     published: usize,
@@ -167,7 +169,7 @@ impl Run {
             is_filtered: kind == Kind::Reliable && one_in(4),
             storage: if one_in(2) { Storage::Separate } else { Storage::Transactional },
             position: None,
-            has_begun: false,
+            is_known: false,
             progress: BTreeMap::new(),
             connection: None,
             rejected: BTreeSet::new(),
@@ -392,37 +394,39 @@ impl Run {
         }
         match self.copy.take() {
             None => {
-                let logs = self.world.state().gateways.iter().map(|it| it.log().clone()).collect();
+                let copied = self.world.state().gateways.iter().map(Known::copied).collect();
                 note!(self.world, "operator", "copies the database");
-                self.copy = Some((self.world.database.copy(), logs));
+                self.copy = Some((self.world.database.copy(), copied));
             }
-            Some((copy, logs)) => {
+            Some((copy, copied)) => {
                 self.service.stop_all().await;
                 note!(self.world, "operator", "restores the copy");
                 self.world.database.restore(&copy, self.world.has(Bug::ReuseNumber));
-                self.restored(&logs);
+                self.restored(copied);
                 self.service.start();
             }
         }
     }
 
     /// What replicas have of the restored logs is what they had of the former ones.
-    fn restored(&mut self, logs: &[Log]) {
+    fn restored(&mut self, copied: Vec<Copied>) {
         let mut state = self.world.state();
-        for (known, log) in state.gateways.iter_mut().zip(logs) {
+        for (known, copied) in state.gateways.iter_mut().zip(copied) {
             let before = known.log().epoch;
             let epoch = self.world.database.log_of(known.gateway.key).0;
-            let rows = log.rows.clone();
+            let Copied { log: Log { rows, .. }, given_up, settled, is_known } = copied;
             let head = crate::world::length(&rows);
-            known.given_up.clear();
-            known.settled.clear();
+            known.given_up = given_up;
+            known.settled = settled;
             known.rejections.clear();
             let positions = self.world.database.positions_of(known.gateway.key);
-            for replica in &mut known.replicas {
+            for (replica, was_known) in known.replicas.iter_mut().zip(is_known) {
                 replica.rejected.clear();
-                // An instance that the copy does not contain is a new one.
-                replica.has_begun &= replica.name.is_none()
-                    || positions.iter().any(|it| replica.name.as_deref() == Some(&it.name));
+                // A replica that the copy does not know is a new one.
+                replica.is_known &= match &replica.name {
+                    Some(name) => positions.iter().any(|it| it.name == *name),
+                    None => was_known,
+                };
                 let mut progress = replica.progress.get(&before).cloned().unwrap_or_default();
                 progress.base = progress.base.min(head);
                 progress.confirmed = progress.confirmed.min(head);

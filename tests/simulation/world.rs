@@ -54,6 +54,15 @@ pub(crate) struct Log {
     pub(crate) rows: Vec<Row>,
 }
 
+/// What a copy of the database has about a gateway.
+pub(crate) struct Copied {
+    pub(crate) log: Log,
+    pub(crate) given_up: BTreeMap<i64, bool>,
+    pub(crate) settled: BTreeSet<i64>,
+    /// Which replicas it knows.
+    pub(crate) is_known: Vec<bool>,
+}
+
 /// How far a replica has come in one log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
@@ -79,8 +88,9 @@ pub(crate) struct Replica {
     pub(crate) is_filtered: bool,
     pub(crate) storage: Storage,
     pub(crate) position: Option<StoredPosition>,
-    /// Whether the start of delivery has been announced to it.
-    pub(crate) has_begun: bool,
+    /// Whether the service knows a position of it: a connection of it was accepted, and if a copy of the
+    /// database was restored since, before that was made.
+    pub(crate) is_known: bool,
     pub(crate) progress: BTreeMap<Epoch, Progress>,
     /// The number of its newest connection, and when delivery began there.
     pub(crate) connection: Option<(u32, Instant)>,
@@ -234,6 +244,16 @@ impl Known {
 
     pub(crate) fn head(&self) -> i64 {
         length(&self.log().rows)
+    }
+
+    /// What a copy of the database has now.
+    pub(crate) fn copied(&self) -> Copied {
+        Copied {
+            log: self.log().clone(),
+            given_up: self.given_up.clone(),
+            settled: self.settled.clone(),
+            is_known: self.replicas.iter().map(|it| it.is_known).collect(),
+        }
     }
 }
 

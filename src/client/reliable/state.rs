@@ -223,8 +223,6 @@ impl ClientState {
     pub fn disconnected(&mut self) {
         self.connection = None;
         self.actions.retain(|action| !matches!(action, Action::Send(_) | Action::Disconnect(_)));
-        // The next hello names what is stored.
-        self.flush = true;
         self.proceed();
     }
 
@@ -256,8 +254,24 @@ impl ClientState {
             }
             ServerFrame::Error(error) => connection.error = Some(error),
         }
+        self.check_log();
         self.announce_credit();
         self.proceed();
+    }
+
+    /// Resumes after the own position if the service's log is another one, because a backup was restored,
+    /// and the hello did not say that: it must answer with a gap then.
+    fn check_log(&mut self) {
+        let is_unstated = self.connection.as_ref().is_some_and(|connection| {
+            let is_stated = connection.has_position && !connection.resumes_at_service;
+            let of = connection.epoch;
+            !is_stated
+                && of.is_some()
+                && self.handled.as_ref().is_some_and(|it| Some(it.epoch) != of)
+        });
+        if is_unstated {
+            self.resume_exactly("the log is another one than before".to_owned());
+        }
     }
 
     fn resumed(&mut self, resumed: ConnectionResumed) {
@@ -274,7 +288,7 @@ impl ClientState {
         if connection.resumes_at_service
             && let Some(handled) = &self.handled
         {
-            if handled.epoch != epoch || !(from..=head).contains(&handled.sequence) {
+            if !(from..=head).contains(&handled.sequence) {
                 return self.resume_exactly("the service is at another position".to_owned());
             }
             // The position is behind what is recorded.
@@ -427,6 +441,7 @@ impl ClientState {
         if let Some(rejection) = rejection {
             self.send(GatewayFrame::Nack(rejection));
         }
+        self.check_log();
         self.proceed();
     }
 
@@ -571,7 +586,8 @@ impl ClientState {
         while self.busy.is_none() && !self.is_stopping && self.take_next() {}
         let is_ending = self.busy.is_none()
             && (self.is_stopping || self.connection.as_ref().is_some_and(|it| it.drain.is_some()));
-        self.flush |= is_ending;
+        // A hello states what is stored.
+        self.flush |= is_ending || self.connection.is_none();
         if self.saving.is_none() {
             if self.handled == self.saved {
                 if self.flush {

@@ -209,6 +209,74 @@ fn a_handler_that_outlives_its_connection_handles_its_event_once() {
 }
 
 #[test]
+fn what_is_handled_between_connections_is_stored_before_the_next() {
+    let mut state = ClientState::new(settings(Resume::Server, 4), None);
+    open(&mut state, 1, 0);
+    state.receive(ServerFrame::Event(event(1, 1, 0, 1)));
+    actions(&mut state);
+    state.disconnected();
+    state.handled(Outcome::Applied);
+    assert!(matches!(&actions(&mut state)[..], [Action::Save(_)]));
+    state.saved();
+    assert_eq!(state.connect().resume, Resume::After(at(1, 1).expect("a position")));
+}
+
+/// A backup was restored before the first position was stored. The service has to be told which log
+/// the events are of, so that it answers with a gap.
+#[test]
+fn a_position_that_no_hello_has_stated_is_stated_once_the_log_is_another_one() {
+    // When the handler ends: before the next connection knows the log, or after that.
+    for ends_late in [false, true] {
+        for first in [resumed(2, 0), gap(2, 3)] {
+            let mut state = ClientState::new(settings(Resume::Server, 4), None);
+            open(&mut state, 1, 0);
+            state.receive(ServerFrame::Event(event(1, 1, 0, 1)));
+            actions(&mut state);
+            state.disconnected();
+            assert_eq!(state.connect().resume, Resume::Server);
+            if !ends_late {
+                state.handled(Outcome::Applied);
+            }
+            state.receive(acknowledged(2));
+            if ends_late {
+                state.receive(first);
+                state.receive(ServerFrame::Event(event(2, 4, 3, 1)));
+                state.handled(Outcome::Applied);
+            }
+            let found = actions(&mut state);
+            assert!(is_broken(&found), "{found:?}");
+            assert!(to_handle(&found).is_empty(), "{found:?}");
+            state.disconnected();
+            actions(&mut state);
+            if state.is_saving() {
+                state.saved();
+            }
+            assert_eq!(state.connect().resume, Resume::After(at(1, 1).expect("a position")));
+        }
+    }
+}
+
+/// A client that has rejections to repeat resumes at the service's position.
+#[test]
+fn a_gap_of_another_log_is_not_read_before_the_position_was_stated() {
+    let mut state = ClientState::new(settings(Resume::Server, 1), None);
+    open(&mut state, 1, 0);
+    state.receive(ServerFrame::Event(event(1, 1, 0, 1)));
+    actions(&mut state);
+    state.handled(Outcome::Reject { code: NackCode::Invalid, detail: None });
+    actions(&mut state);
+    state.saved();
+    state.disconnected();
+    actions(&mut state);
+    assert_eq!(state.connect().resume, Resume::Server);
+    state.receive(gap(2, 1));
+    let found = actions(&mut state);
+    assert!(matches!(&found[..], [Action::Disconnect(Disconnect::Broken(_))]), "{found:?}");
+    state.disconnected();
+    assert_eq!(state.connect().resume, Resume::After(at(1, 1).expect("a position")));
+}
+
+#[test]
 fn a_refusal_after_the_connection_ended_is_repeated_on_the_next() {
     for outcome in [
         Outcome::Reject { code: NackCode::Invalid, detail: None },
