@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
+use axum::extract::Extension;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{BoxError, Router};
@@ -29,6 +30,7 @@ mod event;
 mod event_types;
 mod events;
 mod failures;
+mod fields;
 mod form;
 mod gateway;
 mod gateway_actions;
@@ -38,9 +40,11 @@ mod gateways;
 mod inbox;
 mod jobs;
 mod layout;
+mod lookup;
 mod nodes;
 mod overview;
 mod pairs;
+mod publish;
 mod redrive;
 mod replay;
 mod resend;
@@ -55,6 +59,10 @@ const ROOT: &str = "/console";
 
 /// The routes of the console. They are not part of the API's description.
 pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
+    // A payload may be as large as an event.
+    let large = Router::new()
+        .route("/console/publish", get(publish::page).post(publish::submit))
+        .layer(Extension(form::Large));
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     Router::new()
         .route(ROOT, get(overview::page))
@@ -91,6 +99,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/alerts", get(alerts::page))
         .route("/console/alerts/destinations/{id}/test", post(alerts::test))
         .route("/console/access-tokens", get(access_tokens::page))
+        .merge(large)
         .route("/console/{*path}", get(visit::not_found))
         .layer(timeout)
         .route("/console/assets/{file}", get(assets::file))

@@ -14,6 +14,7 @@ mod alerts;
 mod browser;
 mod forms;
 mod pages;
+mod publish;
 mod visitor;
 
 use visitor::{Page, Visitor};

@@ -82,6 +82,11 @@ impl Visit {
         layout::page(status, &layout::Page { session, section, origin, now, title, calls, body })
     }
 
+    /// A page with a form that was refused.
+    pub(super) fn again(&self, section: Section, problem: &Problem, view: &View) -> Response {
+        layout::refused(self.page(section, problem.status(), view), problem)
+    }
+
     /// The address of this page.
     pub(super) fn address(&self) -> String {
         self.query.after(&self.path)

@@ -51,6 +51,8 @@ impl Stage {
             "/gateways/{away}/log",
             "/events",
             "/events/{event}",
+            "/publish",
+            "/publish?type=api.deployed",
             "/failures",
             "/failures?status=pending",
             "/inbox",

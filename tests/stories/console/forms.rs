@@ -6,7 +6,7 @@ use super::visitor::{Page, Visitor, encoded, from_here};
 use crate::support::{Service, deployed};
 
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 17] = [
+const FORMS: [(&str, &[(&str, &str)]); 18] = [
     ("/console/sign-out", &[]),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
@@ -18,6 +18,7 @@ const FORMS: [(&str, &[(&str, &str)]); 17] = [
     ("/console/gateways/{gateway}/keys", &[]),
     ("/console/gateways/{gateway}/keys/{key}/revoke", &[]),
     ("/console/events/{event}/resend", &[("step", "confirmed"), ("labels", "a=b")]),
+    ("/console/publish", &[("step", "confirmed"), ("type", "api.deployed"), ("payload", "{}")]),
     ("/console/failures/redrive", &[("step", "confirmed"), ("from", "2020-01-01T00:00:00Z")]),
     ("/console/inbox/{row}/retry", &[]),
     ("/console/inbox/{row}/edit", &[("version", "1"), ("type", "t"), ("payload", "{}")]),
@@ -145,7 +146,9 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
         assert_eq!(page.status, 200, "{path}: {page:?}");
         let forms = page.body.matches(r#"method="post""#).count();
         assert_eq!(forms, 1, "{path}: only that of signing out");
-        for hidden in ["/console/jobs", "/console/audit", "/console/access-tokens"] {
+        for hidden in
+            ["/console/publish", "/console/jobs", "/console/audit", "/console/access-tokens"]
+        {
             assert!(!page.says(&format!("href=\"{hidden}\"")), "{path} links to {hidden}");
         }
     }
@@ -155,7 +158,9 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
     }
     for (template, fields) in FORMS.into_iter().filter(|(path, _)| *path != "/console/sign-out") {
         let page = visitor.submit(&stage.path(template), fields).await;
-        assert!(page.status == 403 && page.says("lacks the scope `admin`"), "{template}: {page:?}");
+        let needed = if template == "/console/publish" { "publish" } else { "admin" };
+        let says = format!("lacks the scope `{needed}`");
+        assert!(page.status == 403 && page.says(&says), "{template}: {page:?}");
     }
     assert_eq!(stage.changes().await, before, "nothing was changed");
 }

@@ -6,13 +6,15 @@ use super::visitor::Visitor;
 use crate::support::{Service, deployed};
 
 /// Pages, with what each must say.
-const PAGES: [(&str, &str); 14] = [
+const PAGES: [(&str, &str); 16] = [
     ("/console", "Overview"),
     ("/console/gateways", "Gateways by name"),
     ("/console/gateways/{gateway}", "Pending deliveries"),
     ("/console/gateways/{gateway}/log", "Entries of the log"),
     ("/console/events", "Events, newest first"),
     ("/console/events/{event}", "The event at each gateway"),
+    ("/console/publish", "Event type"),
+    ("/console/publish?type=api.deployed", "deploymentId (required)"),
     ("/console/failures", "Failed attempts of the window"),
     ("/console/failures?status=pending", "Pending deliveries, by gateway"),
     ("/console/inbox", "No row of the table"),
