@@ -21,6 +21,8 @@ use super::problem::Problem;
 use crate::api::Code;
 
 mod access_tokens;
+mod alert_destination;
+mod alert_rule;
 mod alerts;
 mod assets;
 mod audit;
@@ -97,8 +99,21 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/audit", get(audit::page))
         .route("/console/nodes", get(nodes::page))
         .route("/console/alerts", get(alerts::page))
-        .route("/console/alerts/destinations/{id}/test", post(alerts::test))
-        .route("/console/access-tokens", get(access_tokens::page))
+        .route("/console/alerts/new-rule", get(alert_rule::new))
+        .route("/console/alerts/rules", post(alert_rule::create))
+        .route("/console/alerts/rules/{id}", get(alert_rule::page).post(alert_rule::save))
+        .route("/console/alerts/rules/{id}/silence", post(alert_rule::silence))
+        .route("/console/alerts/rules/{id}/enable", post(alert_rule::enable))
+        .route("/console/alerts/rules/{id}/disable", post(alert_rule::disable))
+        .route("/console/alerts/rules/{id}/delete", post(alert_rule::delete))
+        .route("/console/alerts/new-destination", get(alert_destination::new))
+        .route("/console/alerts/destinations", post(alert_destination::create))
+        .route("/console/alerts/destinations/{id}", get(alert_destination::page))
+        .route("/console/alerts/destinations/{id}", post(alert_destination::save))
+        .route("/console/alerts/destinations/{id}/test", post(alert_destination::test))
+        .route("/console/alerts/destinations/{id}/delete", post(alert_destination::delete))
+        .route("/console/access-tokens", get(access_tokens::page).post(access_tokens::create))
+        .route("/console/access-tokens/{id}/revoke", post(access_tokens::revoke))
         .merge(large)
         .route("/console/{*path}", get(visit::not_found))
         .layer(timeout)

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::both_databases::Backend;
 use crate::support::{Service, deployed};
 
 mod driver;
@@ -18,8 +19,11 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let service = Service::start().await;
+        let key = crate::alerts::Key::new();
+        let service = crate::alerts::start(&Backend::Sqlite, &key).await;
         let api = service.api();
+        let pager = json!({"kind": "webhook", "url": "http://127.0.0.1:9/hook", "description": "The pager of the platform team"});
+        api.put("/alerts/destinations/pager", &pager).await.expect("stored");
         let labels = json!({"region": "eu-west", "env": "prod"});
         let new = json!({"name": "tokyo", "labels": labels});
         let away = api.post("/gateways", &new).await.expect("registered");
@@ -33,7 +37,7 @@ impl Stage {
         let event = api.post("/events", &event).await.expect("accepted");
         let event = event["id"].as_str().expect("an id").to_owned();
         let row = "insert into inbox (type, payload, gateway_id) values ('no.such', '{}', 'g')";
-        crate::both_databases::Backend::Sqlite.change(&service, row).await;
+        Backend::Sqlite.change(&service, row).await;
         service.eventually("/deliveries", |list| list["count"] == 2).await;
         service.eventually("/inbox/rejected", |rows| rows["count"] == 1).await;
         Self { service, away, event }
@@ -61,6 +65,10 @@ impl Stage {
             "/event-types/api.deployed",
             "/nodes",
             "/alerts",
+            "/alerts/rules/gateway-away",
+            "/alerts/new-rule",
+            "/alerts/destinations/pager",
+            "/alerts/new-destination",
             "/jobs",
             "/audit",
             "/access-tokens",

@@ -5,8 +5,11 @@ use reqwest::Method;
 use super::visitor::{Page, Visitor, encoded, from_here};
 use crate::support::{Service, deployed};
 
+const RULE: &[(&str, &str)] =
+    &[("kind", "dead_letters"), ("threshold", "1"), ("severity", "warning")];
+
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 18] = [
+const FORMS: [(&str, &[(&str, &str)]); 29] = [
     ("/console/sign-out", &[]),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
@@ -24,7 +27,18 @@ const FORMS: [(&str, &[(&str, &str)]); 18] = [
     ("/console/inbox/{row}/edit", &[("version", "1"), ("type", "t"), ("payload", "{}")]),
     ("/console/inbox/{row}/delete", &[]),
     ("/console/jobs/01890a5d-ac96-774b-bcce-b302099a8057/abort", &[]),
+    ("/console/alerts/rules", RULE),
+    ("/console/alerts/rules/none", RULE),
+    ("/console/alerts/rules/none/silence", &[("hours", "1")]),
+    ("/console/alerts/rules/none/enable", &[]),
+    ("/console/alerts/rules/none/disable", &[]),
+    ("/console/alerts/rules/none/delete", &[]),
+    ("/console/alerts/destinations", &[("kind", "slack")]),
+    ("/console/alerts/destinations/none", &[("kind", "slack")]),
     ("/console/alerts/destinations/none/test", &[]),
+    ("/console/alerts/destinations/none/delete", &[]),
+    ("/console/access-tokens", &[("name", "n"), ("scopes", "read"), ("days", "30")]),
+    ("/console/access-tokens/none/revoke", &[]),
 ];
 
 /// A service with what the forms concern.
@@ -141,6 +155,8 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
         "/console/gateways/{gateway}/log",
         "/console/events/{event}",
         "/console/failures?last=30d",
+        "/console/alerts",
+        "/console/alerts/rules/gateway-away",
     ] {
         let page = visitor.get(&stage.path(path)).await;
         assert_eq!(page.status, 200, "{path}: {page:?}");
@@ -152,7 +168,13 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
             assert!(!page.says(&format!("href=\"{hidden}\"")), "{path} links to {hidden}");
         }
     }
-    for path in ["/console/jobs", "/console/audit", "/console/access-tokens"] {
+    for path in [
+        "/console/jobs",
+        "/console/audit",
+        "/console/access-tokens",
+        "/console/alerts/new-rule",
+        "/console/alerts/new-destination",
+    ] {
         let page = visitor.get(path).await;
         assert!(page.status == 403 && page.says("lacks the scope `admin`"), "{path}: {page:?}");
     }

@@ -6,7 +6,7 @@ use super::visitor::Visitor;
 use crate::support::{Service, deployed};
 
 /// Pages, with what each must say.
-const PAGES: [(&str, &str); 16] = [
+const PAGES: [(&str, &str); 19] = [
     ("/console", "Overview"),
     ("/console/gateways", "Gateways by name"),
     ("/console/gateways/{gateway}", "Pending deliveries"),
@@ -22,6 +22,9 @@ const PAGES: [(&str, &str); 16] = [
     ("/console/event-types/api.deployed", "deploymentId"),
     ("/console/nodes", "Nodes, newest first"),
     ("/console/alerts", "Rules by id"),
+    ("/console/alerts/rules/gateway-away", "Save the rule"),
+    ("/console/alerts/new-rule", "Create the rule"),
+    ("/console/alerts/new-destination", "Create the destination"),
     ("/console/access-tokens", "Access tokens, oldest first"),
 ];
 
