@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Extension, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, Router};
@@ -311,8 +311,13 @@ impl Conclusion {
     }
 }
 
-async fn not_found() -> Problem {
-    Problem::new(Code::NotFound, "Nothing is served at this path.")
+/// Nothing is served at `/`, so a browser that opens it is led to the console.
+async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    if uri.path() == "/" && method == Method::GET && console::is_browser(&headers) {
+        let to = [(header::LOCATION, console::ROOT), (header::VARY, "accept")];
+        return (StatusCode::SEE_OTHER, to).into_response();
+    }
+    Problem::new(Code::NotFound, "Nothing is served at this path.").into_response()
 }
 
 /// 405 to `HEAD`, which axum passes to the handlers of `GET`: some of them have effects.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Extension;
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{BoxError, Router};
@@ -57,7 +58,7 @@ mod text;
 mod visit;
 
 /// The path of the console, and the prefix of all its paths.
-const ROOT: &str = "/console";
+pub(super) const ROOT: &str = "/console";
 
 /// The routes of the console. They are not part of the API's description.
 pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
@@ -100,13 +101,14 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/nodes", get(nodes::page))
         .route("/console/alerts", get(alerts::page))
         .route("/console/alerts/new-rule", get(alert_rule::new))
-        .route("/console/alerts/rules", post(alert_rule::create))
+        .route("/console/alerts/rules", get(alert_rule::new).post(alert_rule::create))
         .route("/console/alerts/rules/{id}", get(alert_rule::page).post(alert_rule::save))
         .route("/console/alerts/rules/{id}/silence", post(alert_rule::silence))
         .route("/console/alerts/rules/{id}/enable", post(alert_rule::enable))
         .route("/console/alerts/rules/{id}/disable", post(alert_rule::disable))
         .route("/console/alerts/rules/{id}/delete", post(alert_rule::delete))
         .route("/console/alerts/new-destination", get(alert_destination::new))
+        .route("/console/alerts/destinations", get(alert_destination::new))
         .route("/console/alerts/destinations", post(alert_destination::create))
         .route("/console/alerts/destinations/{id}", get(alert_destination::page))
         .route("/console/alerts/destinations/{id}", post(alert_destination::save))
@@ -118,6 +120,16 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/{*path}", get(visit::not_found))
         .layer(timeout)
         .route("/console/assets/{file}", get(assets::file))
+}
+
+/// Whether a request asks for a page, as browsers do.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
+    let mut types = accepted.flat_map(|line| line.split(','));
+    types.any(|one| {
+        let essence = one.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("text/html")
+    })
 }
 
 async fn timed_out(_: BoxError) -> Response {

@@ -119,7 +119,7 @@ fn new_token(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Markup
         form.sheet method="post" action=(PATH) {
             (hidden(TOKEN, &visit.session.id.form_token()))
             div.grid {
-                (fields.text(&field("name", "Name").hint("Who or what uses it. The audit log has it."), 128))
+                (fields.text(&field("name", "Name").hint("The program or operator that uses it, as the audit log shows it."), 128))
                 (fields.choice(&field("days", "Expires").of("expiresInSeconds".to_owned()), &LIFETIMES))
             }
             (fields.boxes(&field("scopes", "Scopes"), &scopes))

@@ -38,10 +38,19 @@ fn to(path: String) -> Response {
     (StatusCode::SEE_OTHER, [(header::LOCATION, path)]).into_response()
 }
 
-/// What a form needs to be shown: the values of its fields, and why it was refused.
+/// What the forms need to be shown: the values of their fields, and why one was refused.
 struct Filled<'a> {
     values: &'a Pairs,
+    /// The fields of a silence, if that was refused.
+    silence: Option<&'a Pairs>,
     problem: Option<&'a Problem>,
+}
+
+impl<'a> Filled<'a> {
+    /// The form of a definition.
+    const fn definition(values: &'a Pairs, problem: Option<&'a Problem>) -> Self {
+        Self { values, silence: None, problem }
+    }
 }
 
 /// The form of a new rule.
@@ -51,7 +60,7 @@ pub(super) async fn new(visit: Visit) -> Response {
         .and("kind", "gateway_away")
         .and("severity", "warning")
         .and("notify", "all");
-    let view = new_view(&visit, &Filled { values: &values, problem: None }).await;
+    let view = new_view(&visit, &Filled::definition(&values, None)).await;
     visit.respond(Section::Alerts, view)
 }
 
@@ -88,7 +97,7 @@ pub(super) async fn create(submission: Submission) -> Response {
     match created.await {
         Ok(response) => response,
         Err(problem) => {
-            let filled = Filled { values: fields, problem: Some(&problem) };
+            let filled = Filled::definition(fields, Some(&problem));
             match new_view(visit, &filled).await {
                 Ok(view) => visit.again(Section::Alerts, &problem, &view),
                 Err(_) => submission.refused(&problem),
@@ -102,7 +111,7 @@ pub(super) async fn page(visit: Visit, Key(id): Key<String>) -> Response {
     let view = async {
         let rule = shown(&visit, &id).await?;
         let values = values(&rule.definition);
-        view(&visit, &rule, &Filled { values: &values, problem: None }).await
+        view(&visit, &rule, &Filled::definition(&values, None)).await
     };
     let view = view.await;
     visit.respond(Section::Alerts, view)
@@ -122,14 +131,15 @@ async fn view(visit: &Visit, rule: &AlertRule, filled: &Filled<'_>) -> Answer<Vi
         @if let Some(problem) = filled.problem { (layout::refusal(problem)) }
         (rule_facts(visit, rule))
         @if visit.session.is_admin() {
-            (actions(visit, rule))
+            (actions(visit, rule, filled))
             section aria-labelledby="edit" {
                 h2 #edit { "Edit" }
-                (definition_form(visit, filled, &path(&rule.id), false, &destinations))
+                (definition_form(visit, filled, &self::path(&rule.id), false, &destinations))
             }
         }
     };
-    let calls = vec![Call::get(format!("/alerts/rules/{}", encode(&rule.id)), &Pairs::default())];
+    let path = format!("/alerts/rules/{}", encode(&rule.id));
+    let calls = vec![Call::get(path.clone(), &Pairs::default()), Call::put(path, &rule.definition)];
     Ok(View { title, calls, body })
 }
 
@@ -179,7 +189,7 @@ fn is_replaced(rule: &AlertRule) -> bool {
     built_ins().get(rule.id.as_str()).is_some_and(|built_in| *built_in != rule.definition)
 }
 
-fn actions(visit: &Visit, rule: &AlertRule) -> Markup {
+fn actions(visit: &Visit, rule: &AlertRule, filled: &Filled<'_>) -> Markup {
     let token = visit.session.id.form_token();
     let action = |name: &str| format!("{}/{name}", path(&rule.id));
     let (word, what) =
@@ -195,7 +205,7 @@ fn actions(visit: &Visit, rule: &AlertRule) -> Markup {
                 }
                 button type="submit" { (what) " the rule" }
             }
-            (silence_forms(rule, &token))
+            (silence_forms(rule, &token, filled))
             @if !rule.built_in || is_replaced(rule) {
                 details {
                     summary { @if rule.built_in { "Restore the built-in rule" } @else { "Delete it" } }
@@ -215,12 +225,13 @@ fn actions(visit: &Visit, rule: &AlertRule) -> Markup {
     }
 }
 
-fn silence_forms(rule: &AlertRule, token: &str) -> Markup {
+fn silence_forms(rule: &AlertRule, token: &str, filled: &Filled<'_>) -> Markup {
     let action = format!("{}/silence", path(&rule.id));
-    let values = Pairs::default();
-    let fields = Fields::new(&values, &[]);
+    let none = Pairs::default();
+    let errors = filled.problem.map(|it| it.clone().into_document().errors).unwrap_or_default();
+    let fields = Fields::new(filled.silence.unwrap_or(&none), &errors);
     html! {
-        details {
+        details open[filled.silence.is_some()] {
             summary { @if rule.silenced_until.is_some() { "Change its silence" } @else { "Silence it" } }
             form method="post" action=(action) {
                 (hidden(TOKEN, token))
@@ -250,7 +261,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
     match saved.await {
         Ok(()) => to(path(&id)),
         Err(problem) => {
-            let filled = Filled { values: fields, problem: Some(&problem) };
+            let filled = Filled::definition(fields, Some(&problem));
             let again = async { view(visit, &shown(visit, &id).await?, &filled).await };
             match again.await {
                 Ok(view) if visit.session.is_admin() => {
@@ -306,7 +317,20 @@ pub(super) async fn silence(Key(id): Key<String>, submission: Submission) -> Res
     };
     match done.await {
         Ok(_) => to(path(&id)),
-        Err(problem) => submission.refused(&problem),
+        Err(problem) => {
+            let again = async {
+                let rule = shown(visit, &id).await?;
+                let (values, silence) = (values(&rule.definition), Some(fields));
+                let filled = Filled { values: &values, silence, problem: Some(&problem) };
+                view(visit, &rule, &filled).await
+            };
+            match again.await {
+                Ok(view) if visit.session.is_admin() => {
+                    visit.again(Section::Alerts, &problem, &view)
+                }
+                _ => submission.refused(&problem),
+            }
+        }
     }
 }
 

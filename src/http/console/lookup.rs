@@ -65,13 +65,18 @@ pub(super) async fn gateways(visit: &Visit, field: &str, text: &str) -> Answer<V
     Ok(found)
 }
 
+/// The gateway that a query filters by, as it was typed.
+pub(super) fn typed(query: &Pairs) -> &str {
+    match query.get(NAME) {
+        "" => query.get(ID),
+        name => name,
+    }
+}
+
 /// The query of a list, with the id of the gateway that its filter names; and what the filter shows:
 /// the gateway's name, or its id if there is no such gateway.
 pub(super) async fn filter(visit: &Visit, query: &Pairs) -> Answer<(Pairs, String)> {
-    let typed = match query.get(NAME) {
-        "" => query.get(ID),
-        name => name,
-    };
+    let typed = typed(query);
     if typed.is_empty() {
         return Ok((query.clone(), String::new()));
     }

@@ -151,7 +151,7 @@ fn inputs(visit: &Visit, fields: &Fields<'_>, name: &str, members: &[Member]) ->
                 (payload::controls(fields, members))
             }
             fieldset {
-                legend { "For whom" }
+                legend { "Target" }
                 (target::controls(fields))
             }
             fieldset {
@@ -165,7 +165,7 @@ fn inputs(visit: &Visit, fields: &Fields<'_>, name: &str, members: &[Member]) ->
             }
             div.buttons {
                 button.primary type="submit" { "Preview" }
-                span.hint { "Shows first whom it is for and what is sent." }
+                span.hint { "Shows the matching gateways and the exact payload first." }
             }
         }
     }
@@ -190,6 +190,10 @@ pub(super) async fn submit(submission: Submission) -> Response {
     };
     match done {
         Ok(response) => response,
+        // It may have been stored. The same confirmation is safe; a new preview has another id.
+        Err(problem) if fields.get("step") == "confirmed" && problem.status().is_server_error() => {
+            submission.refused(&problem)
+        }
         Err(problem) => match again(visit, fields, info.as_ref(), Some(&problem)).await {
             Ok(response) => response,
             Err(_) => submission.refused(&problem),
@@ -233,7 +237,7 @@ fn event(fields: &Pairs, payload: Box<RawValue>, aim: &Aim, id: EventId) -> Answ
     reader.finish(event)
 }
 
-/// Shows whom the event is for and what is sent. Nothing is stored.
+/// Shows the matching gateways and the exact event. Nothing is stored.
 async fn preview(
     visit: &Visit,
     fields: &Pairs,
@@ -253,7 +257,7 @@ async fn preview(
     let body = html! {
         h1 { "Publish " code { (super::text::short(name, 80)) } ": preview" }
         p { "Nothing is published yet." }
-        h2 { "For whom" }
+        h2 { "Target" }
         (matched.part())
         (content(&event, info))
         div.inline {
@@ -291,7 +295,7 @@ fn content(event: &NewEvent, info: Option<&EventTypeInfo>) -> Markup {
         (None, None) => html! { "never" },
     };
     html! {
-        h2 { "What is sent" }
+        h2 { "Event" }
         (facts(&[
             ("Event id", html! { code.id { (event.id.as_ref().map_or("", EventId::as_str)) } }),
             ("Expires", expiry),

@@ -58,6 +58,12 @@ async fn a_rule_is_created_changed_silenced_and_deleted(backend: Backend) {
     let visitor = Visitor::signed_in(&service, &service.token).await;
     let rules = "/console/alerts/rules";
     assert!(visitor.get("/console/alerts").await.says("/console/alerts/new-rule"));
+    for path in [rules, "/console/alerts/destinations"] {
+        assert!(
+            visitor.get(path).await.says("method=\"post\" action=\"/console/alerts/"),
+            "{path}"
+        );
+    }
     let typed = [
         ("id", "payments-away"),
         ("kind", "gateway_away"),
@@ -137,6 +143,10 @@ async fn a_silence_begins_and_ends(service: &Service, visitor: &Visitor, path: &
     let typed = [("hours", "1"), ("until", "2001-01-01T00:00")];
     let refused = visitor.submit(&silence, &typed).await;
     assert!(refused.status == 422 && refused.says("a time in the future"), "{refused:?}");
+    assert!(
+        refused.says("value=\"2001-01-01T00:00\"") && refused.says("details open"),
+        "{refused:?}"
+    );
     let day = Timestamp::now().plus(std::time::Duration::from_hours(48)).to_string();
     let minute = day.get(..16).expect("a minute");
     assert_eq!(visitor.submit(&silence, &[("hours", "1"), ("until", minute)]).await.status, 303);

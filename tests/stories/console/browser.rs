@@ -178,7 +178,51 @@ async fn everything_but_liveness_works_without_scripts() {
     browser.click("tbody a").await;
     assert!(browser.text("#payload-pretty").await.contains("\"configType\": \"cache\""));
     browser.click(".who button").await;
-    assert_eq!(browser.path().await, "/console/sign-in");
+    browser.until("return location.pathname === '/console/sign-in'").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn an_event_is_published_after_a_refusal_and_a_preview_that_both_fit() {
+    let stage = Stage::new().await;
+    let browser = Browser::start(&stage.service).await;
+    browser.go("/console/publish").await;
+    browser.sign_in(&stage.service.token).await;
+    browser.click("#type option[value='gateway.config.updated']").await;
+    browser.click("form.inline button").await;
+    browser.until("return location.search === '?type=gateway.config.updated'").await;
+    browser.until("return document.querySelector('form.sheet button') !== null").await;
+    browser.type_into("#member-0", "update").await;
+    browser.type_into("#field-gateways", "nowhere").await;
+    browser.type_into("#field-payload", "{\"word\": [1.50]}").await;
+    browser.click("form.sheet button").await;
+    browser.until("return document.querySelector('#field-gateways-error') !== null").await;
+    assert!(browser.text("#field-gateways-error").await.contains("no gateway is named"));
+    let mut problems = Vec::new();
+    for look in Look::ALL {
+        browser.look(look).await;
+        problems.extend(browser.problems("publish-refused", look).await);
+    }
+    browser.type_into("#member-1", "cache").await;
+    browser.click("input[name=to][value=all]").await;
+    browser.click("form.sheet button").await;
+    browser
+        .until("return document.querySelector('h1')?.innerText.includes('preview') === true")
+        .await;
+    for look in Look::ALL {
+        browser.look(look).await;
+        problems.extend(browser.problems("publish-preview", look).await);
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(browser.text("main").await.contains("tokyo"));
+    // By keyboard.
+    browser.tab_to("main form button.primary").await;
+    browser.keys("\u{e007}").await;
+    browser
+        .until("return location.pathname.startsWith('/console/events/') && document.querySelector('#payload-pretty') !== null")
+        .await;
+    let payload = browser.text("#payload-pretty").await;
+    assert!(payload.contains("\"action\": \"update\"") && payload.contains("1.50"), "{payload}");
     browser.close().await;
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::visitor::{Page, Visitor};
 use crate::both_databases::{Backend, on_both};
+use crate::server::Database;
 use crate::support::Service;
 
 on_both! {
@@ -245,4 +246,29 @@ async fn publishing_needs_its_scope() {
     let publisher = Visitor::scoped(&service, &["read", "publish"]).await;
     assert!(publisher.get("/console").await.says("href=\"/console/publish\""));
     assert_eq!(publisher.get("/console/publish?type=api.deployed").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_confirmation_that_may_have_been_stored_keeps_its_id() {
+    let backend = Backend::Postgres(Database::alone());
+    let service = backend.start().await;
+    service.gateway("berlin").await;
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    let typed = [
+        ("type", "gateway.config.updated"),
+        ("step", "preview"),
+        ("to", "all"),
+        ("member:configType", "cache"),
+        ("member:action", "update"),
+    ];
+    let preview = visitor.submit(PATH, &typed).await;
+    let (fields, id) = (confirmation(&preview), hidden(&preview, "id"));
+    let Backend::Postgres(database) = &backend else { unreachable!("it is Postgres") };
+    database.control("stop -m immediate");
+    let failed = confirm(&visitor, &fields).await;
+    assert!(failed.status == 503 && failed.says("Submit again") && failed.says(&id), "{failed:?}");
+    database.control("start");
+    visitor.until("/console/events", |page| page.status == 200).await;
+    let done = confirm(&visitor, &fields).await;
+    assert_eq!(done.header("location"), format!("/console/events/{id}"), "{done:?}");
 }

@@ -132,8 +132,13 @@ pub(super) fn members(info: &EventTypeInfo) -> Vec<Member> {
             if !names::is_name(&name, LONGEST_NAME) {
                 continue;
             }
-            let description = property.get("description").and_then(Value::as_str);
-            let description = super::super::text::short(description.unwrap_or_default(), 300);
+            let text = |name: &str| property.get(name).and_then(Value::as_str);
+            let description = match (text("description"), text("format")) {
+                (Some(description), _) => description,
+                (None, Some("date-time")) => "A time, such as 2026-01-31T09:30:00Z.",
+                (None, _) => "",
+            };
+            let description = super::super::text::short(description, 300);
             let is_required = required.contains(&name.as_str());
             members.push(Member { name, kind, is_required, description });
         }

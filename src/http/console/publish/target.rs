@@ -1,4 +1,4 @@
-//! The gateways that an event is for: how a form names them, and whom that matches now.
+//! The gateways that an event is for: how a form names them, and which ones match now.
 
 use maud::{Markup, html};
 
@@ -17,9 +17,9 @@ use crate::api::{Gateway, GatewaysQuery, Labels, PageQuery, Target};
 /// Gateways that a preview lists.
 const SHOWN: usize = 50;
 /// Gateways that are compared with labels for a preview, at most.
-const COMPARED: usize = 20_000;
+const COMPARED: usize = 10_000;
 /// Gateways that are read at once. Each may have a large manifest.
-const AT_ONCE: usize = 200;
+const AT_ONCE: usize = 100;
 
 /// The ways to choose gateways.
 const WAYS: [(&str, &str); 3] = [
@@ -143,7 +143,7 @@ impl Matched {
         if self.is_all { words } else { format!("at least {words}") }
     }
 
-    /// Whom the event would be appended for, or a warning.
+    /// The gateways that would receive the event, or a warning that none would.
     pub(super) fn part(&self) -> Markup {
         let rows: Vec<Vec<Markup>> = self
             .shown
