@@ -116,6 +116,7 @@ pub struct App {
     streams: gateway_frames::Streams,
     pollers: long_poll::Pollers,
     alerting: Arc<Alerting>,
+    sign_ins: console::SignIns,
     render_metrics: RenderMetrics,
     /// Supervisors whose overdue jobs make the node unready.
     supervisors: Vec<Supervisor>,
@@ -153,6 +154,7 @@ impl App {
             streams: gateway_frames::Streams::default(),
             pollers: long_poll::Pollers::default(),
             alerting,
+            sign_ins: console::SignIns::default(),
             render_metrics,
             supervisors,
         })
@@ -164,6 +166,7 @@ impl App {
         self.admissions.remove_unused();
         self.failures.log_suppressed();
         self.dispatcher.log_suppressed();
+        self.sign_ins.remove_unused();
         self.access.remove_expired();
         self.types.remove_expired();
     }

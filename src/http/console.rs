@@ -53,9 +53,12 @@ mod replay;
 mod resend;
 mod session;
 mod sign_in;
+mod sign_ins;
 mod states;
 mod text;
 mod visit;
+
+pub(super) use sign_ins::SignIns;
 
 /// The path of the console, and the prefix of all its paths.
 pub(super) const ROOT: &str = "/console";
