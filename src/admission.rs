@@ -24,7 +24,7 @@ mod reconnects;
 
 pub use greeted::{Greeted, NotOpened, Stated};
 pub(crate) use key::{KeyCheck, check_key};
-use rates::{Buckets, Source};
+pub(crate) use rates::{Buckets, Source};
 pub use reconnects::Attempt;
 use reconnects::{Begun, Reconnects};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Extension, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{BoxError, Router};
@@ -116,6 +116,7 @@ pub struct App {
     streams: gateway_frames::Streams,
     pollers: long_poll::Pollers,
     alerting: Arc<Alerting>,
+    sign_ins: console::SignIns,
     render_metrics: RenderMetrics,
     /// Supervisors whose overdue jobs make the node unready.
     supervisors: Vec<Supervisor>,
@@ -153,6 +154,7 @@ impl App {
             streams: gateway_frames::Streams::default(),
             pollers: long_poll::Pollers::default(),
             alerting,
+            sign_ins: console::SignIns::default(),
             render_metrics,
             supervisors,
         })
@@ -164,6 +166,7 @@ impl App {
         self.admissions.remove_unused();
         self.failures.log_suppressed();
         self.dispatcher.log_suppressed();
+        self.sign_ins.remove_unused();
         self.access.remove_expired();
         self.types.remove_expired();
     }
@@ -311,8 +314,13 @@ impl Conclusion {
     }
 }
 
-async fn not_found() -> Problem {
-    Problem::new(Code::NotFound, "Nothing is served at this path.")
+/// Nothing is served at `/`, so a browser that opens it is led to the console.
+async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    if uri.path() == "/" && method == Method::GET && console::is_browser(&headers) {
+        let to = [(header::LOCATION, console::ROOT), (header::VARY, "accept")];
+        return (StatusCode::SEE_OTHER, to).into_response();
+    }
+    Problem::new(Code::NotFound, "Nothing is served at this path.").into_response()
 }
 
 /// 405 to `HEAD`, which axum passes to the handlers of `GET`: some of them have effects.

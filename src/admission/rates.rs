@@ -84,6 +84,12 @@ impl<K: Hash + Eq + Clone, C: Clock + Clone> Buckets<K, C> {
         Err(shortest)
     }
 
+    /// The number of slots that are kept: those taken in the last minute, and older ones until they
+    /// are removed.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Removes keys without recent attempts, so that memory stays bounded.
     pub(crate) fn remove_unused(&self) {
         self.slots.retain_recent();

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
+use axum::extract::Extension;
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{BoxError, Router};
@@ -20,6 +22,8 @@ use super::problem::Problem;
 use crate::api::Code;
 
 mod access_tokens;
+mod alert_destination;
+mod alert_rule;
 mod alerts;
 mod assets;
 mod audit;
@@ -29,6 +33,7 @@ mod event;
 mod event_types;
 mod events;
 mod failures;
+mod fields;
 mod form;
 mod gateway;
 mod gateway_actions;
@@ -38,23 +43,32 @@ mod gateways;
 mod inbox;
 mod jobs;
 mod layout;
+mod lookup;
 mod nodes;
 mod overview;
 mod pairs;
+mod publish;
 mod redrive;
 mod replay;
 mod resend;
 mod session;
 mod sign_in;
+mod sign_ins;
 mod states;
 mod text;
 mod visit;
 
+pub(super) use sign_ins::SignIns;
+
 /// The path of the console, and the prefix of all its paths.
-const ROOT: &str = "/console";
+pub(super) const ROOT: &str = "/console";
 
 /// The routes of the console. They are not part of the API's description.
 pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
+    // A payload may be as large as an event.
+    let large = Router::new()
+        .route("/console/publish", get(publish::page).post(publish::submit))
+        .layer(Extension(form::Large));
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     Router::new()
         .route(ROOT, get(overview::page))
@@ -89,11 +103,36 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/audit", get(audit::page))
         .route("/console/nodes", get(nodes::page))
         .route("/console/alerts", get(alerts::page))
-        .route("/console/alerts/destinations/{id}/test", post(alerts::test))
-        .route("/console/access-tokens", get(access_tokens::page))
+        .route("/console/alerts/new-rule", get(alert_rule::new))
+        .route("/console/alerts/rules", get(alert_rule::new).post(alert_rule::create))
+        .route("/console/alerts/rules/{id}", get(alert_rule::page).post(alert_rule::save))
+        .route("/console/alerts/rules/{id}/silence", post(alert_rule::silence))
+        .route("/console/alerts/rules/{id}/enable", post(alert_rule::enable))
+        .route("/console/alerts/rules/{id}/disable", post(alert_rule::disable))
+        .route("/console/alerts/rules/{id}/delete", post(alert_rule::delete))
+        .route("/console/alerts/new-destination", get(alert_destination::new))
+        .route("/console/alerts/destinations", get(alert_destination::new))
+        .route("/console/alerts/destinations", post(alert_destination::create))
+        .route("/console/alerts/destinations/{id}", get(alert_destination::page))
+        .route("/console/alerts/destinations/{id}", post(alert_destination::save))
+        .route("/console/alerts/destinations/{id}/test", post(alert_destination::test))
+        .route("/console/alerts/destinations/{id}/delete", post(alert_destination::delete))
+        .route("/console/access-tokens", get(access_tokens::page).post(access_tokens::create))
+        .route("/console/access-tokens/{id}/revoke", post(access_tokens::revoke))
+        .merge(large)
         .route("/console/{*path}", get(visit::not_found))
         .layer(timeout)
         .route("/console/assets/{file}", get(assets::file))
+}
+
+/// Whether a request asks for a page, as browsers do.
+pub(super) fn is_browser(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|it| it.to_str().ok());
+    let mut types = accepted.flat_map(|line| line.split(','));
+    types.any(|one| {
+        let essence = one.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("text/html")
+    })
 }
 
 async fn timed_out(_: BoxError) -> Response {

@@ -25,10 +25,11 @@ use super::query::Query;
 use super::rollouts;
 use crate::api::{
     Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, CloudEvent, Code, EventWithDeliveries,
-    PublishBody, WaitQuery, Warning,
+    NewEvent, PublishBody, WaitQuery, Warning,
 };
 use crate::clock::Timestamp;
 use crate::event::{Event, EventId};
+use crate::ingest;
 use crate::ingest::body::Items;
 use crate::metric;
 use crate::store::{Appended, Idempotency, Publish, Published, Refusal, RolloutOf, Validated};
@@ -109,6 +110,20 @@ pub(super) async fn publish(
         }
     }
     answer(answers, is_single)
+}
+
+/// Validates an event as [`publish`] does, and stores nothing.
+pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> Answer<()> {
+    let Publisher { organisation, source } = publisher;
+    let body = serde_json::to_vec(event).map_err(|_| Problem::internal())?;
+    let (length, now) = (body.len(), Timestamp::now());
+    let read = move || ingest::body::read(&body, now, None);
+    let items = app.rules.compute(&source, length, read).await??;
+    let checked = publish::validate(app, organisation, &source, length, items.drafts, now).await?;
+    for item in checked {
+        item.map_err(|invalid| Problem::from(invalid.error))?;
+    }
+    Ok(())
 }
 
 /// Appends the events, or finds the first answer to a repeat. Invalid events are looked

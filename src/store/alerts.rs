@@ -11,7 +11,8 @@
 //! accepts nothing. When it is resolved, and the notification that it fires was not attempted because
 //! earlier ones of the alert are pending, neither of both is sent: they are
 //! [superseded](NotificationState::Superseded). So at most three notifications of an alert are pending
-//! for a destination: the first begin and its end, and the newest begin.
+//! for a destination: the first begin and its end, and the newest begin. A refresh, which an Alertmanager
+//! is sent while an alert fires for a long time, is one more.
 
 use std::time::Duration;
 

@@ -14,9 +14,11 @@ mod alerts;
 mod browser;
 mod forms;
 mod pages;
+mod publish;
+mod tokens;
 mod visitor;
 
-use visitor::{Page, Visitor};
+use visitor::{Page, Visitor, encoded, from_here};
 
 on_both! {
     a_session_ends_with_its_token
@@ -192,6 +194,37 @@ async fn a_token_without_the_scope_read_can_not_sign_in() {
     let mut visitor = Visitor::new(&service);
     let page = visitor.sign_in(made["token"].as_str().expect("one"), "/console").await;
     assert!(page.status == 403 && page.says("lacks the scope `read`"), "{page:?}");
+}
+
+#[tokio::test]
+async fn attempts_to_sign_in_are_limited_by_address() {
+    let service = Service::start_with(&[("SERVER__TRUSTED_PROXIES", "127.0.0.1,::1")]).await;
+    let visitor = Visitor::new(&service);
+    let attempt = async |address: &str, token: &str| {
+        let request = from_here(visitor.request(Method::POST, "/console/sign-in"));
+        let request = request.header("x-forwarded-for", address.to_owned());
+        Page::of(request.body(encoded(&[("token", token)]))).await
+    };
+    // A machine that is stopped for a minute would allow more attempts.
+    let mut refused = None;
+    for _ in 0..300 {
+        let page = attempt("192.0.2.1", "gwa_wrong").await;
+        if page.status != 401 {
+            refused = Some(page);
+            break;
+        }
+    }
+    let refused = refused.expect("an attempt was refused");
+    assert_eq!(refused.status, 429, "{refused:?}");
+    let secs: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=60).contains(&secs), "{refused:?}");
+    assert!(refused.says("too many attempts to sign in") && refused.says("id=\"token\""));
+    let valid = attempt("192.0.2.1", &service.token).await;
+    assert!(valid.status == 429 || valid.status == 303, "{valid:?}");
+    // Other addresses, the API and sessions are not concerned.
+    assert_eq!(attempt("192.0.2.2", &service.token).await.status, 303);
+    assert_eq!(attempt("192.0.2.2", "gwa_wrong").await.status, 401);
+    service.api().get("/gateways").await.expect("an answer");
 }
 
 #[tokio::test]

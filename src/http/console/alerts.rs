@@ -1,22 +1,20 @@
 //! Alerts: what fires, notifications, rules and destinations.
 
-use axum::http::StatusCode;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::alert_destinations;
 use super::super::alerts;
-use super::super::extract::Path;
 use super::super::problem::Answer;
 use super::super::query::Query;
-use super::components::{empty, facts, hidden, live, numeric, table, text};
-use super::form::{Submission, TOKEN};
+use super::components::{empty, hidden, live, numeric, table, text};
+use super::form::TOKEN;
 use super::layout::{Call, Section};
-use super::pairs::{Pairs, encode};
+use super::pairs::Pairs;
 use super::states::{alert_state, notification_state, severity};
-use super::text::{none, number, said, sentences, when, when_any};
-use super::visit::{Key, View, Visit};
-use crate::api::{Alert, AlertDestination, AlertNotification, AlertRule, AlertTest};
+use super::text::{none, number, said, sentences, short, when, when_any};
+use super::visit::{View, Visit};
+use super::{alert_destination, alert_rule};
+use crate::api::{Alert, AlertDestination, AlertNotification, AlertRule};
 
 pub(super) async fn page(visit: Visit) -> Response {
     let view = content(&visit).await;
@@ -39,14 +37,14 @@ async fn content(visit: &Visit) -> Answer<View> {
             } @else { (notifications(visit, &overview.notifications)) }
         }
     };
+    let is_admin = visit.session.is_admin();
     let body = html! {
         h1 { "Alerts" }
         (live(visit, 5000, &changing))
         section aria-labelledby="rules" {
             h2 #rules { "Rules" }
-            p.hint {
-                "Silence a rule with " code { "gateway-events alert rule silence ID --for 2h" }
-                ", and change it with " code { "gateway-events alert rule put ID --file FILE" } "."
+            @if is_admin {
+                p { "Open a rule to change, silence or disable it. " a href="/console/alerts/new-rule" { "Create a rule" } }
             }
             (rules(visit, &overview.rules))
         }
@@ -54,9 +52,13 @@ async fn content(visit: &Visit) -> Answer<View> {
             h2 #destinations { "Destinations" }
             @if overview.destinations.is_empty() {
                 (empty(&html! {
-                    p { "No notifications are sent, because there is no destination. Add a webhook, a Slack channel, an e-mail address or an Alertmanager with " code { "gateway-events alert destination put ID --file FILE" } "." }
+                    p { "No notifications are sent, because there is no destination: a webhook, a Slack channel, an e-mail address or an Alertmanager." }
+                    @if is_admin { p { a href="/console/alerts/new-destination" { "Create a destination" } } }
+                    @else { p { "An admin can create one." } }
                 }))
-            } @else { (destinations(visit, &overview.destinations)) }
+            } @else {
+                @if is_admin { p { a href="/console/alerts/new-destination" { "Create a destination" } } }
+                 (destinations(visit, &overview.destinations)) }
         }
     };
     let calls = vec![Call::get("/alerts", &Pairs::default())];
@@ -125,7 +127,7 @@ fn rules(visit: &Visit, rules: &[AlertRule]) -> Markup {
         .map(|rule| {
             let definition = &rule.definition;
             vec![
-                said(&rule.id),
+                html! { a href=(alert_rule::path(&rule.id)) { (short(&rule.id, 64)) } },
                 severity(definition.severity),
                 html! {
                     @if !definition.enabled { "disabled" }
@@ -149,7 +151,7 @@ fn destinations(visit: &Visit, destinations: &[AlertDestination]) -> Markup {
         .map(|destination| {
             let (id, settings) = (&destination.id, &destination.settings);
             let mut row = vec![
-                said(id),
+                html! { a href=(alert_destination::path(id)) { (short(id, 64)) } },
                 html! { (settings.kind.as_str()) },
                 said(&settings.address),
                 sentences(&settings.description),
@@ -157,7 +159,7 @@ fn destinations(visit: &Visit, destinations: &[AlertDestination]) -> Markup {
             ];
             if is_admin {
                 row.push(html! {
-                    form method="post" action=(format!("/console/alerts/destinations/{}/test", encode(id))) {
+                    form method="post" action=(format!("{}/test", alert_destination::path(id))) {
                         (hidden(TOKEN, &visit.session.id.form_token()))
                         button type="submit" aria-label=(format!("Test the destination {id}")) { "Test" }
                     }
@@ -176,37 +178,4 @@ fn destinations(visit: &Visit, destinations: &[AlertDestination]) -> Markup {
     ];
     let columns = if is_admin { &columns[..] } else { &columns[..5] };
     table("Destinations by id", columns, &rows)
-}
-
-/// Sends a destination a test message, and shows its answer.
-pub(super) async fn test(Key(id): Key<String>, submission: Submission) -> Response {
-    let visit = &submission.visit;
-    let tested = async {
-        let path = Path(id.clone());
-        let admin = visit.session.admin()?;
-        alert_destinations::test(visit.state(), admin, path, Query(())).await
-    };
-    match tested.await {
-        Ok(test) => visit.page(Section::Alerts, StatusCode::OK, &answered(&id, &test.0)),
-        Err(problem) => submission.refused(&problem),
-    }
-}
-
-fn answered(id: &str, test: &AlertTest) -> View {
-    let body = html! {
-        p.up { a href="/console/alerts" { "Alerts" } }
-        h1 { "Test of a destination" }
-        @if test.delivered {
-            div.notice.good { p { "The destination " (said(id)) " accepted the message." } }
-        } @else {
-            div.notice.bad { p { "The destination " (said(id)) " did not accept the message." } }
-        }
-        (facts(&[
-            ("Status", test.status.map_or_else(none, |status| html! { (status) })),
-            ("Answer", sentences(&test.detail)),
-            ("Took", html! { (number(i64::try_from(test.duration_ms).unwrap_or(i64::MAX))) " ms" }),
-        ]))
-    };
-    let calls = vec![Call::post_nothing(format!("/alerts/destinations/{}/test", encode(id)))];
-    View { title: "Test of a destination".to_owned(), calls, body }
 }

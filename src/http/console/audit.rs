@@ -17,24 +17,31 @@ use crate::api::{AuditQuery, AuditRecord, PageQuery};
 type Asked = (AuditQuery, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
-    let view = content(&visit).await;
-    visit.respond(Section::Audit, view)
+    match content(&visit).await {
+        Err(problem) if problem.code() == "invalid" => {
+            visit.refiltered(Section::Audit, "Audit", &filters(&visit), &problem)
+        }
+        view => visit.respond(Section::Audit, view),
+    }
+}
+
+fn filters(visit: &Visit) -> Markup {
+    Filters::of(visit)
+        .choice("last", "Window", &WINDOWS)
+        .text("action", "Change", "gateway.disabled")
+        .text("principal", "By", "name or id of a token")
+        .text("object", "Of", "name or id")
+        .form()
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
     let query = in_window(visit);
     let asked: Asked = query.query()?;
     let page = audit::list(visit.state(), visit.session.admin()?, Query(asked)).await?.0;
-    let filters = Filters::of(visit)
-        .choice("last", "Window", &WINDOWS)
-        .text("action", "Change", "gateway.disabled")
-        .text("principal", "By", "name or id of a token")
-        .text("object", "Of", "name or id")
-        .form();
     let body = html! {
         h1 { "Audit" }
         p.hint { "Every change that an access token or a local command made, except for publishing." }
-        (filters)
+        (filters(visit))
         @if page.list.is_empty() {
             (empty(&html! { p { "Nothing was changed in this window, or nothing that matches. Choose a longer window." } }))
         } @else { (rows(visit, &page.list)) }

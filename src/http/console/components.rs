@@ -140,12 +140,22 @@ impl<'a> Filters<'a> {
     }
 
     /// A field for text.
-    pub(super) fn text(mut self, name: &str, label: &str, example: &str) -> Self {
+    pub(super) fn text(self, name: &str, label: &str, example: &str) -> Self {
+        let value = self.visit.query.get(name);
+        self.field(name, label, value, example)
+    }
+
+    /// A field for a gateway, with the name of the chosen one.
+    pub(super) fn gateway(self, shown: &str) -> Self {
+        self.field(super::lookup::NAME, "Gateway", shown, "name or id")
+    }
+
+    fn field(mut self, name: &str, label: &str, value: &str, example: &str) -> Self {
         let id = format!("filter-{name}");
         self.fields.push(html! {
             div.field {
                 label for=(id) { (label) }
-                input type="text" id=(id) name=(name) value=(self.visit.query.get(name))
+                input type="text" id=(id) name=(name) value=(value)
                     placeholder=(example) maxlength="256" spellcheck="false" autocomplete="off";
             }
         });

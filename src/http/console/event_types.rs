@@ -14,6 +14,7 @@ use super::pairs::{Pairs, encode};
 use super::text::{none, pretty, said, span};
 use super::visit::{Key, View, Visit};
 use crate::api::EventTypeInfo;
+use crate::store::Scope;
 
 pub(super) async fn page(visit: Visit) -> Response {
     let view = content(&visit).await;
@@ -66,6 +67,9 @@ async fn shown(visit: &Visit, name: String) -> Answer<View> {
         p.up { a href="/console/event-types" { "Event types" } }
         h1 { code { (of.name) } }
         p { (said(&of.description)) }
+        @if visit.session.can(Scope::Publish) {
+            p { a href=(Pairs::default().with("type", of.name.as_str()).after("/console/publish")) { "Publish an event of this type" } }
+        }
         (facts(&[
             ("Expires after", lifetime(&of)),
             ("Barrier", html! { @if of.barrier { "Events before and after one of this type never supersede one another." } @else { (none()) } }),
@@ -80,7 +84,8 @@ async fn shown(visit: &Visit, name: String) -> Answer<View> {
     Ok(View { title: of.name.clone(), calls: vec![call], body })
 }
 
-fn schema(id: &str, title: &str, schema: Option<&RawValue>) -> Markup {
+/// A schema, or that there is none.
+pub(super) fn schema(id: &str, title: &str, schema: Option<&RawValue>) -> Markup {
     let code = format!("{id}-text");
     html! {
         section aria-labelledby=(id) {

@@ -10,6 +10,7 @@ use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{Filters, empty, event_link, labels, live, numeric, paging, table, text};
 use super::layout::{Call, Section};
+use super::lookup;
 use super::pairs::Pairs;
 use super::text::{none, number, said, when};
 use super::visit::{View, Visit};
@@ -51,31 +52,40 @@ pub(super) fn in_window(visit: &Visit) -> Pairs {
 }
 
 pub(super) async fn page(visit: Visit) -> Response {
-    let view = content(&visit).await;
-    visit.respond(Section::Events, view)
+    match content(&visit).await {
+        Err(problem) if problem.code() == "invalid" => {
+            let filters = filters(&visit, lookup::typed(&visit.query));
+            visit.refiltered(Section::Events, "Events", &filters, &problem)
+        }
+        view => visit.respond(Section::Events, view),
+    }
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
-    let query = in_window(visit);
+    let (query, gateway) = lookup::filter(visit, &in_window(visit)).await?;
     let asked: (EventFilter, PageQuery) = query.query()?;
     let page = browse::events(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
-    let filters = Filters::of(visit)
-        .choice("last", "Published in the", &WINDOWS)
-        .text("type", "Type", "api.deployed")
-        .text("correlationId", "Correlation id", "")
-        .text("gatewayId", "Gateway's id", "a UUID")
-        .text("artifactId", "Artifact", "")
-        .text("deploymentId", "Deployment", "")
-        .text("userId", "User", "")
-        .text("idPrefix", "Id begins with", "")
-        .form();
     let list = html! {
         @if page.list.is_empty() { (nothing()) } @else { (rows(visit, &page.list)) }
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
-    let body = html! { h1 { "Events" } (filters) (live(visit, 5000, &list)) };
+    let body = html! { h1 { "Events" } (filters(visit, &gateway)) (live(visit, 5000, &list)) };
     let calls = vec![Call::get("/events", &query.known(&<(EventFilter, PageQuery)>::names()))];
     Ok(View { title: "Events".to_owned(), calls, body })
+}
+
+/// The filters. `gateway` is what the one by gateway shows.
+fn filters(visit: &Visit, gateway: &str) -> Markup {
+    Filters::of(visit)
+        .choice("last", "Published in the", &WINDOWS)
+        .text("type", "Type", "api.deployed")
+        .text("correlationId", "Correlation id", "")
+        .gateway(gateway)
+        .text("artifactId", "Artifact", "")
+        .text("deploymentId", "Deployment", "")
+        .text("userId", "User", "")
+        .text("idPrefix", "Id begins with", "")
+        .form()
 }
 
 fn rows(visit: &Visit, events: &[EventSummary]) -> Markup {

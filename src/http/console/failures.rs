@@ -12,6 +12,7 @@ use super::components::{
 };
 use super::events::{WINDOWS, in_window};
 use super::layout::{Call, Section};
+use super::lookup;
 use super::pairs::Pairs;
 use super::redrive;
 use super::states::delivery_state;
@@ -27,12 +28,17 @@ use crate::event::Reason;
 type Asked = (DeliveriesQuery, DeliveryFilter, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
-    let view = content(&visit).await;
-    visit.respond(Section::Failures, view)
+    match content(&visit).await {
+        Err(problem) if problem.code() == "invalid" => {
+            let filters = filters(&visit, lookup::typed(&visit.query));
+            visit.refiltered(Section::Failures, "Deliveries", &filters, &problem)
+        }
+        view => visit.respond(Section::Failures, view),
+    }
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
-    let query = in_window(visit);
+    let (query, gateway) = lookup::filter(visit, &in_window(visit)).await?;
     let asked: Asked = query.query()?;
     let status = asked.0.status.unwrap_or_default();
     let is_failed = status == DeliveriesStatus::Failed;
@@ -47,7 +53,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         if is_failed { Some(histogram(visit, &query, &mut calls).await?) } else { None };
     let body = html! {
         h1 { (title(status)) }
-        (filters(visit))
+        (filters(visit, &gateway))
         @if let Some(histogram) = &histogram { (histogram) }
         @if is_failed && visit.session.is_admin() && !page.list.is_empty() {
             (redrive::offer(visit, &filter))
@@ -68,7 +74,8 @@ const fn title(status: DeliveriesStatus) -> &'static str {
     }
 }
 
-fn filters(visit: &Visit) -> Markup {
+/// The filters. `gateway` is what the one by gateway shows.
+fn filters(visit: &Visit, gateway: &str) -> Markup {
     let mut reasons = vec![("", "any")];
     reasons.extend(Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())));
     Filters::of(visit)
@@ -86,7 +93,7 @@ fn filters(visit: &Visit) -> Markup {
         )
         .choice("last", "Window", &WINDOWS)
         .choice("reason", "Reason", &reasons)
-        .text("gatewayId", "Gateway's id", "a UUID")
+        .gateway(gateway)
         .text("type", "Type", "api.deployed")
         .text("eventId", "Event's id", "")
         .text("correlationId", "Correlation id", "")

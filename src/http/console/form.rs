@@ -12,7 +12,8 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::App;
-use super::super::extract::{BodyLimit, Bytes};
+use super::super::bodies::{Body, Share};
+use super::super::extract::{self, BodyLimit, Bytes};
 use super::super::problem::{Answer, Problem};
 use super::components::hidden;
 use super::layout;
@@ -22,15 +23,24 @@ use super::text::lines;
 use super::visit::{self, Visit};
 use crate::api::Code;
 
-/// The largest form, in bytes.
+/// The largest form, in bytes, unless the route is one of [`Large`] forms.
 const MOST_BYTES: usize = 64 * 1024;
+/// Fields whose values are not output, not even to the sender.
+const SECRETS: [&str; 2] = ["secret", "url"];
 /// The field of the token.
 pub(super) const TOKEN: &str = "form_token";
+
+/// An extension of the requests of a route whose forms contain an event. With a session, they may be
+/// as large as requests that publish, and share the memory of those.
+#[derive(Clone, Copy)]
+pub(super) struct Large;
 
 /// A form of someone who is signed in.
 pub(super) struct Submission {
     pub(super) visit: Visit,
     pub(super) fields: Pairs,
+    /// The share of the memory for large bodies, which is held until the response is complete.
+    _share: Option<Share>,
 }
 
 impl FromRequest<Arc<App>> for Submission {
@@ -38,7 +48,12 @@ impl FromRequest<Arc<App>> for Submission {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let fields = read(&parts, body).await?;
+        let is_large = parts.extensions.get::<Large>().is_some() && is_from_here(&parts);
+        let (fields, share) = if is_large {
+            read_large(app, &parts, body).await?
+        } else {
+            (read(&parts, body).await?, None)
+        };
         if !is_from_here(&parts) {
             return Err(foreign());
         }
@@ -53,7 +68,7 @@ impl FromRequest<Arc<App>> for Submission {
         if !session.id.has_form_token(fields.raw(TOKEN)) {
             return Err(again.unconfirmed(&session.id));
         }
-        Ok(Self { visit: Visit::new(app, &parts, session), fields })
+        Ok(Self { visit: Visit::new(app, &parts, session), fields, _share: share })
     }
 }
 
@@ -83,6 +98,24 @@ pub(super) async fn read(parts: &Parts, body: axum::body::Body) -> Result<Pairs,
         layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
     })?;
     Ok(Pairs::parse(&String::from_utf8_lossy(&bytes.0)))
+}
+
+/// The same of a [`Large`] form. Without a session, it is as small as others.
+async fn read_large(
+    app: &Arc<App>,
+    parts: &Parts,
+    body: axum::body::Body,
+) -> Result<(Pairs, Option<Share>), Response> {
+    let session = Session::of(app, &parts.headers, &parts.extensions).await;
+    let Ok(Some(session)) = session else { return Ok((read(parts, body).await?, None)) };
+    let read = async {
+        extract::refuse_encoded(&parts.headers)?;
+        app.bodies.read(session.source(), Request::new(body)).await
+    };
+    let Body { bytes, share } = read.await.map_err(|problem| {
+        layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
+    })?;
+    Ok((Pairs::parse(&String::from_utf8_lossy(&bytes)), Some(share)))
 }
 
 /// Whether a page of this host sent the request. Browsers that know `Sec-Fetch-Site` always send it
@@ -158,6 +191,7 @@ impl Again<'_> {
     }
 
     /// What was typed, and a button that submits it. The token is that of the session, if it is known.
+    /// Secrets must be typed again.
     fn typed(&self, session: Option<&SessionId>) -> Markup {
         let token = session.map_or_else(String::new, SessionId::form_token);
         let fields = self.fields.iter().filter(|(name, _)| *name != TOKEN);
@@ -166,8 +200,15 @@ impl Again<'_> {
                 (hidden(TOKEN, &token))
                 @for (nth, (name, value)) in fields.enumerate() {
                     @let id = format!("typed-{nth}");
-                    label for=(id) { (lines(name)) }
-                    textarea id=(id) name=(name) readonly rows="1" { "\n" (value) }
+                    @if SECRETS.contains(&name) {
+                        @if !value.is_empty() {
+                            label for=(id) { (lines(name)) ", which must be typed again" }
+                            input type="password" id=(id) name=(name) required autocomplete="new-password" spellcheck="false";
+                        }
+                    } @else {
+                        label for=(id) { (lines(name)) }
+                        textarea id=(id) name=(name) readonly rows="1" { "\n" (value) }
+                    }
                 }
                 button type="submit" { "Submit again" }
             }

@@ -11,6 +11,7 @@ use super::super::{inbox, inbox_edit};
 use super::components::{Filters, empty, facts, hidden, live, paging, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
+use super::lookup;
 use super::pairs::Pairs;
 use super::states::{Tone, state};
 use super::text::{lines, none, number, said, sentences, when, when_any};
@@ -19,7 +20,6 @@ use crate::api::{
     EditedRow, PageQuery, RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload,
     RejectionReason, RetryRowRequest,
 };
-use crate::event::GatewayId;
 
 /// The longest payload that is edited here, in bytes. A form has at most 64 KiB, and percent-encoding
 /// can triple a text.
@@ -148,7 +148,7 @@ fn correction(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
                     input #edit-type type="text" name="type" value=(row.event_type) required spellcheck="false" autocomplete="off";
                 }
                 div.field {
-                    label for="edit-gateway" { "Gateway, by its id" }
+                    label for="edit-gateway" { "Gateway, by its name or id" }
                     input #edit-gateway type="text" name="gateway" value=[row.gateway_id.as_deref()] spellcheck="false" autocomplete="off";
                 }
                 div.field {
@@ -180,10 +180,7 @@ pub(super) async fn edit(Key(id): Key<i64>, submission: Submission) -> Response 
         let is_new = found.payload.replace("\r\n", "\n") != payload;
         let gateway = match fields.get("gateway") {
             "" => None,
-            id => Some(
-                id.parse::<GatewayId>()
-                    .map_err(|_| Problem::invalid("gateway", "must be a gateway's id, a UUID"))?,
-            ),
+            text => Some(lookup::gateway(visit, "gateway", text).await?.id),
         };
         let target = fields.get("target");
         let change = RejectedRowChange {

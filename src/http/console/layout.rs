@@ -15,6 +15,7 @@ use super::pairs::Pairs;
 use super::session::Session;
 use super::text::{said, sentences};
 use crate::clock::Timestamp;
+use crate::store::Scope;
 
 /// Allows what this host serves, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -29,6 +30,7 @@ pub(super) enum Section {
     Overview,
     Gateways,
     Events,
+    Publish,
     Failures,
     Inbox,
     EventTypes,
@@ -41,19 +43,20 @@ pub(super) enum Section {
     None,
 }
 
-/// Name and path of each part, and whether only admins can open it.
-const SECTIONS: [(Section, &str, &str, bool); 11] = [
-    (Section::Overview, "Overview", ROOT, false),
-    (Section::Gateways, "Gateways", "/console/gateways", false),
-    (Section::Events, "Events", "/console/events", false),
-    (Section::Failures, "Failures", "/console/failures", false),
-    (Section::Inbox, "Rejected rows", "/console/inbox", false),
-    (Section::Alerts, "Alerts", "/console/alerts", false),
-    (Section::EventTypes, "Event types", "/console/event-types", false),
-    (Section::Nodes, "Nodes", "/console/nodes", false),
-    (Section::Jobs, "Jobs", "/console/jobs", true),
-    (Section::Audit, "Audit", "/console/audit", true),
-    (Section::AccessTokens, "Access tokens", "/console/access-tokens", true),
+/// Name and path of each part, and the scope that it needs.
+const SECTIONS: [(Section, &str, &str, Scope); 12] = [
+    (Section::Overview, "Overview", ROOT, Scope::Read),
+    (Section::Gateways, "Gateways", "/console/gateways", Scope::Read),
+    (Section::Events, "Events", "/console/events", Scope::Read),
+    (Section::Publish, "Publish", "/console/publish", Scope::Publish),
+    (Section::Failures, "Failures", "/console/failures", Scope::Read),
+    (Section::Inbox, "Rejected rows", "/console/inbox", Scope::Read),
+    (Section::Alerts, "Alerts", "/console/alerts", Scope::Read),
+    (Section::EventTypes, "Event types", "/console/event-types", Scope::Read),
+    (Section::Nodes, "Nodes", "/console/nodes", Scope::Read),
+    (Section::Jobs, "Jobs", "/console/jobs", Scope::Admin),
+    (Section::Audit, "Audit", "/console/audit", Scope::Admin),
+    (Section::AccessTokens, "Access tokens", "/console/access-tokens", Scope::Admin),
 ];
 
 /// A request of the API.
@@ -74,6 +77,11 @@ impl Call {
     pub(super) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_string(body).ok();
         Self { method: "POST", path: path.into(), body }
+    }
+
+    /// A request that replaces something.
+    pub(super) fn put(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self { method: "PUT", ..Self::post(path, body) }
     }
 
     /// A request without a body that changes something.
@@ -159,8 +167,7 @@ fn brand() -> Markup {
 }
 
 fn navigation(session: &Session, current: Section) -> Markup {
-    let shown =
-        SECTIONS.iter().filter(|(_, _, _, is_for_admins)| !is_for_admins || session.is_admin());
+    let shown = SECTIONS.iter().filter(|(_, _, _, needed)| session.can(*needed));
     html! {
         nav aria-label="Console" {
             ul {
@@ -239,17 +246,28 @@ fn document(title: &str, next: Option<&str>, body: &Markup) -> Markup {
     }
 }
 
-/// What a problem is, and what to do.
-pub(super) fn problem(problem: &Problem) -> Markup {
+/// What is wrong, above a form that is shown again.
+pub(super) fn refusal(problem: &Problem) -> Markup {
     let document = problem.clone().into_document();
     html! {
-        h1 { (title_of(problem)) }
         div.notice.bad role="alert" {
             p { (sentences(&document.detail)) }
             @if document.errors.len() > 1 {
                 ul { @for error in &document.errors { li { code { (error.field) } " " (sentences(&error.message)) } } }
             }
+            @if !document.gateway_ids.is_empty() {
+                ul { @for id in document.gateway_ids.iter().take(20) { li { code { (id) } } } }
+            }
         }
+    }
+}
+
+/// What a problem is, and what to do.
+pub(super) fn problem(problem: &Problem) -> Markup {
+    let document = problem.clone().into_document();
+    html! {
+        h1 { (title_of(problem)) }
+        (refusal(problem))
         @if problem.code() == "unavailable" {
             p {
                 "Events that were accepted are safe, and delivery goes on when the database answers again. "

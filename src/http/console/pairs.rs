@@ -36,6 +36,21 @@ impl Pairs {
         self.0.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
     }
 
+    /// The values of a name, in order.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.iter().filter(move |(other, _)| *other == name).map(|(_, value)| value)
+    }
+
+    /// With one more value for a name, unless it is empty.
+    #[must_use]
+    pub(super) fn and(mut self, name: &str, value: impl Into<String>) -> Self {
+        let value = value.into();
+        if !value.is_empty() {
+            self.0.push((name.to_owned(), value));
+        }
+        self
+    }
+
     /// With another value for a name; an empty one removes the name.
     #[must_use]
     pub(super) fn with(&self, name: &str, value: impl Into<String>) -> Self {

@@ -11,6 +11,7 @@ use super::super::resend;
 use super::components::{event_path, hidden, numeric, table, text};
 use super::form::{Submission, TOKEN};
 use super::layout::{Call, Section};
+use super::lookup;
 use super::text::{count as counted, none, number};
 use super::visit::{Key, View, Visit};
 use crate::api::{Labels, Object, ResendRequest, Resent, Target};
@@ -36,8 +37,8 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
                             maxlength="1000" spellcheck="false" autocomplete="off";
                     }
                     div.field {
-                        label for="resend-gateways" { "Or gateways by id, with blanks between" }
-                        input #resend-gateways type="text" name="gateways" maxlength="4000" spellcheck="false" autocomplete="off";
+                        label for="resend-gateways" { "Or gateways by name or id, one to a line" }
+                        textarea #resend-gateways name="gateways" rows="3" spellcheck="false" autocomplete="off" {}
                     }
                     button type="submit" { "Resend…" }
                 }
@@ -54,7 +55,7 @@ pub(super) async fn submit(Key(id): Key<EventId>, submission: Submission) -> Res
 }
 
 /// The gateways that the form names.
-fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest> {
+async fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest> {
     let fields = &submission.fields;
     let (labels, gateways) = (fields.get("labels"), fields.get("gateways"));
     let request = ResendRequest { dry_run, ..ResendRequest::default() };
@@ -72,19 +73,19 @@ fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest> {
             Ok(ResendRequest { target, ..request })
         }
         (true, false) => {
-            let ids = gateways.split_whitespace().map(|id| {
-                id.parse().map_err(|_| Problem::invalid("gateways", "must be ids of gateways"))
-            });
-            Ok(ResendRequest { gateway_ids: Some(ids.collect::<Answer<_>>()?), ..request })
+            let named = lookup::gateways(&submission.visit, "gateways", gateways).await?;
+            let ids = named.into_iter().map(|gateway| gateway.id).collect();
+            Ok(ResendRequest { gateway_ids: Some(ids), ..request })
         }
-        _ => Err(Problem::invalid("labels", "give either labels or ids of gateways")),
+        _ => Err(Problem::invalid("labels", "give either labels or gateways")),
     }
 }
 
 async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let visit = &submission.visit;
     let dry_run = submission.is_dry_run()?;
-    let request = request(submission, dry_run)?;
+    let request = request(submission, dry_run).await?;
+    let ids: Vec<String> = request.gateway_ids.iter().flatten().map(ToString::to_string).collect();
     let call =
         Call::post(format!("/events/{}/resend", super::pairs::encode(id.as_str())), &request);
     let admin = visit.session.admin()?;
@@ -95,7 +96,7 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let body = html! {
         p.up { a href=(back) { "Back to the event" } }
         h1 { (title) }
-        @if dry_run { (planned(submission, &done)) } @else {
+        @if dry_run { (planned(submission, &ids.join("\n"), &done)) } @else {
             div.notice.good role="status" { p { "It was appended for " (counted(done.deliveries.len(), "gateway", "gateways")) "." } }
         }
         (gateways(&done))
@@ -103,7 +104,8 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     Ok(View { title: title.to_owned(), calls: vec![call], body })
 }
 
-fn planned(submission: &Submission, done: &Resent) -> Markup {
+/// The dry run. `ids` are the chosen gateways, whose names may change until the confirmation.
+fn planned(submission: &Submission, ids: &str, done: &Resent) -> Markup {
     let (visit, count) = (&submission.visit, done.deliveries.len());
     html! {
         @if count == 0 {
@@ -119,7 +121,7 @@ fn planned(submission: &Submission, done: &Resent) -> Markup {
                 (hidden(TOKEN, &visit.session.id.form_token()))
                 (hidden("step", "confirmed"))
                 (hidden("labels", submission.fields.get("labels")))
-                (hidden("gateways", submission.fields.get("gateways")))
+                (hidden("gateways", ids))
                 button.primary type="submit" { "Resend it to " (counted(count, "gateway", "gateways")) }
             }
         }

@@ -13,10 +13,11 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::super::App;
-use super::super::auth::{self, Admin, Reader};
+use super::super::auth::{self, Admin, Publisher, Reader};
 use super::super::observability;
 use super::super::problem::{Answer, Problem};
 use crate::api::{self, Code};
+use crate::compute::Source;
 use crate::event::OrganisationKey;
 use crate::store::{AccessCredential, Actor, Principal, Scope};
 
@@ -143,6 +144,22 @@ impl Session {
     /// What a handler that reads takes.
     pub(super) fn reader(&self) -> Answer<Reader> {
         self.require(Scope::Read).map(|()| Reader(self.organisation))
+    }
+
+    /// What a handler that publishes takes.
+    pub(super) fn publisher(&self) -> Answer<Publisher> {
+        self.require(Scope::Publish)?;
+        Ok(Publisher { organisation: self.organisation, source: self.source() })
+    }
+
+    /// The source of its requests, for capacity that sources share.
+    pub(super) fn source(&self) -> Source {
+        Source::new(self.token())
+    }
+
+    /// The id of its token.
+    pub(super) fn token(&self) -> &str {
+        &self.actor.principal.id
     }
 
     /// What a handler that changes something takes.

@@ -52,6 +52,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
 
 async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> Answer<HeaderValue> {
     let address = auth::address(app, &parts.extensions, &parts.headers);
+    app.sign_ins.charge(address)?;
     let token = fields.get("token");
     let begun = session::begin(app, token, address, &parts.extensions).await?;
     let refuse = || Problem::unauthorized(super::super::problem::Challenge::Bearer);

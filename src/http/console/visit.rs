@@ -82,6 +82,23 @@ impl Visit {
         layout::page(status, &layout::Page { session, section, origin, now, title, calls, body })
     }
 
+    /// A page with a form that was refused.
+    pub(super) fn again(&self, section: Section, problem: &Problem, view: &View) -> Response {
+        layout::refused(self.page(section, problem.status(), view), problem)
+    }
+
+    /// A list whose filters were refused, with the filters to be corrected.
+    pub(super) fn refiltered(
+        &self,
+        section: Section,
+        title: &str,
+        filters: &Markup,
+        problem: &Problem,
+    ) -> Response {
+        let body = html! { h1 { (title) } (layout::refusal(problem)) (filters) };
+        self.again(section, problem, &View { title: title.to_owned(), calls: Vec::new(), body })
+    }
+
     /// The address of this page.
     pub(super) fn address(&self) -> String {
         self.query.after(&self.path)

@@ -160,6 +160,11 @@ impl Alerts for MemoryStore {
             if old.is_none() && full(all, key.0, MOST_DESTINATIONS) {
                 return Err(Conflict::AlertDestinations { most: MOST_DESTINATIONS }.into());
             }
+            let is_same =
+                |old: &StoredDestination| old.definition == definition && old.sealed == *sealed;
+            if old.as_ref().is_some_and(is_same) {
+                return Ok(Audited::new(false, []));
+            }
             let new = StoredDestination {
                 id: id.to_owned(),
                 definition: definition.to_owned(),

@@ -150,12 +150,21 @@ async fn the_audit_log_says_whether_secrets_were_replaced(backend: Backend) {
         (json!({"kind": "webhook", "url": url, "secret": one}), false),
         (json!({"kind": "webhook", "secret": two}), true),
         (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y"}), true),
-        (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y"}), false),
+        (json!({"kind": "webhook", "url": "http://127.0.0.1:1/y", "description": "d"}), false),
         (json!({"kind": "slack", "url": "http://127.0.0.1:1/y"}), true),
     ] {
         service.admin().put("/alerts/destinations/hook", &definition).await.success();
         assert_eq!(secrets_replaced(&service).await, json!(is_replaced), "{definition}");
     }
+
+    // What changes nothing is not recorded.
+    let count = records(&service).await;
+    let same = json!({"kind": "slack"});
+    let kept = service.admin().get("/alerts/destinations/hook").await.success();
+    let put = service.admin().put("/alerts/destinations/hook", &same).await;
+    assert_eq!((put.status, &put.success()["updatedAt"]), (200, &kept["updatedAt"]));
+    destination(&service, "hook", "slack", "http://127.0.0.1:1/y").await;
+    assert_eq!(records(&service).await, count);
 
     // With another key they are encrypted again.
     assert_eq!(service.terminate().await, Some(0));
@@ -163,6 +172,12 @@ async fn the_audit_log_says_whether_secrets_were_replaced(backend: Backend) {
     service.restart().await;
     destination(&service, "hook", "slack", "http://127.0.0.1:1/y").await;
     assert_eq!(secrets_replaced(&service).await, json!(true));
+}
+
+/// The number of records of a destination.
+async fn records(service: &Service) -> usize {
+    let audit = service.admin().get("/audit?object=hook").await.success();
+    audit["list"].as_array().expect("a list").len()
 }
 
 /// What the newest record of a stored destination says about its secrets.

@@ -69,6 +69,10 @@ pub(crate) async fn rules_and_destinations_of_alerts_are_stored_and_recorded(sto
     let found = destinations.iter().find(|it| it.id == "conf-d").unwrap();
     assert_eq!((found.definition.as_str(), &found.sealed), (r#"{"n":2}"#, &sealed(2)));
     assert!(found.updated_at >= found.created_at);
+    assert!(!put(replace, r#"{"n":2}"#, 2).await.unwrap(), "nothing changes");
+    let destinations = store.alert_destinations(organisation).await.unwrap();
+    let same = destinations.iter().find(|it| it.id == "conf-d").unwrap();
+    assert_eq!(same.updated_at, found.updated_at);
     store.record_destination_test(&actor, "conf-d", "delivered").await.unwrap();
     store.delete_alert_destination(&actor, "conf-d").await.unwrap();
     let missing = store.delete_alert_destination(&actor, "conf-d").await;

@@ -121,15 +121,19 @@ async fn a_log_is_replayed_and_an_event_resent_after_a_dry_run(backend: Backend)
     service.eventually(&path, |gateway| gateway["confirmed"] == 2).await;
 
     let resend = format!("/console/events/{event}/resend");
-    let to = ("gateways", other.as_str());
-    let planned = visitor.submit(&resend, &[("step", "dry-run"), to]).await;
+    let named = [("step", "dry-run"), ("gateways", "other\r\n")];
+    let planned = visitor.submit(&resend, &named).await;
     assert!(planned.status == 200 && planned.says("Resend it to 1 gateway"), "{planned:?}");
+    assert!(planned.says(&format!("name=\"gateways\" value=\"{other}\"")), "{planned:?}");
+    let unknown = visitor.submit(&resend, &[("step", "dry-run"), ("gateways", "nowhere")]).await;
+    assert!(unknown.status == 422 && unknown.says("no gateway is named"), "{unknown:?}");
+    let to = ("gateways", other.as_str());
     let done = visitor.submit(&resend, &[("step", "confirmed"), to]).await;
     assert!(done.status == 200 && done.says("It was appended for 1 gateway"), "{done:?}");
     let again = visitor.submit(&resend, &[("step", "dry-run"), to]).await;
     assert!(again.says("have it in their log"), "{again:?}");
     let unclear = visitor.submit(&resend, &[("step", "dry-run")]).await;
-    assert!(unclear.status == 422 && unclear.says("give either labels or ids"), "{unclear:?}");
+    assert!(unclear.status == 422 && unclear.says("give either labels or gateways"), "{unclear:?}");
     drop(service);
     socket.await.expect("closed");
 }
@@ -179,13 +183,13 @@ async fn a_rejected_row_is_corrected(backend: Backend) {
     // A submission from an older version of the page is refused, and what was typed is shown.
     let late = visitor.submit(&edit, &type_only).await;
     assert!(late.status == 409 && late.says("gateway.config.updated"), "{late:?}");
-    let elsewhere = [&[("gateway", "one")][..], &type_only[..2]].concat();
+    let elsewhere = [&[("gateway", "nowhere")][..], &type_only[..2]].concat();
     let unclear = visitor.submit(&edit, &elsewhere).await;
-    assert!(unclear.status == 422 && unclear.says("a UUID"), "{unclear:?}");
+    assert!(unclear.status == 422 && unclear.says("no gateway is named"), "{unclear:?}");
     let whole = [
         ("version", "2"),
         ("type", "gateway.config.updated"),
-        ("gateway", id.as_str()),
+        ("gateway", "one"),
         ("payload", "{\"configType\": \"c\",\r\n\"action\": \"update\"}"),
     ];
     let done = visitor.submit(&edit, &whole).await;

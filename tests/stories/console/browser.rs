@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use crate::both_databases::Backend;
 use crate::support::{Service, deployed};
 
 mod driver;
@@ -18,8 +19,11 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Self {
-        let service = Service::start().await;
+        let key = crate::alerts::Key::new();
+        let service = crate::alerts::start(&Backend::Sqlite, &key).await;
         let api = service.api();
+        let pager = json!({"kind": "webhook", "url": "http://127.0.0.1:9/hook", "description": "The pager of the platform team"});
+        api.put("/alerts/destinations/pager", &pager).await.expect("stored");
         let labels = json!({"region": "eu-west", "env": "prod"});
         let new = json!({"name": "tokyo", "labels": labels});
         let away = api.post("/gateways", &new).await.expect("registered");
@@ -33,7 +37,7 @@ impl Stage {
         let event = api.post("/events", &event).await.expect("accepted");
         let event = event["id"].as_str().expect("an id").to_owned();
         let row = "insert into inbox (type, payload, gateway_id) values ('no.such', '{}', 'g')";
-        crate::both_databases::Backend::Sqlite.change(&service, row).await;
+        Backend::Sqlite.change(&service, row).await;
         service.eventually("/deliveries", |list| list["count"] == 2).await;
         service.eventually("/inbox/rejected", |rows| rows["count"] == 1).await;
         Self { service, away, event }
@@ -51,6 +55,8 @@ impl Stage {
             "/gateways/{away}/log",
             "/events",
             "/events/{event}",
+            "/publish",
+            "/publish?type=api.deployed",
             "/failures",
             "/failures?status=pending",
             "/inbox",
@@ -59,6 +65,10 @@ impl Stage {
             "/event-types/api.deployed",
             "/nodes",
             "/alerts",
+            "/alerts/rules/gateway-away",
+            "/alerts/new-rule",
+            "/alerts/destinations/pager",
+            "/alerts/new-destination",
             "/jobs",
             "/audit",
             "/access-tokens",
@@ -168,7 +178,51 @@ async fn everything_but_liveness_works_without_scripts() {
     browser.click("tbody a").await;
     assert!(browser.text("#payload-pretty").await.contains("\"configType\": \"cache\""));
     browser.click(".who button").await;
-    assert_eq!(browser.path().await, "/console/sign-in");
+    browser.until("return location.pathname === '/console/sign-in'").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn an_event_is_published_after_a_refusal_and_a_preview_that_both_fit() {
+    let stage = Stage::new().await;
+    let browser = Browser::start(&stage.service).await;
+    browser.go("/console/publish").await;
+    browser.sign_in(&stage.service.token).await;
+    browser.click("#type option[value='gateway.config.updated']").await;
+    browser.click("form.inline button").await;
+    browser.until("return location.search === '?type=gateway.config.updated'").await;
+    browser.until("return document.querySelector('form.sheet button') !== null").await;
+    browser.type_into("#member-0", "update").await;
+    browser.type_into("#field-gateways", "nowhere").await;
+    browser.type_into("#field-payload", "{\"word\": [1.50]}").await;
+    browser.click("form.sheet button").await;
+    browser.until("return document.querySelector('#field-gateways-error') !== null").await;
+    assert!(browser.text("#field-gateways-error").await.contains("no gateway is named"));
+    let mut problems = Vec::new();
+    for look in Look::ALL {
+        browser.look(look).await;
+        problems.extend(browser.problems("publish-refused", look).await);
+    }
+    browser.type_into("#member-1", "cache").await;
+    browser.click("input[name=to][value=all]").await;
+    browser.click("form.sheet button").await;
+    browser
+        .until("return document.querySelector('h1')?.innerText.includes('preview') === true")
+        .await;
+    for look in Look::ALL {
+        browser.look(look).await;
+        problems.extend(browser.problems("publish-preview", look).await);
+    }
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(browser.text("main").await.contains("tokyo"));
+    // By keyboard.
+    browser.tab_to("main form button.primary").await;
+    browser.keys("\u{e007}").await;
+    browser
+        .until("return location.pathname.startsWith('/console/events/') && document.querySelector('#payload-pretty') !== null")
+        .await;
+    let payload = browser.text("#payload-pretty").await;
+    assert!(payload.contains("\"action\": \"update\"") && payload.contains("1.50"), "{payload}");
     browser.close().await;
 }
 

@@ -5,8 +5,11 @@ use reqwest::Method;
 use super::visitor::{Page, Visitor, encoded, from_here};
 use crate::support::{Service, deployed};
 
+const RULE: &[(&str, &str)] =
+    &[("kind", "dead_letters"), ("threshold", "1"), ("severity", "warning")];
+
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 17] = [
+const FORMS: [(&str, &[(&str, &str)]); 29] = [
     ("/console/sign-out", &[]),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
@@ -18,12 +21,24 @@ const FORMS: [(&str, &[(&str, &str)]); 17] = [
     ("/console/gateways/{gateway}/keys", &[]),
     ("/console/gateways/{gateway}/keys/{key}/revoke", &[]),
     ("/console/events/{event}/resend", &[("step", "confirmed"), ("labels", "a=b")]),
+    ("/console/publish", &[("step", "confirmed"), ("type", "api.deployed"), ("payload", "{}")]),
     ("/console/failures/redrive", &[("step", "confirmed"), ("from", "2020-01-01T00:00:00Z")]),
     ("/console/inbox/{row}/retry", &[]),
     ("/console/inbox/{row}/edit", &[("version", "1"), ("type", "t"), ("payload", "{}")]),
     ("/console/inbox/{row}/delete", &[]),
     ("/console/jobs/01890a5d-ac96-774b-bcce-b302099a8057/abort", &[]),
+    ("/console/alerts/rules", RULE),
+    ("/console/alerts/rules/none", RULE),
+    ("/console/alerts/rules/none/silence", &[("hours", "1")]),
+    ("/console/alerts/rules/none/enable", &[]),
+    ("/console/alerts/rules/none/disable", &[]),
+    ("/console/alerts/rules/none/delete", &[]),
+    ("/console/alerts/destinations", &[("kind", "slack")]),
+    ("/console/alerts/destinations/none", &[("kind", "slack")]),
     ("/console/alerts/destinations/none/test", &[]),
+    ("/console/alerts/destinations/none/delete", &[]),
+    ("/console/access-tokens", &[("name", "n"), ("scopes", "read"), ("days", "30")]),
+    ("/console/access-tokens/none/revoke", &[]),
 ];
 
 /// A service with what the forms concern.
@@ -140,22 +155,34 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
         "/console/gateways/{gateway}/log",
         "/console/events/{event}",
         "/console/failures?last=30d",
+        "/console/alerts",
+        "/console/alerts/rules/gateway-away",
     ] {
         let page = visitor.get(&stage.path(path)).await;
         assert_eq!(page.status, 200, "{path}: {page:?}");
         let forms = page.body.matches(r#"method="post""#).count();
         assert_eq!(forms, 1, "{path}: only that of signing out");
-        for hidden in ["/console/jobs", "/console/audit", "/console/access-tokens"] {
+        for hidden in
+            ["/console/publish", "/console/jobs", "/console/audit", "/console/access-tokens"]
+        {
             assert!(!page.says(&format!("href=\"{hidden}\"")), "{path} links to {hidden}");
         }
     }
-    for path in ["/console/jobs", "/console/audit", "/console/access-tokens"] {
+    for path in [
+        "/console/jobs",
+        "/console/audit",
+        "/console/access-tokens",
+        "/console/alerts/new-rule",
+        "/console/alerts/new-destination",
+    ] {
         let page = visitor.get(path).await;
         assert!(page.status == 403 && page.says("lacks the scope `admin`"), "{path}: {page:?}");
     }
     for (template, fields) in FORMS.into_iter().filter(|(path, _)| *path != "/console/sign-out") {
         let page = visitor.submit(&stage.path(template), fields).await;
-        assert!(page.status == 403 && page.says("lacks the scope `admin`"), "{template}: {page:?}");
+        let needed = if template == "/console/publish" { "publish" } else { "admin" };
+        let says = format!("lacks the scope `{needed}`");
+        assert!(page.status == 403 && page.says(&says), "{template}: {page:?}");
     }
     assert_eq!(stage.changes().await, before, "nothing was changed");
 }

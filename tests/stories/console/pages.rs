@@ -2,17 +2,19 @@
 
 use serde_json::json;
 
-use super::visitor::Visitor;
+use super::visitor::{Page, Visitor};
 use crate::support::{Service, deployed};
 
 /// Pages, with what each must say.
-const PAGES: [(&str, &str); 14] = [
+const PAGES: [(&str, &str); 19] = [
     ("/console", "Overview"),
     ("/console/gateways", "Gateways by name"),
     ("/console/gateways/{gateway}", "Pending deliveries"),
     ("/console/gateways/{gateway}/log", "Entries of the log"),
     ("/console/events", "Events, newest first"),
     ("/console/events/{event}", "The event at each gateway"),
+    ("/console/publish", "Event type"),
+    ("/console/publish?type=api.deployed", "deploymentId (required)"),
     ("/console/failures", "Failed attempts of the window"),
     ("/console/failures?status=pending", "Pending deliveries, by gateway"),
     ("/console/inbox", "No row of the table"),
@@ -20,6 +22,9 @@ const PAGES: [(&str, &str); 14] = [
     ("/console/event-types/api.deployed", "deploymentId"),
     ("/console/nodes", "Nodes, newest first"),
     ("/console/alerts", "Rules by id"),
+    ("/console/alerts/rules/gateway-away", "Save the rule"),
+    ("/console/alerts/new-rule", "Create the rule"),
+    ("/console/alerts/new-destination", "Create the destination"),
     ("/console/access-tokens", "Access tokens, oldest first"),
 ];
 
@@ -200,4 +205,70 @@ async fn lists_have_filters_and_pages_in_their_address() {
     let second = visitor.get(&next).await;
     assert!(second.status == 200 && events(&second.body) == 10, "{next}: {second:?}");
     assert!(second.says("First page"));
+}
+
+#[tokio::test]
+async fn a_filter_by_gateway_takes_its_name_or_id_and_shows_the_name() {
+    let service = Service::start().await;
+    let (berlin, _) = service.gateway("berlin (new)").await;
+    let (tokyo, _) = service.gateway("tokyo").await;
+    for (id, deployment) in [(&berlin, "d-1"), (&tokyo, "d-2"), (&tokyo, "d-3")] {
+        service.api().post("/events", &deployed(&[id], deployment)).await.expect("accepted");
+    }
+    service.eventually("/deliveries", |list| list["count"] == 3).await;
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    for (path, label) in [
+        ("/console/events?", "data-label=\"Event\""),
+        ("/console/failures?", "data-label=\"Gateway\""),
+        ("/console/failures?status=pending&", "data-label=\"Gateway\""),
+    ] {
+        for (filter, name, count) in [
+            ("gateway=berlin+%28new%29".to_owned(), "berlin (new)", 1),
+            (format!("gateway={berlin}"), "berlin (new)", 1),
+            (format!("gatewayId={tokyo}"), "tokyo", 2),
+            ("gateway=tokyo".to_owned(), "tokyo", 2),
+        ] {
+            let page = visitor.get(&format!("{path}{filter}")).await;
+            assert_eq!(page.status, 200, "{path}{filter}: {page:?}");
+            let shown = format!("name=\"gateway\" value=\"{name}\"");
+            assert!(page.says(&shown), "{path}{filter}: {page:?}");
+            assert_eq!(page.body.matches(label).count(), count, "{path}{filter}");
+        }
+        let page = visitor.get(&format!("{path}gateway=no%3Csuch")).await;
+        assert!(
+            page.status == 422 && page.says("no gateway is named &quot;no&lt;such&quot;"),
+            "{page:?}"
+        );
+        assert!(page.says("name=\"gateway\" value=\"no&lt;such\""), "it is kept: {page:?}");
+    }
+    // The next page has the filter, too.
+    let page = visitor.get("/console/events?gateway=tokyo&limit=1").await;
+    let (before, _) = page.body.split_once("\">Next page").expect("a next page");
+    let next = before.rsplit_once("href=\"").expect("a link").1.replace("&amp;", "&");
+    let second = visitor.get(&next).await;
+    assert!(second.status == 200 && second.says("name=\"gateway\" value=\"tokyo\""), "{second:?}");
+    let gone = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let page = visitor.get(&format!("/console/events?gateway={gone}")).await;
+    assert!(page.status == 404 && page.says("no such gateway"), "{page:?}");
+}
+
+#[tokio::test]
+async fn a_browser_that_opens_the_root_is_led_to_the_console() {
+    let service = Service::start().await;
+    let visitor = Visitor::new(&service);
+    let get = |accept: &'static str| {
+        Page::of(visitor.request(reqwest::Method::GET, "/").header("accept", accept))
+    };
+    for accept in ["text/html", "text/html,application/xhtml+xml,*/*;q=0.8", "a/b, Text/HTML;q=1"] {
+        let page = get(accept).await;
+        assert_eq!((page.status, page.header("location")), (303, "/console"), "{accept}");
+    }
+    for accept in ["*/*", "application/json", ""] {
+        let page = get(accept).await;
+        assert!(page.status == 404 && page.says("not_found"), "{accept}: {page:?}");
+    }
+    let html =
+        |method, path: &str| Page::of(visitor.request(method, path).header("accept", "text/html"));
+    assert_eq!(html(reqwest::Method::GET, "/nothing").await.status, 404);
+    assert_eq!(html(reqwest::Method::POST, "/").await.status, 404);
 }

@@ -227,6 +227,9 @@ pub(super) async fn put_destination(
             return Err(Conflict::AlertDestinations { most: MOST_DESTINATIONS }.into());
         }
     }
+    if old.as_ref().is_some_and(|old| old.definition == new && old.sealed == *sealed) {
+        return Ok(Audited::new(false, []));
+    }
     query!(
         r#"
         insert into alert_destinations
