@@ -1,6 +1,6 @@
-//! A persistent HTTP/1.1 connection for many requests in sequence. It has neither the
-//! pool nor the middleware of [`Api`](gateway_events::client::api::Api), whose cost
-//! would be part of what is measured. Bodies are bytes.
+//! A persistent HTTP/1.1 connection for many requests in sequence, to the API or to pages of the
+//! console. It has neither the pool nor the middleware of [`Api`](gateway_events::client::api::Api),
+//! whose cost would be part of what is measured. Bodies are bytes.
 
 use std::fmt::Display;
 
@@ -8,8 +8,8 @@ use bytes::Bytes;
 use gateway_events::client::{BASE_PATH, Endpoint};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderValue, SET_COOKIE};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::task::JoinHandle;
@@ -76,6 +76,42 @@ impl HttpConnection {
         self.send(Method::GET, path_and_query, Bytes::new()).await
     }
 
+    /// Signs in to the console; returns the cookie of the session.
+    pub(crate) async fn sign_in(
+        &mut self,
+        token: &SecretString,
+    ) -> Result<HeaderValue, ConnectionError> {
+        // Tokens consist of characters that a form contains as they are.
+        let form = format!("token={}", token.expose_secret());
+        let request = Request::post("/console/sign-in")
+            .header(HOST, &self.host)
+            .header("sec-fetch-site", HeaderValue::from_static("same-origin"))
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
+            .body(Full::new(Bytes::from(form)))
+            .map_err(ConnectionError::new)?;
+        let response = self.execute(request).await?;
+        let cookie = response.headers().get(SET_COOKIE).and_then(|it| it.to_str().ok());
+        let (pair, _) = cookie.and_then(|it| it.split_once(';')).ok_or_else(|| {
+            ConnectionError(format!("the console answers the sign-in {}", response.status()))
+        })?;
+        HeaderValue::from_str(pair).map_err(ConnectionError::new)
+    }
+
+    /// Gets a page of the console with the cookie of a session; returns the status and the body.
+    pub(crate) async fn page(
+        &mut self,
+        path: &str,
+        cookie: &HeaderValue,
+    ) -> Result<(u16, Bytes), ConnectionError> {
+        let request = Request::get(path)
+            .header(HOST, &self.host)
+            .header(COOKIE, cookie)
+            .body(Full::default())
+            .map_err(ConnectionError::new)?;
+        let response = self.execute(request).await?;
+        Ok((response.status().as_u16(), response.into_body()))
+    }
+
     async fn send(
         &mut self,
         method: Method,
@@ -90,11 +126,20 @@ impl HttpConnection {
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Full::new(body))
             .map_err(ConnectionError::new)?;
+        let response = self.execute(request).await?;
+        Ok((response.status().as_u16(), response.into_body()))
+    }
+
+    /// Sends a request, and reads the whole response.
+    async fn execute(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Bytes>, ConnectionError> {
         self.sender.ready().await.map_err(ConnectionError::new)?;
         let response = self.sender.send_request(request).await.map_err(ConnectionError::new)?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(ConnectionError::new)?.to_bytes();
-        Ok((status, body))
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(ConnectionError::new)?.to_bytes();
+        Ok(Response::from_parts(head, body))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Queries of a large database: the first page of each list, failed deliveries of random hours and
-//! random gateways, and diagnoses of random gateways and events. The database is written directly
-//! before the service starts.
+//! random gateways, diagnoses of random gateways and events, and pages of the console. The database is
+//! written directly before the service starts.
 
 use gateway_events::command::number::whole;
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bytes::Bytes;
 use gateway_events::clock::Timestamp;
+use hyper::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -76,6 +77,15 @@ const LISTS: [(&str, &str); 25] = [
     ("nodes", "/nodes?"),
 ];
 
+/// Pages of the console.
+const PAGES: [(&str, &str); 5] = [
+    ("consoleOverview", "/console"),
+    ("consoleGateways", "/console/gateways"),
+    ("consoleGateway", "/console/gateways/GATEWAY"),
+    ("consoleEvents", "/console/events"),
+    ("consoleFailures", "/console/failures"),
+];
+
 /// What one kind of query took.
 struct Measured {
     name: &'static str,
@@ -105,6 +115,8 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     let [of_gateways, of_events] = ["diagnosis", "eventDiagnosis"].map(Measured::new);
     let of_rollouts = Measured::new("rollout");
     let lists = LISTS.map(|(name, _)| Measured::new(name));
+    let console = PAGES.map(|(name, _)| Measured::new(name));
+    let cookie = client.connection.sign_in(&target.token).await?;
     testbed.progress.bounded_step("querying", args.queries.into());
     for number in 0..args.queries {
         testbed.progress.at(number.into());
@@ -133,6 +145,9 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
             let may_be_empty = BOUNDED.iter().any(|part| path.contains(part));
             anyhow::ensure!(found > 0 || args.rows < FEW || may_be_empty, "{path} is empty");
         }
+        for ((_, path), measured) in PAGES.iter().zip(&console) {
+            client.page(measured, &path.replace("GATEWAY", gateway), &cookie).await?;
+        }
         client.get(&of_rollouts, "/rollouts?correlationId=bench-correlation").await?;
         if let Some(id) = event {
             let path = format!("/events/{id}/diagnosis");
@@ -143,7 +158,7 @@ pub(crate) async fn run(args: &Args, testbed: &Testbed<'_>) -> anyhow::Result<Ou
     let used = meter.stop();
     let baseline = Some(baselines.round_trip());
     let measured = [pages, windows, each, of_gateways, of_events, of_rollouts];
-    let measured = measured.into_iter().chain(lists);
+    let measured = measured.into_iter().chain(lists).chain(console);
     let mut figures = Vec::new();
     for Measured { name, latencies } in measured {
         figures.extend(latency::figures(name, &latencies.total(), baseline));
@@ -191,6 +206,22 @@ impl Client {
             String::from_utf8_lossy(&body)
         );
         Ok(body)
+    }
+
+    /// Gets a page of the console; an error unless it is complete.
+    async fn page(
+        &mut self,
+        measured: &Measured,
+        path: &str,
+        cookie: &HeaderValue,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let (status, body) = self.connection.page(path, cookie).await?;
+        measured.latencies.record(0, started.elapsed());
+        self.requests += 1;
+        let is_complete = status == 200 && body.ends_with(b"</html>");
+        anyhow::ensure!(is_complete, "{path} was answered {status}, {} bytes", body.len());
+        Ok(())
     }
 
     /// Gets the first page of a list.
