@@ -1,5 +1,5 @@
-//! The job that sends notifications. It claims what is due, and sends each in a task of its own, so
-//! that a destination that does not answer delays no other.
+//! The job that sends notifications. It claims what is due, each destination in turn, and sends each in
+//! a task of its own, so that a destination that does not answer delays others only briefly.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

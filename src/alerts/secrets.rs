@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, RandomizedNonceKey};
 use aws_lc_rs::aead::{NONCE_LEN, Nonce};
 use data_encoding::{BASE64, HEXLOWER};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -65,6 +67,53 @@ pub struct Secrets {
     /// The key of signatures, a token or a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+}
+
+/// Parts of a secret that are shorter are too common to recognise.
+const SHORTEST_PART: usize = 8;
+
+impl Secrets {
+    /// A text without the secrets and their parts, also in Base64 and percent-encoded. Servers repeat in
+    /// their responses what they were sent: a path that they do not know, a token that they refuse.
+    pub fn removed_from(&self, text: &str) -> String {
+        let mut parts = self.parts();
+        // Of two that overlap, the longer one is removed.
+        parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        parts.iter().fold(text.to_owned(), |text, part| text.replace(part.as_str(), "…"))
+    }
+
+    fn parts(&self) -> Vec<String> {
+        let mut parts = vec![self.url.clone()];
+        if let Ok(url) = Url::parse(&self.url) {
+            let path = url.path();
+            // An Alertmanager is sent requests to a path below.
+            if path.trim_matches('/').len() > 1 {
+                parts.push(path.trim_end_matches('/').to_owned());
+            }
+            let long = |part: &&str| part.len() >= SHORTEST_PART;
+            let own = path.split('/').chain(url.query()).chain(url.password());
+            let values = url.query().into_iter().flat_map(|query| query.split(['&', '=']));
+            parts.extend(own.chain(values).filter(long).map(str::to_owned));
+        }
+        for secret in self.secret.iter().filter(|secret| !secret.is_empty()) {
+            parts.push(secret.clone());
+            parts.extend(secret.strip_prefix("whsec_").map(str::to_owned));
+        }
+        let decoded: Vec<String> = parts
+            .iter()
+            .map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned())
+            .collect();
+        let encoded: Vec<String> = parts
+            .iter()
+            .flat_map(|part| {
+                let percent = utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
+                [percent, BASE64.encode(part.as_bytes())]
+            })
+            .collect();
+        parts.extend(decoded.into_iter().chain(encoded));
+        parts.retain(|part| part.len() > 1);
+        parts
+    }
 }
 
 impl std::fmt::Debug for Secrets {
@@ -195,6 +244,35 @@ mod tests {
         assert_eq!(key.open(ONE, "a", &cut), damaged);
         let other = SecretKey::new([8; KEY_BYTES]).open(ONE, "a", &sealed);
         assert!(matches!(other, Err(SecretsError::OtherKey { .. })), "{other:?}");
+    }
+
+    #[test]
+    fn secrets_are_removed_from_what_a_server_repeats() {
+        let secrets = Secrets {
+            url: "https://h.example:8443/services/T0/B0/XyZ%20secret?key=0123456789".to_owned(),
+            secret: Some("whsec_c2VjcmV0IGtleQ==".to_owned()),
+        };
+        for repeated in [
+            "Cannot POST /services/T0/B0/XyZ%20secret",
+            "no route for /services/T0/B0/XyZ secret",
+            "https://h.example:8443/services/T0/B0/XyZ%20secret?key=0123456789 is unknown",
+            "unknown key=0123456789",
+            "unknown key: \"0123456789\"",
+            "{\"path\":\"\\/services\\/T0\\/B0\\/XyZ%20secret\"}",
+            "auth=Bearer whsec_c2VjcmV0IGtleQ==",
+            "key c2VjcmV0IGtleQ==",
+            "key d2hzZWNfYzJWamNtVjBJR3RsZVE9PQ==",
+            "next=whsec%5Fc2VjcmV0IGtleQ%3D%3D",
+        ] {
+            let shown = secrets.removed_from(repeated);
+            for part in ["XyZ", "0123456789", "c2Vj", "d2hz"] {
+                assert!(!shown.contains(part), "{repeated}: {shown}");
+            }
+        }
+        let ordinary = "500: the service at h.example:8443 is overloaded, T0";
+        assert_eq!(secrets.removed_from(ordinary), ordinary);
+        let plain = Secrets { url: "https://h.example/".to_owned(), secret: None };
+        assert_eq!(plain.removed_from("Cannot POST / of h.example"), "Cannot POST / of h.example");
     }
 
     #[test]

@@ -20,8 +20,9 @@ use crate::api::{AlertDestinationKind, AlertDestinationSettings};
 use crate::clock::Timestamp;
 use crate::config::Network;
 
-/// How much of a response's body is read.
-const READ_BYTES: usize = 1024;
+/// How much of a response's body is read. More than is shown, so that a secret at the end of what is
+/// shown is recognised.
+const READ_BYTES: usize = 4096;
 
 /// How a destination is reached, and what it is sent.
 #[derive(Clone, Copy, Debug)]
@@ -56,11 +57,12 @@ impl Sender {
 
     /// Sends a message, within the limit.
     pub(super) async fn send(&self, letter: Letter<'_>) -> Sent {
-        match timeout(self.limit, self.try_send(letter)).await {
+        let sent = match timeout(self.limit, self.try_send(letter)).await {
             Ok(Ok(sent)) => sent,
             Ok(Err(why)) => Sent::failed(why),
             Err(_) => Sent::failed(format!("no response within {} s", self.limit.as_secs_f64())),
-        }
+        };
+        sent.shown(letter.secrets)
     }
 
     async fn try_send(&self, letter: Letter<'_>) -> Result<Sent, String> {

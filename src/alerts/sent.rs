@@ -1,5 +1,6 @@
 //! How an attempt to send ended.
 
+use super::secrets::Secrets;
 use crate::names;
 
 /// The longest detail that is stored, in characters.
@@ -19,14 +20,20 @@ pub(super) struct Sent {
 impl Sent {
     /// It was not accepted.
     pub(super) fn failed(why: impl AsRef<str>) -> Self {
-        Self { is_delivered: false, status: None, detail: shortened(why.as_ref()) }
+        Self { is_delivered: false, status: None, detail: why.as_ref().to_owned() }
     }
 
     /// It was answered.
     pub(super) fn answered(status: u16, is_delivered: bool, body: &str) -> Self {
         let body = body.trim();
         let text = if body.is_empty() { status.to_string() } else { format!("{status}: {body}") };
-        Self { is_delivered, status: Some(status), detail: shortened(&text) }
+        Self { is_delivered, status: Some(status), detail: text }
+    }
+
+    /// With a detail that can be stored and shown: without secrets, which a response may repeat, on
+    /// one line, and not longer than needed.
+    pub(super) fn shown(self, secrets: &Secrets) -> Self {
+        Self { detail: shortened(&secrets.removed_from(&self.detail)), ..self }
     }
 }
 

@@ -199,6 +199,7 @@ macro_rules! conforms {
             sessions_of_the_console_are_bounded_and_end
             rules_and_destinations_of_alerts_are_stored_and_recorded
             notifications_are_claimed_in_order_and_end_once
+            each_destination_has_its_turn
             an_alert_that_fires_again_and_again_is_pending_three_times
             what_rules_of_alerts_count_is_found
         }

@@ -14,7 +14,9 @@ use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
 use super::resend;
 use super::states::{Tone, event_state, outcome, rollout_state, state};
-use super::text::{lines, none, number, pretty, said, sentences, short, when, when_any};
+use super::text::{
+    escapes, none, number, pretty, said, sentences, short, visible_json, when, when_any,
+};
 use super::visit::{Key, View, Visit};
 use crate::api::{
     Attempt, Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries,
@@ -256,8 +258,8 @@ fn payload(visit: &Visit, event: &EventWithDeliveries) -> Markup {
                     button type="button" hidden data-copy="payload-raw" { "Copy" }
                 }
                 details {
-                    summary { "As it was published, " (number(raw.len())) " bytes" }
-                    pre.raw tabindex="0" { code #payload-raw { (lines(raw)) } }
+                    summary { "As it was published, " (number(raw.len())) " bytes" (escapes(raw)) }
+                    pre.raw tabindex="0" { code #payload-raw { (visible_json(raw)) } }
                 }
             }
         }

@@ -22,7 +22,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; \
     base-uri 'none'";
 /// What htmx would need more rights for is off.
-const HTMX: &str = r#"{"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyCacheSize":0,"allowScriptTags":false}"#;
+const HTMX: &str = r#"{"allowEval":false,"includeIndicatorStyles":false,"selfRequestsOnly":true,"historyCacheSize":0,"allowScriptTags":false,"timeout":15000}"#;
 
 /// The parts of the console, as the navigation lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Call {
             None if self.method == "GET" => format!("curl {token} {url}"),
             None => format!("curl -X {} {token} {url}", self.method),
             Some(body) => {
-                let body = quoted(body);
+                let body = quoted(&super::text::visible_json(body));
                 format!(
                     "curl -X {} {token} -H 'Content-Type: application/json' -d {body} {url}",
                     self.method
@@ -253,7 +253,7 @@ pub(super) fn refusal(problem: &Problem) -> Markup {
         div.notice.bad role="alert" {
             p { (sentences(&document.detail)) }
             @if document.errors.len() > 1 {
-                ul { @for error in &document.errors { li { code { (error.field) } " " (sentences(&error.message)) } } }
+                ul { @for error in &document.errors { li { code { (said(&error.field)) } " " (sentences(&error.message)) } } }
             }
             @if !document.gateway_ids.is_empty() {
                 ul { @for id in document.gateway_ids.iter().take(20) { li { code { (id) } } } }

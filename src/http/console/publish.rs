@@ -19,7 +19,7 @@ use super::fields::{Fields, Reader, field};
 use super::form::{Submission, TOKEN};
 use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
-use super::text::{lines, none, number, pretty, said, span};
+use super::text::{escapes, none, number, pretty, said, span, visible_json};
 use super::visit::{View, Visit};
 use crate::api::{EventTypeInfo, NewEvent};
 use crate::event::{CollapseKey, CorrelationId, EventId, EventType};
@@ -308,8 +308,8 @@ fn content(event: &NewEvent, info: Option<&EventTypeInfo>) -> Markup {
             button type="button" hidden data-copy="payload-raw" { "Copy" }
         }
         details {
-            summary { "Exactly as it is sent, " (number(raw.len())) " bytes" }
-            pre.raw tabindex="0" { code #payload-raw { (lines(raw)) } }
+            summary { "Exactly as it is sent, " (number(raw.len())) " bytes" (escapes(raw)) }
+            pre.raw tabindex="0" { code #payload-raw { (visible_json(raw)) } }
         }
     }
 }

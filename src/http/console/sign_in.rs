@@ -86,7 +86,9 @@ fn lead_to(path: &str) -> Response {
 fn next(pairs: &Pairs) -> String {
     let next = pairs.get("next");
     let is_own = next == ROOT || next.starts_with("/console/") || next.starts_with("/console?");
-    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic()) && !next.contains('\\');
+    let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic())
+        && !next.contains('\\')
+        && !next.contains("/..");
     if is_own && is_plain { next.to_owned() } else { ROOT.to_owned() }
 }
 

@@ -1,6 +1,8 @@
 //! Texts that someone else wrote, and instants. Control and format characters, which could change
 //! how the text around them is displayed, are replaced; long texts are shortened.
 
+use std::fmt::Write as _;
+
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
@@ -54,6 +56,33 @@ pub(super) fn lines(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
+/// JSON as one text whose invisible characters are escapes: the same value, and whoever copies it gets
+/// all of it. Outside of texts, JSON has no others than white space.
+pub(super) fn visible_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\r' => {}
+            c if names::is_invisible(c) => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    // Writing to a string does not fail.
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Says that [`visible_json`] shows some characters as escapes, if it does.
+pub(super) fn escapes(text: &str) -> &'static str {
+    let is_escaped = |c: char| !matches!(c, '\n' | '\t' | '\r') && names::is_invisible(c);
+    if text.chars().any(is_escaped) { "; invisible characters are shown as escapes" } else { "" }
+}
+
 /// JSON with indentation. The text of each value stays as it is: numbers keep their digits and
 /// objects their order.
 pub(super) fn pretty(json: &RawValue) -> String {
@@ -100,7 +129,7 @@ pub(super) fn pretty(json: &RawValue) -> String {
             c => out.push(c),
         }
     }
-    lines(&out)
+    visible_json(&out)
 }
 
 /// An instant: how long ago it is, with the exact instant for programs and on hover.
@@ -186,6 +215,16 @@ mod tests {
         let raw: Box<RawValue> = serde_json::from_str(text).unwrap();
         let expected = "{\n  \"b\": 1.10,\n  \"a\": [],\n  \"s\": \"x,\\\"{:\\\\\",\n  \"n\": {\n    \"z\": [\n      1e400,\n      {}\n    ]\n  }\n}";
         assert_eq!(pretty(&raw), expected);
+    }
+
+    #[test]
+    fn json_with_invisible_characters_is_shown_and_copied_whole() {
+        let text = "{\r\n\t\"a\": \"x\u{200d}\u{202e}\u{e0041}é\"}";
+        let shown = visible_json(text);
+        assert_eq!(shown, "{\n\t\"a\": \"x\\u200d\\u202e\\udb40\\udc41é\"}");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(text));
+        assert!(!escapes(text).is_empty() && escapes("{\"a\": 1}\n").is_empty());
     }
 
     #[test]

@@ -476,12 +476,12 @@ impl AlertTables {
             let place = places.entry((row.organisation, row.info.destination.clone())).or_default();
             *place += 1;
             if is_free && *place <= per_destination {
-                due.push((due_at, key));
+                due.push((*place, due_at, key));
             }
         }
         due.sort_unstable();
         due.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        due.into_iter().map(|(_, key)| self.claim_one(now, node, lease, key)).collect()
+        due.into_iter().map(|(_, _, key)| self.claim_one(now, node, lease, key)).collect()
     }
 
     fn claim_one(

@@ -12,6 +12,7 @@ use crate::support::Service;
 on_both! {
     secrets_are_encrypted_masked_and_kept
     a_stored_secret_is_sent_to_no_other_server
+    secrets_that_a_destination_repeats_are_neither_stored_nor_shown
     the_audit_log_says_whether_secrets_were_replaced
     an_alertmanager_is_sent_a_firing_alert_again
 }
@@ -137,6 +138,44 @@ async fn a_stored_secret_is_sent_to_no_other_server(backend: Backend) {
     admin.put("/alerts/destinations/am", &moved).await.success();
     assert_eq!(test_of(&service, "am").await["delivered"], true);
     assert_eq!(foreign.all()[0].headers["authorization"], "Bearer bearer-2");
+}
+
+async fn secrets_that_a_destination_repeats_are_neither_stored_nor_shown(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let receiver = Receiver::start(Answer::Repeat).await;
+    destination(&service, "hook", "webhook", &receiver.url("/hooks/very-secret-path")).await;
+    let alertmanager = json!({
+        "kind": "alertmanager", "url": receiver.url("/secret-prefix"), "secret": "bearer-secret-1"
+    });
+    service.admin().put("/alerts/destinations/am", &alertmanager).await.success();
+    for id in ["hook", "am"] {
+        let tested = test_of(&service, id).await;
+        let detail = tested["detail"].as_str().expect("a detail");
+        assert!(detail.starts_with("404: Cannot POST …"), "{detail}");
+    }
+    super::watch(&service, "away", &["hook", "am"]).await;
+    let id = super::watched(&service, "one", "away", "r1").await;
+    let overview = service
+        .eventually("/alerts", |it| {
+            let all = super::notifications(it, "away/r1");
+            all.len() == 2 && all.iter().all(|it| it["attempts"][0]["status"] == 404)
+        })
+        .await;
+    let repeats = |it: &Received| it.path.contains("secret");
+    assert!(receiver.all().iter().all(repeats), "of {id}");
+    let files = std::fs::read_dir(service.directory()).expect("a folder").flatten();
+    for secret in ["very-secret-path", "secret-prefix", "bearer-secret-1"] {
+        assert!(!overview.to_string().contains(secret), "{overview:#}");
+        assert!(!service.log().contains(secret), "{secret} is in the log");
+    }
+    for file in files.filter(|file| file.path().is_file()) {
+        let bytes = std::fs::read(file.path()).expect("readable");
+        for secret in [&b"very-secret-path"[..], b"secret-prefix", b"bearer-secret-1"] {
+            let holds = bytes.windows(secret.len()).any(|part| part == secret);
+            assert!(!holds, "a secret is in {}", file.path().display());
+        }
+    }
 }
 
 async fn the_audit_log_says_whether_secrets_were_replaced(backend: Backend) {

@@ -18,6 +18,8 @@ pub(super) enum Answer {
     Redirect(String),
     /// Never.
     Hang,
+    /// 404, with the path and the credential of the request.
+    Repeat,
     /// More than anyone should read.
     Endless,
 }
@@ -132,11 +134,16 @@ async fn serve(
     let body = String::from_utf8_lossy(&body).into_owned();
     let answer = chosen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let is_accepted = matches!(answer, Answer::Status(200..=299, _));
+    let authorization = headers.get("authorization").map_or("none", String::as_str);
+    let repeated = format!("Cannot POST {path} ({authorization})");
     // It counts as received before it is answered, as a receiver would commit first.
     sender.send_modify(|all| all.push(Received { path, headers, body, is_accepted }));
     let text = match answer {
         Answer::Status(status, body) => {
             format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+        }
+        Answer::Repeat => {
+            format!("HTTP/1.1 404 x\r\ncontent-length: {}\r\n\r\n{repeated}", repeated.len())
         }
         Answer::Redirect(to) => {
             format!("HTTP/1.1 307 x\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")

@@ -268,6 +268,26 @@ pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(s
     assert_eq!(states().await, expected);
 }
 
+pub(crate) async fn each_destination_has_its_turn(store: &dyn Store) {
+    let fixture = Fixture::of(store).await;
+    let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
+    let new = |nth: usize, destination: &str| {
+        let id = format!("turn-{nth}");
+        let firing = notification(&id, destination, AlertEvent::Firing);
+        change(alert(&format!("turn-r{nth}"), turn), vec![firing])
+    };
+    let mut changes: Vec<_> = (1..=5).map(|nth| new(nth, "busy")).collect();
+    changes.push(new(6, "other"));
+    assert!(store.change_alerts(turn, fixture.organisation, &changes).await.unwrap());
+    let claimed = store.claim_notifications(LEASE, 4, 2).await.unwrap();
+    assert_eq!(ids(&claimed), ["turn-1", "turn-6"]);
+    // What is being sent takes the first place of its destination.
+    let more = [new(7, "third")];
+    assert!(store.change_alerts(turn, fixture.organisation, &more).await.unwrap());
+    let claimed = store.claim_notifications(LEASE, 4, 2).await.unwrap();
+    assert_eq!(ids(&claimed), ["turn-7", "turn-2"]);
+}
+
 pub(crate) async fn what_rules_of_alerts_count_is_found(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let organisation = fixture.organisation;

@@ -63,6 +63,30 @@
   }
 
   let isWanted = false;
+  /** When the part was last known to be current, and whether the page says that it is not any more. */
+  let current = Date.now();
+  let isStale = false;
+
+  function showStale(why) {
+    const updates = document.getElementById("updates");
+    if (!updates) return;
+    isStale = true;
+    updates.classList.add("stale");
+    updates.replaceChildren(`Not updated since ${zoned.format(current)}: ${why}`);
+  }
+
+  function isCurrent() {
+    current = Date.now();
+    if (!isStale) return;
+    isStale = false;
+    const updates = document.getElementById("updates");
+    updates.classList.remove("stale");
+    updates.replaceChildren();
+  }
+
+  for (const failed of ["htmx:sendError", "htmx:timeout"]) {
+    document.addEventListener(failed, () => showStale("the service does not answer."));
+  }
 
   function isInUse(live) {
     const selection = document.getSelection();
@@ -90,11 +114,18 @@
     if (event.detail.xhr.status !== 200) {
       // The page stays; the next refresh may succeed.
       event.detail.shouldSwap = false;
+      showStale(`the service answers with the status ${event.detail.xhr.status}.`);
       return;
     }
     const fresh = new DOMParser().parseFromString(event.detail.serverResponse, "text/html")
       .getElementById("live");
-    if (!fresh || content(fresh) === content(live)) {
+    if (!fresh) {
+      event.detail.shouldSwap = false;
+      showStale("the session has ended. Reload the page to sign in again.");
+      return;
+    }
+    isCurrent();
+    if (content(fresh) === content(live)) {
       event.detail.shouldSwap = false;
     } else if (!isWanted && isInUse(live)) {
       event.detail.shouldSwap = false;
@@ -104,6 +135,7 @@
 
   document.addEventListener("htmx:afterSwap", () => {
     isWanted = false;
+    isCurrent();
     const updates = document.getElementById("updates");
     if (updates) updates.replaceChildren();
     prepare(document);

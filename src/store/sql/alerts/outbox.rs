@@ -42,7 +42,8 @@ pub(super) async fn claim(
     per_destination: i64,
     limit: i64,
 ) -> Result<Vec<ClaimedNotification>> {
-    // Those that are being sent come first, so that they take places of their destination.
+    // Those that are being sent come first, so that they take places of their destination. Then each
+    // destination has its turn: one that does not answer, with much that waits, must not take all.
     let due = query_scalar!(
         r#"
         with waiting as (
@@ -61,7 +62,7 @@ pub(super) async fn claim(
         )
         select notification as "notification!: i64" from waiting
         where place <= $2 and (claimed_until is null or claimed_until <= $1)
-        order by due_at, notification limit $3
+        order by place, due_at, notification limit $3
         "#,
         now as _,
         per_destination,
