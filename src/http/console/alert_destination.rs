@@ -52,12 +52,12 @@ fn new_view(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<
     visit.session.admin()?;
     let body = html! {
         p.up { a href="/console/alerts" { "Alerts" } }
-        h1 { "New destination of alerts" }
+        h1 { "New alert destination" }
         @if let Some(problem) = problem { (layout::refusal(problem)) (typed_again()) }
         (definition_form(visit, values, problem, None))
     };
     let calls = vec![Call::get("/alerts/destinations", &Pairs::default())];
-    Ok(View { title: "New destination of alerts".to_owned(), calls, body })
+    Ok(View { title: "New alert destination".to_owned(), calls, body })
 }
 
 /// What a refused form says about the fields that are empty again.
@@ -88,9 +88,9 @@ pub(super) async fn create(submission: Submission) -> Response {
 fn stored(visit: &Visit, destination: &AlertDestination) -> Response {
     let Some(secret) = &destination.secret else { return to(&path(&destination.id)) };
     let body = html! {
-        h1 { "The key of signatures" }
+        h1 { "Signing key" }
         div.notice.good role="status" {
-            p { "The destination " (said(&destination.id)) " is stored. A key for the signatures of its messages was generated." }
+            p { "The destination " (said(&destination.id)) " is stored. A signing key was generated." }
             p { "This is the only time that the key is shown. Copy it now; it can't be retrieved again." }
         }
         div.command.once {
@@ -101,7 +101,7 @@ fn stored(visit: &Visit, destination: &AlertDestination) -> Response {
         p { a href=(path(&destination.id)) { "Go on to the destination" } }
     };
     let calls = vec![call(&destination.id)];
-    let view = View { title: "The key of signatures".to_owned(), calls, body };
+    let view = View { title: "Signing key".to_owned(), calls, body };
     visit.page(Section::Alerts, StatusCode::OK, &view)
 }
 
@@ -148,7 +148,7 @@ fn view(
                     summary { "Delete it" }
                     form method="post" action=(format!("{}/delete", path(id))) {
                         (hidden(TOKEN, &token))
-                        p.hint { "Notifications that wait for it are given up. Rules that name it notify the others." }
+                        p.hint { "Pending notifications are given up. Rules keep their other destinations; one without another notifies nobody." }
                         button.danger type="submit" { "Delete the destination" }
                     }
                 }
@@ -268,12 +268,12 @@ fn definition_form(
     let (url_hint, secret_hint) = if id.is_some() {
         (
             "If empty, it stays as it is. It is not shown, because it often contains a token.",
-            "If empty, it stays as it is. It must be typed when the server changes.",
+            "If empty, it stays as it is. Required if the scheme, host or port changes.",
         )
     } else {
         (
             "Such as https://hooks.example.com/alerts, or smtp://mail.example.com:587 for e-mail.",
-            "The key of signatures of a webhook (generated if empty), the bearer token of an Alertmanager, or the password of an e-mail server. None for Slack.",
+            "The signing key of a webhook (generated if empty), the bearer token of an Alertmanager, or the password of an e-mail server. None for Slack.",
         )
     };
     html! {

@@ -235,7 +235,7 @@ fn silence_forms(rule: &AlertRule, token: &str, filled: &Filled<'_>) -> Markup {
             summary { @if rule.silenced_until.is_some() { "Change its silence" } @else { "Silence it" } }
             form method="post" action=(action) {
                 (hidden(TOKEN, token))
-                p.hint { "No notification is sent of what it finds. If an alert fires when the silence ends, it is sent then." }
+                p.hint { "Notifications of this rule are held back. Alerts that still fire when the silence ends are sent then." }
                 (fields.choice(&field("hours", "For"), &SILENCES))
                 (fields.instant(&field("until", "Or until, in UTC").hint("At most a year from now.")))
                 button type="submit" { "Silence the rule" }
@@ -412,7 +412,7 @@ fn condition(fields: &Fields<'_>) -> Markup {
                 (fields.number(&field("threshold", "Threshold").hint("A number; its meaning depends on the kind. Empty for kinds without one.")))
                 (fields.number(&field("windowSeconds", "Window, in seconds").hint("Empty for kinds without one.")))
                 (fields.number(&field("forSeconds", "Fires after, in seconds").hint("How long the condition must be true.")))
-                (fields.number(&field("keepFiringSeconds", "Is resolved after, in seconds").hint("How long the condition must be false.")))
+                (fields.number(&field("keepFiringSeconds", "Resolve after, in seconds").hint("How long the condition must be false.")))
                 (fields.choice(&field("reason", "Reason of failures").hint("For delivery_failures."), &reasons))
                 (fields.text(&field("eventType", "Event type of failures").hint("For delivery_failures."), 128))
             }

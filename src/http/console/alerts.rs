@@ -27,7 +27,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         section aria-labelledby="alerts" {
             h2 #alerts { "Alerts" }
             @if overview.alerts.is_empty() {
-                (empty(&html! { p { "Nothing fires, and nothing has fired lately." } }))
+                (empty(&html! { p { "No alert is firing, and none has fired recently." } }))
             } @else { (list(visit, &overview.alerts)) }
         }
         section aria-labelledby="notifications" {

@@ -49,7 +49,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         @if page.list.is_empty() {
             (empty(&html! {
                 p { "No row of the table " code { "inbox" } " was rejected, or none that matches." }
-                p { "A program publishes by SQL in the transaction of its own change; a row that can't be published is kept here with the reason." }
+                p { "Programs can publish by inserting rows in their own transactions. Rows that can't be published are listed here with the reason." }
             }))
         } @else { (rows(visit, &page.list)) }
         (paging(visit, page.pagination.next.as_deref(), &query))

@@ -158,7 +158,7 @@ fn inputs(visit: &Visit, fields: &Fields<'_>, name: &str, members: &[Member]) ->
                 legend { "Options" }
                 div.grid {
                     (fields.number(&field("ttlSeconds", "Expires after, in seconds").hint("Not delivered afterwards. If empty, the type decides.")))
-                    (fields.text(&field("collapseKey", "Collapse key").hint("Of unsent events with the same type and key, a gateway that was away is sent the newest only."), 256))
+                    (fields.text(&field("collapseKey", "Collapse key").hint("A gateway that was away receives only the newest unsent event of this type and key."), 256))
                     (fields.text(&field("correlationId", "Correlation id").hint("Gateways recognise repeats by it. If empty, it is the event's id."), 64))
                     (fields.text(&field("userId", "User id").hint("The user on whose behalf it is published."), 256))
                 }

@@ -130,7 +130,7 @@ fn finished(done: &Redriven) -> Markup {
     html! {
         @if done.job.is_some() {
             div.notice.good role="status" {
-                p { "A job redrives them, because they are many. " a href="/console/jobs" { "Its progress" } }
+                p { "There are too many for one request, so a job redrives them. " a href="/console/jobs" { "Its progress" } }
             }
         } @else {
             div.notice.good role="status" {
