@@ -148,7 +148,7 @@ fn view(
                     summary { "Delete it" }
                     form method="post" action=(format!("{}/delete", path(id))) {
                         (hidden(TOKEN, &token))
-                        p.hint { "Notifications that wait for it are given up. Rules that name it notify the others." }
+                        p.hint { "Its pending notifications are discarded. Rules that name it notify their other destinations." }
                         button.danger type="submit" { "Delete the destination" }
                     }
                 }

@@ -235,7 +235,7 @@ fn silence_forms(rule: &AlertRule, token: &str, filled: &Filled<'_>) -> Markup {
             summary { @if rule.silenced_until.is_some() { "Change its silence" } @else { "Silence it" } }
             form method="post" action=(action) {
                 (hidden(TOKEN, token))
-                p.hint { "No notification is sent of what it finds. If an alert fires when the silence ends, it is sent then." }
+                p.hint { "No notifications are sent. If an alert is firing when the silence ends, its notification is sent then." }
                 (fields.choice(&field("hours", "For"), &SILENCES))
                 (fields.instant(&field("until", "Or until, in UTC").hint("At most a year from now.")))
                 button type="submit" { "Silence the rule" }

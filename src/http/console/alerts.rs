@@ -27,13 +27,13 @@ async fn content(visit: &Visit) -> Answer<View> {
         section aria-labelledby="alerts" {
             h2 #alerts { "Alerts" }
             @if overview.alerts.is_empty() {
-                (empty(&html! { p { "Nothing fires, and nothing has fired lately." } }))
+                (empty(&html! { p { "No alert is firing, and none has fired recently." } }))
             } @else { (list(visit, &overview.alerts)) }
         }
         section aria-labelledby="notifications" {
             h2 #notifications { "Notifications" }
             @if overview.notifications.is_empty() {
-                (empty(&html! { p { "No notifications have been sent lately." } }))
+                (empty(&html! { p { "No notifications have been sent recently." } }))
             } @else { (notifications(visit, &overview.notifications)) }
         }
     };
