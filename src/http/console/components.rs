@@ -16,6 +16,16 @@ pub(super) struct Column {
     is_choice: bool,
 }
 
+impl Column {
+    fn class(&self) -> Option<&'static str> {
+        match (self.is_number, self.is_choice) {
+            (true, _) => Some("number"),
+            (false, true) => Some("choice"),
+            (false, false) => None,
+        }
+    }
+}
+
 /// A column of texts.
 pub(super) const fn text(name: &'static str) -> Column {
     Column { name, is_number: false, is_choice: false }
@@ -41,7 +51,7 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> 
                 thead role="rowgroup" {
                     tr role="row" {
                         @for column in columns {
-                            th scope="col" role="columnheader" class=[column.is_number.then_some("number")] {
+                            th scope="col" role="columnheader" class=[column.class()] {
                                 (column.name)
                             }
                         }
@@ -58,11 +68,11 @@ fn table_row(columns: &[Column], row: &[Markup]) -> Markup {
     html! {
         tr role="row" {
             @for (nth, (column, cell)) in columns.iter().zip(row).enumerate() {
-                @let number = column.is_number.then_some("number");
+                @let class = column.class();
                 @if Some(nth) == head {
-                    th scope="row" role="rowheader" class=[number] data-label=(column.name) { div { (cell) } }
+                    th scope="row" role="rowheader" class=[class] data-label=(column.name) { div { (cell) } }
                 } @else {
-                    td role="cell" class=[number] data-label=(column.name) { div { (cell) } }
+                    td role="cell" class=[class] data-label=(column.name) { div { (cell) } }
                 }
             }
         }

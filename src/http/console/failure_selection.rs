@@ -91,7 +91,9 @@ async fn redriven(submission: &Submission) -> Answer<View> {
         let invalid = || Problem::invalid(NAME, "must be a gateway's id, a colon and a sequence");
         Chosen::parse(value).ok_or_else(invalid)
     });
-    let chosen = chosen.collect::<Answer<Vec<Chosen>>>()?;
+    let mut chosen = chosen.collect::<Answer<Vec<Chosen>>>()?;
+    // The events of a gateway are appended in their order, whatever the order of the list is.
+    chosen.sort_by_key(|one| (one.gateway.to_string(), one.sequence));
     let names = names(visit, &chosen).await?;
     if is_dry_run {
         plan(submission, &chosen, &names).await

@@ -84,7 +84,7 @@ impl Action {
         let pending = count(gateway.lag.events, "pending event", "pending events");
         html! {
             @match self {
-                Self::Pause => { "Delivery stops. It stays connected, and keeps its " (pending) "." }
+                Self::Pause => { "Delivery stops. Its " (pending) @if gateway.lag.events == 1 { " is" } @else { " are" } " kept." }
                 Self::Resume => { "Delivery continues with its " (pending) "." }
                 Self::Disable => {
                     @if gateway.connections > 0 { (count(gateway.connections, "connection is closed", "connections are closed")) ". " }

@@ -163,10 +163,11 @@ async fn selected_failures_are_redriven_once(backend: Backend) {
     let pending = visitor.get("/console/failures?status=pending").await;
     assert!(!pending.says("checkbox"), "only failures can be selected: {pending:?}");
 
-    // One that can be redriven at each gateway, one that is still pending, one that is unknown.
-    let (second, third) = (format!("{two}:1"), format!("{one}:3"));
+    // Those that can be redriven, newest first; one that is still pending, one that is unknown.
+    let (newest, second, third) = (format!("{one}:2"), format!("{two}:1"), format!("{one}:3"));
     let unknown = format!("{NOWHERE}:1");
     let chosen = [
+        ("delivery", newest.as_str()),
         ("delivery", first.as_str()),
         ("delivery", second.as_str()),
         ("delivery", third.as_str()),
@@ -175,7 +176,7 @@ async fn selected_failures_are_redriven_once(backend: Backend) {
     let asked = [&[("step", "dry-run"), ("list", "last=1h")][..], &chosen].concat();
     let planned = visitor.submit(path, &asked).await;
     assert_eq!(planned.status, 200, "{planned:?}");
-    assert!(planned.says("would be appended again") && planned.says("Redrive 2 deliveries"));
+    assert!(planned.says("would be appended again") && planned.says("Redrive 3 deliveries"));
     assert!(planned.says("Nothing. It is still pending."), "{planned:?}");
     assert!(planned.says("href=\"/console/failures?last=1h\""), "{planned:?}");
     let head = async |id: &str| gateway(&service, id).await["head"].as_i64();
@@ -185,19 +186,26 @@ async fn selected_failures_are_redriven_once(backend: Backend) {
     let key = &planned.body[start..start + 36];
     let confirmed = [&[("step", "confirmed"), ("key", key)][..], &chosen].concat();
     let done = visitor.submit(path, &confirmed).await;
-    assert!(done.status == 200 && done.says("2 done, 1 unchanged, 1 refused"), "{done:?}");
+    assert!(done.status == 200 && done.says("3 done, 1 unchanged, 1 refused"), "{done:?}");
     assert!(done.says("Idempotency-Key: ") && done.says("Try again with 1 delivery"), "{done:?}");
-    assert_eq!((head(&one).await, head(&two).await), (Some(4), Some(4)));
+    assert_eq!((head(&one).await, head(&two).await), (Some(5), Some(4)));
+    let path_of_one = format!("/deliveries?gatewayId={one}");
+    let list = service.eventually(&path_of_one, |list| list["count"].as_i64() >= Some(2)).await;
+    for (sequence, new) in [(1, 4), (2, 5)] {
+        let mut rows = list["list"].as_array().expect("rows").iter();
+        let row = rows.find(|row| row["sequence"] == sequence).expect("it is listed");
+        assert_eq!(row["redrivenAs"]["sequence"], new, "in order: {row:#}");
+    }
     // Sent twice, it has the same result, and redrives once.
     let again = visitor.submit(path, &confirmed).await;
-    assert!(again.says("2 done, 1 unchanged, 1 refused"), "{again:?}");
-    assert_eq!((head(&one).await, head(&two).await), (Some(4), Some(4)));
+    assert!(again.says("3 done, 1 unchanged, 1 refused"), "{again:?}");
+    assert_eq!((head(&one).await, head(&two).await), (Some(5), Some(4)));
     // With another key, the deliveries are redriven already.
     let anew = [&[("step", "confirmed"), ("key", NOWHERE)][..], &chosen].concat();
     let anew = visitor.submit(path, &anew).await;
-    assert!(anew.says("3 unchanged") && anew.says("It was redriven before."), "{anew:?}");
+    assert!(anew.says("4 unchanged") && anew.says("It was redriven before."), "{anew:?}");
     let redrives = changes(&service).await.into_iter().filter(|it| it.contains("redriven"));
-    assert_eq!(redrives.count(), 2);
+    assert_eq!(redrives.count(), 3);
 }
 
 #[tokio::test]

@@ -280,6 +280,7 @@ impl Browser {
         let Some(folder) = std::env::var_os("CONSOLE_SCREENSHOTS").map(PathBuf::from) else {
             return;
         };
+        self.devtools("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
         self.look(Look::of_picture(theme)).await;
         self.save(&folder, &format!("{name}.png")).await;
     }

@@ -36,7 +36,7 @@ async fn confirmed(service: &Service, names: &[&str], sequence: i64) {
 }
 
 /// Builds the scene. Returns the id of the gateway that refuses deployments.
-async fn build(service: &Service) -> String {
+async fn build(service: &Service, token: &str) -> String {
     let api = service.api();
     let mut refusing = String::new();
     let mut paused = String::new();
@@ -66,7 +66,8 @@ async fn build(service: &Service) -> String {
         confirmed(service, &["amsterdam", "denver", "lisbon", "osaka", "toronto"], sequence).await;
     }
     let reason = json!({"reason": "upgrade of its host"});
-    api.post(&format!("/gateways/{paused}/pause"), &reason).await.expect("paused");
+    let operator = service.api_with(token);
+    operator.post(&format!("/gateways/{paused}/pause"), &reason).await.expect("paused");
     publish(service, "orders-v4").await;
     confirmed(service, &["amsterdam", "denver", "lisbon", "toronto"], 4).await;
     service.eventually("/deliveries", |list| list["count"].as_i64() >= Some(8)).await;
@@ -76,13 +77,14 @@ async fn build(service: &Service) -> String {
 #[tokio::test]
 async fn the_overview_an_event_and_a_gateway_show_what_is_wrong() {
     let service = Service::start().await;
-    let refusing = build(&service).await;
     let scopes = json!({"name": "operations", "scopes": ["read", "publish", "admin"]});
     let token = service.api().post("/access-tokens", &scopes).await.expect("created");
+    let token = token["token"].as_str().expect("a token");
+    let refusing = build(&service, token).await;
     let browser = Browser::start(&service).await;
     browser.look(Look::of_picture("light")).await;
     browser.go("/console").await;
-    browser.sign_in(token["token"].as_str().expect("a token")).await;
+    browser.sign_in(token).await;
     let headline = browser.text("main .notice").await;
     assert_eq!(headline, "3 of 6 gateways need attention. 4 dead letters have not been redriven.");
     browser.save_picture("overview", "light").await;
