@@ -144,9 +144,9 @@ async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answ
         let (event, what) = match done {
             Ok((_, done)) => {
                 appended += done.0.redriven.len();
-                let what = match redrive::skip_reason(&done.0) {
-                    Some(why) => html! { "Nothing. " (why) },
-                    None => html! { "Appended again under a new sequence." },
+                let what = html! {
+                    @if let Some(why) = redrive::skip_reason(&done.0) { "Nothing. " (why) }
+                    @else { "Appended again under a new sequence." }
                 };
                 (event(&done.0), what)
             }
@@ -216,10 +216,10 @@ async fn execute(
                 of = event(&done.0);
                 let sequence = done.0.redriven.first().and_then(|it| it.new_sequence);
                 new = sequence.map_or_else(none, |new| html! { (number(new.0)) });
-                match redrive::skip_reason(&done.0) {
-                    Some(why) => Outcome::Unchanged(html! { (why) }),
-                    None => Outcome::Done(html! { "Appended again." }),
-                }
+                redrive::skip_reason(&done.0).map_or_else(
+                    || Outcome::Done(html! { "Appended again." }),
+                    |why| Outcome::Unchanged(html! { (why) }),
+                )
             }))?
         };
         let [state, about] = outcome.cells();

@@ -243,9 +243,9 @@ async fn execute(submission: &Submission, action: Action, ids: &[GatewayId]) -> 
     let mut run = Run::new(visit);
     for (nth, id) in ids.iter().enumerate() {
         let gateway = if run.is_over() { Ok(None) } else { current(visit, *id).await };
-        let name = match &gateway {
-            Ok(Some(gateway)) => gateway_link(gateway.id, &gateway.name),
-            _ => html! { code.id { (id) } },
+        let name = html! {
+            @if let Ok(Some(gateway)) = &gateway { (gateway_link(gateway.id, &gateway.name)) }
+            @else { code.id { (id) } }
         };
         let outcome = if run.is_over() {
             Outcome::NotAttempted
