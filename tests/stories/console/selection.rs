@@ -208,6 +208,9 @@ async fn selected_failures_are_redriven_once(backend: Backend) {
     assert_eq!(redrives.count(), 3);
 }
 
+/// Fields, selected deliveries, and what the refusal says.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str);
+
 #[tokio::test]
 async fn a_selection_of_failures_is_bounded_and_validated() {
     let service = Service::start().await;
@@ -215,7 +218,7 @@ async fn a_selection_of_failures_is_bounded_and_validated() {
     let many: Vec<String> = (1..=101).map(|nth| format!("{NOWHERE}:{nth}")).collect();
     let key = [("step", "confirmed"), ("key", NOWHERE)];
     let no_key = [("step", "confirmed"), ("key", "x")];
-    let cases: [(&[(&str, &str)], &[&str], &str); 5] = [
+    let cases: [Case<'_>; 5] = [
         (&key, &[], "select at least one row"),
         (&key, &["1"], "must be a gateway"),
         (&key, &["01890a5d-ac96-774b-bcce-b302099a8057:x"], "must be a gateway"),
