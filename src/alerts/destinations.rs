@@ -25,7 +25,7 @@ pub struct Prepared {
     pub settings: AlertDestinationSettings,
     /// What is encrypted.
     pub secrets: Secrets,
-    /// A generated key of signatures, to be shown once.
+    /// A generated signing key, to be shown once.
     pub generated: Option<String>,
 }
 

@@ -64,7 +64,7 @@ pub enum SecretsError {
 pub struct Secrets {
     /// Its URL: many have a token in their path.
     pub url: String,
-    /// The key of signatures, a token or a password.
+    /// The signing key, a token or a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }

@@ -74,7 +74,7 @@ impl Sender {
             AlertDestinationKind::Webhook => {
                 let body = to_json(message)?;
                 let key = secrets.secret.as_deref().and_then(signature::key);
-                let key = key.ok_or("the key of signatures is missing")?;
+                let key = key.ok_or("the signing key is missing")?;
                 let at = Timestamp::now().micros() / 1_000_000;
                 let signed = signature::sign(&key, id, at, &body);
                 for (name, value) in [

@@ -302,7 +302,7 @@ pub struct AlertDestinationDefinition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 2048, write_only = true)]
     pub url: Option<String>,
-    /// For `webhook`, the key of signatures: `whsec_` and 24 to 64 bytes in Base64; generated if
+    /// For `webhook`, the signing key: `whsec_` and 24 to 64 bytes in Base64; generated if
     /// omitted. For `alertmanager`, the token that is sent as `Authorization: Bearer`. For `email`,
     /// the password. A `PUT` without it keeps the stored one, and is refused if that would be sent to
     /// another scheme, host or port, or no longer with TLS.
@@ -379,7 +379,7 @@ pub struct AlertDestination {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
-    /// The generated key of signatures. Only in the response that created it; it is not shown again.
+    /// The generated signing key. Only in the response that created it; it is not shown again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub secret: Option<String>,

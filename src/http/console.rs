@@ -32,6 +32,7 @@ mod components;
 mod event;
 mod event_types;
 mod events;
+mod failure_selection;
 mod failures;
 mod fields;
 mod form;
@@ -39,6 +40,7 @@ mod gateway;
 mod gateway_actions;
 mod gateway_keys;
 mod gateway_log;
+mod gateway_selection;
 mod gateways;
 mod inbox;
 mod jobs;
@@ -51,6 +53,7 @@ mod publish;
 mod redrive;
 mod replay;
 mod resend;
+mod selection;
 mod session;
 mod sign_in;
 mod sign_ins;
@@ -75,6 +78,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/sign-in", get(sign_in::page).post(sign_in::submit))
         .route("/console/sign-out", post(sign_in::end))
         .route("/console/gateways", get(gateways::page))
+        .route("/console/gateways/selected", post(gateway_selection::submit))
         .route("/console/gateways/{id}", get(gateway::page))
         .route("/console/gateways/{id}/log", get(gateway_log::page))
         .route("/console/gateways/{id}/pause", post(gateway_actions::pause))
@@ -91,6 +95,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/events/{id}/resend", post(resend::submit))
         .route("/console/failures", get(failures::page))
         .route("/console/failures/redrive", post(redrive::submit))
+        .route("/console/failures/redrive-selected", post(failure_selection::submit))
         .route("/console/inbox", get(inbox::page))
         .route("/console/inbox/{id}", get(inbox::row))
         .route("/console/inbox/{id}/retry", post(inbox::retry))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
@@ -26,12 +27,22 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
         let path = request.uri().path().to_owned();
         let Body(bytes) = Body::from_request(request, app).await?;
         let value = extract::parse_object(&bytes)?;
-        let request_key = key.map(|key| {
-            let digest = Sha256::new().chain_update(path).chain_update([0_u8]).chain_update(&bytes);
-            RequestKey { key, digest: digest.finalize().into() }
-        });
+        let request_key = key.map(|key| request_key(key, &path, &bytes));
         Ok(Self(request_key, value))
     }
+}
+
+impl<T: Serialize> Keyed<T> {
+    /// A request of the console with a key.
+    pub(super) fn new(key: String, path: &str, value: T) -> Answer<Self> {
+        let bytes = serde_json::to_vec(&value).map_err(|_| Problem::internal())?;
+        Ok(Self(Some(request_key(key, path, &bytes)), value))
+    }
+}
+
+fn request_key(key: String, path: &str, body: &[u8]) -> RequestKey {
+    let digest = Sha256::new().chain_update(path).chain_update([0_u8]).chain_update(body);
+    RequestKey { key, digest: digest.finalize().into() }
 }
 
 /// The key of a request.

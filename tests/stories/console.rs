@@ -15,6 +15,7 @@ mod browser;
 mod forms;
 mod pages;
 mod publish;
+mod selection;
 mod tokens;
 mod visitor;
 

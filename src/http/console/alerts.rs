@@ -33,7 +33,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         section aria-labelledby="notifications" {
             h2 #notifications { "Notifications" }
             @if overview.notifications.is_empty() {
-                (empty(&html! { p { "No notifications have been sent lately." } }))
+                (empty(&html! { p { "No notifications have been sent recently." } }))
             } @else { (notifications(visit, &overview.notifications)) }
         }
     };

@@ -13,16 +13,32 @@ use crate::event::GatewayId;
 pub(super) struct Column {
     name: &'static str,
     is_number: bool,
+    is_choice: bool,
+}
+
+impl Column {
+    fn class(&self) -> Option<&'static str> {
+        match (self.is_number, self.is_choice) {
+            (true, _) => Some("number"),
+            (false, true) => Some("choice"),
+            (false, false) => None,
+        }
+    }
 }
 
 /// A column of texts.
 pub(super) const fn text(name: &'static str) -> Column {
-    Column { name, is_number: false }
+    Column { name, is_number: false, is_choice: false }
 }
 
 /// A column of numbers, aligned at their ends.
 pub(super) const fn numeric(name: &'static str) -> Column {
-    Column { name, is_number: true }
+    Column { name, is_number: true, is_choice: false }
+}
+
+/// A column of checkboxes, before that of the names.
+pub(super) const fn choice(name: &'static str) -> Column {
+    Column { name, is_number: false, is_choice: true }
 }
 
 /// A table that scrolls inside its own region where it is too wide, and whose rows are cards on small
@@ -35,7 +51,7 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> 
                 thead role="rowgroup" {
                     tr role="row" {
                         @for column in columns {
-                            th scope="col" role="columnheader" class=[column.is_number.then_some("number")] {
+                            th scope="col" role="columnheader" class=[column.class()] {
                                 (column.name)
                             }
                         }
@@ -48,14 +64,15 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<Markup>]) -> 
 }
 
 fn table_row(columns: &[Column], row: &[Markup]) -> Markup {
+    let head = columns.iter().position(|column| !column.is_choice);
     html! {
         tr role="row" {
             @for (nth, (column, cell)) in columns.iter().zip(row).enumerate() {
-                @let number = column.is_number.then_some("number");
-                @if nth == 0 {
-                    th scope="row" role="rowheader" class=[number] data-label=(column.name) { div { (cell) } }
+                @let class = column.class();
+                @if Some(nth) == head {
+                    th scope="row" role="rowheader" class=[class] data-label=(column.name) { div { (cell) } }
                 } @else {
-                    td role="cell" class=[number] data-label=(column.name) { div { (cell) } }
+                    td role="cell" class=[class] data-label=(column.name) { div { (cell) } }
                 }
             }
         }

@@ -84,7 +84,7 @@ fn event_facts(visit: &Visit, event: &EventWithDeliveries) -> Markup {
         ("Occurred", when(event.occurred_at, visit.now)),
         ("Expires", when_any(event.expires_at, visit.now)),
         ("For", target(event.target.as_ref())),
-        ("Gateways then", html! { (number(event.gateway_count)) }),
+        ("Gateways at publication", html! { (number(event.gateway_count)) }),
         ("Correlation id", html! { a.id href=(related) { (short(correlation, 80)) } }),
         ("User", event.user_id.as_deref().map_or_else(none, said)),
         ("Collapse key", event.collapse_key.as_deref().map_or_else(none, said)),

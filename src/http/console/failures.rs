@@ -6,9 +6,8 @@ use maud::{Markup, html};
 use super::super::deliveries;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
-use super::chart;
 use super::components::{
-    Filters, empty, event_link, gateway_link, live, numeric, paging, table, text,
+    Column, Filters, choice, empty, event_link, gateway_link, live, numeric, paging, table, text,
 };
 use super::events::{WINDOWS, in_window};
 use super::layout::{Call, Section};
@@ -18,6 +17,7 @@ use super::redrive;
 use super::states::delivery_state;
 use super::text::{none, number, when_any};
 use super::visit::{View, Visit};
+use super::{chart, failure_selection};
 use crate::api::{
     DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, PageQuery, SummaryBy,
     SummaryQuery, Window,
@@ -58,6 +58,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         @if is_failed && visit.session.is_admin() && !page.list.is_empty() {
             (redrive::offer(visit, &filter))
         }
+        @if is_failed && visit.session.is_admin() { (failure_selection::form(visit)) }
         (live(visit, 5000, &list))
     };
     Ok(View { title: title(status).to_owned(), calls, body })
@@ -129,10 +130,12 @@ async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> Answe
 }
 
 fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Markup {
+    let can_select = status == DeliveriesStatus::Failed && visit.session.is_admin();
     let rows: Vec<Vec<Markup>> = deliveries
         .iter()
         .map(|it| {
-            vec![
+            let checkbox = can_select.then(|| failure_selection::checkbox(it));
+            let cells = vec![
                 gateway_link(it.gateway_id, &it.gateway_name),
                 html! { (number(it.sequence.0)) },
                 it.event_id.as_ref().map_or_else(none, |id| event_link(id.as_str())),
@@ -149,7 +152,8 @@ fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Mar
                 html! { (number(it.failures)) },
                 when_any(it.last_failure_at, visit.now),
                 when_any(it.appended_at, visit.now),
-            ]
+            ];
+            checkbox.into_iter().chain(cells).collect()
         })
         .collect();
     let columns = [
@@ -175,6 +179,8 @@ fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Mar
         }
         DeliveriesStatus::All => "Deliveries of any state, by gateway and newest first",
     };
+    let select = can_select.then(|| choice("Select"));
+    let columns: Vec<Column> = select.into_iter().chain(columns).collect();
     table(caption, &columns, &rows)
 }
 

@@ -148,11 +148,11 @@ pub(super) fn foreign() -> Response {
         "This form was not sent by a page of this console, so nothing was changed. Open the console and fill in the form there.",
     );
     let body = html! {
-        h1 { "The form came from elsewhere" }
+        h1 { "The form was sent by another site" }
         div.notice.bad role="alert" { p { (problem.clone().into_document().detail) } }
         p { a href=(super::ROOT) { "Go to the overview" } }
     };
-    layout::alone("The form came from elsewhere", &body, &problem)
+    layout::alone("The form was sent by another site", &body, &problem)
 }
 
 /// A form to be submitted again.

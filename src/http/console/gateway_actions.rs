@@ -31,7 +31,7 @@ pub(super) fn part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosi
             @if gateway.paused.is_some() {
                 form method="post" action=(path("resume")) {
                     (hidden(TOKEN, &token))
-                    p.hint { "Delivery goes on in order." }
+                    p.hint { "Delivery continues in order." }
                     button.primary type="submit" { "Resume delivery" }
                 }
             } @else {
@@ -39,7 +39,7 @@ pub(super) fn part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosi
                     summary { "Pause delivery" }
                     form method="post" action=(path("pause")) {
                         (hidden(TOKEN, &token))
-                        p.hint { "It stays connected, and its events wait for it. Their expiry is not postponed." }
+                        p.hint { "The gateway stays connected, and its events stay pending. Their expiry is not postponed." }
                         (reason("pause-reason", false))
                         button type="submit" { "Pause delivery" }
                     }
@@ -63,7 +63,7 @@ pub(super) fn part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosi
                 summary { "Request a resync" }
                 form method="post" action=(path("resync")) {
                     (hidden(TOKEN, &token))
-                    p.hint { "It reconnects and reads a snapshot of everything. Only gateways in reliable mode can." }
+                    p.hint { "The gateway reconnects and reads a full snapshot. Requires reliable mode." }
                     div.field {
                         label for="resync-instance" { "Instance, or all if empty" }
                         input #resync-instance type="text" name="instance" maxlength="128" spellcheck="false" autocomplete="off";
@@ -191,7 +191,7 @@ fn skipped(done: &SkipAnswer) -> Markup {
             @if done.changed { "is now a dead letter." } @else { "was skipped before." }
             @if let Some(event) = &done.event_id { " Its event is " (event_link(event.as_str())) "." }
         }
-        p { "To deliver it after all, redrive it from the list of failures." }
+        p { "To deliver it, redrive it from the list of failures." }
     }
 }
 

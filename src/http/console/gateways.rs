@@ -6,7 +6,10 @@ use maud::{Markup, html};
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::super::{cursor, gateways};
-use super::components::{Filters, empty, gateway_link, labels, live, numeric, paging, table, text};
+use super::components::{
+    Column, Filters, choice, empty, gateway_link, labels, live, numeric, paging, table, text,
+};
+use super::gateway_selection;
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::states::verdict;
@@ -15,7 +18,7 @@ use super::visit::{View, Visit};
 use crate::api::{Gateway, GatewaysQuery, PageQuery};
 
 /// Rows of a page.
-const ROWS: usize = 50;
+const ROWS: usize = gateway_selection::MOST;
 /// Gateways that are compared with the filters for one page, at most.
 const COMPARED: usize = 2000;
 
@@ -89,7 +92,12 @@ async fn content(visit: &Visit) -> Answer<View> {
         @else { (rows(visit, &found)) }
         (paging(visit, next.as_deref(), &visit.query))
     };
-    let body = html! { h1 { "Gateways" } (filters) (live(visit, 5000, &list)) };
+    let body = html! {
+        h1 { "Gateways" }
+        (filters)
+        @if visit.session.is_admin() { (gateway_selection::form(visit)) }
+        (live(visit, 5000, &list))
+    };
     let calls = vec![Call::get("/gateways", &visit.query.known(&PageQuery::names()))];
     Ok(View { title: "Gateways".to_owned(), calls, body })
 }
@@ -126,11 +134,13 @@ async fn matching(visit: &Visit, wanted: &Wanted) -> Answer<(Vec<Gateway>, Optio
 }
 
 fn rows(visit: &Visit, found: &[Gateway]) -> Markup {
+    let is_admin = visit.session.is_admin();
     let rows: Vec<Vec<Markup>> = found
         .iter()
         .map(|gateway| {
             let lag = gateway.lag;
-            vec![
+            let checkbox = is_admin.then(|| gateway_selection::checkbox(gateway));
+            let cells = vec![
                 gateway_link(gateway.id, &gateway.name),
                 verdict(gateway.verdict.state),
                 when(gateway.verdict.since, visit.now),
@@ -142,7 +152,8 @@ fn rows(visit: &Visit, found: &[Gateway]) -> Markup {
                 html! { (number(lag.events)) },
                 html! { @if lag.events > 0 { (span(lag.seconds)) } @else { (none()) } },
                 labels(&gateway.labels),
-            ]
+            ];
+            checkbox.into_iter().chain(cells).collect()
         })
         .collect();
     let columns = [
@@ -155,13 +166,15 @@ fn rows(visit: &Visit, found: &[Gateway]) -> Markup {
         numeric("Oldest"),
         text("Labels"),
     ];
+    let select = is_admin.then(|| choice("Select"));
+    let columns: Vec<Column> = select.into_iter().chain(columns).collect();
     table("Gateways by name", &columns, &rows)
 }
 
 fn nothing(wanted: &Wanted, more: bool) -> Markup {
     empty(&html! {
         @if more {
-            p { "None of the " (number(COMPARED)) " gateways that were compared matches. The next page goes on." }
+            p { "None of the " (number(COMPARED)) " gateways that were compared matches. The next page continues." }
         } @else if wanted.is_anything() {
             p { "No gateway is registered yet." }
             p { "Register one: " code { "gateway-events gateway register berlin" } }

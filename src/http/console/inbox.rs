@@ -113,7 +113,7 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
                         summary { "Delete it" }
                         form method="post" action=(format!("/console/inbox/{id}/delete")) {
                             (hidden(TOKEN, &visit.session.id.form_token()))
-                            button.danger type="submit" { "Delete it for good" }
+                            button.danger type="submit" { "Delete permanently" }
                         }
                     }
                 }

@@ -65,18 +65,20 @@ pub(super) struct Call {
     /// Below the API's base path.
     path: String,
     body: Option<String>,
+    /// The `Idempotency-Key`.
+    key: Option<String>,
 }
 
 impl Call {
     /// A request that reads.
     pub(super) fn get(path: impl Into<String>, query: &Pairs) -> Self {
-        Self { method: "GET", path: query.after(&path.into()), body: None }
+        Self { method: "GET", path: query.after(&path.into()), body: None, key: None }
     }
 
     /// A request that changes something.
     pub(super) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_string(body).ok();
-        Self { method: "POST", path: path.into(), body }
+        Self { method: "POST", path: path.into(), body, key: None }
     }
 
     /// A request that replaces something.
@@ -84,22 +86,37 @@ impl Call {
         Self { method: "PUT", ..Self::post(path, body) }
     }
 
+    /// A request that changes some members of something.
+    pub(super) fn patch(path: impl Into<String>, body: &impl Serialize) -> Self {
+        Self { method: "PATCH", ..Self::post(path, body) }
+    }
+
     /// A request without a body that changes something.
     pub(super) fn post_nothing(path: impl Into<String>) -> Self {
-        Self { method: "POST", path: path.into(), body: None }
+        Self { method: "POST", path: path.into(), body: None, key: None }
+    }
+
+    /// With an `Idempotency-Key`.
+    pub(super) fn with_key(self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self }
     }
 
     /// The command that sends it.
     fn command(&self, origin: &str) -> String {
         let url = quoted(&format!("{origin}{BASE}{}", self.path));
         let token = r#"-H "Authorization: Bearer $GATEWAY_EVENTS_TOKEN""#;
+        let key = self
+            .key
+            .as_deref()
+            .map(|key| format!("-H {} ", quoted(&format!("Idempotency-Key: {key}"))));
+        let key = key.unwrap_or_default();
         match &self.body {
             None if self.method == "GET" => format!("curl {token} {url}"),
             None => format!("curl -X {} {token} {url}", self.method),
             Some(body) => {
                 let body = quoted(&super::text::visible_json(body));
                 format!(
-                    "curl -X {} {token} -H 'Content-Type: application/json' -d {body} {url}",
+                    "curl -X {} {token} {key}-H 'Content-Type: application/json' -d {body} {url}",
                     self.method
                 )
             }
@@ -185,7 +202,7 @@ fn calls(calls: &[Call], origin: &str) -> Markup {
     html! {
         @if !calls.is_empty() {
             details.calls {
-                summary { "The same from the API" }
+                summary { "Equivalent API requests" }
                 @for (nth, call) in calls.iter().enumerate() {
                     @let id = format!("call-{nth}");
                     div.command {
@@ -270,11 +287,11 @@ pub(super) fn problem(problem: &Problem) -> Markup {
         (refusal(problem))
         @if problem.code() == "unavailable" {
             p {
-                "Events that were accepted are safe, and delivery goes on when the database answers again. "
+                "Events that were accepted are safe, and delivery continues when the database is available again. "
                 "Reload the page to try again."
             }
         } @else if problem.code() == "commit_outcome_unknown" {
-            p { "See whether it took effect before you submit it again." }
+            p { "Check whether it took effect before you submit it again." }
         } @else if document.status == 503 {
             p { "Reload the page to try again." }
         } @else if document.status == 404 {
@@ -291,7 +308,7 @@ pub(super) fn title_of(problem: &Problem) -> String {
         "insufficient_scope" => "Your access token does not allow this".to_owned(),
         "commit_outcome_unknown" => "It is not known whether this was done".to_owned(),
         "not_found" => "Not found".to_owned(),
-        "invalid" => "Something is not valid".to_owned(),
+        "invalid" => "Invalid input".to_owned(),
         "conflict" => "This is not possible now".to_owned(),
         _ => problem.clone().into_document().title.into_owned(),
     }

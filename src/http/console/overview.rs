@@ -154,7 +154,7 @@ fn headline(overview: &Overview) -> Markup {
     let wrong = overview.gateways.iter().filter_map(urgency).count();
     let (dead, lost) = (overview.totals.dead_letters, lost(overview));
     html! {
-        @if all == 0 {
+        @if overview.gateways.is_empty() {
             div.notice {
                 p {
                     "No gateway is registered yet. Register the first one with "
@@ -163,13 +163,20 @@ fn headline(overview: &Overview) -> Markup {
                 }
             }
         } @else if wrong == 0 && dead == 0 && lost == 0 {
-            div.notice.good { p { "Everything is everywhere: " (count(all, "gateway", "gateways")) " connected and up to date." } }
+            @match all {
+                0 => div.notice { p { "All gateways are disabled." } },
+                1 => div.notice.good { p { "The gateway is connected and up to date." } },
+                all => div.notice.good { p { "All " (number(all)) " gateways are connected and up to date." } },
+            }
         } @else {
             div.notice.bad {
                 p {
-                    @if wrong > 0 { "Of " (count(all, "gateway", "gateways")) ", " (number(wrong)) " need attention. " }
-                    @if dead > 0 { (count(dead, "dead letter", "dead letters")) " not redriven. " }
-                    @if lost > 0 { (count(lost, "node", "nodes")) " lost." }
+                    @if wrong > 0 {
+                        (number(wrong)) " of " (count(all, "gateway", "gateways"))
+                        @if wrong == 1 { " needs attention. " } @else { " need attention. " }
+                    }
+                    @if dead > 0 { (count(dead, "dead letter has", "dead letters have")) " not been redriven. " }
+                    @if lost > 0 { (count(lost, "node is lost", "nodes are lost")) "." }
                 }
             }
         }
@@ -182,7 +189,7 @@ fn firing(visit: &Visit, overview: &Overview) -> Markup {
     html! {
         @if !few.is_empty() {
             section aria-labelledby="firing" {
-                h2 #firing { (count(overview.alerts.len(), "alert fires", "alerts fire")) }
+                h2 #firing { (count(overview.alerts.len(), "firing alert", "firing alerts")) }
                 (super::alerts::list(visit, few))
                 p.more { a href="/console/alerts" { "All alerts" } }
             }
@@ -216,7 +223,7 @@ fn tiles(overview: &Overview) -> Markup {
                 &html! { a href="/console/failures?last=30d" { (number(totals.dead_letters)) } },
                 &html! { "given up, not redriven" }))
             (tile("Failed attempts", &html! { (number(failed)) }, &html! { "in the last 24 hours" }))
-            (tile("Delivered", &html! { (number(totals.total_events_sent)) }, &html! { "deliveries in all" }))
+            (tile("Delivered", &html! { (number(totals.total_events_sent)) }, &html! { "deliveries in total" }))
             (tile("Nodes", &html! { a href="/console/nodes" { (number(live)) } }, &html! { "live" }))
         }
     }

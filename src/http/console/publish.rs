@@ -308,7 +308,7 @@ fn content(event: &NewEvent, info: Option<&EventTypeInfo>) -> Markup {
             button type="button" hidden data-copy="payload-raw" { "Copy" }
         }
         details {
-            summary { "Exactly as it is sent, " (number(raw.len())) " bytes" (escapes(raw)) }
+            summary { "Raw payload, " (number(raw.len())) " bytes" (escapes(raw)) }
             pre.raw tabindex="0" { code #payload-raw { (visible_json(raw)) } }
         }
     }

@@ -86,6 +86,27 @@ async fn redrive(submission: &Submission) -> Answer<View> {
     Ok(View { title: title.to_owned(), calls: vec![call], body })
 }
 
+/// Why the only delivery of a redrive is left alone, if so.
+pub(super) const fn skip_reason(done: &Redriven) -> Option<&'static str> {
+    if done.pending > 0 {
+        Some("It is still pending.")
+    } else if done.delivered > 0 {
+        Some("It has been delivered, filtered or superseded since.")
+    } else if done.already_redriven > 0 {
+        Some("It was redriven before.")
+    } else if done.expired > 0 {
+        Some("Its event has expired.")
+    } else if done.event_removed > 0 {
+        Some("Retention has removed its event.")
+    } else if done.payload_purged > 0 {
+        Some("The payload of its event was purged.")
+    } else if done.gateway_deleted > 0 {
+        Some("Its gateway is deleted.")
+    } else {
+        None
+    }
+}
+
 /// Why dead letters that match are left alone.
 fn skipped(done: &Redriven) -> Markup {
     let counts = [
@@ -109,7 +130,7 @@ fn planned(visit: &Visit, filter: &Pairs, done: &Redriven) -> Markup {
     let total = done.total.unwrap_or_default();
     html! {
         @if total == 0 {
-            div.notice { p { "Nothing that matches can be redriven." } }
+            div.notice { p { "None of the deliveries that match can be redriven." } }
         } @else {
             div.notice {
                 p { (count(total, "delivery", "deliveries")) " would be appended again, each under a new sequence of its gateway. Gateways recognise repeats by the event's correlation id." }
@@ -130,7 +151,7 @@ fn finished(done: &Redriven) -> Markup {
     html! {
         @if done.job.is_some() {
             div.notice.good role="status" {
-                p { "There are too many for one request, so a job redrives them. " a href="/console/jobs" { "Its progress" } }
+                p { "A background job redrives them, because there are too many for one request. " a href="/console/jobs" { "Show its progress" } }
             }
         } @else {
             div.notice.good role="status" {

@@ -78,7 +78,7 @@ fn result(visit: &Visit, done: &Replayed, dry_run: bool) -> Markup {
     };
     html! {
         @if done.job.is_some() && !dry_run {
-            div.notice.good role="status" { p { "A job replays sequences " (range) ". " a href="/console/jobs" { "Its progress" } } }
+            div.notice.good role="status" { p { "A job replays sequences " (range) ". " a href="/console/jobs" { "Show its progress" } } }
         } @else if done.replayed == 0 && done.job.is_none() {
             div.notice { p { "Nothing of sequences " (range) " can be replayed." } }
         } @else if dry_run {

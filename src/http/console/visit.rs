@@ -150,10 +150,10 @@ fn no_session(parts: &Parts) -> Response {
     let site = parts.headers.get("sec-fetch-site").and_then(|site| site.to_str().ok());
     if site == Some("cross-site") {
         let body = html! {
-            h1 { "One moment" }
+            h1 { "Redirecting" }
             p { "You came from another site. " a href=(here) { "Continue to the console" } "." }
         };
-        return layout::passing("One moment", here, &body);
+        return layout::passing("Redirecting", here, &body);
     }
     (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response()
 }

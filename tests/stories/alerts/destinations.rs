@@ -106,7 +106,7 @@ async fn a_stored_secret_is_sent_to_no_other_server(backend: Backend) {
         definition["secret"] = json!(secret);
         admin.put(&format!("/alerts/destinations/{id}"), &definition).await.success();
     }
-    // The key of signatures is neither sent elsewhere nor replaced by a generated one.
+    // The signing key is neither sent elsewhere nor replaced by a generated one.
     for (id, definition) in [
         ("hook", hook(&foreign.url("/a"))),
         ("hook", hook(&own.url("/a").replace("http:", "https:"))),

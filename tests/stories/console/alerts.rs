@@ -19,7 +19,7 @@ async fn firing_alerts_are_on_the_overview_and_a_destination_can_be_tested() {
     let service = start(&Backend::Sqlite, &key).await;
     let visitor = Visitor::signed_in(&service, &service.token).await;
     let page = visitor.get("/console/alerts").await;
-    assert!(page.says("Nothing fires") || page.says("disk-nearly-full"), "{page:?}");
+    assert!(page.says("No alert is firing") || page.says("disk-nearly-full"), "{page:?}");
     assert!(page.says("gateway-away") && page.says("there is no destination"), "{page:?}");
 
     // No one listens there.
@@ -28,7 +28,7 @@ async fn firing_alerts_are_on_the_overview_and_a_destination_can_be_tested() {
     watch(&service, "away", &["hook"]).await;
     alert_in_state(&service, "away/eu", "firing").await;
     let overview = visitor.get("/console").await;
-    assert!(overview.says("fire") && overview.says("away/eu"), "{overview:?}");
+    assert!(overview.says("firing alert") && overview.says("away/eu"), "{overview:?}");
     assert!(overview.body.contains("&lt;b&gt;berlin") && !overview.body.contains("<b>berlin"));
     let page = visitor.get("/console/alerts").await;
     assert!(

@@ -7,6 +7,8 @@ use crate::both_databases::Backend;
 use crate::support::{Service, deployed};
 
 mod driver;
+mod pictures;
+mod selection;
 
 use driver::{Browser, Look};
 

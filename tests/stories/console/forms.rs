@@ -9,8 +9,16 @@ const RULE: &[(&str, &str)] =
     &[("kind", "dead_letters"), ("threshold", "1"), ("severity", "warning")];
 
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 29] = [
+const FORMS: [(&str, &[(&str, &str)]); 31] = [
     ("/console/sign-out", &[]),
+    (
+        "/console/gateways/selected",
+        &[
+            ("step", "confirmed"),
+            ("action", "pause"),
+            ("gateway", "01890a5d-ac96-774b-bcce-b302099a8057"),
+        ],
+    ),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
     ("/console/gateways/{gateway}/disable", &[]),
@@ -23,6 +31,14 @@ const FORMS: [(&str, &[(&str, &str)]); 29] = [
     ("/console/events/{event}/resend", &[("step", "confirmed"), ("labels", "a=b")]),
     ("/console/publish", &[("step", "confirmed"), ("type", "api.deployed"), ("payload", "{}")]),
     ("/console/failures/redrive", &[("step", "confirmed"), ("from", "2020-01-01T00:00:00Z")]),
+    (
+        "/console/failures/redrive-selected",
+        &[
+            ("step", "confirmed"),
+            ("key", "01890a5d-ac96-774b-bcce-b302099a8057"),
+            ("delivery", "01890a5d-ac96-774b-bcce-b302099a8057:1"),
+        ],
+    ),
     ("/console/inbox/{row}/retry", &[]),
     ("/console/inbox/{row}/edit", &[("version", "1"), ("type", "t"), ("payload", "{}")]),
     ("/console/inbox/{row}/delete", &[]),
@@ -108,7 +124,7 @@ async fn a_form_from_elsewhere_changes_nothing() {
             }
             let page = Page::of(request).await;
             assert_eq!(page.status, 403, "{path} {headers:?}: {page:?}");
-            assert!(page.says("came from elsewhere") && !page.says("<form"), "{path}");
+            assert!(page.says("was sent by another site") && !page.says("<form"), "{path}");
         }
         let own = Page::of(
             from_here(visitor.request(Method::POST, &path))
@@ -151,6 +167,7 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
     let before = stage.changes().await;
     for path in [
         "/console",
+        "/console/gateways",
         "/console/gateways/{gateway}",
         "/console/gateways/{gateway}/log",
         "/console/events/{event}",
@@ -162,6 +179,7 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
         assert_eq!(page.status, 200, "{path}: {page:?}");
         let forms = page.body.matches(r#"method="post""#).count();
         assert_eq!(forms, 1, "{path}: only that of signing out");
+        assert!(!page.says("type=\"checkbox\""), "{path}: nothing can be selected");
         for hidden in
             ["/console/publish", "/console/jobs", "/console/audit", "/console/access-tokens"]
         {

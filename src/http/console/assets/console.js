@@ -92,7 +92,8 @@
     const selection = document.getSelection();
     const isSelected = selection && !selection.isCollapsed && selection.containsNode(live, true);
     const isOpen = live.querySelector("details[open]") !== null;
-    return live.matches(":hover") || live.contains(document.activeElement) || isSelected || isOpen;
+    const isChosen = live.querySelector("input:checked") !== null;
+    return live.matches(":hover") || live.contains(document.activeElement) || isSelected || isOpen || isChosen;
   }
 
   function offerUpdates() {
@@ -107,6 +108,31 @@
     });
     updates.append("Updates are waiting", button);
   }
+
+  // Rows that are selected for an action. They stay selected when the rows are replaced.
+
+  let chosen = [];
+
+  function checkboxes() {
+    return [...document.querySelectorAll("#live input[form='selection']")];
+  }
+
+  function showSelection() {
+    const all = document.getElementById("select-all");
+    if (!all) return;
+    const boxes = checkboxes();
+    const checked = boxes.filter((box) => box.checked).length;
+    all.checked = checked > 0 && checked === boxes.length;
+    all.indeterminate = checked > 0 && checked < boxes.length;
+    document.getElementById("selected").textContent = checked > 0 ? `${checked} selected` : "";
+  }
+
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "select-all") {
+      for (const box of checkboxes()) box.checked = event.target.checked;
+    }
+    showSelection();
+  });
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     const live = document.getElementById("live");
@@ -130,6 +156,8 @@
     } else if (!isWanted && isInUse(live)) {
       event.detail.shouldSwap = false;
       offerUpdates();
+    } else {
+      chosen = checkboxes().filter((box) => box.checked).map((box) => box.value);
     }
   });
 
@@ -138,6 +166,7 @@
     isCurrent();
     const updates = document.getElementById("updates");
     if (updates) updates.replaceChildren();
+    for (const box of checkboxes()) box.checked = chosen.includes(box.value);
     prepare(document);
   });
 
@@ -151,6 +180,8 @@
   function prepare(root) {
     showTimes(root);
     offerCopies(root);
+    for (const all of root.querySelectorAll("[data-select-all]")) all.hidden = false;
+    showSelection();
   }
 
   // Where the navigation is a strip, the current part is in view.

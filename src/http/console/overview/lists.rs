@@ -48,11 +48,11 @@ pub(super) fn events(visit: &Visit, overview: &Overview) -> Markup {
         })
         .collect();
     html! {
-        h2 #events { "Last events" }
+        h2 #events { "Latest events" }
         @if rows.is_empty() {
             p.hint { "No event was published in the last 24 hours." }
         } @else {
-            (table("Last events", &[text("Event"), text("Type"), numeric("Gateways"), text("Published")], &rows))
+            (table("Latest events", &[text("Event"), text("Type"), numeric("Gateways"), text("Published")], &rows))
             p.more { a href="/console/events" { "All events" } }
         }
     }
@@ -72,11 +72,11 @@ pub(super) fn changes(visit: &Visit, overview: &Overview) -> Markup {
         })
         .collect();
     html! {
-        h2 #changes { "Last changes" }
+        h2 #changes { "Latest changes" }
         @if rows.is_empty() {
             p.hint { "Nothing was changed in the last 24 hours." }
         } @else {
-            (table("Last changes", &[text("Change"), text("Of"), text("By"), text("When")], &rows))
+            (table("Latest changes", &[text("Change"), text("Of"), text("By"), text("When")], &rows))
             p.more { a href="/console/audit" { "All changes" } }
         }
     }

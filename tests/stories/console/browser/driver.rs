@@ -1,6 +1,6 @@
 //! Chromium, driven over the WebDriver protocol (https://www.w3.org/TR/webdriver2/) by chromedriver.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -35,6 +35,11 @@ impl Look {
         Self { width: 1920, theme: "light" },
         Self { width: 1920, theme: "dark" },
     ];
+
+    /// That of a picture in the docs.
+    pub(crate) const fn of_picture(theme: &'static str) -> Self {
+        Self { width: 1280, theme }
+    }
 }
 
 /// A browser with an empty profile.
@@ -264,15 +269,28 @@ impl Browser {
         let size =
             json!({"width": look.width, "height": height, "deviceScaleFactor": 1, "mobile": false});
         self.devtools("Emulation.setDeviceMetricsOverride", size).await;
+        let name: String =
+            path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        self.save(&folder, &format!("{name}-{}-{}.png", look.width, look.theme)).await;
+        self.look(look).await;
+    }
+
+    /// Saves what the window shows, in the folder that `CONSOLE_SCREENSHOTS` names.
+    pub(crate) async fn save_picture(&self, name: &str, theme: &'static str) {
+        let Some(folder) = std::env::var_os("CONSOLE_SCREENSHOTS").map(PathBuf::from) else {
+            return;
+        };
+        self.devtools("Emulation.setScrollbarsHidden", json!({"hidden": true})).await;
+        self.look(Look::of_picture(theme)).await;
+        self.save(&folder, &format!("{name}.png")).await;
+    }
+
+    async fn save(&self, folder: &Path, file: &str) {
         let picture = self.command(Method::GET, "/screenshot", &Value::Null).await;
         let picture = picture.as_str().expect("base64").as_bytes();
         let picture = data_encoding::BASE64.decode(picture).expect("base64");
-        let name: String =
-            path.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let file = format!("{name}-{}-{}.png", look.width, look.theme);
-        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::create_dir_all(folder).expect("a folder");
         std::fs::write(folder.join(file), picture).expect("written");
-        self.look(look).await;
     }
 }
 
