@@ -310,6 +310,22 @@ async fn a_page_does_not_move_under_the_pointer() {
 }
 
 #[tokio::test]
+async fn a_page_says_since_when_it_is_not_updated() {
+    let mut service = Service::start().await;
+    let browser = Browser::start(&service).await;
+    browser.go("/console").await;
+    browser.sign_in(&service.token).await;
+    browser.go("/console/nodes").await;
+    service.kill().await;
+    let notice = "return document.getElementById('updates').textContent";
+    let says = "startsWith('Not updated since ')";
+    browser.until(&format!("{notice}.{says}")).await;
+    service.restart().await;
+    browser.until(&format!("{notice} === ''")).await;
+    browser.close().await;
+}
+
+#[tokio::test]
 async fn a_page_that_is_open_leads_to_the_sign_in_page_when_the_token_is_revoked() {
     let service = Service::start().await;
     let new = json!({"name": "guest", "scopes": ["read"]});
