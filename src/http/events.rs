@@ -112,7 +112,7 @@ pub(super) async fn publish(
     answer(answers, is_single)
 }
 
-/// Validates an event as [`publish`] does, and stores nothing.
+/// Validates an event as [`publish()`] does, and stores nothing.
 pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> Answer<()> {
     let Publisher { organisation, source } = publisher;
     let body = serde_json::to_vec(event).map_err(|_| Problem::internal())?;
