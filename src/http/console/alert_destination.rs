@@ -10,7 +10,7 @@ use super::super::extract::{Json, Path};
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{facts, hidden};
-use super::fields::{Fields, Reader, field};
+use super::fields::{Fields, Reader, SHOWN, digest, field, is_unchanged};
 use super::form::{Submission, TOKEN};
 use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
@@ -155,7 +155,7 @@ fn view(
             }
             section aria-labelledby="edit" {
                 h2 #edit { "Edit" }
-                (definition_form(visit, values, problem, Some(id)))
+                (definition_form(visit, values, problem, Some(destination)))
             }
         }
     };
@@ -193,6 +193,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
     let (visit, fields) = (&submission.visit, &submission.fields);
     let saved = async {
         let admin = visit.session.admin()?;
+        is_unchanged(fields, &shown(visit, &id).await?.updated_at)?;
         let (path, json) = (Path(id.clone()), Json(definition(fields)?));
         alert_destinations::put(visit.state(), admin, path, Query(()), json).await
     };
@@ -259,10 +260,11 @@ fn definition_form(
     visit: &Visit,
     values: &Pairs,
     problem: Option<&Problem>,
-    id: Option<&str>,
+    destination: Option<&AlertDestination>,
 ) -> Markup {
     let errors = problem.map(|it| it.clone().into_document().errors).unwrap_or_default();
     let fields = Fields::new(values, &errors);
+    let id = destination.map(|destination| destination.id.as_str());
     let action = id.map_or_else(|| "/console/alerts/destinations".to_owned(), path);
     let kinds = KINDS.map(|(kind, text)| (kind.as_str(), text));
     let (url_hint, secret_hint) = if id.is_some() {
@@ -279,6 +281,7 @@ fn definition_form(
     html! {
         form.sheet method="post" action=(action) {
             (hidden(TOKEN, &visit.session.id.form_token()))
+            @if let Some(destination) = destination { (hidden(SHOWN, &digest(&destination.updated_at))) }
             fieldset {
                 legend { "Destination" }
                 div.grid {

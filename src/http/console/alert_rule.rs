@@ -11,7 +11,7 @@ use super::super::extract::{Json, Path};
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{facts, hidden};
-use super::fields::{Fields, Reader, field, label_lines};
+use super::fields::{Fields, Reader, SHOWN, digest, field, is_unchanged, label_lines};
 use super::form::{Submission, TOKEN};
 use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
@@ -71,7 +71,7 @@ async fn new_view(visit: &Visit, filled: &Filled<'_>) -> Answer<View> {
         p.up { a href="/console/alerts" { "Alerts" } }
         h1 { "New alert rule" }
         @if let Some(problem) = filled.problem { (layout::refusal(problem)) }
-        (definition_form(visit, filled, "/console/alerts/rules", true, &destinations))
+        (definition_form(visit, filled, None, &destinations))
     };
     let calls = vec![Call::get("/alerts/rules", &Pairs::default())];
     Ok(View { title: "New alert rule".to_owned(), calls, body })
@@ -134,7 +134,7 @@ async fn view(visit: &Visit, rule: &AlertRule, filled: &Filled<'_>) -> Answer<Vi
             (actions(visit, rule, filled))
             section aria-labelledby="edit" {
                 h2 #edit { "Edit" }
-                (definition_form(visit, filled, &self::path(&rule.id), false, &destinations))
+                (definition_form(visit, filled, Some(rule), &destinations))
             }
         }
     };
@@ -256,6 +256,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
     let (visit, fields) = (&submission.visit, &submission.fields);
     let saved = async {
         let admin = visit.session.admin()?;
+        is_unchanged(fields, &shown(visit, &id).await?.definition)?;
         put(visit, admin, &id, definition(fields)?).await
     };
     match saved.await {
@@ -370,15 +371,17 @@ pub(super) async fn delete(Key(id): Key<String>, submission: Submission) -> Resp
 fn definition_form(
     visit: &Visit,
     filled: &Filled<'_>,
-    action: &str,
-    is_new: bool,
+    rule: Option<&AlertRule>,
     destinations: &[AlertDestination],
 ) -> Markup {
+    let is_new = rule.is_none();
+    let action = rule.map_or_else(|| "/console/alerts/rules".to_owned(), |rule| path(&rule.id));
     let errors = filled.problem.map(|it| it.clone().into_document().errors).unwrap_or_default();
     let fields = Fields::new(filled.values, &errors);
     html! {
         form.sheet method="post" action=(action) {
             (hidden(TOKEN, &visit.session.id.form_token()))
+            @if let Some(rule) = rule { (hidden(SHOWN, &digest(&rule.definition))) }
             fieldset {
                 legend { "Rule" }
                 div.grid {

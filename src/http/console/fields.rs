@@ -1,11 +1,36 @@
 //! Fields of a form, with what was typed in them and, below each, what is wrong with it.
 
+use data_encoding::HEXLOWER;
 use maud::{Markup, html};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::super::problem::{Answer, Problem};
 use super::pairs::Pairs;
 use super::text::sentences;
-use crate::api::{FieldError, Labels};
+use crate::api::{Code, FieldError, Labels};
+
+/// The field that identifies what a form showed when it was opened.
+pub(super) const SHOWN: &str = "shown";
+
+/// Identifies what a form shows.
+pub(super) fn digest(shown: &impl Serialize) -> String {
+    let json = serde_json::to_vec(shown).unwrap_or_default();
+    HEXLOWER.encode(&Sha256::digest(json)[..16])
+}
+
+/// Refuses what was typed if what the form showed has changed since, so that the change of another tab
+/// or person is not undone unseen. The refusal shows the form again, which replaces the change.
+pub(super) fn is_unchanged(typed: &Pairs, current: &impl Serialize) -> Answer<()> {
+    let shown = typed.get(SHOWN);
+    if shown.is_empty() || shown == digest(current) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::Conflict,
+        "It was changed after this form was opened, so nothing was stored. Compare what you typed with what is stored now; submit the form again to replace it.",
+    ))
+}
 
 /// A form that is filled in.
 pub(super) struct Fields<'a> {

@@ -3,7 +3,7 @@
 use gateway_events::clock::Timestamp;
 use serde_json::json;
 
-use super::visitor::Visitor;
+use super::visitor::{Page, Visitor};
 use crate::alerts::{Key, alert_in_state, destination, start, watch, watched};
 use crate::both_databases::{Backend, on_both};
 use crate::support::Service;
@@ -11,6 +11,7 @@ use crate::support::Service;
 on_both! {
     a_rule_is_created_changed_silenced_and_deleted
     a_destination_is_created_changed_tested_and_deleted
+    a_form_does_not_undo_what_another_tab_has_changed
 }
 
 #[tokio::test]
@@ -131,6 +132,50 @@ async fn a_rule_is_created_changed_silenced_and_deleted(backend: Backend) {
     assert_eq!(last_change(&service).await, "alert_rule.deleted");
     assert_eq!(visitor.get(path).await.status, 404);
     a_built_in_rule_is_replaced_and_restored(&service, &visitor).await;
+}
+
+/// What a form of a page says that it shows.
+fn shown(page: &Page) -> String {
+    let (_, rest) = page.body.split_once("name=\"shown\" value=\"").expect("the field");
+    rest.split('"').next().unwrap_or_default().to_owned()
+}
+
+async fn a_form_does_not_undo_what_another_tab_has_changed(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    destination(&service, "hook", "slack", "http://127.0.0.1:9/very-secret").await;
+    let rule = json!({"kind": "dead_letters", "threshold": 1});
+    service.admin().put("/alerts/rules/dead", &rule).await.success();
+    let rule = ["/console/alerts/rules/dead", "kind", "dead_letters", "threshold", "50", "7"];
+    let hook = ["/console/alerts/destinations/hook", "kind", "slack", "description", "one", "two"];
+    for [path, kind, of_kind, field, first, second] in [rule, hook] {
+        let opened = shown(&visitor.get(path).await);
+        let enabled = ("enabled", "yes");
+        let notify = ("notify", "all");
+        let severity = ("severity", "warning");
+        let typed = |value: &'static str, shown: &str| {
+            let shown = ("shown".to_owned(), shown.to_owned());
+            let fixed = [(kind, of_kind), (field, value), enabled, notify, severity];
+            let fixed = fixed.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            fixed.into_iter().chain([shown]).collect::<Vec<_>>()
+        };
+        let submit = async |fields: Vec<(String, String)>| {
+            let fields: Vec<_> = fields.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+            visitor.submit(path, &fields).await
+        };
+        assert_eq!(submit(typed(first, &opened)).await.status, 303, "{path}");
+        let refused = submit(typed(second, &opened)).await;
+        assert_eq!(refused.status, 409, "{refused:?}");
+        assert!(refused.says("nothing was stored") && refused.says(second), "{refused:?}");
+        assert!(visitor.get(path).await.says(first), "{path}");
+        // Submitted again, it replaces the change.
+        assert_eq!(submit(typed(second, &shown(&refused))).await.status, 303, "{path}");
+
+        let opened = shown(&visitor.get(path).await);
+        assert_eq!(visitor.submit(&format!("{path}/delete"), &[]).await.status, 303);
+        assert_eq!(submit(typed(first, &opened)).await.status, 404, "{path} is not created again");
+    }
 }
 
 async fn a_silence_begins_and_ends(service: &Service, visitor: &Visitor, path: &str) {
