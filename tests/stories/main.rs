@@ -129,6 +129,7 @@ mod outages;
 mod paging;
 mod payloads;
 mod plans_postgres;
+mod plans_sqlite;
 mod pooler;
 mod positions;
 mod proxied;

@@ -177,6 +177,8 @@ impl DeliveryStatements for Connection {
         .await?)
     }
 
+    /// Without `not indexed`, SQLite makes an index of all failed attempts for the statement, instead
+    /// of looking up the few that cover a delivery.
     async fn failures_of_events(
         &mut self,
         matching: &Matching,
@@ -209,7 +211,7 @@ impl DeliveryStatements for Connection {
                                        order by a.finished_at desc, a.attempt desc) as nth
                 from deliveries o
                 cross join gateways g on g.gateway = o.gateway and g.organisation = $1
-                cross join attempts a on a.attempt in (
+                cross join attempts a not indexed on a.attempt in (
                     select x.attempt from attempts x indexed by attempts_by_sequence
                     where x.gateway = o.gateway and x.first_sequence = o.sequence
                     union
