@@ -175,7 +175,9 @@ async fn of_alerts(service: &Service, method: &str, route: &str, nth: &str) -> O
         ("post", "/alerts/destinations") => change(route, destination, "alert_destination.created"),
         ("put", "/alerts/destinations/{id}") => {
             admin.put(&hook, &destination).await.success();
-            change(hook, destination, "alert_destination.changed")
+            let mut changed = destination;
+            changed["description"] = json!("another one");
+            change(hook, changed, "alert_destination.changed")
         }
         ("delete", "/alerts/destinations/{id}") => {
             admin.put(&hook, &destination).await.success();
