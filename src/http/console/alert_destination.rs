@@ -10,7 +10,7 @@ use super::super::extract::{Json, Path};
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{facts, hidden};
-use super::fields::{Fields, Reader, SHOWN, digest, field, is_unchanged};
+use super::fields::{Fields, Reader, SHOWN, digest, field, refuse_outdated};
 use super::form::{Submission, TOKEN};
 use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
@@ -148,7 +148,7 @@ fn view(
                     summary { "Delete it" }
                     form method="post" action=(format!("{}/delete", path(id))) {
                         (hidden(TOKEN, &token))
-                        p.hint { "Pending notifications are given up. Rules keep their other destinations; one without another notifies nobody." }
+                        p.hint { "Pending notifications are discarded. Rules keep their other destinations; a rule that has no other one sends no notifications." }
                         button.danger type="submit" { "Delete the destination" }
                     }
                 }
@@ -193,7 +193,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
     let (visit, fields) = (&submission.visit, &submission.fields);
     let saved = async {
         let admin = visit.session.admin()?;
-        is_unchanged(fields, &shown(visit, &id).await?.updated_at)?;
+        refuse_outdated(fields, &shown(visit, &id).await?.updated_at)?;
         let (path, json) = (Path(id.clone()), Json(definition(fields)?));
         alert_destinations::put(visit.state(), admin, path, Query(()), json).await
     };

@@ -11,7 +11,7 @@ use super::super::extract::{Json, Path};
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{facts, hidden};
-use super::fields::{Fields, Reader, SHOWN, digest, field, is_unchanged, label_lines};
+use super::fields::{Fields, Reader, SHOWN, digest, field, label_lines, refuse_outdated};
 use super::form::{Submission, TOKEN};
 use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
@@ -256,7 +256,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
     let (visit, fields) = (&submission.visit, &submission.fields);
     let saved = async {
         let admin = visit.session.admin()?;
-        is_unchanged(fields, &shown(visit, &id).await?.definition)?;
+        refuse_outdated(fields, &shown(visit, &id).await?.definition)?;
         put(visit, admin, &id, definition(fields)?).await
     };
     match saved.await {

@@ -21,7 +21,7 @@ pub(super) fn digest(shown: &impl Serialize) -> String {
 
 /// Refuses what was typed if what the form showed has changed since, so that the change of another tab
 /// or person is not undone unseen. The refusal shows the form again, which replaces the change.
-pub(super) fn is_unchanged(typed: &Pairs, current: &impl Serialize) -> Answer<()> {
+pub(super) fn refuse_outdated(typed: &Pairs, current: &impl Serialize) -> Answer<()> {
     let shown = typed.get(SHOWN);
     if shown.is_empty() || shown == digest(current) {
         return Ok(());
@@ -160,7 +160,7 @@ impl<'a> Fields<'a> {
         self.around(field, &control)
     }
 
-    /// A choice of one of a few values. A value that is none of them stays chosen.
+    /// A list from which one value is selected. A value that is not in the list is added to it and selected.
     pub(super) fn choice(
         &self,
         field: &Field<'_>,

@@ -56,8 +56,8 @@ pub(super) fn lines(text: &str) -> String {
     text.chars().map(visible).collect()
 }
 
-/// JSON as one text whose invisible characters are escapes: the same value, and whoever copies it gets
-/// all of it. Outside of texts, JSON has no others than white space.
+/// JSON with its invisible characters as escapes: the same value, which can be displayed and copied
+/// without loss. Outside of strings, the only invisible characters of JSON are white space.
 pub(super) fn visible_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
