@@ -184,6 +184,8 @@ pub enum TrimStep {
     Resyncs,
     /// Ended notifications and resolved alerts.
     Alerts,
+    /// Counts of failed attempts that are more than one row.
+    FailureCounts,
 }
 
 impl TrimStep {
@@ -208,7 +210,8 @@ impl TrimStep {
             Self::Jobs => Some(Self::GatewayHistory),
             Self::GatewayHistory => Some(Self::Resyncs),
             Self::Resyncs => Some(Self::Alerts),
-            Self::Alerts => None,
+            Self::Alerts => Some(Self::FailureCounts),
+            Self::FailureCounts => None,
         }
     }
 }

@@ -157,6 +157,7 @@ pub(super) async fn trim(
             instances::resync::forget(conn, now.minus(limits.audit_max_age), batch).await?
         }
         TrimStep::Alerts => alerts::outbox::forget(conn, oldest, batch).await?,
+        TrimStep::FailureCounts => conn.merge_failure_counts(now, batch).await?,
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;

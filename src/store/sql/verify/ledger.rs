@@ -13,6 +13,7 @@ pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> 
     dead_letters(conn, problems).await?;
     dead_totals(conn, problems).await?;
     totals(conn, problems).await?;
+    failure_counts(conn, problems).await?;
     confirmed_totals(conn, problems).await
 }
 
@@ -181,6 +182,38 @@ async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
             ));
         }
     }
+    Ok(())
+}
+
+/// Failed attempts are counted per minute.
+async fn failure_counts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        with recorded as materialized (
+            select g.organisation, cast(sum(a.last_sequence - a.first_sequence + 1) as bigint) as total
+            from attempts a join gateways g using (gateway) where a.outcome = 'failed'
+            group by g.organisation
+        ), counted as materialized (
+            select organisation, cast(sum(count) as bigint) as total
+            from failure_counts group by organisation
+        )
+        select o.name as "name!: String", coalesce(r.total, 0) as "recorded!: i64",
+            coalesce(c.total, 0) as "counted!: i64"
+        from organisations o left join recorded r on r.organisation = o.organisation
+        left join counted c on c.organisation = o.organisation
+        where coalesce(r.total, 0) <> coalesce(c.total, 0)
+        limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(conn)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "organisation {:?}: the counts per minute add up to {} failed attempts, but the ledger contains {}",
+            row.name, row.counted, row.recorded
+        )
+    }));
     Ok(())
 }
 
