@@ -186,6 +186,8 @@ pub enum TrimStep {
     Alerts,
     /// Counts of failed attempts that are more than one row.
     FailureCounts,
+    /// Counts of published events.
+    EventCounts,
 }
 
 impl TrimStep {
@@ -211,7 +213,8 @@ impl TrimStep {
             Self::GatewayHistory => Some(Self::Resyncs),
             Self::Resyncs => Some(Self::Alerts),
             Self::Alerts => Some(Self::FailureCounts),
-            Self::FailureCounts => None,
+            Self::FailureCounts => Some(Self::EventCounts),
+            Self::EventCounts => None,
         }
     }
 }

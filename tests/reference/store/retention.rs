@@ -86,7 +86,7 @@ impl Tables {
             TrimStep::Resyncs => self.forget_resyncs(now.minus(limits.audit_max_age), batch),
             TrimStep::Alerts => self.forget_alerts(old, batch),
             // It counts when it is asked.
-            TrimStep::FailureCounts => 0,
+            TrimStep::FailureCounts | TrimStep::EventCounts => 0,
         };
         if rows >= batch {
             trimmed.more = true;

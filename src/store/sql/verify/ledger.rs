@@ -189,19 +189,18 @@ async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
 async fn failure_counts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
     let rows = query!(
         r#"
-        with recorded as materialized (
-            select g.organisation, cast(sum(a.last_sequence - a.first_sequence + 1) as bigint) as total
+        select o.name as "name!: String", cast(sum(t.recorded) as bigint) as "recorded!: i64",
+            cast(sum(t.counted) as bigint) as "counted!: i64"
+        from (
+            select g.organisation, sum(a.last_sequence - a.first_sequence + 1) as recorded, 0 as counted
             from attempts a join gateways g using (gateway) where a.outcome = 'failed'
             group by g.organisation
-        ), counted as materialized (
-            select organisation, cast(sum(count) as bigint) as total
+            union all
+            select organisation, 0 as recorded, sum(count) as counted
             from failure_counts group by organisation
-        )
-        select o.name as "name!: String", coalesce(r.total, 0) as "recorded!: i64",
-            coalesce(c.total, 0) as "counted!: i64"
-        from organisations o left join recorded r on r.organisation = o.organisation
-        left join counted c on c.organisation = o.organisation
-        where coalesce(r.total, 0) <> coalesce(c.total, 0)
+        ) as t
+        join organisations o on o.organisation = t.organisation
+        group by o.name having sum(t.recorded) <> sum(t.counted)
         limit $1
         "#,
         MOST

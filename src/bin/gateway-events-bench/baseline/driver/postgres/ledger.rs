@@ -19,11 +19,17 @@ const ATTEMPT: &str = "
     from outbox, lateral (select $1 + (event - 1) * $2 * interval '1 microsecond') as t (at)
     where event between $4 and $5 order by event";
 
-/// Counts the failed attempts, as retention leaves the counts. Triggers would append a row for each attempt.
-const COUNTS: &str = "
-    insert into failure_counts (organisation, minute, reason, count, merged)
-    select 1, (extract(epoch from finished_at) * 1000000)::bigint / 60000000, reason, count(*), true
-    from attempts group by 1, 2, 3";
+/// Counts per minute, as the service keeps them. Its triggers would append a row for each attempt.
+const COUNTS: [&str; 3] = [
+    "insert into failure_counts (organisation, minute, reason, count, merged)
+    select 1, floor(extract(epoch from finished_at) / 60)::bigint, reason, count(*), true
+    from attempts group by 1, 2, 3",
+    "insert into event_counts (organisation, minute, count)
+    select 1, floor(extract(epoch from appended_at) / 60)::bigint, count(*)
+    from events where appended_at < date_trunc('minute', now() - interval '2 minutes') group by 1, 2",
+    "update event_counts_mark
+    set counted_to = floor(extract(epoch from now() - interval '2 minutes') / 60)::bigint",
+];
 
 /// The rest, which runs without a limit of time.
 const REST: [&str; 11] = [
@@ -90,8 +96,10 @@ impl Postgres {
             first = last + 1;
         }
         sqlx::query("alter table attempts enable trigger user").execute(&mut self.0).await?;
-        sqlx::query(COUNTS).execute(&mut self.0).await?;
         let mut transaction = self.0.begin().await?;
+        for statement in COUNTS {
+            sqlx::query(statement).execute(&mut *transaction).await?;
+        }
         for statement in REST {
             sqlx::query(statement).execute(&mut *transaction).await?;
         }

@@ -21,7 +21,7 @@ const ATTEMPT: &str = "
 
 /// The rest. $1 is the instant of the first event, $2 the time between two of them, and $3 their
 /// number.
-const REST: [&str; 10] = [
+const REST: [&str; 12] = [
     // What selective filters find.
     "update events set type = 'bench.rare', correlation_id = 'bench-correlation',
         user_id = 'bench-user', artifact_id = 'bench-artifact', deployment_id = 'bench-deployment'
@@ -37,6 +37,10 @@ const REST: [&str; 10] = [
     "update gateways set created_at = $1, labels = json_object('shard', cast(gateway % 10 as text))",
     "insert into gateway_history (gateway, changed_at, name, labels, changed_by)
     select gateway, created_at, name, labels, 'bench' from gateways",
+    "insert into event_counts (organisation, minute, count)
+    select 1, appended_at / 60000000, count(*) from events
+    where appended_at / 60000000 < ($1 + $2 * $3) / 60000000 - 2 group by 2",
+    "update event_counts_mark set counted_to = ($1 + $2 * $3) / 60000000 - 2",
     "with recursive numbered (n) as (select 0 union all select n + 1 from numbered where n < 9)
     insert into connections (id, gateway, token, instance, transport, node, remote_address,
         connected_at, last_heartbeat_at, closed_at, close_reason, confirmed)
