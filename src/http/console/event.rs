@@ -15,16 +15,18 @@ use super::gateway::next_steps;
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
 use super::resend;
-use super::states::{Tone, event_state, outcome, rollout_state, state};
+use super::states::{Tone, event_state, rollout_state, state};
 use super::text::{
     escapes, none, number, pretty, said, sentences, short, visible_json, when, when_any,
 };
 use super::visit::{Key, View, Visit};
 use crate::api::{
-    Attempt, Delivery, EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries,
-    Rollout, RolloutQuery, WaitQuery,
+    EventDiagnosis, EventDiagnosisQuery, EventState, EventWithDeliveries, Rollout, RolloutQuery,
+    WaitQuery,
 };
 use crate::event::EventId;
+
+mod attempts;
 
 /// Gateways, and deliveries, that are shown at most.
 const ROWS: usize = 200;
@@ -52,7 +54,7 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
         (verdict_part(visit, &event, &diagnosis))
         (event_facts(visit, &event))
         (rollout_part(&rollout))
-        (deliveries(visit, &event))
+        (attempts::part(visit, &event))
     };
     let body = html! {
         p.up { a href="/console/events" { "Events" } }
@@ -184,50 +186,6 @@ fn bar(shares: &[(&str, &str, usize)], targets: usize) -> Markup {
             }
         }
     }
-}
-
-/// Every attempt on record, by gateway and in the order in which they were made.
-fn deliveries(visit: &Visit, event: &EventWithDeliveries) -> Markup {
-    let all = event
-        .deliveries
-        .iter()
-        .flat_map(|delivery| delivery.attempts.iter().map(move |attempt| (delivery, attempt)));
-    let rows: Vec<Vec<Markup>> =
-        all.clone().take(ROWS).map(|(delivery, it)| attempt(visit, delivery, it)).collect();
-    let columns = [
-        text("Gateway"),
-        numeric("Sequence"),
-        text("Started"),
-        text("Outcome"),
-        numeric("Took"),
-        text("Reason"),
-        text("Detail"),
-    ];
-    let count = all.count();
-    html! {
-        section aria-labelledby="attempts" {
-            h2 #attempts { "Attempts" }
-            @if rows.is_empty() { p.hint { "No attempt is on record yet." } }
-            @else { (table("Attempts by gateway", &columns, &rows)) }
-            @if count > ROWS { p.hint { "and " (number(count - ROWS)) " more attempts" } }
-        }
-    }
-}
-
-fn attempt(visit: &Visit, delivery: &Delivery, it: &Attempt) -> Vec<Markup> {
-    let took = it.finished_at.since(it.started_at).as_millis();
-    vec![
-        gateway_link(delivery.gateway_id, &delivery.gateway_name),
-        html! {
-            (number(delivery.sequence.0))
-            @if let Some(new) = delivery.redriven_as { span.hint { ", redriven as " (number(new.sequence.0)) } }
-        },
-        when(it.started_at, visit.now),
-        outcome(it.outcome),
-        html! { (number(i64::try_from(took).unwrap_or(i64::MAX))) " ms" },
-        it.reason.map_or_else(none, |reason| html! { code { (reason.as_str()) } }),
-        it.detail.as_deref().map_or_else(none, sentences),
-    ]
 }
 
 fn missed(diagnosis: &EventDiagnosis) -> Markup {

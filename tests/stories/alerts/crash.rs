@@ -1,10 +1,12 @@
-//! Nodes that are killed at random moments: a notification of each change of an alert is sent at least
-//! once, in order. Nodes that are not killed send it exactly once.
+//! Nodes that are killed at random moments: a notification of each change of an alert is sent to each
+//! destination, a webhook and a mail server, at least once, in order. Nodes that are not killed send it
+//! exactly once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::mail_server::{Kind, MailServer};
 use super::receiver::{Answer, Receiver};
 use super::{Key, destination, notifications, set_away, settings, watch, watched};
 use crate::both_databases::{Backend, on_both};
@@ -15,6 +17,7 @@ on_both! {
 }
 
 const REGIONS: usize = 5;
+const DESTINATIONS: [&str; 2] = ["hook", "mail"];
 const ROUNDS: usize = 4;
 
 #[tokio::test]
@@ -36,11 +39,15 @@ async fn killed_nodes_send_each_change_in_order_at_least_once(backend: Backend) 
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..ROUNDS {
-        let before = story.receiver.all().len();
+        let (hooks, mails) = (story.receiver.all().len(), story.mail.until(0).await.len());
         story.turn(round % 2 == 0).await;
         // While some of the changes have been sent and others have not.
-        let wanted = before + random.usize(0..REGIONS);
-        story.receiver.until(|all| all.len() >= wanted).await;
+        let more = random.usize(0..REGIONS);
+        if random.bool() {
+            story.receiver.until(|all| all.len() >= hooks + more).await;
+        } else {
+            story.mail.until(mails + more).await;
+        }
         let victim = random.usize(0..story.nodes.len());
         story.nodes[victim].kill().await;
         story.nodes[victim].restart().await;
@@ -59,6 +66,7 @@ async fn killed_nodes_send_each_change_in_order_at_least_once(backend: Backend) 
 struct Story {
     nodes: Vec<Service>,
     receiver: Receiver,
+    mail: MailServer,
     gateways: Vec<String>,
     _key: Key,
 }
@@ -77,6 +85,10 @@ impl Story {
         let service = backend.start_with(&all).await;
         let receiver = Receiver::start(Answer::Status(200, "")).await;
         destination(&service, "hook", "webhook", &receiver.url("/")).await;
+        let mail = MailServer::start(Kind::Accepting).await;
+        let definition = json!({"kind": "email", "url": format!("smtp://127.0.0.1:{}", mail.port),
+            "tls": "none", "from": "alerts@gateways.example", "to": ["ops@example.com"]});
+        service.admin().put("/alerts/destinations/mail", &definition).await.success();
         let mut gateways = Vec::new();
         for region in 0..REGIONS {
             let name = format!("g-{region}");
@@ -84,13 +96,13 @@ impl Story {
             set_away(&service, &id, false).await;
             gateways.push(id);
         }
-        watch(&service, "away", &["hook"]).await;
+        watch(&service, "away", &DESTINATIONS).await;
         let mut nodes = vec![service];
         if matches!(backend, Backend::Postgres(_)) {
             let other = nodes[0].another().await;
             nodes.push(other);
         }
-        Self { nodes, receiver, gateways, _key: key }
+        Self { nodes, receiver, mail, gateways, _key: key }
     }
 
     /// Makes all gateways away, or none.
@@ -103,49 +115,84 @@ impl Story {
     /// Waits until all changes of this round and those before have been delivered.
     async fn settled(&self, round: usize) {
         let is_settled = |overview: &Value| {
-            (0..REGIONS).all(|region| {
-                let of_alert = notifications(overview, &format!("away/r{region}"));
-                of_alert.len() == round + 1 && of_alert.iter().all(|it| it["state"] == "delivered")
-            })
+            (0..REGIONS).flat_map(|region| DESTINATIONS.map(|to| (region, to))).all(
+                |(region, to)| {
+                    let of_alert = sent_to(overview, to, &format!("away/r{region}"));
+                    of_alert.len() == round + 1
+                        && of_alert.iter().all(|it| it["state"] == "delivered")
+                },
+            )
         };
         self.nodes[0].eventually("/alerts", is_settled).await;
+    }
+
+    /// What a destination has accepted: the alert and the notification's id, in this order.
+    async fn accepted(&self, destination: &str) -> Vec<(String, String)> {
+        if destination == "hook" {
+            let accepted = self.receiver.accepted("away");
+            let of = |it: &super::receiver::Received| {
+                let key = it.json()["data"]["key"].as_str().expect("a key").to_owned();
+                (key, it.headers["webhook-id"].clone())
+            };
+            return accepted.iter().map(of).collect();
+        }
+        let emails = self.mail.until(0).await;
+        let of = |email: &String| {
+            let header = |name: &str| {
+                let line = email.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap_or_else(|| panic!("no {name}: {email}")).trim().to_owned()
+            };
+            let subject = header("Subject: ");
+            let key = subject.split_whitespace().find(|word| word.starts_with("away/"));
+            let id = header("Message-ID: ");
+            let id = id.trim_matches(['<', '>']).split('@').next().unwrap_or_default();
+            (key.expect("an alert").trim_end_matches(':').to_owned(), id.to_owned())
+        };
+        emails.iter().map(of).collect()
     }
 
     /// Checks what was received against what is on record.
     async fn counts(&self) -> Counts {
         let overview = self.nodes[0].admin().get("/alerts").await.success();
-        let received = self.receiver.accepted("away");
         let mut attempts = BTreeMap::new();
         let mut accepted: BTreeMap<String, i64> = BTreeMap::new();
-        for message in &received {
-            *accepted.entry(message.headers["webhook-id"].clone()).or_default() += 1;
-        }
-        for region in 0..REGIONS {
-            let key = format!("away/r{region}");
-            let on_record: Vec<String> = notifications(&overview, &key)
-                .iter()
-                .map(|it| {
-                    let id = it["id"].as_str().expect("an id").to_owned();
-                    attempts.insert(id.clone(), it["attemptCount"].as_i64().expect("a number"));
-                    id
-                })
-                .collect();
-            let mut seen = BTreeSet::new();
-            let in_order: Vec<String> = received
-                .iter()
-                .filter(|it| it.json()["data"]["key"] == key.as_str())
-                .map(|it| it.headers["webhook-id"].clone())
-                .filter(|id| seen.insert(id.clone()))
-                .collect();
-            assert_eq!(in_order, on_record, "{key}");
-            let kinds: Vec<String> = notifications(&overview, &key)
-                .iter()
-                .map(|it| it["event"].as_str().expect("a text").to_owned())
-                .collect();
-            let expected: Vec<&str> =
-                (0..ROUNDS).map(|n| if n % 2 == 0 { "firing" } else { "resolved" }).collect();
-            assert_eq!(kinds, expected, "{key}");
+        for to in DESTINATIONS {
+            let received = self.accepted(to).await;
+            for (_, id) in &received {
+                *accepted.entry(id.clone()).or_default() += 1;
+            }
+            for region in 0..REGIONS {
+                let key = format!("away/r{region}");
+                let sent = sent_to(&overview, to, &key);
+                let on_record: Vec<String> = sent
+                    .iter()
+                    .map(|it| {
+                        let id = it["id"].as_str().expect("an id").to_owned();
+                        attempts.insert(id.clone(), it["attemptCount"].as_i64().expect("a number"));
+                        id
+                    })
+                    .collect();
+                let mut seen = BTreeSet::new();
+                let of_alert = received.iter().filter(|(other, _)| *other == key);
+                let in_order: Vec<String> = of_alert
+                    .map(|(_, id)| id.clone())
+                    .filter(|id| seen.insert(id.clone()))
+                    .collect();
+                assert_eq!(in_order, on_record, "{key} to {to}");
+                let kinds: Vec<&str> =
+                    sent.iter().map(|it| it["event"].as_str().expect("a text")).collect();
+                let expected: Vec<&str> =
+                    (0..ROUNDS).map(|n| if n % 2 == 0 { "firing" } else { "resolved" }).collect();
+                assert_eq!(kinds, expected, "{key} to {to}");
+            }
         }
         Counts { accepted, attempts }
     }
+}
+
+/// Notifications to a destination about an alert, the oldest first.
+fn sent_to(overview: &Value, destination: &str, key: &str) -> Vec<Value> {
+    let mut sent = notifications(overview, key);
+    sent.retain(|it| it["destination"] == destination);
+    sent
 }

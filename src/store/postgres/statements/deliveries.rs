@@ -5,10 +5,11 @@ use super::super::sql::dialect::deliveries::{
     AttemptRow, Buckets, Covering, Failed, Failure, Matching, Outcomes, Place, StandingRow, Tally,
     Within,
 };
-use super::{Connection, column, query, query_as};
+use super::{Connection, column, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
+    ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
+    Reason, Sequence,
 };
 use crate::store::filtered::InstanceAttempt;
 use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
@@ -144,6 +145,8 @@ impl DeliveryStatements for Connection {
         .await?)
     }
 
+    /// With `offset 0`, attempts are looked up by their sequences. Otherwise the planner may read all
+    /// failures of a gateway in the window for each delivery.
     async fn failures_of_events(
         &mut self,
         matching: &Matching,
@@ -175,12 +178,18 @@ impl DeliveryStatements for Connection {
                 from deliveries o
                 join gateways g on g.gateway = o.gateway and g.organisation = $1
                 cross join lateral (
-                    select * from attempts
-                    where gateway = o.gateway and first_sequence = o.sequence
+                    (
+                        select * from attempts
+                        where gateway = o.gateway and first_sequence = o.sequence
+                        offset 0
+                    )
                     union all
-                    select * from attempts
-                    where gateway = o.gateway and first_sequence between o.sequence - 999 and o.sequence - 1
-                        and last_sequence >= o.sequence and last_sequence > first_sequence
+                    (
+                        select * from attempts
+                        where gateway = o.gateway and first_sequence between o.sequence - 999 and o.sequence - 1
+                            and last_sequence >= o.sequence and last_sequence > first_sequence
+                        offset 0
+                    )
                 ) a
                 where (o.gateway = $5 or $5 is null) and a.outcome = 'failed'
                   and (a.reason = $6 or $6 is null)
@@ -368,6 +377,31 @@ impl DeliveryStatements for Connection {
             outcome: row.outcome,
         });
         Ok(attempts.collect())
+    }
+
+    /// Ranges may overlap, and are at most 1,000 long.
+    async fn newest_filtered(
+        &mut self,
+        gateway: GatewayKey,
+        before: Sequence,
+    ) -> Result<Option<Sequence>> {
+        Ok(query_scalar!(
+            r#"
+            select max(a.last_sequence) as "last?: Sequence"
+            from (
+                select first_sequence from attempts
+                where gateway = $1 and first_sequence < $2 and outcome in ('filtered', 'superseded')
+                order by first_sequence desc limit 1
+            ) as newest
+            cross join attempts a
+            where a.gateway = $1 and a.outcome in ('filtered', 'superseded')
+                and a.first_sequence between newest.first_sequence - 999 and newest.first_sequence
+            "#,
+            gateway.0,
+            before.0
+        )
+        .fetch_one(self)
+        .await?)
     }
 
     async fn failures_by_range(

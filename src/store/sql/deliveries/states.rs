@@ -5,7 +5,7 @@
 
 use super::super::dialect::browse::EventMatching;
 use super::super::dialect::deliveries::Matching;
-use super::super::dialect::{BrowseStatements, Connection, query_as};
+use super::super::dialect::{BrowseStatements, Connection, DeliveryStatements, query_as};
 use super::super::log::events::end_of_log;
 use super::details;
 use crate::clock::Timestamp;
@@ -79,6 +79,11 @@ impl Reading {
             self.state,
             Some(DeliveryState::Delivered | DeliveryState::Filtered | DeliveryState::Superseded)
         )
+    }
+
+    /// Whether a filtered or superseded attempt is on record for each delivery in the state.
+    const fn is_on_record(&self) -> bool {
+        matches!(self.state, Some(DeliveryState::Filtered | DeliveryState::Superseded))
     }
 
     /// Adds those of these deliveries that are in the state, until the page is full.
@@ -160,6 +165,12 @@ impl Reading {
         }
         let mut most = self.limit.saturating_add(SPARE);
         while !self.is_full() {
+            if self.is_on_record() {
+                match conn.newest_filtered(log.gateway, before).await? {
+                    Some(newest) => before = before.min(newest.next()),
+                    None => return Ok(true),
+                }
+            }
             let size = most.min(ROUND).min(self.affordable());
             most = most.saturating_mul(2);
             let limit = i64::try_from(size).unwrap_or(i64::MAX);

@@ -2,7 +2,8 @@
 
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
-    ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey, Reason,
+    ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
+    Reason, Sequence,
 };
 use crate::store::filtered::InstanceAttempt;
 use crate::store::{
@@ -58,6 +59,13 @@ pub(crate) trait DeliveryStatements {
     async fn attempts_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<AttemptRow>>;
     /// The outcomes of each instance at each of these deliveries, without failed and unknown ones.
     async fn outcomes_at(&mut self, keys: &[DeliveryKey]) -> Result<Vec<InstanceAttempt>>;
+    /// The newest delivery before a sequence for which a filtered or superseded attempt is on record, or
+    /// a later one for which there is one.
+    async fn newest_filtered(
+        &mut self,
+        gateway: GatewayKey,
+        before: Sequence,
+    ) -> Result<Option<Sequence>>;
     /// Failed attempts per bucket and key, in deliveries. By type, all have the key `""`.
     async fn failures_by_range(
         &mut self,

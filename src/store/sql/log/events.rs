@@ -20,7 +20,7 @@ use crate::store::{
 mod tests;
 
 /// Events examined per call, at most.
-const WORK: usize = 10_000;
+const WORK: usize = 5_000;
 /// Events examined per round, at most: a narrow filter needs many rounds.
 const ROUND: usize = 2_000;
 /// Events examined in excess of the page in the first round; later rounds double.

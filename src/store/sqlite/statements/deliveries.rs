@@ -5,10 +5,11 @@ use super::super::sql::dialect::deliveries::{
     AttemptRow, Buckets, Covering, Failed, Failure, Matching, Outcomes, Place, StandingRow, Tally,
     Within,
 };
-use super::{Connection, json, pairs, query, query_as};
+use super::{Connection, json, pairs, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{
-    ConnectionId, CorrelationId, EventId, EventType, GatewayId, OrganisationKey, Reason,
+    ConnectionId, CorrelationId, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
+    Reason, Sequence,
 };
 use crate::store::filtered::InstanceAttempt;
 use crate::store::{DeliveryKey, Outcome, Result, SummaryBy, TimedKey};
@@ -419,6 +420,31 @@ impl DeliveryStatements for Connection {
             outcome: row.outcome,
         });
         Ok(attempts.collect())
+    }
+
+    /// Ranges may overlap, and are at most 1,000 long.
+    async fn newest_filtered(
+        &mut self,
+        gateway: GatewayKey,
+        before: Sequence,
+    ) -> Result<Option<Sequence>> {
+        Ok(query_scalar!(
+            r#"
+            select max(a.last_sequence) as "last?: Sequence"
+            from (
+                select first_sequence from attempts indexed by attempts_filtered
+                where gateway = $1 and first_sequence < $2 and outcome in ('filtered', 'superseded')
+                order by first_sequence desc limit 1
+            ) as newest
+            cross join attempts a indexed by attempts_filtered
+            where a.gateway = $1 and a.outcome in ('filtered', 'superseded')
+                and a.first_sequence between newest.first_sequence - 999 and newest.first_sequence
+            "#,
+            gateway.0,
+            before.0
+        )
+        .fetch_one(self)
+        .await?)
     }
 
     async fn failures_by_range(
