@@ -30,6 +30,7 @@ mod audit;
 mod chart;
 mod components;
 mod event;
+mod event_type_form;
 mod event_types;
 mod events;
 mod failure_selection;
@@ -39,6 +40,7 @@ mod form;
 mod gateway;
 mod gateway_actions;
 mod gateway_keys;
+mod gateway_labels;
 mod gateway_log;
 mod gateway_selection;
 mod gateways;
@@ -52,12 +54,14 @@ mod pairs;
 mod publish;
 mod redrive;
 mod replay;
+mod republish;
 mod resend;
 mod selection;
 mod session;
 mod sign_in;
 mod sign_ins;
 mod states;
+mod steps;
 mod text;
 mod visit;
 
@@ -83,6 +87,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/gateways/{id}/log", get(gateway_log::page))
         .route("/console/gateways/{id}/pause", post(gateway_actions::pause))
         .route("/console/gateways/{id}/resume", post(gateway_actions::resume))
+        .route("/console/gateways/{id}/labels", post(gateway_labels::save))
         .route("/console/gateways/{id}/disable", post(gateway_actions::disable))
         .route("/console/gateways/{id}/enable", post(gateway_actions::enable))
         .route("/console/gateways/{id}/skip", post(gateway_actions::skip))
@@ -101,8 +106,8 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/inbox/{id}/retry", post(inbox::retry))
         .route("/console/inbox/{id}/edit", post(inbox::edit))
         .route("/console/inbox/{id}/delete", post(inbox::delete))
-        .route("/console/event-types", get(event_types::page))
-        .route("/console/event-types/{name}", get(event_types::one))
+        .route("/console/event-types", get(event_types::page).post(event_type_form::register))
+        .route("/console/event-types/{name}", get(event_types::one).post(event_type_form::save))
         .route("/console/jobs", get(jobs::page))
         .route("/console/jobs/{id}/abort", post(jobs::abort))
         .route("/console/audit", get(audit::page))

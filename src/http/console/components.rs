@@ -122,7 +122,13 @@ pub(super) fn gateway_link(id: GatewayId, name: &str) -> Markup {
 
 /// A link to an event.
 pub(super) fn event_link(id: &str) -> Markup {
-    html! { a.id href=(event_path(id)) title=(super::text::lines(id)) { bdi { (shortened(id)) } } }
+    event_link_to(id, &Pairs::default())
+}
+
+/// A link to an event, with a query.
+pub(super) fn event_link_to(id: &str, query: &Pairs) -> Markup {
+    let href = query.after(&event_path(id));
+    html! { a.id href=(href) title=(super::text::lines(id)) { bdi { (shortened(id)) } } }
 }
 
 /// The ends of a long id, which tell it from others: generated ids begin with the time.

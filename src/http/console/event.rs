@@ -9,11 +9,12 @@ use super::super::query::Query;
 use super::super::{diagnosis, events, rollouts};
 use super::components::{empty, facts, gateway_link, live, more, numeric, table, text};
 use super::events::target;
-use super::gateway::next_steps;
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
+use super::republish;
 use super::resend;
 use super::states::{Tone, event_state, outcome, rollout_state, state};
+use super::steps::{Subject, next_steps};
 use super::text::{
     escapes, none, number, pretty, said, sentences, short, visible_json, when, when_any,
 };
@@ -23,6 +24,7 @@ use crate::api::{
     Rollout, RolloutQuery, WaitQuery,
 };
 use crate::event::EventId;
+use crate::store::Scope;
 
 /// Gateways, and deliveries, that are shown at most.
 const ROWS: usize = 200;
@@ -55,7 +57,7 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
         p.up { a href="/console/events" { "Events" } }
         h1 { "Event " span.id { bdi { (short(id.as_str(), 80)) } } }
         (live(visit, every_ms, &progress))
-        @if visit.session.is_admin() && event.purged.is_none() { (resend::offer(visit, &event.id)) }
+        (actions(visit, &event))
         (missed(&diagnosis))
         (payload(visit, &event))
     };
@@ -66,6 +68,20 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
         Call::get(format!("/events/{path}/diagnosis"), &query),
     ];
     Ok(View { title: format!("Event {}", short(id.as_str(), 40)), calls, body })
+}
+
+/// What can be done with it. Without its payload, nothing can.
+fn actions(visit: &Visit, event: &EventWithDeliveries) -> Markup {
+    let (resends, publishes) = (visit.session.is_admin(), visit.session.can(Scope::Publish));
+    html! {
+        @if event.purged.is_none() && (resends || publishes) {
+            section.actions aria-labelledby="actions" {
+                h2 #actions { "Actions" }
+                @if resends { (resend::offer(visit, &event.id)) }
+                @if publishes { (republish::offer(&event.id)) }
+            }
+        }
+    }
 }
 
 fn event_facts(visit: &Visit, event: &EventWithDeliveries) -> Markup {
@@ -97,7 +113,7 @@ fn verdict_part(visit: &Visit, event: &EventWithDeliveries, diagnosis: &EventDia
             (event_state(event.verdict.state))
             p { (sentences(&event.verdict.summary)) " (" (when(event.verdict.since, visit.now)) ")" }
         }
-        (next_steps(&diagnosis.next))
+        (next_steps(visit, Subject::Event(&event.id), &diagnosis.next))
     }
 }
 

@@ -6,9 +6,10 @@ use serde_json::value::RawValue;
 
 use super::super::event_types;
 use super::super::extract::Path;
-use super::super::problem::Answer;
+use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{facts, table, text};
+use super::event_type_form;
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
 use super::text::{none, pretty, said, span};
@@ -16,12 +17,17 @@ use super::visit::{Key, View, Visit};
 use crate::api::EventTypeInfo;
 use crate::store::Scope;
 
+/// The parameter of the list with the name that the form is filled with.
+pub(super) const REGISTER: &str = "register";
+
 pub(super) async fn page(visit: Visit) -> Response {
-    let view = content(&visit).await;
+    let values = Pairs::default().and("name", visit.query.get(REGISTER));
+    let view = list(&visit, &values, None).await;
     visit.respond(Section::EventTypes, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+/// The list, with the form that registers a type.
+pub(super) async fn list(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
     let page = event_types::list(visit.state(), visit.session.reader()?, Query(())).await?.0;
     let rows: Vec<Vec<Markup>> = page
         .list
@@ -40,12 +46,19 @@ async fn content(visit: &Visit) -> Answer<View> {
         h1 { "Event types" }
         p.hint { "A published event must have a type of this list, and a payload that its schema accepts." }
         (table("Event types by name", &columns, &rows))
+        @if visit.session.is_admin() {
+            section aria-labelledby="register" {
+                h2 #register { "Register an event type" }
+                (event_type_form::form(visit, values, problem, None))
+            }
+        }
     };
     let calls = vec![Call::get("/event-types", &Pairs::default())];
     Ok(View { title: "Event types".to_owned(), calls, body })
 }
 
-fn path(name: &str) -> String {
+/// The path of a type's page.
+pub(super) fn path(name: &str) -> String {
     format!("/console/event-types/{}", encode(name))
 }
 
@@ -80,8 +93,25 @@ async fn shown(visit: &Visit, name: String) -> Answer<View> {
         @if of.built_in_schema.is_some() {
             (schema("built-in", "Schema of the built-in type, which payloads must also satisfy", of.built_in_schema.as_deref()))
         }
+        @if visit.session.is_admin() { (change(visit, &of)) }
     };
     Ok(View { title: of.name.clone(), calls: vec![call], body })
+}
+
+/// The form that changes it.
+fn change(visit: &Visit, of: &EventTypeInfo) -> Markup {
+    html! {
+        section.actions aria-labelledby="actions" {
+            h2 #actions { "Actions" }
+            @match event_type_form::values(of) {
+                Some(values) => details {
+                    summary { "Change the type" }
+                    (event_type_form::form(visit, &values, None, Some(of)))
+                },
+                None => p.hint { "Its schema is too long for a form. Change it with " code { "gateway-events event-type put" } "." },
+            }
+        }
+    }
 }
 
 /// A schema, or that there is none.

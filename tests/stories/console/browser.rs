@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::both_databases::Backend;
 use crate::support::{Service, deployed};
 
+mod causes;
 mod driver;
 mod pictures;
 mod selection;
