@@ -12,12 +12,14 @@ use crate::support::{PATIENCE, Service, deployed};
 mod actions;
 mod alerts;
 mod browser;
+mod dead_letters;
 mod forms;
 mod pages;
 mod publish;
+mod robustness;
 mod selection;
 mod tokens;
-mod visitor;
+pub(crate) mod visitor;
 
 use visitor::{Page, Visitor, encoded, from_here};
 

@@ -1,27 +1,25 @@
-//! Registering an event type, and changing one.
+//! The form that registers an event type or changes one, and what was typed in it.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
-use super::super::event_types;
-use super::super::extract::Path;
 use super::super::problem::{Answer, Problem};
-use super::super::query::Query;
 use super::components::hidden;
-use super::event_types::path;
-use super::fields::{Fields, Reader, SHOWN, digest, field, refuse_outdated};
-use super::form::{Submission, TOKEN};
-use super::layout::{self, Section};
-use super::pairs::Pairs;
+use super::fields::{Fields, Reader, SHOWN, digest, field};
+use super::form::TOKEN;
+use super::pairs::{Pairs, encode};
 use super::text::visible_json;
-use super::visit::{Key, Visit};
-use crate::api::{Code, EventTypeDefinition, EventTypeInfo};
+use super::visit::Visit;
+use crate::api::{EventTypeDefinition, EventTypeInfo};
 
 /// The longest schema that is changed here, in bytes. A form has at most 64 KiB, and percent-encoding
 /// can triple a text.
 const LONGEST_SCHEMA: usize = 16 * 1024;
+
+/// The path of a type's page.
+pub(super) fn path(name: &str) -> String {
+    format!("/console/event-types/{}", encode(name))
+}
 
 /// The form of a new type, or of the one that is shown.
 pub(super) fn form(
@@ -34,7 +32,6 @@ pub(super) fn form(
     let fields = Fields::new(values, &errors);
     let action = shown.map_or_else(|| "/console/event-types".to_owned(), |of| path(&of.name));
     html! {
-        @if let Some(problem) = problem { (layout::refusal(problem)) }
         form.sheet method="post" action=(action) {
             (hidden(TOKEN, &visit.session.id.form_token()))
             @if let Some(of) = shown { (hidden(SHOWN, &digest(of))) }
@@ -66,7 +63,8 @@ pub(super) fn values(of: &EventTypeInfo) -> Option<Pairs> {
     })
 }
 
-fn definition(fields: &Pairs) -> Answer<EventTypeDefinition> {
+/// The definition that was typed.
+pub(super) fn definition(fields: &Pairs) -> Answer<EventTypeDefinition> {
     let mut reader = Reader::new(fields);
     let schema = match reader.text("schema") {
         None => None,
@@ -85,60 +83,4 @@ fn definition(fields: &Pairs) -> Answer<EventTypeDefinition> {
         barrier: fields.get("barrier") == "true",
     };
     reader.finish(definition)
-}
-
-/// Registers a type. One that exists is not replaced.
-pub(super) async fn register(submission: Submission) -> Response {
-    let (visit, fields) = (&submission.visit, &submission.fields);
-    let registered = async {
-        visit.session.admin()?;
-        let name = fields.get("name");
-        if name.is_empty() {
-            return Err(Problem::invalid("name", "is required"));
-        }
-        let (reader, key) = (visit.session.reader()?, Path(name.to_owned()));
-        match event_types::show(visit.state(), reader, key, Query(())).await {
-            Ok(_) => {
-                let why = "An event type of this name is registered. Change it on its own page.";
-                return Err(Problem::new(Code::Conflict, why));
-            }
-            Err(problem) if problem.code() == "not_found" => {}
-            Err(problem) => return Err(problem),
-        }
-        put(visit, name, definition(fields)?).await
-    };
-    match registered.await {
-        Ok(()) => to(fields.get("name")),
-        Err(problem) => match super::event_types::list(visit, fields, Some(&problem)).await {
-            Ok(view) if visit.session.is_admin() => {
-                visit.again(Section::EventTypes, &problem, &view)
-            }
-            _ => submission.refused(&problem),
-        },
-    }
-}
-
-/// Stores the definition that was typed.
-pub(super) async fn save(Key(name): Key<String>, submission: Submission) -> Response {
-    let (visit, fields) = (&submission.visit, &submission.fields);
-    let saved = async {
-        visit.session.admin()?;
-        let (reader, key) = (visit.session.reader()?, Path(name.clone()));
-        let shown = event_types::show(visit.state(), reader, key, Query(())).await?.0;
-        refuse_outdated(fields, &shown)?;
-        put(visit, &name, definition(fields)?).await
-    };
-    match saved.await {
-        Ok(()) => to(&name),
-        Err(problem) => submission.refused(&problem),
-    }
-}
-
-async fn put(visit: &Visit, name: &str, definition: EventTypeDefinition) -> Answer<()> {
-    let (actor, source) = (visit.session.admin()?.0, visit.session.source());
-    event_types::define(&visit.app, &actor, &source, name, definition).await.map(|_| ())
-}
-
-fn to(name: &str) -> Response {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, path(name))]).into_response()
 }

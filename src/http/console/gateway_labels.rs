@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, Path};
@@ -13,7 +14,6 @@ use super::super::query::Query;
 use super::components::hidden;
 use super::fields::{Fields, Reader, SHOWN, digest, field, label_lines, refuse_outdated};
 use super::form::{Submission, TOKEN};
-use super::gateway_actions::back;
 use super::pairs::Pairs;
 use super::visit::{Key, Visit};
 use crate::api::{Gateway, GatewayChange, LabelChange, Labels};
@@ -44,7 +44,10 @@ pub(super) fn offer(visit: &Visit, gateway: &Gateway) -> Markup {
 /// Replaces the labels.
 pub(super) async fn save(Key(id): Key<GatewayId>, submission: Submission) -> Response {
     match saved(&submission, id).await {
-        Ok(()) => back(id),
+        Ok(()) => {
+            let page = format!("/console/gateways/{id}");
+            (StatusCode::SEE_OTHER, [(header::LOCATION, page)]).into_response()
+        }
         Err(problem) => submission.refused(&problem),
     }
 }

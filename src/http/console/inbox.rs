@@ -105,7 +105,7 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
             @if visit.session.is_admin() && found.row.retried_at.is_none() {
                 p {
                     @if found.row.reason == RejectionReason::UnknownEventType {
-                        a href=(Pairs::default().with(super::event_types::REGISTER, found.row.event_type.as_str()).after("/console/event-types")) { "Register its type" }
+                        a href=(super::event_types::registration(&found.row.event_type)) { "Register its type" }
                         " if it is right, and put the row back: it is validated again."
                     } @else { "Remove the cause, and put the row back: it is validated again." }
                 }

@@ -130,7 +130,8 @@ async fn form(
     problem: Option<&Problem>,
 ) -> Answer<Markup> {
     let name = values.get("type");
-    let members = info.map(payload::members).unwrap_or_default();
+    let is_whole = !values.get(republish::WHOLE).is_empty();
+    let members = info.filter(|_| !is_whole).map(payload::members).unwrap_or_default();
     let errors = problem.map(|problem| problem.clone().into_document().errors).unwrap_or_default();
     let fields = Fields::new(values, &errors);
     Ok(html! {
@@ -139,7 +140,7 @@ async fn form(
         (chooser(visit, name).await?)
         @match info {
             Some(info) => (about(info)),
-            None => div.notice.bad { p { "This event type is not registered. Choose another one, or " a href=(Pairs::default().with(super::event_types::REGISTER, name).after("/console/event-types")) { "register it" } "." } },
+            None => div.notice.bad { p { "This event type is not registered. Choose another one, or " a href=(super::event_types::registration(name)) { "register it" } "." } },
         }
         (inputs(visit, &fields, name, &members))
     })
@@ -165,6 +166,7 @@ fn inputs(visit: &Visit, fields: &Fields<'_>, name: &str, members: &[Member]) ->
             (hidden(TOKEN, &visit.session.id.form_token()))
             (hidden("type", name))
             (hidden("step", "preview"))
+            @if members.is_empty() { (hidden(republish::WHOLE, "yes")) }
             fieldset {
                 legend { "Payload" }
                 (payload::controls(fields, members))

@@ -14,9 +14,12 @@ use super::text::visible_json;
 use super::visit::Visit;
 use crate::api::{DeliveryState, EventWithDeliveries, WaitQuery};
 use crate::event::EventId;
+use crate::names::inert;
 
 /// The parameter of the page with the old event.
 pub(super) const AGAIN: &str = "again";
+/// The field of a form whose payload is written as JSON as a whole, so that it stays as it was.
+pub(super) const WHOLE: &str = "whole";
 /// The shortest time to live that is proposed, in seconds, for an event that expires.
 const SHORTEST_TTL_SECS: u64 = 24 * 3600;
 /// Gateways that are filled in, at most.
@@ -52,11 +55,13 @@ pub(super) fn values(old: &EventWithDeliveries, gateway: &str) -> Pairs {
     let ttl = old.expires_at.map(|at| at.since(old.appended_at).as_secs().max(SHORTEST_TTL_SECS));
     let content = Pairs::default()
         .and("type", old.event_type.as_str())
+        .and(WHOLE, "yes")
         .and("payload", visible_json(old.payload.get()))
         .and("ttlSeconds", ttl.map(|secs| secs.to_string()).unwrap_or_default())
         .and("collapseKey", old.collapse_key.as_deref().unwrap_or_default())
         .and("correlationId", old.correlation_id.as_str())
-        .and("userId", old.user_id.as_deref().unwrap_or_default());
+        // What can't be displayed can't be checked, either.
+        .and("userId", inert(old.user_id.as_deref().unwrap_or_default()));
     let failed = old.deliveries.iter().filter(|it| it.state == DeliveryState::Failed);
     let mut failed: Vec<String> = failed.map(|it| it.gateway_id.to_string()).collect();
     failed.sort();

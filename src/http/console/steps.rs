@@ -88,11 +88,7 @@ fn place(subject: Subject<'_>, command: &str) -> Option<Place> {
         (Subject::Gateway(id), "delivery", "redrive" | "failed") => {
             let query = Pairs::default().with("gatewayId", id.to_string());
             let query = query.with("reason", option("--reason"));
-            at(
-                query.with("last", "30d").after("/console/failures"),
-                "Show the deliveries",
-                Scope::Read,
-            )
+            at(query.after("/console/dead-letters"), "Show the deliveries", Scope::Read)
         }
         (Subject::Event(id), "event", "republish") => {
             let query = Pairs::default().with("again", id.as_str());
@@ -105,8 +101,8 @@ fn place(subject: Subject<'_>, command: &str) -> Option<Place> {
             at(format!("{}#actions", query.after(&path)), "Resend it", Scope::Admin)
         }
         (Subject::Event(id), "delivery", "redrive") => {
-            let query = Pairs::default().with("eventId", id.as_str()).with("last", "30d");
-            at(query.after("/console/failures"), "Show the deliveries", Scope::Read)
+            let query = Pairs::default().with("eventId", id.as_str());
+            at(query.after("/console/dead-letters"), "Show the deliveries", Scope::Read)
         }
         (Subject::Event(_), "why", name) => {
             let query = Pairs::default().with("q", name);
@@ -138,7 +134,7 @@ mod tests {
         assert_eq!(of_gateway("inbox retry 5").as_deref(), Some("#rejected"));
         assert_eq!(
             of_gateway("delivery failed --gateway berlin --reason expired"),
-            Some(format!("/console/failures?gatewayId={gateway}&reason=expired&last=30d"))
+            Some(format!("/console/dead-letters?gatewayId={gateway}&reason=expired"))
         );
         assert_eq!(
             of_event("event republish e-1 --gateway berlin --ttl 1d").as_deref(),

@@ -175,6 +175,10 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
         "/console/gateways/{gateway}/log",
         "/console/events/{event}",
         "/console/failures?last=30d",
+        "/console/dead-letters",
+        "/console/organisation",
+        "/console/event-types",
+        "/console/event-types/api.deployed",
         "/console/alerts",
         "/console/alerts/rules/gateway-away",
     ] {

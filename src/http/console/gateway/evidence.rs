@@ -60,6 +60,7 @@ pub(super) fn failures(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiag
             @else { (table("Failed attempts by reason", &columns, &failures)) }
             @if !dead.is_empty() {
                 (table("Dead letters by reason: given up, and not redriven", &columns, &dead))
+                p.more { a href=(format!("/console/dead-letters?gatewayId={}", gateway.id)) { "Dead letters of this gateway" } }
             }
             p.more { a href=(format!("/console/failures?gatewayId={}&last=30d", gateway.id)) { "Failed deliveries of this gateway" } }
         }
