@@ -89,5 +89,8 @@ pub use rollouts::{
     EventState, EventVerdict, Quorum, Rollout, RolloutEvent, RolloutGateway, RolloutOfEvents,
     RolloutQuery, RolloutState, WaitEnd, WaitFor, WaitQuery,
 };
-pub use stats::{ConnectionStats, DeliveryStats, NodeStats, Stats};
+pub use stats::{
+    ConnectionStats, DeliveryStats, NodeStats, PublishedByBucket, PublishedQuery, PublishedSummary,
+    Stats,
+};
 pub use tokens::{AccessToken, GatewayToken, NewAccessToken, NewGatewayToken, Scope, WithSecret};

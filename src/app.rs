@@ -33,12 +33,14 @@ use crate::token::{self, Kind};
 use crate::wake::Wake;
 
 mod check;
+mod event_counts;
 mod first_token;
 mod high_water;
 mod local;
 mod membership;
 mod metrics;
 
+use event_counts::CountEvents;
 use high_water::{HighWaterError, HighWaterFile, WatchHighWater};
 use membership::Membership;
 use metrics::Lag;
@@ -269,6 +271,8 @@ impl Service {
         let (file, store) = (HighWaterFile::of(&self.config.data_dir), Arc::clone(&self.store));
         let watch = WatchHighWater::new(file, store, failed.clone());
         jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
+        let counting = CountEvents(Arc::clone(&self.store));
+        jobs.start_housekeeping("event_counts", MINUTE, counting);
         failed
     }
 

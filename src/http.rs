@@ -268,6 +268,7 @@ fn api() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(alert_destinations::test))
         .routes(routes!(stats::show))
+        .routes(routes!(stats::published))
         .routes(routes!(feed::follow))
 }
 

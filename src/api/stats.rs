@@ -1,7 +1,7 @@
 //! Totals of connections, nodes and deliveries.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::Connection;
 use crate::clock::Timestamp;
@@ -17,6 +17,45 @@ pub struct Stats {
     pub nodes: NodeStats,
     /// Deliveries since the beginning.
     pub event_delivery: DeliveryStats,
+}
+
+/// How to count published events. The window is the last 24 hours by default, and may contain at
+/// most 2,000 buckets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PublishedQuery {
+    /// A bucket's width: whole minutes, hours or days, at most `366d`.
+    #[param(pattern = "^[0-9]+[smhd]$", default = "1h", example = "5m")]
+    pub bucket: Option<String>,
+}
+
+/// `GET /stats/published`: published events over time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedSummary {
+    /// Number of elements.
+    #[schema(example = 1)]
+    pub count: usize,
+    /// Counts by bucket. Counts of 0 are omitted.
+    pub list: Vec<PublishedByBucket>,
+    /// Start of the window, included.
+    pub from: Timestamp,
+    /// End of the window, excluded.
+    pub to: Timestamp,
+    /// A bucket's width in seconds.
+    #[schema(example = 3600)]
+    pub bucket_seconds: u64,
+}
+
+/// Events published in one bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedByBucket {
+    /// Start of the bucket. Buckets are aligned to the Unix epoch.
+    pub from: Timestamp,
+    /// Events accepted in it, also those that no gateway matched.
+    #[schema(example = 12)]
+    pub count: i64,
 }
 
 /// Live connections of gateways.

@@ -28,6 +28,7 @@ use super::time::parse_ttl;
 mod list;
 mod republish;
 mod resend;
+mod summary;
 
 pub(crate) use list::target;
 
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Publish(Publish),
     /// List events, newest first (by default of the last 24 hours)
     List(list::List),
+    /// Count published events over time
+    Summary(summary::Count),
     /// Append events for further gateways: the same event ids, new sequences in their logs
     Resend(resend::Resend),
     /// Publish an event again, as a new one with another id: for one that has expired
@@ -124,6 +127,7 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         }
         Command::Republish(republish) => republish::run(republish, &api, client).await,
         Command::List(list) => list::run(list, &api, client).await,
+        Command::Summary(count) => summary::run(count, &api, client).await,
         Command::Resend(resend) => resend::run(resend, &api, client).await,
         Command::Show { id, wait } if wait.level().is_some() => {
             let id = event_id(&id, &api).await?;

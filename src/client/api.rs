@@ -24,11 +24,12 @@ use crate::api::{
     EventTypeDeletion, EventTypeInfo, EventWithDeliveries, FeedQuery, Gateway, GatewayChange,
     GatewayDiagnosis, GatewayToken, GatewaysQuery, Instances, Job, JobsQuery, LogPage, LogQuery,
     NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery,
-    PauseAnswer, PauseRequest, Problem, PurgeAnswer, PurgeRequest, RedriveRequest, Redriven,
-    RejectedFilter, RejectedRow, RejectedRowChange, RejectedRowWithPayload, ReplayRequest,
-    Replayed, ResendRequest, Resent, ResumeRequest, ResyncAnswer, ResyncRequest, Retried,
-    RetryRequest, RetryRowRequest, RolloutOfEvents, RolloutQuery, SkipAnswer, SkipRequest, Stats,
-    Summary, SummaryQuery, WaitQuery, Window, WithSecret,
+    PauseAnswer, PauseRequest, Problem, PublishedQuery, PublishedSummary, PurgeAnswer,
+    PurgeRequest, RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowChange,
+    RejectedRowWithPayload, ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest,
+    ResyncAnswer, ResyncRequest, Retried, RetryRequest, RetryRowRequest, RolloutOfEvents,
+    RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary, SummaryQuery, WaitQuery, Window,
+    WithSecret,
 };
 use crate::clock::Timestamp;
 use crate::cloud_event;
@@ -537,6 +538,17 @@ impl Api {
     /// `GET /stats`.
     pub async fn stats(&self) -> Result<Stats> {
         self.read(&["stats"], &()).await
+    }
+
+    /// `GET /stats/published`.
+    pub async fn published(
+        &self,
+        window: &Window,
+        query: &PublishedQuery,
+    ) -> Result<PublishedSummary> {
+        let mut url = self.url(&["stats", "published"], window);
+        extend_query(&mut url, query);
+        self.send(self.authorized(Method::GET, url)).await
     }
 
     /// `GET /deliveries/summary`.

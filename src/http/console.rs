@@ -28,6 +28,7 @@ mod alert_rule;
 mod alerts;
 mod assets;
 mod audit;
+mod changes;
 mod chart;
 mod components;
 mod dead_letters;
@@ -83,6 +84,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     Router::new()
         .route(ROOT, get(overview::page))
+        .route("/console/changes", get(changes::stream))
         .route("/console/sign-in", get(sign_in::page).post(sign_in::submit))
         .route("/console/sign-out", post(sign_in::end))
         .route("/console/gateways", get(gateways::page))

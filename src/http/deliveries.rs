@@ -247,14 +247,7 @@ pub(super) async fn summary(
     Query((asked, query)): Query<(Window, SummaryQuery)>,
 ) -> Answer<Json<Summary>> {
     let window = closed_window(asked.from, asked.to)?;
-    let bucket = query.bucket.as_deref().map(bucket).transpose();
-    let bucket = bucket.map_err(|why| Problem::invalid("bucket", why))?.unwrap_or(HOUR);
-    if window.length().as_micros() / bucket.as_micros() > MAX_BUCKETS {
-        return Err(Problem::invalid(
-            "bucket",
-            format!("the window would have more than {MAX_BUCKETS} buckets; ask for longer ones"),
-        ));
-    }
+    let bucket = bucket_in(window, query.bucket.as_deref())?;
     let by = query.by.unwrap_or(SummaryBy::Reason);
     let rows = app.store.failure_summary(organisation, window, bucket, by.into()).await?;
     let list: Vec<FailuresByBucket> = rows.into_iter().map(Into::into).collect();
@@ -416,9 +409,22 @@ pub(super) fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Ans
 }
 
 /// The last 24 hours until now by default.
-fn closed_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
+pub(super) fn closed_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
     let to = to.unwrap_or_else(Timestamp::now);
     Ok(TimeWindow::new(from.unwrap_or_else(|| to.minus(DAY)), to)?)
+}
+
+/// The width of a window's buckets; an hour by default.
+pub(super) fn bucket_in(window: TimeWindow, asked: Option<&str>) -> Answer<Duration> {
+    let bucket = asked.map(bucket).transpose();
+    let bucket = bucket.map_err(|why| Problem::invalid("bucket", why))?.unwrap_or(HOUR);
+    if window.length().as_micros() / bucket.as_micros() > MAX_BUCKETS {
+        return Err(Problem::invalid(
+            "bucket",
+            format!("the window would have more than {MAX_BUCKETS} buckets; ask for longer ones"),
+        ));
+    }
+    Ok(bucket)
 }
 
 fn bucket(text: &str) -> Result<Duration, String> {

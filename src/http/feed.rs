@@ -30,12 +30,18 @@ use crate::token::Presented;
 mod filter;
 mod text;
 
-use filter::Filter;
+pub(super) use filter::Filter;
 use text::Gap;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// The headers of a stream of server-sent events, which must not be buffered on its way.
+pub(super) const HEADERS: [(HeaderName, HeaderValue); 3] = [
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
+    (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
+];
 /// How often a comment shows that the feed is alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often the token is checked.
@@ -165,12 +171,7 @@ pub(super) async fn follow(
         let chunk: Bytes = queued.recv().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), queued))
     }));
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
-        (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
-    ];
-    Ok((headers, body).into_response())
+    Ok((HEADERS, body).into_response())
 }
 
 /// Refuses gateways that never existed. Deleted ones are followed to their end.

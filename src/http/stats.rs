@@ -7,13 +7,17 @@ use axum::extract::State;
 
 use super::App;
 use super::auth::Reader;
+use super::deliveries::{bucket_in, closed_window};
 use super::nodes;
 use super::openapi::{Long, Problems, Scoped};
-use super::problem::Answer;
-use super::query::Query;
-use crate::api::{Connection, ConnectionStats, DeliveryStats, Stats};
+use super::problem::{Answer, Problem};
+use super::query::{FromQuery, Parameters, Query, documented};
+use crate::api::{
+    Connection, ConnectionStats, DeliveryStats, PublishedByBucket, PublishedQuery,
+    PublishedSummary, Stats, Window,
+};
 use crate::event::OrganisationKey;
-use crate::store::Totals;
+use crate::store::{PublishedCount, Totals};
 
 /// The maximum number of connections returned. The limit on live ones is a setting.
 const SHOWN: usize = 10_000;
@@ -47,6 +51,46 @@ pub(super) async fn show(
         nodes: nodes::totals(&nodes),
         event_delivery: totals.into(),
     }))
+}
+
+impl FromQuery for PublishedQuery {
+    fn names() -> Vec<String> {
+        documented::<Self>()
+    }
+
+    fn from_query(parameters: &Parameters) -> Answer<Self> {
+        Ok(Self { bucket: parameters.text("bucket").map(str::to_owned) })
+    }
+}
+
+/// Count published events over time.
+///
+/// In buckets of time, also those whose events retention has removed meanwhile.
+#[utoipa::path(
+    get, path = "/stats/published", tag = "overview", operation_id = "countPublished",
+    params(Window, PublishedQuery),
+    responses(
+        (status = 200, description = "The counts.", body = PublishedSummary),
+        Problems<(Scoped, Long)>,
+    ),
+    security(("access_token" = ["read"])),
+)]
+pub(super) async fn published(
+    State(app): State<Arc<App>>,
+    Reader(organisation): Reader,
+    Query((asked, query)): Query<(Window, PublishedQuery)>,
+) -> Answer<Json<PublishedSummary>> {
+    let window = closed_window(asked.from, asked.to)?;
+    let bucket = bucket_in(window, query.bucket.as_deref())?;
+    if bucket.as_secs() % 60 > 0 {
+        return Err(Problem::invalid("bucket", "must be a whole number of minutes"));
+    }
+    let rows = app.store.published_summary(organisation, window, bucket).await?;
+    let in_bucket = |it: PublishedCount| PublishedByBucket { from: it.from, count: it.count };
+    let list: Vec<PublishedByBucket> = rows.into_iter().map(in_bucket).collect();
+    let (count, bucket_seconds) = (list.len(), bucket.as_secs());
+    let (from, to) = (window.from(), window.to());
+    Ok(Json(PublishedSummary { count, list, from, to, bucket_seconds }))
 }
 
 /// Totals of the deliveries of an organisation.

@@ -1,6 +1,7 @@
 //! Logs: events appended and streamed, connections, and outcomes to record.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use super::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, GapReason, HighWater,
     Labels, Level, LogPage, LogSpan, Refusal, Result, ValidationError,
 };
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     ConnectionId, Epoch, Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
 };
@@ -56,6 +57,16 @@ pub trait Log: Send + Sync + 'static {
     /// Examines the next page of a connection's backlog, and withholds what newer events supersede.
     /// Does nothing if the connection is not open or not the gateway's only one.
     async fn supersede(&self, backlog: Supersession) -> Result<Supersession>;
+    /// Counts the published events of the next minutes; returns whether there may be more.
+    async fn count_published(&self) -> Result<bool>;
+    /// Published events in a window per bucket of time, a number of minutes. Empty buckets are
+    /// omitted. Buckets are aligned to the Unix epoch.
+    async fn published_summary(
+        &self,
+        organisation: OrganisationKey,
+        window: TimeWindow,
+        bucket: Duration,
+    ) -> Result<Vec<PublishedCount>>;
     /// How far all logs have come.
     async fn high_water(&self) -> Result<HighWater>;
 }
@@ -546,4 +557,13 @@ pub struct ConnectionInfo {
     pub closed_at: Option<Timestamp>,
     /// Why it was closed.
     pub close_reason: Option<Reason>,
+}
+
+/// Events published in a bucket of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedCount {
+    /// The bucket's start.
+    pub from: Timestamp,
+    /// Their number.
+    pub count: i64,
 }

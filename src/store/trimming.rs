@@ -184,6 +184,10 @@ pub enum TrimStep {
     Resyncs,
     /// Ended notifications and resolved alerts.
     Alerts,
+    /// Counts of failed attempts that are more than one row.
+    FailureCounts,
+    /// Counts of published events.
+    EventCounts,
 }
 
 impl TrimStep {
@@ -208,7 +212,9 @@ impl TrimStep {
             Self::Jobs => Some(Self::GatewayHistory),
             Self::GatewayHistory => Some(Self::Resyncs),
             Self::Resyncs => Some(Self::Alerts),
-            Self::Alerts => None,
+            Self::Alerts => Some(Self::FailureCounts),
+            Self::FailureCounts => Some(Self::EventCounts),
+            Self::EventCounts => None,
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::support::{PATIENCE, Service, deployed};
 mod actions;
 mod alerts;
 mod browser;
+mod changes;
 mod dead_letters;
 mod forms;
 mod pages;

@@ -127,6 +127,7 @@ async fn each_job_reports_its_completed_runs() {
         "heartbeat",
         "high_water",
         "bulk_jobs",
+        "event_counts",
     ] {
         let series = format!("gateway_events_job_runs_total{{task=\"{job}\"}} ");
         let runs = async {

@@ -134,6 +134,7 @@ mod pooler;
 mod positions;
 mod proxied;
 mod publish;
+mod published;
 mod query_parameters;
 mod raw_gateway;
 mod redrive;

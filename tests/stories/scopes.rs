@@ -28,7 +28,7 @@ use Needs::{Admin, Key, Nothing, Publish, Read};
 
 /// Method, path, required credential, body, and the status for a caller with that credential.
 /// Nothing that the paths name exists.
-const ROUTES: [(&str, &str, Needs, &str, u16); 75] = [
+const ROUTES: [(&str, &str, Needs, &str, u16); 76] = [
     ("POST", "/events", Publish, "{}", 422),
     ("GET", "/events", Read, "", 200),
     ("GET", "/events/{id}", Read, "", 404),
@@ -66,6 +66,7 @@ const ROUTES: [(&str, &str, Needs, &str, u16); 75] = [
     ("POST", "/access-tokens", Admin, "{}", 422),
     ("DELETE", "/access-tokens/{id}", Admin, "", 404),
     ("GET", "/stats", Read, "", 200),
+    ("GET", "/stats/published", Read, "", 200),
     ("GET", "/alerts", Read, "", 200),
     ("GET", "/alerts/rules", Read, "", 200),
     ("POST", "/alerts/rules", Admin, "{}", 422),

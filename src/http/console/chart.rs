@@ -1,4 +1,4 @@
-//! A histogram of failures as SVG, with the same numbers as a table.
+//! Histograms as SVG, with the same numbers as a table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::components::{Column, numeric, table, text};
 use super::text::{exact, number, short};
-use crate::api::Summary;
+use crate::api::{PublishedSummary, Summary};
 use crate::clock::Timestamp;
 
 const WIDTH: f64 = 960.0;
@@ -26,31 +26,51 @@ struct Series {
     counts: BTreeMap<(usize, usize), i64>,
 }
 
+/// A window, and what is counted in it.
+struct Counted {
+    from: Timestamp,
+    to: Timestamp,
+    bucket_seconds: u64,
+    /// The start of a bucket, a kind, and its count.
+    rows: Vec<(Timestamp, String, i64)>,
+}
+
+/// What is counted, in words.
+struct Words {
+    /// As the heading of a column.
+    heading: &'static str,
+    /// Within a sentence.
+    plural: &'static str,
+    /// A sentence that says that there are none.
+    none: &'static str,
+    /// What kinds are.
+    by: &'static str,
+}
+
 impl Series {
-    fn of(summary: &Summary) -> Self {
-        let width = Duration::from_secs(summary.bucket_seconds.max(1));
+    fn of(counted: Counted) -> Self {
+        let Counted { from, to, bucket_seconds, rows } = counted;
+        let width = Duration::from_secs(bucket_seconds.max(1));
         let width_us = i64::try_from(width.as_micros()).unwrap_or(i64::MAX);
-        let mut start = Timestamp::from_micros(summary.from.micros() / width_us * width_us);
+        let mut start = Timestamp::from_micros(from.micros() / width_us * width_us);
         let mut buckets = Vec::new();
-        while start < summary.to {
+        while start < to {
             buckets.push(start);
             start = start.plus(width);
         }
-        let mut totals = BTreeMap::<String, i64>::new();
-        let name = |row: &crate::api::FailuresByBucket| {
-            row.gateway_name.clone().unwrap_or_else(|| row.key.clone())
-        };
-        for row in &summary.list {
-            *totals.entry(name(row)).or_default() += row.count;
+        let mut totals = BTreeMap::<&str, i64>::new();
+        for (_, kind, count) in &rows {
+            *totals.entry(kind).or_default() += count;
         }
-        let mut kinds: Vec<(String, i64)> = totals.into_iter().collect();
+        let mut kinds: Vec<(String, i64)> =
+            totals.into_iter().map(|(kind, total)| (kind.to_owned(), total)).collect();
         kinds.sort_by_key(|(_, total)| std::cmp::Reverse(*total));
         let mut counts = BTreeMap::new();
-        for row in &summary.list {
-            let bucket = buckets.iter().rposition(|bucket| *bucket <= row.from);
-            let kind = kinds.iter().position(|(kind, _)| *kind == name(row));
+        for (from, kind, count) in &rows {
+            let bucket = buckets.iter().rposition(|bucket| bucket <= from);
+            let kind = kinds.iter().position(|(other, _)| other == kind);
             if let (Some(bucket), Some(kind)) = (bucket, kind) {
-                *counts.entry((bucket, kind.min(COLOURS))).or_default() += row.count;
+                *counts.entry((bucket, kind.min(COLOURS))).or_default() += count;
             }
         }
         Self { buckets, kinds, counts }
@@ -71,15 +91,43 @@ impl Series {
     }
 }
 
-/// The histogram; a sentence if there are no failures.
+/// A histogram of failed attempts by their kind; a sentence if there are none.
 pub(super) fn failures(summary: &Summary, by: &'static str) -> Markup {
-    let series = Series::of(summary);
+    let name = |row: &crate::api::FailuresByBucket| {
+        row.gateway_name.clone().unwrap_or_else(|| row.key.clone())
+    };
+    let Summary { from, to, bucket_seconds, .. } = *summary;
+    let rows = summary.list.iter().map(|row| (row.from, name(row), row.count)).collect();
+    let words = Words {
+        heading: "Failed attempts",
+        plural: "failed attempts",
+        none: "No attempt failed in this window.",
+        by,
+    };
+    histogram(Counted { from, to, bucket_seconds, rows }, &words)
+}
+
+/// A histogram of published events; a sentence if there are none.
+pub(super) fn published(summary: &PublishedSummary) -> Markup {
+    let PublishedSummary { from, to, bucket_seconds, .. } = *summary;
+    let rows = summary.list.iter().map(|row| (row.from, "published".to_owned(), row.count));
+    let words = Words {
+        heading: "Events",
+        plural: "events",
+        none: "No event was published in this window.",
+        by: "Events",
+    };
+    histogram(Counted { from, to, bucket_seconds, rows: rows.collect() }, &words)
+}
+
+fn histogram(counted: Counted, words: &Words) -> Markup {
+    let series = Series::of(counted);
     if series.total() == 0 {
-        return html! { p.hint { "No attempt failed in this window." } };
+        return html! { p.hint { (words.none) } };
     }
     html! {
         figure.chart {
-            (picture(&series))
+            (picture(&series, words))
             figcaption {
                 ul.legend {
                     @for (nth, (kind, total)) in series.kinds.iter().take(COLOURS).enumerate() {
@@ -94,17 +142,21 @@ pub(super) fn failures(summary: &Summary, by: &'static str) -> Markup {
         }
         details.numbers {
             summary { "The numbers as a table" }
-            (numbers(&series, by))
+            (numbers(&series, words))
         }
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "pixels need no more than 52 bits")]
-fn picture(series: &Series) -> Markup {
+fn picture(series: &Series, words: &Words) -> Markup {
     let (highest, step) = (series.highest() as f64, WIDTH / series.buckets.len() as f64);
     let gap = if step > 4.0 { 1.5 } else { 0.0 };
-    let label =
-        format!("{} failed attempts, at most {} in one interval", series.total(), series.highest());
+    let label = format!(
+        "{} {}, at most {} in one interval",
+        series.total(),
+        words.plural,
+        series.highest()
+    );
     html! {
         svg viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + BELOW)) role="img" aria-label=(label) preserveAspectRatio="none" {
             line.axis x1="0" x2=(WIDTH) y1=(HEIGHT) y2=(HEIGHT) {}
@@ -133,12 +185,12 @@ fn minute(at: Timestamp) -> String {
     text.get(..16).map_or_else(|| text.clone(), |it| format!("{it} UTC"))
 }
 
-fn numbers(series: &Series, by: &'static str) -> Markup {
-    let columns: [Column; 2] = [text(by), numeric("Failed attempts")];
+fn numbers(series: &Series, words: &Words) -> Markup {
+    let columns: [Column; 2] = [text(words.by), numeric(words.heading)];
     let rows: Vec<Vec<Markup>> = series
         .kinds
         .iter()
         .map(|(kind, total)| vec![html! { bdi { (short(kind, 80)) } }, html! { (number(*total)) }])
         .collect();
-    table("Failed attempts", &columns, &rows)
+    table(words.heading, &columns, &rows)
 }

@@ -113,11 +113,45 @@ pub(super) fn paging(visit: &Visit, next: Option<&str>, fixed: &Pairs) -> Markup
     }
 }
 
-/// A part of a page that refreshes by itself, every few seconds, while the page is visible.
-pub(super) fn live(visit: &Visit, every_ms: u32, content: &Markup) -> Markup {
+/// How often a part of a page refreshes by itself, in milliseconds.
+#[derive(Clone, Copy)]
+pub(super) struct Refresh {
+    /// The shortest time between two refreshes, however much happens.
+    pub(super) soonest: u32,
+    /// The longest one, if nothing happens.
+    pub(super) latest: u32,
+}
+
+impl Refresh {
+    /// A part that is cheap to read.
+    pub(super) const OFTEN: Self = Self { soonest: 1000, latest: 5000 };
+    /// A part that is expensive to read.
+    pub(super) const SELDOM: Self = Self { soonest: 5000, latest: 30_000 };
+}
+
+/// A part of a page that refreshes by itself every few seconds, while the page is visible.
+pub(super) fn live(visit: &Visit, every: u32, content: &Markup) -> Markup {
+    refreshing(visit, Refresh { soonest: every, latest: every }, None, content)
+}
+
+/// A part of a page that refreshes by itself when something has happened, at a gateway or anywhere.
+pub(super) fn following(
+    visit: &Visit,
+    refresh: Refresh,
+    gateway: Option<GatewayId>,
+    content: &Markup,
+) -> Markup {
+    let id = gateway.map(|id| id.to_string()).unwrap_or_default();
+    let changes = Pairs::default().with("gateway", id).after("/console/changes");
+    refreshing(visit, refresh, Some(&changes), content)
+}
+
+fn refreshing(visit: &Visit, refresh: Refresh, changes: Option<&str>, content: &Markup) -> Markup {
+    let Refresh { soonest, latest } = refresh;
     html! {
-        div #live data-live=(every_ms) hx-get=(visit.address()) hx-trigger="refresh"
-            hx-select="#live" hx-target="#live" hx-swap="outerHTML" { (content) }
+        div #live data-soonest=(soonest) data-latest=(latest) data-changes=[changes]
+            hx-get=(visit.address()) hx-trigger="refresh" hx-select="#live" hx-target="#live"
+            hx-swap="outerHTML" { (content) }
         p #updates.updates role="status" {}
     }
 }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::super::deliveries;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
-use super::components::{Filters, empty, live, paging};
+use super::components::{Filters, Refresh, empty, following, paging};
 use super::delivery_list::DEAD_LETTERS;
 use super::events::in_window;
 use super::failures::rows;
@@ -73,7 +73,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         (filters(visit, &gateway))
         @if is_admin && !found.is_empty() { (redrive::offer(visit, &DEAD_LETTERS, &filter)) }
         @if is_admin { (failure_selection::form(visit, &DEAD_LETTERS)) }
-        (live(visit, 10_000, &list))
+        (following(visit, Refresh::SELDOM, None, &list))
     };
     let filter = Some(Object(filter));
     let planned = RedriveRequest { filter, dry_run: true, ..RedriveRequest::default() };

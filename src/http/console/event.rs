@@ -7,7 +7,9 @@ use super::super::extract::Path;
 use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{diagnosis, events, rollouts};
-use super::components::{empty, facts, gateway_link, live, more, numeric, table, text};
+use super::components::{
+    Refresh, empty, facts, following, gateway_link, more, numeric, table, text,
+};
 use super::events::target;
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
@@ -45,8 +47,9 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
         diagnosis::of_event(visit.state(), reader()?, Path(id.clone()), Query(asked)),
     )?;
     let (event, rollout, diagnosis) = (event.0, rollout.0.rollout, diagnosis.0);
-    // What is under way changes every moment.
-    let every_ms = if event.verdict.state == EventState::Pending { 1000 } else { 5000 };
+    let is_pending = event.verdict.state == EventState::Pending;
+    let latest = if is_pending { 1000 } else { Refresh::OFTEN.latest };
+    let refresh = Refresh { latest, ..Refresh::OFTEN };
     let progress = html! {
         (verdict_part(visit, &event, &diagnosis))
         (event_facts(visit, &event))
@@ -56,7 +59,7 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
     let body = html! {
         p.up { a href="/console/events" { "Events" } }
         h1 { "Event " span.id { bdi { (short(id.as_str(), 80)) } } }
-        (live(visit, every_ms, &progress))
+        (following(visit, refresh, None, &progress))
         (actions(visit, &event))
         (missed(&diagnosis))
         (payload(visit, &event))

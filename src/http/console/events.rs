@@ -8,7 +8,9 @@ use maud::{Markup, html};
 use super::super::browse;
 use super::super::problem::{Answer, Problem};
 use super::super::query::{FromQuery as _, Query};
-use super::components::{Filters, empty, event_link, labels, live, numeric, paging, table, text};
+use super::components::{
+    Filters, Refresh, empty, event_link, following, labels, numeric, paging, table, text,
+};
 use super::layout::{Call, Section};
 use super::lookup;
 use super::pairs::Pairs;
@@ -80,7 +82,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         @if page.list.is_empty() { (nothing()) } @else { (rows(visit, &page.list)) }
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
-    let body = html! { h1 { "Events" } (filters(visit, &gateway)) (live(visit, 5000, &list)) };
+    let body = html! { h1 { "Events" } (filters(visit, &gateway)) (following(visit, Refresh::OFTEN, None, &list)) };
     let calls = vec![Call::get("/events", &query.known(&<(EventFilter, PageQuery)>::names()))];
     Ok(View { title: "Events".to_owned(), calls, body })
 }

@@ -7,7 +7,8 @@ use super::super::deliveries;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{
-    Column, Filters, choice, empty, event_link, gateway_link, live, numeric, paging, table, text,
+    Column, Filters, Refresh, choice, empty, event_link, following, gateway_link, numeric, paging,
+    table, text,
 };
 use super::delivery_list::FAILURES;
 use super::events::{WINDOWS, in_window};
@@ -60,7 +61,7 @@ async fn content(visit: &Visit) -> Answer<View> {
             (redrive::offer(visit, &FAILURES, &filter))
         }
         @if is_failed && visit.session.is_admin() { (failure_selection::form(visit, &FAILURES)) }
-        (live(visit, 5000, &list))
+        (following(visit, Refresh::SELDOM, None, &list))
     };
     Ok(View { title: title(status).to_owned(), calls, body })
 }

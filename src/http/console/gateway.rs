@@ -7,7 +7,7 @@ use super::super::extract::Path;
 use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{diagnosis, gateways, instances};
-use super::components::{facts, labels, live};
+use super::components::{Refresh, facts, following, labels};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::states::verdict;
@@ -37,7 +37,7 @@ async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
     let body = html! {
         p.up { a href="/console/gateways" { "Gateways" } }
         h1 { bdi { (name) } }
-        (live(visit, 3000, &html! {
+        (following(visit, Refresh::OFTEN, Some(id), &html! {
             (verdict_part(visit, &gateway, &diagnosis))
             (gateway_facts(visit, &gateway))
         }))

@@ -7,7 +7,7 @@ use super::super::extract::Path;
 use super::super::log;
 use super::super::problem::Answer;
 use super::super::query::Query;
-use super::components::{empty, event_link, live, numeric, table, text};
+use super::components::{Refresh, empty, event_link, following, numeric, table, text};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::states::{Tone, delivery_state, state};
@@ -51,7 +51,7 @@ async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
             }
             "Everything up to " (number(log.confirmed.0)) " is confirmed or a dead letter. Reading confirms nothing."
         }
-        (live(visit, 5000, &list))
+        (following(visit, Refresh::OFTEN, Some(id), &list))
     };
     let query = Pairs::default().with("after", after.to_string()).with("limit", ROWS.to_string());
     let calls = vec![Call::get(format!("/gateways/{id}/log"), &query)];

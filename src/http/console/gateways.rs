@@ -7,7 +7,8 @@ use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::super::{cursor, gateways};
 use super::components::{
-    Column, Filters, choice, empty, gateway_link, labels, live, numeric, paging, table, text, wide,
+    Column, Filters, Refresh, choice, empty, following, gateway_link, labels, numeric, paging,
+    table, text, wide,
 };
 use super::gateway_selection;
 use super::layout::{Call, Section};
@@ -96,7 +97,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         h1 { "Gateways" }
         (filters)
         @if visit.session.is_admin() { (gateway_selection::form(visit)) }
-        (live(visit, 5000, &list))
+        (following(visit, Refresh::OFTEN, None, &list))
     };
     let calls = vec![Call::get("/gateways", &visit.query.known(&PageQuery::names()))];
     Ok(View { title: "Gateways".to_owned(), calls, body })

@@ -7,7 +7,7 @@ use super::super::problem::Answer;
 use super::super::query::Query;
 use super::super::{alerts, audit, browse, deliveries, gateways, nodes, stats};
 use super::chart;
-use super::components::{gateway_link, live, table, text};
+use super::components::{Refresh, following, gateway_link, table, text};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::states::verdict;
@@ -15,8 +15,8 @@ use super::text::{count, number, said, when};
 use super::visit::{View, Visit};
 use crate::api::{
     Alert, AuditQuery, AuditRecord, DeliveryStats, EventFilter, EventSummary, Gateway,
-    GatewaysQuery, Node, NodeStatus, NodesQuery, PageQuery, Summary, SummaryQuery, VerdictState,
-    Window,
+    GatewaysQuery, Node, NodeStatus, NodesQuery, PageQuery, PublishedQuery, PublishedSummary,
+    Summary, SummaryQuery, VerdictState, Window,
 };
 
 mod lists;
@@ -38,6 +38,7 @@ struct Overview {
     more: bool,
     totals: DeliveryStats,
     failures: Summary,
+    published: PublishedSummary,
     nodes: Vec<Node>,
     /// Those that fire.
     alerts: Vec<Alert>,
@@ -50,13 +51,14 @@ async fn content(visit: &Visit) -> Answer<View> {
     let overview = read(visit).await?;
     let body = html! {
         h1 { "Overview" }
-        (live(visit, 5000, &parts(visit, &overview)))
+        (following(visit, Refresh::SELDOM, None, &parts(visit, &overview)))
     };
     let none = Pairs::default();
     let calls = vec![
         Call::get("/gateways", &none),
         Call::get("/stats", &none),
         Call::get("/deliveries/summary", &none),
+        Call::get("/stats/published", &none),
         Call::get("/nodes", &none),
         Call::get("/alerts", &none),
     ];
@@ -67,6 +69,7 @@ async fn read(visit: &Visit) -> Answer<Overview> {
     let reader = || visit.session.reader();
     let few = || PageQuery { limit: Some(ROWS), cursor: None };
     let summary = (Window::default(), SummaryQuery::default());
+    let published = (Window::default(), PublishedQuery::default());
     let changes = async {
         if !visit.session.is_admin() {
             return Ok(Vec::new());
@@ -75,10 +78,11 @@ async fn read(visit: &Visit) -> Answer<Overview> {
         Ok(audit::list(visit.state(), visit.session.admin()?, query).await?.0.list)
     };
     let organisation = reader()?.0;
-    let (gateways, totals, failures, nodes, alerts, events, changes) = tokio::try_join!(
+    let (gateways, totals, failures, published, nodes, alerts, events, changes) = tokio::try_join!(
         all_gateways(visit),
         stats::deliveries(&visit.app, organisation),
         deliveries::summary(visit.state(), reader()?, Query(summary)),
+        stats::published(visit.state(), reader()?, Query(published)),
         nodes::list(visit.state(), reader()?, Query(NodesQuery { limit: Some(100) })),
         alerts::firing(&visit.app, organisation),
         browse::events(visit.state(), reader()?, Query((EventFilter::default(), few()))),
@@ -90,6 +94,7 @@ async fn read(visit: &Visit) -> Answer<Overview> {
         more,
         totals,
         failures: failures.0,
+        published: published.0,
         nodes: nodes.0.list,
         alerts,
         events: events.0.list,
@@ -121,10 +126,17 @@ fn parts(visit: &Visit, overview: &Overview) -> Markup {
             section aria-labelledby="attention" { (attention(visit, overview)) }
             section aria-labelledby="behind" { (lists::behind(overview)) }
         }
-        section aria-labelledby="failures" {
-            h2 #failures { "Failed attempts in the last 24 hours" }
-            (chart::failures(&overview.failures, "Reason"))
-            p.more { a href="/console/failures" { "All failures" } }
+        div.columns {
+            section aria-labelledby="published" {
+                h2 #published { "Published in the last 24 hours" }
+                (chart::published(&overview.published))
+                p.more { a href="/console/events" { "All events" } }
+            }
+            section aria-labelledby="failures" {
+                h2 #failures { "Failed attempts in the last 24 hours" }
+                (chart::failures(&overview.failures, "Reason"))
+                p.more { a href="/console/failures" { "All failures" } }
+            }
         }
         div.columns {
             section aria-labelledby="events" { (lists::events(visit, overview)) }
@@ -209,6 +221,7 @@ fn tiles(overview: &Overview) -> Markup {
     let connected = overview.gateways.iter().filter(|gateway| gateway.connected).count();
     let registered = overview.gateways.len();
     let failed: i64 = overview.failures.list.iter().map(|row| row.count).sum();
+    let published: i64 = overview.published.list.iter().map(|row| row.count).sum();
     let live = overview.nodes.iter().filter(|node| node.status == NodeStatus::Live).count();
     let totals = &overview.totals;
     let plus = if overview.more { "+" } else { "" };
@@ -222,6 +235,8 @@ fn tiles(overview: &Overview) -> Markup {
             (tile("Dead letters",
                 &html! { a href="/console/failures?last=30d" { (number(totals.dead_letters)) } },
                 &html! { "given up, not redriven" }))
+            (tile("Published", &html! { a href="/console/events" { (number(published)) } },
+                &html! { "in the last 24 hours" }))
             (tile("Failed attempts", &html! { (number(failed)) }, &html! { "in the last 24 hours" }))
             (tile("Delivered", &html! { (number(totals.total_events_sent)) }, &html! { "deliveries in total" }))
             (tile("Nodes", &html! { a href="/console/nodes" { (number(live)) } }, &html! { "live" }))

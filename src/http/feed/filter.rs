@@ -8,7 +8,7 @@ use crate::http::BASE;
 use crate::store;
 
 /// A filter of one client.
-pub(super) struct Filter {
+pub(in crate::http) struct Filter {
     organisation: OrganisationKey,
     asked: FeedQuery,
 }
@@ -29,20 +29,27 @@ pub(super) fn check(asked: &FeedQuery) -> Answer<()> {
 }
 
 impl Filter {
-    pub(super) const fn new(organisation: OrganisationKey, asked: FeedQuery) -> Self {
+    pub(in crate::http) const fn new(organisation: OrganisationKey, asked: FeedQuery) -> Self {
         Self { organisation, asked }
     }
 
     /// The message, if it matches.
     pub(super) fn shown(&self, content: &Content) -> Option<FeedMessage> {
-        if content.organisation() != self.organisation {
-            return None;
-        }
-        match content {
-            Content::Published(event) => self.published(event).then(|| published(event)),
-            Content::Attempt(attempt) => self.attempt(attempt).then(|| shown_attempt(attempt)),
-            Content::Connection(change) => self.connection(change).then(|| connection(change)),
-        }
+        self.matches(content).then(|| match content {
+            Content::Published(event) => published(event),
+            Content::Attempt(attempt) => shown_attempt(attempt),
+            Content::Connection(change) => connection(change),
+        })
+    }
+
+    /// Whether a message matches.
+    pub(in crate::http) fn matches(&self, content: &Content) -> bool {
+        content.organisation() == self.organisation
+            && match content {
+                Content::Published(event) => self.published(event),
+                Content::Attempt(attempt) => self.attempt(attempt),
+                Content::Connection(change) => self.connection(change),
+            }
     }
 
     /// Whether messages of this kind can match.

@@ -1,20 +1,24 @@
 //! The log: appends, and reads for gateways and admins.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::Backend;
 use super::access::{Access as _, run};
 use super::{epochs, supersession};
+use crate::clock::TimeWindow;
 use crate::event::{GatewayId, GatewayKey, OrganisationKey, Sequence};
 use crate::store::deployments::CANDIDATES;
 use crate::store::supersession::Supersession;
 use crate::store::{
     DeploymentKey, DeploymentMatch, EventCursor, EventFilter, EventPage, HighWater, Log, LogPage,
-    LogSpan, OutboxPage, Publish, Published, Result,
+    LogSpan, OutboxPage, Publish, Published, PublishedCount, Result,
 };
 
 pub(crate) mod append;
 mod browse;
+pub(crate) mod counts;
 pub(crate) mod events;
 pub(crate) mod idempotency;
 pub(crate) mod read;
@@ -68,6 +72,25 @@ impl Log for Backend {
     async fn supersede(&self, backlog: Supersession) -> Result<Supersession> {
         let node = self.node;
         run!(self.write_tx, |conn, now| supersession::supersede(conn, now, node, backlog))
+    }
+
+    async fn count_published(&self) -> Result<bool> {
+        match run!(self.query, |conn| counts::next(conn))? {
+            Some(counted) => {
+                run!(self.write_tx, |conn, _now| counts::store(conn, counted))?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    async fn published_summary(
+        &self,
+        organisation: OrganisationKey,
+        window: TimeWindow,
+        bucket: Duration,
+    ) -> Result<Vec<PublishedCount>> {
+        run!(self.query, |conn| counts::published(conn, organisation, window, bucket))
     }
 
     async fn high_water(&self) -> Result<HighWater> {

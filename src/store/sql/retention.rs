@@ -10,6 +10,7 @@ use super::dialect::{Connection, NodeStatements, RetentionStatements, query, que
 use super::gateways::history;
 use super::inbox::rejected::forget_rejected;
 use super::ledger::{self, Ended, How};
+use super::log::counts;
 use super::supersession::not_superseded;
 use super::{alerts, audit, bulk, console_sessions, cursors, instances};
 use crate::clock::Timestamp;
@@ -157,6 +158,8 @@ pub(super) async fn trim(
             instances::resync::forget(conn, now.minus(limits.audit_max_age), batch).await?
         }
         TrimStep::Alerts => alerts::outbox::forget(conn, oldest, batch).await?,
+        TrimStep::FailureCounts => conn.merge_failure_counts(now, batch).await?,
+        TrimStep::EventCounts => counts::forget(conn, oldest, batch).await?,
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;

@@ -1,5 +1,6 @@
 //! The operations: each runs one function of [`Tables`](super::tables::Tables), under the lock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,7 +8,6 @@ use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{
     ConnectionId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use gateway_events::store::bucket_width;
 use gateway_events::store::limits::NOTED_EVERY;
 use gateway_events::store::supersession::Supersession;
 use gateway_events::store::{
@@ -18,10 +18,11 @@ use gateway_events::store::{
     FeedSpans, Fleet, Gateway, GatewayChange, GatewayCredential, GatewayFilter, Gateways, Health,
     Heartbeat, HighWater, KeptResult, Labels, Ledger, Log, LogPage, LogSpan, Maintenance,
     NewConnection, NewToken, NodeInfo, Nodes, NotedRefusal, Opened, OutboxPage, Publish, Published,
-    Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits, RevokedConnection,
-    Rollout, RolloutOf, Scope, StatePage, SummaryBy, SummaryRow, SweepResult, TokenInfo, TokenKind,
-    Totals, TrimMark, Trimmed,
+    PublishedCount, Reaping, Record, RedriveSelection, Redriven, Result, RetentionLimits,
+    RevokedConnection, Rollout, RolloutOf, Scope, StatePage, SummaryBy, SummaryRow, SweepResult,
+    TokenInfo, TokenKind, Totals, TrimMark, Trimmed,
 };
+use gateway_events::store::{bucket_start, bucket_width};
 
 use super::append::{Growth, grown};
 use super::{MemoryStore, PendingOpening};
@@ -300,6 +301,31 @@ impl Log for MemoryStore {
     ) -> Result<Option<LogPage>> {
         let now = (self.database.0.clock)();
         self.read(|tables| tables.gateway_log(now, organisation, id, span)).await
+    }
+
+    async fn count_published(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn published_summary(
+        &self,
+        organisation: OrganisationKey,
+        window: TimeWindow,
+        bucket: Duration,
+    ) -> Result<Vec<PublishedCount>> {
+        self.read(|tables| {
+            let width = bucket_width(bucket);
+            let mut buckets = BTreeMap::<i64, i64>::new();
+            for row in tables.events.values().filter(|row| row.organisation == organisation) {
+                if window.contains(row.appended_at) {
+                    *buckets.entry(bucket_start(row.appended_at, width)).or_default() += 1;
+                }
+            }
+            let count =
+                |(begin, count)| PublishedCount { from: Timestamp::from_micros(begin), count };
+            Ok(buckets.into_iter().map(count).collect())
+        })
+        .await
     }
 
     async fn high_water(&self) -> Result<HighWater> {

@@ -314,6 +314,26 @@ async fn a_page_does_not_move_under_the_pointer() {
     browser.close().await;
 }
 
+/// The overview is expensive to read, so it is read again when something has happened.
+#[tokio::test]
+async fn an_overview_follows_what_happens_instead_of_polling() {
+    let service = Service::start().await;
+    let (id, _) = service.gateway("berlin").await;
+    let browser = Browser::start(&service).await;
+    browser.go("/console").await;
+    browser.sign_in(&service.token).await;
+    let reads = "performance.getEntriesByType('resource').filter(it => it.initiatorType === 'xmlhttprequest').length";
+    browser.until("return performance.now() > 22000").await;
+    // Once after the stream was opened, and every 30 s. Polling reads it every 5 s.
+    let most = "1 + performance.now() / 30000";
+    assert!(browser.holds(&format!("return {reads} <= {most}")).await, "it polls");
+    service.api().post("/events", &deployed(&[&id], "d-1")).await.expect("accepted");
+    browser
+        .until("return document.querySelector('#live').textContent.includes('api.deployed')")
+        .await;
+    browser.close().await;
+}
+
 #[tokio::test]
 async fn a_page_says_since_when_it_is_not_updated() {
     let mut service = Service::start().await;

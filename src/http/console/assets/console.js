@@ -67,7 +67,36 @@
   let current = Date.now();
   let isStale = false;
 
+  // The service says when something has happened. Where it can't, the page is read again every few
+  // seconds.
+
+  const POLL = 5000;
+  let changes = null;
+  let isFollowing = false;
+  let hasChanged = false;
+  let refreshedAt = Date.now();
+
+  function follow() {
+    const address = document.getElementById("live")?.dataset.changes;
+    if (!address || changes || document.hidden) return;
+    changes = new EventSource(address);
+    // Something may have happened before.
+    changes.addEventListener("open", () => { isFollowing = true; hasChanged = true; refreshIfDue(); });
+    changes.addEventListener("changed", () => { hasChanged = true; refreshIfDue(); });
+    changes.addEventListener("error", () => {
+      if (isFollowing) current = Date.now();
+      isFollowing = false;
+    });
+  }
+
+  function unfollow() {
+    changes?.close();
+    changes = null;
+    isFollowing = false;
+  }
+
   function showStale(why) {
+    if (isFollowing) hasChanged = true;
     const updates = document.getElementById("updates");
     if (!updates) return;
     isStale = true;
@@ -170,11 +199,15 @@
     prepare(document);
   });
 
-  function refresh() {
+  function refreshIfDue() {
     const live = document.getElementById("live");
-    if (!live) return;
-    if (!document.hidden) htmx.trigger(live, "refresh");
-    setTimeout(refresh, Number(live.dataset.live));
+    if (!live || document.hidden) return;
+    const [soonest, latest] = [Number(live.dataset.soonest), Number(live.dataset.latest)];
+    const due = hasChanged ? soonest : isFollowing ? latest : Math.min(latest, Math.max(soonest, POLL));
+    if (Date.now() - refreshedAt < due) return;
+    refreshedAt = Date.now();
+    hasChanged = false;
+    htmx.trigger(live, "refresh");
   }
 
   function prepare(root) {
@@ -188,9 +221,18 @@
   document.querySelector("nav a[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   prepare(document);
   setInterval(tick, 1000);
-  const live = document.getElementById("live");
-  if (live) setTimeout(refresh, Number(live.dataset.live));
+  follow();
+  setInterval(refreshIfDue, 1000);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && document.getElementById("live")) htmx.trigger("#live", "refresh");
+    if (document.hidden) {
+      unfollow();
+    } else {
+      follow();
+      hasChanged = true;
+      refreshIfDue();
+    }
   });
+  // A page that is kept for the back button must not keep its stream.
+  window.addEventListener("pagehide", unfollow);
+  window.addEventListener("pageshow", follow);
 })();

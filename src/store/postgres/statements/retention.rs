@@ -6,6 +6,9 @@ use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::store::{Result, TimedKey, TrimMark};
 
+/// Microseconds.
+const MINUTE: i64 = 60_000_000;
+
 impl RetentionStatements for Connection {
     /// Skips positions that are being reused.
     async fn delete_orphaned_cursors(&mut self, before: Timestamp, batch: i64) -> Result<u64> {
@@ -89,5 +92,32 @@ impl RetentionStatements for Connection {
         .execute(self)
         .await?;
         Ok(done.rows_affected())
+    }
+
+    async fn merge_failure_counts(&mut self, now: Timestamp, batch: i64) -> Result<u64> {
+        Ok(query_scalar!(
+            r#"
+            with due as (
+                select distinct organisation, minute, reason from (
+                    select organisation, minute, reason from failure_counts
+                    where not merged and minute < $1 order by minute limit $2
+                ) as unmerged
+            ), gone as (
+                delete from failure_counts c using due d
+                where c.organisation = d.organisation and c.minute = d.minute and c.reason = d.reason
+                returning c.organisation, c.minute, c.reason, c.count, c.merged
+            ), kept as (
+                insert into failure_counts (organisation, minute, reason, count, merged)
+                select organisation, minute, reason, sum(count)::bigint, true
+                from gone group by 1, 2, 3 having sum(count) <> 0
+            )
+            select count(*) filter (where not merged) as "count!: i64" from gone
+            "#,
+            now.micros() / MINUTE,
+            batch
+        )
+        .fetch_one(self)
+        .await?
+        .unsigned_abs())
     }
 }

@@ -12,15 +12,19 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey, Sequence};
 use crate::store::{DeliveryFilter, DeliveryKey, DeliveryState, EventFilter, Result, StatePage};
 
-/// Rows examined per call, at most.
+/// What a call may cost, in logs that are passed over.
 const WORK: usize = 10_000;
-/// Rows examined per round, at most.
+/// What it costs to find the state of a delivery.
+const STATE: usize = 5;
+/// Deliveries examined per call, at most.
+const MOST: usize = WORK / STATE;
+/// Deliveries examined per round, at most.
 const ROUND: usize = 1_000;
 /// Rows examined in excess of the page in the first round of a log.
 const SPARE: usize = 32;
 /// Logs that one statement finds.
 const LOGS: usize = 256;
-/// What it costs to begin with a log, in rows: a few statements.
+/// What it costs to begin with a log: a few statements.
 const BEGINNING: usize = 50;
 
 /// After all deliveries.
@@ -34,7 +38,7 @@ struct Reading {
     keys: Vec<DeliveryKey>,
     /// What precedes it is still to be read.
     at: DeliveryKey,
-    /// Rows that may still be examined.
+    /// What the rest of the call may cost.
     left: usize,
 }
 
@@ -49,7 +53,7 @@ pub(crate) async fn deliveries_in_state(
     let matching = Matching::new(conn, organisation, &filter).await?;
     let at = cursor.unwrap_or(END);
     let mut reading =
-        Reading { state, limit: limit.clamp(1, WORK), keys: Vec::new(), at, left: WORK };
+        Reading { state, limit: limit.clamp(1, MOST), keys: Vec::new(), at, left: WORK };
     let is_last = if matching.names_events() {
         reading.read_named(conn, &matching).await?
     } else {
@@ -62,6 +66,11 @@ pub(crate) async fn deliveries_in_state(
 impl Reading {
     fn is_full(&self) -> bool {
         self.keys.len() == self.limit || self.left == 0
+    }
+
+    /// Deliveries that may still be examined, at least one.
+    fn affordable(&self) -> usize {
+        (self.left / STATE).max(1)
     }
 
     /// Whether only deliveries up to the gateway's position can be in the state.
@@ -89,10 +98,10 @@ impl Reading {
     /// Reads the deliveries of the filter's events; returns whether these were the last ones.
     async fn read_named(&mut self, conn: &mut Connection, matching: &Matching) -> Result<bool> {
         while !self.is_full() {
-            let size = ROUND.min(self.left);
+            let size = ROUND.min(self.affordable());
             let limit = i64::try_from(size).unwrap_or(i64::MAX);
             let rows = conn.deliveries_named(matching, self.at, limit).await?;
-            self.left -= rows.len().min(self.left);
+            self.left -= (rows.len() * STATE).min(self.left);
             self.add(conn, &rows).await?;
             if rows.len() < size && self.keys.len() < self.limit {
                 return Ok(true);
@@ -151,11 +160,11 @@ impl Reading {
         }
         let mut most = self.limit.saturating_add(SPARE);
         while !self.is_full() {
-            let size = most.min(ROUND).min(self.left);
+            let size = most.min(ROUND).min(self.affordable());
             most = most.saturating_mul(2);
             let limit = i64::try_from(size).unwrap_or(i64::MAX);
             let rows = conn.events_of_log(&events, before, limit).await?;
-            self.left -= rows.len().min(self.left);
+            self.left -= (rows.len() * STATE).min(self.left);
             let mut was_last = rows.len() < size;
             let mut keys = Vec::new();
             for row in rows {

@@ -1,11 +1,12 @@
 //! Counts failed attempts per bucket of time. An attempt counts once for each delivery in its
-//! range. Only the count by type reads single deliveries.
+//! range. Only the count by type reads single deliveries. The count by reason reads the counts of
+//! whole minutes, and single attempts only before the first and after the last one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::dialect::deliveries::{Buckets, Tally};
-use super::super::dialect::{Connection, DeliveryStatements};
+use super::super::dialect::{Connection, DeliveryStatements, query};
 
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::OrganisationKey;
@@ -21,8 +22,17 @@ pub(crate) async fn failure_summary(
     bucket: Duration,
     by: SummaryBy,
 ) -> Result<Vec<SummaryRow>> {
-    let mut counts = Counts::new();
-    for (begin, part) in parts(window, width(bucket)) {
+    let width = width(bucket);
+    let minutes = match by {
+        SummaryBy::Reason if width % MINUTE == 0 => Minutes::of(window),
+        SummaryBy::Reason | SummaryBy::Gateway | SummaryBy::Type => None,
+    };
+    let mut counts = match minutes {
+        Some(minutes) => in_minutes(conn, organisation, minutes, width).await?,
+        None => Counts::new(),
+    };
+    let singly = minutes.map_or_else(|| vec![window], |minutes| minutes.around(window));
+    for (begin, part) in singly.into_iter().flat_map(|window| parts(window, width)) {
         for ((nth, key, name), count) in in_part(conn, organisation, part, by).await? {
             let begin = begin.saturating_add(nth.saturating_mul(part.width));
             *counts.entry((begin, key, name)).or_default() += count;
@@ -37,6 +47,63 @@ pub(crate) async fn failure_summary(
             gateway_name: (!name.is_empty()).then_some(name),
             count,
         })
+        .collect())
+}
+
+/// Microseconds.
+const MINUTE: i64 = 60_000_000;
+
+/// Whole minutes since the Unix epoch: from the first, included, to the last, excluded.
+#[derive(Clone, Copy)]
+struct Minutes {
+    first: i64,
+    end: i64,
+}
+
+impl Minutes {
+    /// Those in a window; `None` if there are none.
+    fn of(window: TimeWindow) -> Option<Self> {
+        let end = window.to().micros().div_euclid(MINUTE);
+        let from = window.from().micros();
+        let first = from.div_euclid(MINUTE) + i64::from(from.rem_euclid(MINUTE) > 0);
+        (first < end).then_some(Self { first, end })
+    }
+
+    /// What a window contains besides them.
+    fn around(self, window: TimeWindow) -> Vec<TimeWindow> {
+        let at = |minute: i64| Timestamp::from_micros(minute.saturating_mul(MINUTE));
+        let before = TimeWindow::new(window.from(), at(self.first));
+        let after = TimeWindow::new(at(self.end), window.to());
+        before.into_iter().chain(after).collect()
+    }
+}
+
+/// Counts of whole minutes by reason.
+async fn in_minutes(
+    conn: &mut Connection,
+    organisation: OrganisationKey,
+    minutes: Minutes,
+    width: i64,
+) -> Result<Counts> {
+    let rows = query!(
+        r#"
+        select minute / $4 * $4 as "minute!: i64", reason as "reason!: String",
+            cast(sum(count) as bigint) as "count!: i64"
+        from failure_counts
+        where organisation = $1 and minute >= $2 and minute < $3
+        group by 1, 2
+        "#,
+        organisation.0,
+        minutes.first,
+        minutes.end,
+        width / MINUTE
+    )
+    .fetch_all(conn)
+    .await?;
+    let begin = |minute: i64| minute.saturating_mul(MINUTE);
+    Ok(rows
+        .into_iter()
+        .map(|row| ((begin(row.minute), row.reason, String::new()), row.count))
         .collect())
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::super::dialect::RetentionStatements as _;
 use super::super::dialect::deliveries::{Matching, Place};
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::*;
-use crate::clock::TimeWindow;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::Reason;
 use crate::store::{DeliveryState, Outcome, SummaryBy};
 
@@ -320,4 +321,70 @@ async fn a_summary_counts_deliveries_not_rows() {
     let by_type =
         [row(100, "", 1), row(100, "api.deleted", 3), row(100, "api.deployed", 1), row(110, "", 1)];
     assert_eq!(rows[2], by_type);
+}
+
+/// Attempts that begin and end at random times and are removed at random, as by retention, with
+/// their counts merged now and then.
+#[tokio::test]
+async fn counts_of_minutes_agree_with_the_attempts() {
+    const LAST: i64 = 200 * 60_000_000;
+    for seed in (0..4).chain([fastrand::u64(..)]) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut database = Database::new().await;
+        let (own, foreign) =
+            (database.gateway(ORGANISATION, "a").await.0.0, database.gateway(OTHER, "a").await.0.0);
+        for _ in 0..random.usize(1..120) {
+            let first = random.i64(1..50);
+            let outcome = if random.u8(..) < 200 { "failed" } else { "unknown" };
+            let reason = random.choice(REASONS).unwrap().as_str();
+            let made = Made {
+                gateway: if random.u8(..) < 200 { own } else { foreign },
+                first,
+                last: first + random.i64(0..5),
+                outcome,
+                reason: (outcome == "failed").then_some(reason),
+                finished_at: random.i64(0..LAST),
+            };
+            database.attempt(made).await;
+            if random.u8(..) < 30 {
+                let before = random.i64(0..LAST / 4);
+                let gone = "delete from attempts where finished_at < $1";
+                sqlx::query(gone).bind(at(before)).execute(&mut database.conn).await.unwrap();
+            }
+            if random.u8(..) < 30 {
+                let (now, batch) = (at(random.i64(0..LAST)), random.i64(1..20));
+                database.conn.merge_failure_counts(now, batch).await.unwrap();
+            }
+        }
+        for _ in 0..20 {
+            let from = random.i64(0..LAST);
+            let window = TimeWindow::new(at(from), at(random.i64(from..LAST) + 1)).unwrap();
+            let minutes = random.u64(1..90);
+            let mut totals = Vec::new();
+            for (by, bucket) in [
+                (SummaryBy::Reason, Duration::from_mins(minutes)),
+                (SummaryBy::Gateway, Duration::from_mins(minutes)),
+            ] {
+                let conn = &mut database.conn;
+                let found = summary::failure_summary(conn, ORGANISATION, window, bucket, by).await;
+                let mut buckets: BTreeMap<Timestamp, i64> = BTreeMap::new();
+                for row in found.unwrap() {
+                    *buckets.entry(row.from).or_default() += row.count;
+                }
+                totals.push(buckets);
+            }
+            assert_eq!(totals[0], totals[1], "seed {seed}, {window:?}, {minutes} minutes");
+        }
+        let now = at(LAST + 60_000_000);
+        while database.conn.merge_failure_counts(now, 7).await.unwrap() > 0 {}
+        let each: Vec<(i64, i64)> = sqlx::query_as(
+            "select cast(count(*) as bigint), cast(min(count) as bigint) from failure_counts
+             group by organisation, minute, reason",
+        )
+        .fetch_all(&mut database.conn)
+        .await
+        .unwrap();
+        let is_merged = each.iter().all(|(rows, least)| *rows == 1 && *least > 0);
+        assert!(is_merged, "seed {seed}: {each:?}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures_util::stream::BoxStream;
 
-use crate::clock::Timestamp;
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason,
     Sequence,
@@ -13,8 +13,23 @@ use crate::store::supersession::Superseded;
 use crate::store::{NewEvent, Result, deployments};
 use crate::trace_context::TraceParent;
 
+/// Events of an organisation in a minute since the Unix epoch.
+pub(crate) struct CountedMinute {
+    pub(crate) organisation: OrganisationKey,
+    pub(crate) minute: i64,
+    pub(crate) count: i64,
+}
+
 /// Appending to logs, reading them, and recognizing repeated requests.
 pub(crate) trait LogStatements {
+    /// When the first event from an instant on was appended.
+    async fn first_event_since(&mut self, at: Timestamp) -> Result<Option<Timestamp>>;
+    /// Events appended in a window, of an organisation or of each, per minute.
+    async fn events_by_minute(
+        &mut self,
+        organisation: Option<OrganisationKey>,
+        window: TimeWindow,
+    ) -> Result<Vec<CountedMinute>>;
     /// Raises the heads of streams by these counts and returns the new heads. Streams that do
     /// not exist are missing from the result.
     async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>>;

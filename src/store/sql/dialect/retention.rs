@@ -16,6 +16,9 @@ pub(crate) trait RetentionStatements {
         spent: SpentEvents,
         mark: &mut TrimMark,
     ) -> Result<u64>;
+    /// Merges up to `batch` rows of `failure_counts` about earlier minutes with those of the same
+    /// minute, organisation and reason; returns how many. The caller holds the lock of retention.
+    async fn merge_failure_counts(&mut self, now: Timestamp, batch: i64) -> Result<u64>;
 }
 
 /// Events to delete when no log refers to them any more: those appended before an instant, without

@@ -13,6 +13,7 @@ pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> 
     dead_letters(conn, problems).await?;
     dead_totals(conn, problems).await?;
     totals(conn, problems).await?;
+    failure_counts(conn, problems).await?;
     confirmed_totals(conn, problems).await
 }
 
@@ -181,6 +182,37 @@ async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
             ));
         }
     }
+    Ok(())
+}
+
+/// Failed attempts are counted per minute.
+async fn failure_counts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
+    let rows = query!(
+        r#"
+        select o.name as "name!: String", cast(sum(t.recorded) as bigint) as "recorded!: i64",
+            cast(sum(t.counted) as bigint) as "counted!: i64"
+        from (
+            select g.organisation, sum(a.last_sequence - a.first_sequence + 1) as recorded, 0 as counted
+            from attempts a join gateways g using (gateway) where a.outcome = 'failed'
+            group by g.organisation
+            union all
+            select organisation, 0 as recorded, sum(count) as counted
+            from failure_counts group by organisation
+        ) as t
+        join organisations o on o.organisation = t.organisation
+        group by o.name having sum(t.recorded) <> sum(t.counted)
+        limit $1
+        "#,
+        MOST
+    )
+    .fetch_all(conn)
+    .await?;
+    problems.extend(rows.into_iter().map(|row| {
+        format!(
+            "organisation {:?}: the counts per minute add up to {} failed attempts, but the ledger contains {}",
+            row.name, row.counted, row.recorded
+        )
+    }));
     Ok(())
 }
 

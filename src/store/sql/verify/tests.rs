@@ -100,6 +100,10 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
             "update streams set confirmed_total = 1 where gateway = $1",
             "confirmed deliveries is 1, but its position is 4 with 1 dead letters",
         ),
+        (
+            "update failure_counts set count = count + 3 where $1 > 0",
+            "counts per minute add up to 5 failed attempts, but the ledger contains 2",
+        ),
         ("delete from streams where gateway = $1", "has no log"),
         (
             "insert into inbox (id, type, payload) select 2, 'west', name from gateways where gateway = $1",
@@ -126,7 +130,11 @@ async fn each_kind_of_damage_is_reported_with_its_gateway() {
         database.run(Scratch::WITHOUT_FOREIGN_KEYS, &[]).await;
         database.run(damage, &[gateway]).await;
         let problems = check(&mut database.conn, None).await.unwrap().problems;
-        let named = if expected.contains("99") { "99" } else { "west" };
+        let named = match expected {
+            _ if expected.contains("99") => "99",
+            _ if expected.contains("per minute") => "default",
+            _ => "west",
+        };
         let reported = problems.iter().any(|one| one.contains(expected) && one.contains(named));
         assert!(reported, "{damage}: {problems:?}");
     }

@@ -7,10 +7,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
-    BatchEvent, BatchRows, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
+    BatchEvent, BatchRows, CountedMinute, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
 };
-use super::{Connection, hex, json, query, query_as};
-use crate::clock::Timestamp;
+use super::{Connection, hex, json, query, query_as, query_scalar};
+use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
@@ -20,6 +20,40 @@ use crate::store::supersession::Superseded;
 use crate::store::{Result, storable};
 
 impl LogStatements for Connection {
+    async fn first_event_since(&mut self, at: Timestamp) -> Result<Option<Timestamp>> {
+        Ok(query_scalar!(
+            r#"
+            select appended_at as "at!: Timestamp" from events
+            where appended_at >= $1 order by appended_at limit 1
+            "#,
+            at as _
+        )
+        .fetch_optional(self)
+        .await?)
+    }
+
+    async fn events_by_minute(
+        &mut self,
+        organisation: Option<OrganisationKey>,
+        window: TimeWindow,
+    ) -> Result<Vec<CountedMinute>> {
+        Ok(query_as!(
+            CountedMinute,
+            r#"
+            select organisation as "organisation!: OrganisationKey", appended_at / 60000000 as "minute!: i64",
+                count(*) as "count!: i64"
+            from events
+            where appended_at >= $1 and appended_at < $2 and ($3 is null or organisation = $3)
+            group by 1, 2
+            "#,
+            window.from() as _,
+            window.to() as _,
+            organisation as _
+        )
+        .fetch_all(self)
+        .await?)
+    }
+
     async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>> {
         let counted = json(&counts.iter().map(|(key, count)| (key.0, count)).collect::<Vec<_>>())?;
         Ok(query_as!(

@@ -14,18 +14,18 @@ const ATTEMPTS: i64 = 200_000;
 const ATTEMPT: &str = "
     insert into attempts (gateway, first_sequence, last_sequence, outcome, reason,
         instance, node, started_at, finished_at)
-    select gateway, sequence, sequence, 'failed', 'not_connected',
-        '', $3, $1 + (event - 1) * $2, $1 + (event - 1) * $2
+    select gateway, sequence, sequence, 'failed',
+        case when event % 100000 = 7 then 'expired' else 'not_connected' end, '', $3,
+        $1 + (event - 1) * $2, $1 + (event - 1) * $2
     from outbox where event between $4 and $5 order by event";
 
 /// The rest. $1 is the instant of the first event, $2 the time between two of them, and $3 their
 /// number.
-const REST: [&str; 11] = [
+const REST: [&str; 12] = [
     // What selective filters find.
     "update events set type = 'bench.rare', correlation_id = 'bench-correlation',
         user_id = 'bench-user', artifact_id = 'bench-artifact', deployment_id = 'bench-deployment'
     where event % 100000 = 7",
-    "update attempts set reason = 'expired' where attempt % 100000 = 7",
     "insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
     select gateway, sequence, sequence, 'skipped', $1 + (event - 1) * $2
     from outbox where sequence % 1000 = 1",
@@ -37,6 +37,10 @@ const REST: [&str; 11] = [
     "update gateways set created_at = $1, labels = json_object('shard', cast(gateway % 10 as text))",
     "insert into gateway_history (gateway, changed_at, name, labels, changed_by)
     select gateway, created_at, name, labels, 'bench' from gateways",
+    "insert into event_counts (organisation, minute, count)
+    select 1, appended_at / 60000000, count(*) from events
+    where appended_at / 60000000 < ($1 + $2 * $3) / 60000000 - 2 group by 2",
+    "update event_counts_mark set counted_to = ($1 + $2 * $3) / 60000000 - 2",
     "with recursive numbered (n) as (select 0 union all select n + 1 from numbered where n < 9)
     insert into connections (id, gateway, token, instance, transport, node, remote_address,
         connected_at, last_heartbeat_at, closed_at, close_reason, confirmed)
