@@ -36,10 +36,10 @@ pub use actions::{
     ResyncAnswer, ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
 };
 pub use alerts::{
-    Alert, AlertAttempt, AlertDestination, AlertDestinationDefinition, AlertDestinationKind,
-    AlertDestinationSettings, AlertEvent, AlertFinding, AlertGateway, AlertKind, AlertNotification,
-    AlertNotificationState, AlertRule, AlertRuleDefinition, AlertSeverity, AlertSilence,
-    AlertState, AlertTest, AlertsOverview, SmtpTls,
+    Alert, AlertAttempt, AlertCounts, AlertDestination, AlertDestinationDefinition,
+    AlertDestinationKind, AlertDestinationSettings, AlertEvent, AlertFinding, AlertGateway,
+    AlertKind, AlertNotification, AlertNotificationState, AlertRule, AlertRuleDefinition,
+    AlertSeverity, AlertSilence, AlertState, AlertTest, AlertsOverview, SmtpTls,
 };
 pub use audit::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord};
 pub use browse::{EventFilter, EventSummary, PublishedTarget};

@@ -62,11 +62,24 @@ pub struct NoEntropy(String);
 
 /// Generates a key or an access token. Its secret is in the result only; store the digest.
 pub fn issue(kind: Kind) -> Result<Issued, NoEntropy> {
-    let mut random = [0_u8; 8 + SECRET_BYTES];
-    getrandom::fill(&mut random).map_err(|error| NoEntropy(error.to_string()))?;
-    let (for_id, secret) = random.split_at(8);
-    let mut id = base32(for_id);
+    let mut seed = [0_u8; 32];
+    getrandom::fill(&mut seed).map_err(|error| NoEntropy(error.to_string()))?;
+    issue_as(kind, id_of(&seed))
+}
+
+/// The public id that a seed determines. The same request always has the same id, so it can be
+/// recognised when it is repeated.
+pub fn id_of(seed: &[u8]) -> String {
+    let mut id = base32(&Sha256::digest(seed)[..8]);
     id.truncate(ID_CHARS);
+    id
+}
+
+/// Generates a key or an access token with an id from [`id_of`].
+pub fn issue_as(kind: Kind, id: String) -> Result<Issued, NoEntropy> {
+    let mut secret = [0_u8; SECRET_BYTES];
+    getrandom::fill(&mut secret).map_err(|error| NoEntropy(error.to_string()))?;
+    let secret = secret.as_slice();
     let mut body = secret.to_vec();
     body.extend_from_slice(&checksum(kind, &id, secret));
     let text = format!("{}_{id}_{}", kind.prefix(), base32(&body));

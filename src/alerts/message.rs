@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::rules::Rule;
 use crate::api::{AlertFinding, AlertSeverity};
 use crate::clock::Timestamp;
+use crate::names::inert;
 use crate::store::{AlertEvent, StoredAlert};
 
 /// What a rule found, with what its alert needs when the rule is not there any more: the JSON of
@@ -125,7 +126,8 @@ impl Message {
         self.data.resolved_at.is_some()
     }
 
-    /// One line: what happened, to which alert, and what was found.
+    /// One line: what happened, to which alert, and what was found. Names and texts that others wrote
+    /// are inert in it: they can't change how the text around them is displayed.
     pub fn title(&self) -> String {
         let Data { key, noted, .. } = &self.data;
         let what = match self.kind.as_str() {
@@ -133,10 +135,10 @@ impl Message {
             _ if self.is_resolved() => "RESOLVED".to_owned(),
             _ => noted.severity.as_str().to_uppercase(),
         };
-        format!("[{what}] {key}: {}", noted.finding.summary)
+        inert(&format!("[{what}] {key}: {}", noted.finding.summary))
     }
 
-    /// Several lines of plain text.
+    /// Several lines of plain text, each of them inert.
     pub fn text(&self) -> String {
         let Noted { finding, owner, description, .. } = &self.data.noted;
         let mut lines = vec![self.title()];
@@ -148,12 +150,42 @@ impl Message {
             let names: Vec<&str> = finding.gateways.iter().map(|it| it.name.as_str()).collect();
             lines.push(format!("Gateways: {}", names.join(", ")));
         }
-        lines.join("\n")
+        lines.iter().map(|line| inert(line)).collect::<Vec<_>>().join("\n")
     }
 
     /// The body for Slack's incoming webhooks. In its texts three characters have a meaning.
     pub fn slack(&self) -> Value {
         let text = self.text().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         json!({ "text": text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::AlertGateway;
+    use crate::event::GatewayId;
+
+    #[test]
+    fn what_others_wrote_changes_nothing_about_the_text_around_it() {
+        let mut message = Message::test("pager", "anna", Timestamp::from_micros(0));
+        let hostile = "a\u{202e}b\u{200b}c\u{2066}d\u{7}\r\nSince: never";
+        message.data.key = hostile.to_owned();
+        let noted = &mut message.data.noted;
+        noted.description = hostile.to_owned();
+        noted.owner = hostile.to_owned();
+        noted.finding.summary = hostile.to_owned();
+        noted.finding.gateways =
+            vec![AlertGateway { id: GatewayId::new(), name: hostile.to_owned() }];
+        let slack = message.slack();
+        let slack = slack["text"].as_str().unwrap();
+        for text in [message.title().as_str(), message.text().as_str(), slack] {
+            let is_odd = |c: char| c != '\n' && crate::names::is_invisible(c);
+            assert!(!text.contains(is_odd), "{text:?}");
+            assert!(text.contains("a\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}"), "{text:?}");
+        }
+        let lines: Vec<&str> = slack.lines().filter(|line| line.starts_with("Since:")).collect();
+        assert_eq!(lines, ["Since: 1970-01-01T00:00:00.000000Z"], "{slack}");
+        assert!(!message.title().contains('\n'));
     }
 }

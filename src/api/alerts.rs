@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Labels;
 use super::json;
+use super::{Labels, Pagination};
 use crate::clock::Timestamp;
 use crate::event::{EventType, GatewayId, NodeId, Reason};
 
@@ -605,12 +605,35 @@ pub struct AlertNotification {
     pub attempts: Vec<AlertAttempt>,
 }
 
+/// How many alerts there are, by their state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AlertCounts {
+    /// Those that fire.
+    #[schema(example = 1)]
+    pub firing: usize,
+    /// Those that will fire if their condition stays true for long enough.
+    #[schema(example = 0)]
+    pub pending: usize,
+    /// Those that were resolved within `retention.max_age`.
+    #[schema(example = 4)]
+    pub resolved: usize,
+}
+
 /// `GET /alerts`: rules, destinations, what is firing, and notifications.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertsOverview {
-    /// Alerts that are pending, firing, or were resolved within `retention.max_age`; firing ones first.
+    /// A page of the alerts that are pending, firing, or were resolved within `retention.max_age`;
+    /// firing ones first, the most urgent and the newest first.
     pub alerts: Vec<Alert>,
+    /// How many there are on all pages.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub counts: AlertCounts,
+    /// How to get the next page of `alerts`.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub pagination: Pagination,
     /// The rules in force, by id.
     pub rules: Vec<AlertRule>,
     /// The destinations, by id.

@@ -194,6 +194,14 @@ pub struct Gateway {
     pub connected: bool,
     /// Its live connections on all nodes.
     pub connections: i64,
+    /// When the oldest of its live connections was opened. Omitted without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub connected_since: Option<Timestamp>,
+    /// When its last connection ended. Omitted if none has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub disconnected_at: Option<Timestamp>,
     /// The last sequence of its log.
     pub head: Sequence,
     /// Everything up to this sequence is confirmed or a dead letter.

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use gateway_events::api::{Alert, AlertNotification, Page};
+use gateway_events::api::{Alert, AlertNotification, Page, PageQuery};
+use gateway_events::client::api::Api;
 use serde::de::DeserializeOwned;
 
 use super::access::ClientOptions;
@@ -34,15 +35,30 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     let api = client.api()?;
     match command {
         Command::List => {
-            let page = Page::whole(api.alerts().await?.alerts);
+            let page = Page::whole(all(&api).await?);
             answer(client.json, &page, listed)
         }
         Command::Notifications => {
-            let page = Page::whole(api.alerts().await?.notifications);
+            let none = PageQuery { limit: Some(1), cursor: None };
+            let page = Page::whole(api.alerts(&none).await?.notifications);
             answer(client.json, &page, notifications)
         }
         Command::Rule(command) => rule::run(command, client.json, &api).await,
         Command::Destination(command) => destination::run(command, client.json, &api).await,
+    }
+}
+
+/// The alerts of all pages.
+async fn all(api: &Api) -> anyhow::Result<Vec<Alert>> {
+    let (mut alerts, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = PageQuery { limit: Some(PageQuery::MAX_LIMIT), cursor };
+        let overview = api.alerts(&page).await?;
+        alerts.extend(overview.alerts);
+        cursor = overview.pagination.next;
+        if cursor.is_none() {
+            return Ok(alerts);
+        }
     }
 }
 

@@ -446,8 +446,8 @@ impl Api {
     }
 
     /// `GET /alerts`.
-    pub async fn alerts(&self) -> Result<AlertsOverview> {
-        self.read(&["alerts"], &()).await
+    pub async fn alerts(&self, page: &PageQuery) -> Result<AlertsOverview> {
+        self.read(&["alerts"], page).await
     }
 
     /// `GET /alerts/rules`.

@@ -14,10 +14,10 @@ use super::gateway_tokens::{issue, to_store, with_secret};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::query::Query;
-use crate::api::{AccessToken, NewAccessToken, Page, Scope, WithSecret};
+use crate::api::{AccessToken, Code, NewAccessToken, Page, Scope, WithSecret};
 use crate::names;
-use crate::store::{self, TokenInfo};
-use crate::token::Kind;
+use crate::store::{self, Actor, TokenInfo};
+use crate::token::{self, Issued, Kind};
 
 /// Create an access token.
 ///
@@ -37,6 +37,51 @@ pub(super) async fn create(
     _: Query<()>,
     extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
+    let issued = issue(Kind::Access)?;
+    let info = store_issued(&app, &actor, new, &issued).await?;
+    Ok(with_secret(&issued, info))
+}
+
+/// Creates an access token for a request that may be sent twice. The seed identifies the request: the
+/// second one is a conflict, on any node and after any time.
+pub(super) async fn create_once(
+    app: &App,
+    actor: &Actor,
+    new: NewAccessToken,
+    seed: &[u8],
+) -> Answer<(Issued, AccessToken)> {
+    let id = token::id_of(seed);
+    let exists = async || {
+        let tokens = app.store.access_tokens(actor.organisation).await?;
+        Answer::Ok(tokens.iter().any(|token| token.id == id))
+    };
+    let repeated = || {
+        let why = format!(
+            "The form was sent twice, and the token {id} was created the first time. It was shown then, and can't be shown again. If you don't have it, revoke it and create another one."
+        );
+        Problem::new(Code::Conflict, why)
+    };
+    if exists().await? {
+        return Err(repeated());
+    }
+    let issued = token::issue_as(Kind::Access, id.clone()).map_err(|error| {
+        tracing::error!(%error, "failed to generate an access token");
+        Problem::internal()
+    })?;
+    match store_issued(app, actor, new, &issued).await {
+        Ok(info) => Ok((issued, info)),
+        // The other request may have been faster.
+        Err(problem) if problem.status().is_server_error() && exists().await? => Err(repeated()),
+        Err(problem) => Err(problem),
+    }
+}
+
+async fn store_issued(
+    app: &App,
+    actor: &Actor,
+    new: NewAccessToken,
+    issued: &Issued,
+) -> Answer<AccessToken> {
     let name = new.name.trim();
     if !names::is_name(name, 128) {
         return Err(Problem::invalid(
@@ -53,10 +98,8 @@ pub(super) async fn create(
             "must contain at least one of publish, read, admin",
         ));
     }
-    let issued = issue(Kind::Access)?;
-    let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_access_token(&actor, name, &scopes, token).await?;
-    Ok(with_secret(&issued, AccessToken::from(info)))
+    let token = to_store(issued, new.expires_in_seconds)?;
+    Ok(app.store.create_access_token(actor, name, &scopes, token).await?.into())
 }
 
 /// List access tokens.

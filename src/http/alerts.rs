@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::App;
 use super::alert_bodies::{check_path_id, to_json};
 use super::alert_destinations;
 use super::auth::{Admin, Reader};
+use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::problem::{Answer, Problem};
@@ -18,13 +20,16 @@ use super::query::Query;
 use crate::alerts::message::{Noted, key};
 use crate::alerts::rules::{Rule, Rules, built_ins, problems};
 use crate::api::{
-    Alert, AlertAttempt, AlertEvent, AlertNotification, AlertNotificationState, AlertRule,
-    AlertRuleDefinition, AlertSilence, AlertState, AlertsOverview, Code, Page,
+    Alert, AlertAttempt, AlertCounts, AlertEvent, AlertNotification, AlertNotificationState,
+    AlertRule, AlertRuleDefinition, AlertSeverity, AlertSilence, AlertState, AlertsOverview, Code,
+    Page, PageQuery, Pagination,
 };
 use crate::clock::Timestamp;
-use crate::event::OrganisationKey;
+use crate::event::{OrganisationKey, quoted};
 use crate::store::{self, Actor, Existing, StoredAlert, StoredNotification};
 
+/// What cursors of the list of alerts are issued for.
+const ALERTS: &str = "alerts";
 /// The newest notifications that the overview has.
 const NOTIFICATIONS: usize = 100;
 /// The longest silence.
@@ -32,10 +37,11 @@ const LONGEST_SILENCE: std::time::Duration = std::time::Duration::from_hours(366
 
 /// Show rules, destinations, alerts and notifications.
 ///
-/// Alerts that fire come first. Resolved ones and ended notifications are kept for
-/// `retention.max_age`.
+/// Alerts that fire come first, a page of them at a time. Resolved ones and ended notifications are
+/// kept for `retention.max_age`.
 #[utoipa::path(
     get, path = "/alerts", tag = "alerts", operation_id = "showAlerts",
+    params(PageQuery),
     responses(
         (status = 200, description = "The overview.", body = AlertsOverview),
         Problems<(Scoped, Long)>,
@@ -45,9 +51,9 @@ const LONGEST_SILENCE: std::time::Duration = std::time::Duration::from_hours(366
 pub(super) async fn overview(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
-    _: Query<()>,
+    Query(page): Query<PageQuery>,
 ) -> Answer<Json<AlertsOverview>> {
-    Ok(Json(read_overview(&app, organisation).await?))
+    Ok(Json(read_overview(&app, organisation, &page).await?))
 }
 
 /// The alerts of an organisation that fire, the most urgent ones first.
@@ -62,26 +68,72 @@ pub(super) async fn firing(app: &App, organisation: OrganisationKey) -> Answer<V
 async fn alerts_of(app: &App, organisation: OrganisationKey, rules: &[Rule]) -> Answer<Vec<Alert>> {
     let alerts = app.store.alerts(organisation).await?;
     let mut alerts: Vec<Alert> = alerts.into_iter().map(|alert| shown(alert, rules)).collect();
-    alerts.sort_by_key(|alert| {
-        let state = match alert.state {
-            AlertState::Firing => 0,
-            AlertState::Pending => 1,
-            AlertState::Resolved => 2,
-        };
-        let newest_first = std::cmp::Reverse(alert.resolved_at.unwrap_or(alert.since));
-        (state, std::cmp::Reverse(alert.severity), newest_first)
-    });
+    alerts.sort_by_cached_key(AlertPosition::of);
     Ok(alerts)
 }
 
-/// Everything about the alerts of an organisation.
-async fn read_overview(app: &App, organisation: OrganisationKey) -> Answer<AlertsOverview> {
+/// Where an alert is in the list.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct AlertPosition {
+    state: u8,
+    severity: u8,
+    /// Negative, so that the newest one is the first.
+    before: i64,
+    /// Makes the order total.
+    key: String,
+}
+
+impl AlertPosition {
+    fn of(alert: &Alert) -> Self {
+        Self {
+            state: match alert.state {
+                AlertState::Firing => 0,
+                AlertState::Pending => 1,
+                AlertState::Resolved => 2,
+            },
+            severity: match alert.severity {
+                AlertSeverity::Critical => 0,
+                AlertSeverity::Warning => 1,
+                AlertSeverity::Info => 2,
+            },
+            before: -alert.resolved_at.unwrap_or(alert.since).micros(),
+            key: alert.key.clone(),
+        }
+    }
+}
+
+fn counts(alerts: &[Alert]) -> AlertCounts {
+    let in_state = |state| alerts.iter().filter(|alert| alert.state == state).count();
+    AlertCounts {
+        firing: in_state(AlertState::Firing),
+        pending: in_state(AlertState::Pending),
+        resolved: in_state(AlertState::Resolved),
+    }
+}
+
+/// A page of alerts, and everything else about them.
+async fn read_overview(
+    app: &App,
+    organisation: OrganisationKey,
+    page: &PageQuery,
+) -> Answer<AlertsOverview> {
+    let (limit, after) = (page.size(), page.position::<AlertPosition>(&ALERTS)?);
     let rules = rules_of(app, organisation).await?;
     let destinations = app.store.alert_destinations(organisation).await?;
-    let alerts = alerts_of(app, organisation, &rules).await?;
+    let mut alerts = alerts_of(app, organisation, &rules).await?;
+    let counts = counts(&alerts);
+    if let Some(after) = after {
+        alerts.retain(|alert| AlertPosition::of(alert) > after);
+    }
+    let more = alerts.len() > limit;
+    alerts.truncate(limit);
+    let last = alerts.last().filter(|_| more).map(AlertPosition::of);
+    let next = last.map(|last| cursor::encode(&last, &ALERTS));
     let notifications = app.store.notifications(organisation, None, NOTIFICATIONS).await?;
     Ok(AlertsOverview {
         alerts,
+        counts,
+        pagination: Pagination { limit, next },
         rules: rules.into_iter().map(AlertRule::from).collect(),
         destinations: destinations
             .into_iter()
@@ -200,6 +252,7 @@ async fn put_definition(
     existing: Existing,
     definition: &AlertRuleDefinition,
 ) -> Answer<bool> {
+    check_destinations(app, actor.organisation, id, definition).await?;
     let was = built_ins().get(id).map(to_json).transpose()?;
     let text = to_json(definition)?;
     Ok(app.store.put_alert_rule(actor, id, existing, was.as_deref(), &text).await?)
@@ -270,6 +323,35 @@ pub(super) async fn silence(
     let until = until.filter(|until| *until > now);
     app.store.silence_alert_rule(&actor, &id, until).await?;
     Ok(Json(rule_of(&app, actor.organisation, &id).await?.into()))
+}
+
+/// Refuses a rule that names a destination which does not exist: nothing would be sent there. One that
+/// the rule named before may have been deleted since; the rest of the rule can be changed nevertheless.
+async fn check_destinations(
+    app: &App,
+    organisation: OrganisationKey,
+    id: &str,
+    definition: &AlertRuleDefinition,
+) -> Answer<()> {
+    let named = definition.destinations.as_deref().unwrap_or_default();
+    if named.is_empty() {
+        return Ok(());
+    }
+    let (known, rules) = tokio::try_join!(
+        async { Ok(app.store.alert_destinations(organisation).await?) },
+        rules_of(app, organisation),
+    )?;
+    let before = rules.into_iter().find(|rule| rule.id == id);
+    let before = before.and_then(|rule| rule.definition.destinations).unwrap_or_default();
+    let is_unknown = |id: &&String| {
+        !before.contains(*id) && known.iter().all(|destination| destination.id != **id)
+    };
+    let unknown: Vec<String> = named.iter().filter(is_unknown).map(|id| quoted(id)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let why = format!("no destination has the id {}; create it first", unknown.join(" or "));
+    Err(Problem::invalid("destinations", why))
 }
 
 fn check(definition: &AlertRuleDefinition) -> Answer<()> {

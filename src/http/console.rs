@@ -12,8 +12,9 @@ use std::time::Duration;
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::Extension;
 use axum::http::{HeaderMap, header};
+use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{BoxError, Router};
 use tower::timeout::TimeoutLayer;
 
@@ -30,7 +31,10 @@ mod audit;
 mod changes;
 mod chart;
 mod components;
+mod dead_letters;
+mod delivery_list;
 mod event;
+mod event_type_form;
 mod event_types;
 mod events;
 mod failure_selection;
@@ -40,6 +44,7 @@ mod form;
 mod gateway;
 mod gateway_actions;
 mod gateway_keys;
+mod gateway_labels;
 mod gateway_log;
 mod gateway_selection;
 mod gateways;
@@ -48,17 +53,20 @@ mod jobs;
 mod layout;
 mod lookup;
 mod nodes;
+mod organisation;
 mod overview;
 mod pairs;
 mod publish;
 mod redrive;
 mod replay;
+mod republish;
 mod resend;
 mod selection;
 mod session;
 mod sign_in;
 mod sign_ins;
 mod states;
+mod steps;
 mod text;
 mod visit;
 
@@ -85,6 +93,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/gateways/{id}/log", get(gateway_log::page))
         .route("/console/gateways/{id}/pause", post(gateway_actions::pause))
         .route("/console/gateways/{id}/resume", post(gateway_actions::resume))
+        .route("/console/gateways/{id}/labels", post(gateway_labels::save))
         .route("/console/gateways/{id}/disable", post(gateway_actions::disable))
         .route("/console/gateways/{id}/enable", post(gateway_actions::enable))
         .route("/console/gateways/{id}/skip", post(gateway_actions::skip))
@@ -96,6 +105,7 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/events/{id}", get(event::page))
         .route("/console/events/{id}/resend", post(resend::submit))
         .route("/console/failures", get(failures::page))
+        .route("/console/dead-letters", get(dead_letters::page))
         .route("/console/failures/redrive", post(redrive::submit))
         .route("/console/failures/redrive-selected", post(failure_selection::submit))
         .route("/console/inbox", get(inbox::page))
@@ -103,8 +113,8 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/inbox/{id}/retry", post(inbox::retry))
         .route("/console/inbox/{id}/edit", post(inbox::edit))
         .route("/console/inbox/{id}/delete", post(inbox::delete))
-        .route("/console/event-types", get(event_types::page))
-        .route("/console/event-types/{name}", get(event_types::one))
+        .route("/console/event-types", get(event_types::page).post(event_types::register))
+        .route("/console/event-types/{name}", get(event_types::one).post(event_types::save))
         .route("/console/jobs", get(jobs::page))
         .route("/console/jobs/{id}/abort", post(jobs::abort))
         .route("/console/audit", get(audit::page))
@@ -127,8 +137,12 @@ pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
         .route("/console/access-tokens", get(access_tokens::page).post(access_tokens::create))
         .route("/console/access-tokens/{id}/revoke", post(access_tokens::revoke))
         .merge(large)
-        .route("/console/{*path}", get(visit::not_found))
+        .route("/console/organisation", get(organisation::page))
+        .route("/console/", get(visit::to_root))
+        .route("/console/{*path}", any(visit::not_found))
+        .method_not_allowed_fallback(visit::wrong_method)
         .layer(timeout)
+        .layer(map_response(layout::secured))
         .route("/console/assets/{file}", get(assets::file))
 }
 

@@ -16,10 +16,11 @@ use super::openapi::{
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
+use crate::compute::Source;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::built_in;
 use crate::ingest::{LONGEST_TTL_SECS, SchemaCheckError};
-use crate::store;
+use crate::store::{self, Actor};
 
 /// List event types.
 #[utoipa::path(
@@ -84,7 +85,20 @@ pub(super) async fn put(
     headers: HeaderMap,
     extract::Json(definition): extract::Json<EventTypeDefinition>,
 ) -> Answer<(StatusCode, Json<EventTypeInfo>)> {
-    let name = named(&name)?;
+    let source = auth::source(&headers);
+    let (status, info) = define(&app, &actor, &source, &name, definition).await?;
+    Ok((status, Json(info)))
+}
+
+/// Registers or replaces a type, for a client whose computations count for this source.
+pub(super) async fn define(
+    app: &App,
+    actor: &Actor,
+    source: &Source,
+    name: &str,
+    definition: EventTypeDefinition,
+) -> Answer<(StatusCode, EventTypeInfo)> {
+    let name = named(name)?;
     if definition.description.chars().count() > 1000 {
         return Err(Problem::invalid("description", "must be at most 1000 characters"));
     }
@@ -92,11 +106,9 @@ pub(super) async fn put(
         return Err(Problem::invalid("ttlSeconds", format!("must be 1 to {LONGEST_TTL_SECS}")));
     }
     if let Some(schema) = &definition.schema {
-        app.rules.check_schema(&auth::source(&headers), schema.clone()).await.map_err(|error| {
-            match error {
-                SchemaCheckError::Invalid(why) => Problem::invalid("schema", why),
-                SchemaCheckError::Compute(error) => error.into(),
-            }
+        app.rules.check_schema(source, schema.clone()).await.map_err(|error| match error {
+            SchemaCheckError::Invalid(why) => Problem::invalid("schema", why),
+            SchemaCheckError::Compute(error) => error.into(),
         })?;
     }
     let info = store::EventTypeInfo {
@@ -106,11 +118,11 @@ pub(super) async fn put(
         ttl_secs: definition.ttl_seconds,
         barrier: definition.barrier,
     };
-    let put = app.store.put_event_type(&actor, &info).await;
+    let put = app.store.put_event_type(actor, &info).await;
     // Even if it is unknown whether that was stored.
     app.types.remove(&(actor.organisation, name));
     let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(info.into())))
+    Ok((status, info.into()))
 }
 
 /// Delete a registered event type.

@@ -231,6 +231,8 @@ pub(super) fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
         paused: gateway.paused.map(Into::into),
         connected: connections > 0,
         connections,
+        connected_since: gateway.connected_since,
+        disconnected_at: gateway.left.map(|(at, _)| at),
         head: gateway.head,
         confirmed: gateway.confirmed,
         lag: api::Lag { events: gateway.pending, seconds: lag },

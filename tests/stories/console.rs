@@ -13,12 +13,14 @@ mod actions;
 mod alerts;
 mod browser;
 mod changes;
+mod dead_letters;
 mod forms;
 mod pages;
 mod publish;
+mod robustness;
 mod selection;
 mod tokens;
-mod visitor;
+pub(crate) mod visitor;
 
 use visitor::{Page, Visitor, encoded, from_here};
 

@@ -1,12 +1,13 @@
 //! Access tokens: the list, without their secrets, and the forms that create and revoke them.
 
-use axum::body::to_bytes;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
+use secrecy::ExposeSecret as _;
+use uuid::Uuid;
 
 use super::super::access_tokens;
-use super::super::extract::{Json, Path};
+use super::super::extract::Path;
 use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{hidden, table, text};
@@ -17,7 +18,7 @@ use super::pairs::Pairs;
 use super::states::{Tone, state};
 use super::text::{none, said, when, when_any};
 use super::visit::{Key, View, Visit};
-use crate::api::{AccessToken, NewAccessToken, Scope, WithSecret};
+use crate::api::{AccessToken, NewAccessToken, Scope};
 
 /// The page's path.
 const PATH: &str = "/console/access-tokens";
@@ -35,8 +36,8 @@ const LIFETIMES: [(&str, &str); 5] = [
     ("1", "in a day"),
     ("never", "never"),
 ];
-/// A response with a new token is much smaller than this.
-const MOST_BYTES: usize = 64 * 1024;
+/// The field that identifies a form, so that one that is sent twice creates one token.
+const ONCE: &str = "once";
 
 pub(super) async fn page(visit: Visit) -> Response {
     let values = Pairs::default().and("scopes", "read");
@@ -114,10 +115,17 @@ fn revocation(visit: &Visit, token: &AccessToken, is_own: bool) -> Markup {
 fn new_token(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Markup {
     let errors = problem.map(|it| it.clone().into_document().errors).unwrap_or_default();
     let fields = Fields::new(values, &errors);
+    // After a conflict, the form is for another token.
+    let is_used = problem.is_some_and(|problem| problem.code() == "conflict");
+    let once = match values.get(ONCE) {
+        once if !once.is_empty() && !is_used => once.to_owned(),
+        _ => Uuid::now_v7().to_string(),
+    };
     let scopes = SCOPES.map(|(scope, text)| (scope.as_str(), text));
     html! {
         form.sheet method="post" action=(PATH) {
             (hidden(TOKEN, &visit.session.id.form_token()))
+            (hidden(ONCE, &once))
             div.grid {
                 (fields.text(&field("name", "Name").hint("The program or operator that uses it, as the audit log shows it."), 128))
                 (fields.choice(&field("days", "Expires").of("expiresInSeconds".to_owned()), &LIFETIMES))
@@ -135,12 +143,13 @@ pub(super) async fn create(submission: Submission) -> Response {
         let admin = visit.session.admin()?;
         let new = requested(fields)?;
         let call = Call::post("/access-tokens", &new);
-        let response = access_tokens::create(visit.state(), admin, Query(()), Json(new)).await?;
-        Ok((with_secret(response.into_response()).await?, call))
+        let seed = seed(visit, fields.get(ONCE))?;
+        let (issued, info) = access_tokens::create_once(&visit.app, &admin.0, new, &seed).await?;
+        Ok((issued, info, call))
     };
     match created.await {
-        Ok((token, call)) => {
-            let body = created_body(&token);
+        Ok((issued, info, call)) => {
+            let body = created_body(&info, issued.key.expose_secret());
             let view = View { title: "A new access token".to_owned(), calls: vec![call], body };
             visit.page(Section::AccessTokens, StatusCode::OK, &view)
         }
@@ -173,23 +182,25 @@ fn requested(fields: &Pairs) -> Answer<NewAccessToken> {
     reader.finish(NewAccessToken { name, scopes, expires_in_seconds })
 }
 
-/// The token in the response of the API.
-async fn with_secret(response: Response) -> Answer<WithSecret<AccessToken>> {
-    let body = to_bytes(response.into_body(), MOST_BYTES).await;
-    let body = body.map_err(|_| Problem::internal())?;
-    serde_json::from_slice(&body).map_err(|_| Problem::internal())
+/// What the id of a form's token is derived from. The token of the session is part of it, so that
+/// nobody else's form has the same.
+fn seed(visit: &Visit, once: &str) -> Answer<Vec<u8>> {
+    let once: Uuid = once
+        .parse()
+        .map_err(|_| Problem::invalid(ONCE, "must be the UUID that the form has; open it again"))?;
+    Ok([b"console form", visit.session.token().as_bytes(), once.as_bytes()].concat())
 }
 
-fn created_body(token: &WithSecret<AccessToken>) -> Markup {
+fn created_body(info: &AccessToken, token: &str) -> Markup {
     html! {
         p.up { a href=(PATH) { "Access tokens" } }
         h1 { "A new access token" }
         div.notice.good role="status" {
-            p { "The access token " (said(&token.info.name)) " is created. This is the only time that it is shown." }
+            p { "The access token " (said(&info.name)) " is created. This is the only time that it is shown." }
             p { "Copy it now and store it where secrets are kept, such as a password manager or a file that only its user can read. It can't be retrieved again." }
         }
         div.command.once {
-            pre tabindex="0" { code #secret { (token.token) } }
+            pre tabindex="0" { code #secret { (token) } }
             button type="button" hidden data-copy="secret" { "Copy" }
         }
         p { "Programs send it in the header " code { "Authorization: Bearer …" } ". The command line reads it from a file, or from " code { "GATEWAY_EVENTS_TOKEN" } "." }

@@ -5,16 +5,15 @@ use maud::{Markup, html};
 
 use super::super::alerts;
 use super::super::problem::Answer;
-use super::super::query::Query;
-use super::components::{empty, hidden, live, numeric, table, text};
+use super::super::query::{FromQuery as _, Query};
+use super::components::{empty, hidden, live, numeric, paging, table, text};
 use super::form::TOKEN;
 use super::layout::{Call, Section};
-use super::pairs::Pairs;
 use super::states::{alert_state, notification_state, severity};
 use super::text::{none, number, said, sentences, short, when, when_any};
 use super::visit::{View, Visit};
 use super::{alert_destination, alert_rule};
-use crate::api::{Alert, AlertDestination, AlertNotification, AlertRule};
+use crate::api::{Alert, AlertDestination, AlertNotification, AlertRule, PageQuery};
 
 pub(super) async fn page(visit: Visit) -> Response {
     let view = content(&visit).await;
@@ -22,13 +21,23 @@ pub(super) async fn page(visit: Visit) -> Response {
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
-    let overview = alerts::overview(visit.state(), visit.session.reader()?, Query(())).await?.0;
+    let query = match visit.query.get("limit") {
+        "" => visit.query.with("limit", "50"),
+        _ => visit.query.clone(),
+    };
+    let asked: PageQuery = query.query()?;
+    let overview = alerts::overview(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let counts = overview.counts;
     let changing = html! {
         section aria-labelledby="alerts" {
             h2 #alerts { "Alerts" }
             @if overview.alerts.is_empty() {
                 (empty(&html! { p { "No alert is firing, and none has fired recently." } }))
-            } @else { (list(visit, &overview.alerts)) }
+            } @else {
+                p.hint { (number(counts.firing)) " firing, " (number(counts.pending)) " pending, " (number(counts.resolved)) " resolved recently" }
+                (list(visit, &overview.alerts))
+            }
+            (paging(visit, overview.pagination.next.as_deref(), &query))
         }
         section aria-labelledby="notifications" {
             h2 #notifications { "Notifications" }
@@ -61,7 +70,7 @@ async fn content(visit: &Visit) -> Answer<View> {
                  (destinations(visit, &overview.destinations)) }
         }
     };
-    let calls = vec![Call::get("/alerts", &Pairs::default())];
+    let calls = vec![Call::get("/alerts", &query.known(&PageQuery::names()))];
     Ok(View { title: "Alerts".to_owned(), calls, body })
 }
 

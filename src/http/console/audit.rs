@@ -35,7 +35,7 @@ fn filters(visit: &Visit) -> Markup {
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
-    let query = in_window(visit);
+    let query = in_window(visit)?;
     let asked: Asked = query.query()?;
     let page = audit::list(visit.state(), visit.session.admin()?, Query(asked)).await?.0;
     let body = html! {

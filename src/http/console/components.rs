@@ -14,31 +14,38 @@ pub(super) struct Column {
     name: &'static str,
     is_number: bool,
     is_choice: bool,
+    is_wide: bool,
 }
 
 impl Column {
     fn class(&self) -> Option<&'static str> {
-        match (self.is_number, self.is_choice) {
-            (true, _) => Some("number"),
-            (false, true) => Some("choice"),
-            (false, false) => None,
+        match (self.is_number, self.is_choice, self.is_wide) {
+            (true, ..) => Some("number"),
+            (_, true, _) => Some("choice"),
+            (.., true) => Some("wide"),
+            _ => None,
         }
     }
 }
 
 /// A column of texts.
 pub(super) const fn text(name: &'static str) -> Column {
-    Column { name, is_number: false, is_choice: false }
+    Column { name, is_number: false, is_choice: false, is_wide: false }
 }
 
 /// A column of numbers, aligned at their ends.
 pub(super) const fn numeric(name: &'static str) -> Column {
-    Column { name, is_number: true, is_choice: false }
+    Column { name, is_number: true, is_choice: false, is_wide: false }
 }
 
 /// A column of checkboxes, before that of the names.
 pub(super) const fn choice(name: &'static str) -> Column {
-    Column { name, is_number: false, is_choice: true }
+    Column { name, is_number: false, is_choice: true, is_wide: false }
+}
+
+/// A column of texts that tables of medium width leave out. Cards of small screens have it.
+pub(super) const fn wide(name: &'static str) -> Column {
+    Column { name, is_number: false, is_choice: false, is_wide: true }
 }
 
 /// A table that scrolls inside its own region where it is too wide, and whose rows are cards on small
@@ -156,7 +163,13 @@ pub(super) fn gateway_link(id: GatewayId, name: &str) -> Markup {
 
 /// A link to an event.
 pub(super) fn event_link(id: &str) -> Markup {
-    html! { a.id href=(event_path(id)) title=(super::text::lines(id)) { bdi { (shortened(id)) } } }
+    event_link_to(id, &Pairs::default())
+}
+
+/// A link to an event, with a query.
+pub(super) fn event_link_to(id: &str, query: &Pairs) -> Markup {
+    let href = query.after(&event_path(id));
+    html! { a.id href=(href) title=(super::text::lines(id)) { bdi { (shortened(id)) } } }
 }
 
 /// The ends of a long id, which tell it from others: generated ids begin with the time.

@@ -11,11 +11,12 @@ use super::components::{
     Refresh, empty, facts, following, gateway_link, more, numeric, table, text,
 };
 use super::events::target;
-use super::gateway::next_steps;
 use super::layout::{Call, Section};
 use super::pairs::{Pairs, encode};
+use super::republish;
 use super::resend;
 use super::states::{Tone, event_state, rollout_state, state};
+use super::steps::{Subject, next_steps};
 use super::text::{
     escapes, none, number, pretty, said, sentences, short, visible_json, when, when_any,
 };
@@ -25,6 +26,7 @@ use crate::api::{
     WaitQuery,
 };
 use crate::event::EventId;
+use crate::store::Scope;
 
 mod attempts;
 
@@ -60,7 +62,7 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
         p.up { a href="/console/events" { "Events" } }
         h1 { "Event " span.id { bdi { (short(id.as_str(), 80)) } } }
         (following(visit, refresh, None, &progress))
-        @if visit.session.is_admin() && event.purged.is_none() { (resend::offer(visit, &event.id)) }
+        (actions(visit, &event))
         (missed(&diagnosis))
         (payload(visit, &event))
     };
@@ -71,6 +73,20 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
         Call::get(format!("/events/{path}/diagnosis"), &query),
     ];
     Ok(View { title: format!("Event {}", short(id.as_str(), 40)), calls, body })
+}
+
+/// What can be done with it. Without its payload, nothing can.
+fn actions(visit: &Visit, event: &EventWithDeliveries) -> Markup {
+    let (resends, publishes) = (visit.session.is_admin(), visit.session.can(Scope::Publish));
+    html! {
+        @if event.purged.is_none() && (resends || publishes) {
+            section.actions aria-labelledby="actions" {
+                h2 #actions { "Actions" }
+                @if resends { (resend::offer(visit, &event.id)) }
+                @if publishes { (republish::offer(&event.id)) }
+            }
+        }
+    }
 }
 
 fn event_facts(visit: &Visit, event: &EventWithDeliveries) -> Markup {
@@ -102,7 +118,7 @@ fn verdict_part(visit: &Visit, event: &EventWithDeliveries, diagnosis: &EventDia
             (event_state(event.verdict.state))
             p { (sentences(&event.verdict.summary)) " (" (when(event.verdict.since, visit.now)) ")" }
         }
-        (next_steps(&diagnosis.next))
+        (next_steps(visit, Subject::Event(&event.id), &diagnosis.next))
     }
 }
 

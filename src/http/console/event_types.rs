@@ -1,34 +1,49 @@
 //! Event types and their schemas.
 
-use axum::response::Response;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
 use super::super::event_types;
 use super::super::extract::Path;
-use super::super::problem::Answer;
+use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::components::{facts, table, text};
-use super::layout::{Call, Section};
+use super::event_type_form;
+use super::fields::refuse_outdated;
+use super::form::Submission;
+use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
 use super::text::{none, pretty, said, span};
 use super::visit::{Key, View, Visit};
-use crate::api::EventTypeInfo;
+use crate::api::{Code, EventTypeDefinition, EventTypeInfo};
 use crate::store::Scope;
 
+/// The parameter of the list with the name that the form is filled with.
+const REGISTER: &str = "register";
+
 pub(super) async fn page(visit: Visit) -> Response {
-    let view = content(&visit).await;
+    let values = Pairs::default().and("name", visit.query.get(REGISTER));
+    let view = list(&visit, &values, None).await;
     visit.respond(Section::EventTypes, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+/// Where the form is filled with a name.
+pub(super) fn registration(name: &str) -> String {
+    let page = Pairs::default().with(REGISTER, name).after("/console/event-types");
+    format!("{page}#register")
+}
+
+/// The list, with the form that registers a type.
+pub(super) async fn list(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
     let page = event_types::list(visit.state(), visit.session.reader()?, Query(())).await?.0;
     let rows: Vec<Vec<Markup>> = page
         .list
         .iter()
         .map(|of| {
             vec![
-                html! { a href=(path(&of.name)) { code { (super::text::short(&of.name, 80)) } } },
+                html! { a href=(event_type_form::path(&of.name)) { code { (super::text::short(&of.name, 80)) } } },
                 said(&of.description),
                 lifetime(of),
                 html! { @if of.barrier { "yes" } @else { (none()) } },
@@ -38,15 +53,18 @@ async fn content(visit: &Visit) -> Answer<View> {
     let columns = [text("Type"), text("Meaning"), text("Expires after"), text("Barrier")];
     let body = html! {
         h1 { "Event types" }
+        @if let Some(problem) = problem { (layout::refusal(problem)) }
         p.hint { "A published event must have a type of this list, and a payload that its schema accepts." }
         (table("Event types by name", &columns, &rows))
+        @if visit.session.is_admin() {
+            section aria-labelledby="register" {
+                h2 #register { "Register an event type" }
+                (event_type_form::form(visit, values, problem, None))
+            }
+        }
     };
     let calls = vec![Call::get("/event-types", &Pairs::default())];
     Ok(View { title: "Event types".to_owned(), calls, body })
-}
-
-fn path(name: &str) -> String {
-    format!("/console/event-types/{}", encode(name))
 }
 
 fn lifetime(of: &EventTypeInfo) -> Markup {
@@ -80,8 +98,81 @@ async fn shown(visit: &Visit, name: String) -> Answer<View> {
         @if of.built_in_schema.is_some() {
             (schema("built-in", "Schema of the built-in type, which payloads must also satisfy", of.built_in_schema.as_deref()))
         }
+        @if visit.session.is_admin() { (change(visit, &of)) }
     };
     Ok(View { title: of.name.clone(), calls: vec![call], body })
+}
+
+/// The form that changes it.
+fn change(visit: &Visit, of: &EventTypeInfo) -> Markup {
+    html! {
+        section.actions aria-labelledby="actions" {
+            h2 #actions { "Actions" }
+            @match event_type_form::values(of) {
+                Some(values) => details {
+                    summary { "Change the type" }
+                    (event_type_form::form(visit, &values, None, Some(of)))
+                },
+                None => p.hint { "Its schema is too long for a form. Change it with " code { "gateway-events event-type put" } "." },
+            }
+        }
+    }
+}
+
+/// Registers a type. One that exists is not replaced.
+pub(super) async fn register(submission: Submission) -> Response {
+    let (visit, fields) = (&submission.visit, &submission.fields);
+    let registered = async {
+        visit.session.admin()?;
+        let name = fields.get("name");
+        if name.is_empty() {
+            return Err(Problem::invalid("name", "is required"));
+        }
+        let (reader, key) = (visit.session.reader()?, Path(name.to_owned()));
+        match event_types::show(visit.state(), reader, key, Query(())).await {
+            Ok(_) => {
+                let why = "An event type of this name is registered. Change it on its own page.";
+                return Err(Problem::new(Code::Conflict, why));
+            }
+            Err(problem) if problem.code() == "not_found" => {}
+            Err(problem) => return Err(problem),
+        }
+        put(visit, name, event_type_form::definition(fields)?).await
+    };
+    match registered.await {
+        Ok(()) => to(fields.get("name")),
+        Err(problem) => match list(visit, fields, Some(&problem)).await {
+            Ok(view) if visit.session.is_admin() => {
+                visit.again(Section::EventTypes, &problem, &view)
+            }
+            _ => submission.refused(&problem),
+        },
+    }
+}
+
+/// Stores the definition that was typed.
+pub(super) async fn save(Key(name): Key<String>, submission: Submission) -> Response {
+    let (visit, fields) = (&submission.visit, &submission.fields);
+    let saved = async {
+        visit.session.admin()?;
+        let (reader, key) = (visit.session.reader()?, Path(name.clone()));
+        let shown = event_types::show(visit.state(), reader, key, Query(())).await?.0;
+        refuse_outdated(fields, &shown)?;
+        put(visit, &name, event_type_form::definition(fields)?).await
+    };
+    match saved.await {
+        Ok(()) => to(&name),
+        Err(problem) => submission.refused(&problem),
+    }
+}
+
+async fn put(visit: &Visit, name: &str, definition: EventTypeDefinition) -> Answer<()> {
+    let (actor, source) = (visit.session.admin()?.0, visit.session.source());
+    event_types::define(&visit.app, &actor, &source, name, definition).await.map(|_| ())
+}
+
+fn to(name: &str) -> Response {
+    (StatusCode::SEE_OTHER, [(header::LOCATION, event_type_form::path(name))]).into_response()
 }
 
 /// A schema, or that there is none.

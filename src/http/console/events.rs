@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::browse;
-use super::super::problem::Answer;
+use super::super::problem::{Answer, Problem};
 use super::super::query::{FromQuery as _, Query};
 use super::components::{
     Filters, Refresh, empty, event_link, following, labels, numeric, paging, table, text,
@@ -31,26 +31,37 @@ pub(super) const WINDOWS: [(&str, &str); 5] = [
     ("30d", "last 30 days"),
 ];
 
-/// The query of a list: with a `limit`, and with the chosen window as `from`.
-pub(super) fn in_window(visit: &Visit) -> Pairs {
-    let length = match visit.query.get("last") {
-        "15m" => Some(Duration::from_mins(15)),
-        "1h" => Some(Duration::from_hours(1)),
-        "7d" => Some(Duration::from_hours(7 * 24)),
-        "30d" => Some(Duration::from_hours(30 * 24)),
-        _ => None,
+/// The length of the window that a value of `last` chooses; `None` for the page's own.
+fn length(last: &str) -> Answer<Option<Duration>> {
+    let hours = match last {
+        "" => return Ok(None),
+        "15m" => return Ok(Some(Duration::from_mins(15))),
+        "1h" => 1,
+        "24h" => 24,
+        "7d" => 7 * 24,
+        "30d" => 30 * 24,
+        _ => {
+            let why = "must be 15m, 1h, 24h, 7d or 30d; give another window as from and to, such as from=2026-01-31T09:30:00Z";
+            return Err(Problem::invalid("last", why));
+        }
     };
+    Ok(Some(Duration::from_hours(hours)))
+}
+
+/// The query of a list: with a `limit`, and with the chosen window as `from`.
+pub(super) fn in_window(visit: &Visit) -> Answer<Pairs> {
+    let length = length(visit.query.get("last"))?;
     let mut query = visit.query.clone();
     if query.get("limit").is_empty() {
         query = query.with("limit", ROWS);
     }
-    match length.filter(|_| query.get("from").is_empty()) {
+    Ok(match length.filter(|_| query.get("from").is_empty()) {
         Some(length) => {
             let second = visit.now.minus(length).micros() / 1_000_000 * 1_000_000;
             query.with("from", Timestamp::from_micros(second).to_string())
         }
         None => query,
-    }
+    })
 }
 
 pub(super) async fn page(visit: Visit) -> Response {
@@ -64,7 +75,7 @@ pub(super) async fn page(visit: Visit) -> Response {
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
-    let (query, gateway) = lookup::filter(visit, &in_window(visit)).await?;
+    let (query, gateway) = lookup::filter(visit, &in_window(visit)?).await?;
     let asked: (EventFilter, PageQuery) = query.query()?;
     let page = browse::events(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
     let list = html! {

@@ -13,8 +13,9 @@ use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
 use super::super::{deliveries, gateways};
 use super::components::{event_link, gateway_link, hidden, numeric, table, text};
+use super::delivery_list::DeliveryList;
 use super::form::Submission;
-use super::layout::{Call, Section};
+use super::layout::Call;
 use super::redrive;
 use super::selection::{self, Outcome, Run};
 use super::text::{count, none, number};
@@ -24,11 +25,10 @@ use crate::event::{GatewayId, Sequence};
 
 /// The path of the form.
 const PATH: &str = "/console/failures/redrive-selected";
-const LIST: &str = "/console/failures";
 /// The field of the selected deliveries.
 const NAME: &str = "delivery";
 /// The most deliveries of one redrive: the rows of a page.
-const MOST: usize = PageQuery::DEFAULT_LIMIT;
+pub(super) const MOST: usize = PageQuery::DEFAULT_LIMIT;
 /// The API's path.
 const REDRIVE: &str = "/deliveries/redrive";
 
@@ -61,8 +61,8 @@ impl Chosen {
 }
 
 /// The form above the list.
-pub(super) fn form(visit: &Visit) -> Markup {
-    let button = html! { button type="submit" { "Redrive the selected…" } };
+pub(super) fn form(visit: &Visit, list: &DeliveryList) -> Markup {
+    let button = html! { (list.field()) button type="submit" { "Redrive the selected…" } };
     selection::form(visit, PATH, &button)
 }
 
@@ -77,7 +77,10 @@ pub(super) fn checkbox(delivery: &Delivery) -> Markup {
 /// The dry run, or what was confirmed.
 pub(super) async fn submit(submission: Submission) -> Response {
     match redriven(&submission).await {
-        Ok(view) => submission.visit.respond(Section::Failures, Ok(view)),
+        Ok(view) => {
+            let section = DeliveryList::of(&submission.fields).section;
+            submission.visit.respond(section, Ok(view))
+        }
         Err(problem) => submission.refused(&problem),
     }
 }
@@ -158,10 +161,11 @@ async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answ
         };
         rows.push([cells(*one, names), vec![event, what]].concat());
     }
+    let list = DeliveryList::of(&submission.fields);
     let title = "Redrive the selected: what would be done";
     let columns = [text("Gateway"), numeric("Sequence"), text("Event"), text("What would be done")];
     let body = html! {
-        p.up { a href=(selection::list(submission, LIST)) { "Failures" } }
+        p.up { a href=(selection::list(submission, list.path)) { (list.title) } }
         h1 { (title) }
         div.notice {
             @if appended == 0 {
@@ -176,10 +180,11 @@ async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answ
         @if appended > 0 {
             form.inline method="post" action=(PATH) {
                 (selection::fields(submission, "confirmed"))
+                (list.field())
                 (hidden("key", &uuid::Uuid::now_v7().to_string()))
                 @for one in chosen { (hidden(NAME, &one.value())) }
                 button.primary type="submit" { "Redrive " (count(appended, "delivery", "deliveries")) }
-                a href=(selection::list(submission, LIST)) { "Cancel" }
+                a href=(selection::list(submission, list.path)) { "Cancel" }
             }
         }
         (table("What would be done with each delivery", &columns, &rows))
@@ -245,8 +250,9 @@ fn finished(
         text("Details"),
         numeric("New sequence"),
     ];
+    let list = DeliveryList::of(&submission.fields);
     html! {
-        p.up { a href=(selection::list(submission, LIST)) { "Failures" } }
+        p.up { a href=(selection::list(submission, list.path)) { (list.title) } }
         h1 { "Redrive the selected: result" }
         (selection::summary(outcomes.iter().map(|(_, outcome)| outcome)))
         (table("The result of each delivery", &columns, rows))
@@ -254,6 +260,7 @@ fn finished(
             // With the same key: a redrive whose outcome is unknown is not done twice.
             form.inline method="post" action=(PATH) {
                 (selection::fields(submission, "confirmed"))
+                (list.field())
                 (hidden("key", submission.fields.get("key")))
                 @for one in &open { (hidden(NAME, &one.value())) }
                 button type="submit" { "Try again with " (count(open.len(), "delivery", "deliveries")) }

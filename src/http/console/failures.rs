@@ -10,6 +10,7 @@ use super::components::{
     Column, Filters, Refresh, choice, empty, event_link, following, gateway_link, numeric, paging,
     table, text,
 };
+use super::delivery_list::FAILURES;
 use super::events::{WINDOWS, in_window};
 use super::layout::{Call, Section};
 use super::lookup;
@@ -39,14 +40,14 @@ pub(super) async fn page(visit: Visit) -> Response {
 }
 
 async fn content(visit: &Visit) -> Answer<View> {
-    let (query, gateway) = lookup::filter(visit, &in_window(visit)).await?;
+    let (query, gateway) = lookup::filter(visit, &in_window(visit)?).await?;
     let asked: Asked = query.query()?;
     let status = asked.0.status.unwrap_or_default();
     let is_failed = status == DeliveriesStatus::Failed;
     let filter = asked.1.clone();
     let page = deliveries::list(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
     let list = html! {
-        @if page.list.is_empty() { (nothing(status)) } @else { (rows(visit, &page.list, status)) }
+        @if page.list.is_empty() { (nothing(status)) } @else { (rows(visit, &page.list, caption(status), is_failed && visit.session.is_admin())) }
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
     let mut calls = vec![Call::get("/deliveries", &query.known(&Asked::names()))];
@@ -57,9 +58,9 @@ async fn content(visit: &Visit) -> Answer<View> {
         (filters(visit, &gateway))
         @if let Some(histogram) = &histogram { (histogram) }
         @if is_failed && visit.session.is_admin() && !page.list.is_empty() {
-            (redrive::offer(visit, &filter))
+            (redrive::offer(visit, &FAILURES, &filter))
         }
-        @if is_failed && visit.session.is_admin() { (failure_selection::form(visit)) }
+        @if is_failed && visit.session.is_admin() { (failure_selection::form(visit, &FAILURES)) }
         (following(visit, Refresh::SELDOM, None, &list))
     };
     Ok(View { title: title(status).to_owned(), calls, body })
@@ -130,8 +131,13 @@ async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> Answe
     })
 }
 
-fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Markup {
-    let can_select = status == DeliveriesStatus::Failed && visit.session.is_admin();
+/// Deliveries in a table, with a checkbox each if they can be selected.
+pub(super) fn rows(
+    visit: &Visit,
+    deliveries: &[Delivery],
+    caption: &str,
+    can_select: bool,
+) -> Markup {
     let rows: Vec<Vec<Markup>> = deliveries
         .iter()
         .map(|it| {
@@ -168,7 +174,13 @@ fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Mar
         text("Last failure"),
         text("Appended"),
     ];
-    let caption = match status {
+    let select = can_select.then(|| choice("Select"));
+    let columns: Vec<Column> = select.into_iter().chain(columns).collect();
+    table(caption, &columns, &rows)
+}
+
+const fn caption(status: DeliveriesStatus) -> &'static str {
+    match status {
         DeliveriesStatus::Failed => "Deliveries with a failed attempt, newest failure first",
         DeliveriesStatus::Pending => "Pending deliveries, by gateway and newest first",
         DeliveriesStatus::Delivered => "Confirmed deliveries, by gateway and newest first",
@@ -179,10 +191,7 @@ fn rows(visit: &Visit, deliveries: &[Delivery], status: DeliveriesStatus) -> Mar
             "Deliveries replaced by a newer event of the same key, by gateway and newest first"
         }
         DeliveriesStatus::All => "Deliveries of any state, by gateway and newest first",
-    };
-    let select = can_select.then(|| choice("Select"));
-    let columns: Vec<Column> = select.into_iter().chain(columns).collect();
-    table(caption, &columns, &rows)
+    }
 }
 
 fn nothing(status: DeliveriesStatus) -> Markup {

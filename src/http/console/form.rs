@@ -48,13 +48,13 @@ impl FromRequest<Arc<App>> for Submission {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let is_large = parts.extensions.get::<Large>().is_some() && is_from_here(&parts);
+        let is_large = parts.extensions.get::<Large>().is_some() && is_from_here(app, &parts);
         let (fields, share) = if is_large {
             read_large(app, &parts, body).await?
         } else {
             (read(&parts, body).await?, None)
         };
-        if !is_from_here(&parts) {
+        if !is_from_here(app, &parts) {
             return Err(foreign());
         }
         let again = Again { path: parts.uri.path().to_owned(), fields: &fields };
@@ -94,10 +94,10 @@ pub(super) async fn read(parts: &Parts, body: axum::body::Body) -> Result<Pairs,
     let mut request = Request::new(body);
     *request.headers_mut() = parts.headers.clone();
     request.extensions_mut().insert(BodyLimit(MOST_BYTES));
-    let bytes = Bytes::from_request(request, &()).await.map_err(|problem| {
-        layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
-    })?;
-    Ok(Pairs::parse(&String::from_utf8_lossy(&bytes.0)))
+    let bytes = Bytes::from_request(request, &())
+        .await
+        .map_err(|problem| unread(&too_large(problem, || format!("{} KiB", MOST_BYTES / 1024))))?;
+    Pairs::of_form(&String::from_utf8_lossy(&bytes.0)).map_err(|problem| unread(&problem))
 }
 
 /// The same of a [`Large`] form. Without a session, it is as small as others.
@@ -113,19 +113,43 @@ async fn read_large(
         app.bodies.read(session.source(), Request::new(body)).await
     };
     let Body { bytes, share } = read.await.map_err(|problem| {
-        layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
+        let limit =
+            || format!("server.body_limit ({} bytes)", app.config.server.body_limit.as_u64());
+        unread(&too_large(problem, limit))
     })?;
-    Ok((Pairs::parse(&String::from_utf8_lossy(&bytes)), Some(share)))
+    let fields = Pairs::of_form(&String::from_utf8_lossy(&bytes));
+    Ok((fields.map_err(|problem| unread(&problem))?, Some(share)))
+}
+
+/// The page about a form that was not read to its end, so that what was typed can't be shown again.
+fn unread(problem: &Problem) -> Response {
+    let body = html! {
+        (layout::problem(problem))
+        p { "Nothing was changed. Your browser's back button leads to the form, with what you typed." }
+    };
+    layout::alone(&layout::title_of(problem), &body, problem)
+}
+
+/// The problem of a form that is larger than its limit; others stay as they are.
+fn too_large(problem: Problem, limit: impl Fn() -> String) -> Problem {
+    if problem.code() != "body_too_large" {
+        return problem;
+    }
+    let why =
+        format!("The form is larger than {}, which is the most that this page takes.", limit());
+    Problem::new(Code::BodyTooLarge, why)
 }
 
 /// Whether a page of this host sent the request. Browsers that know `Sec-Fetch-Site` always send it
 /// over TLS and to this machine; `Origin` is `null` for pages that send no referrer.
-pub(super) fn is_from_here(parts: &Parts) -> bool {
+pub(super) fn is_from_here(app: &App, parts: &Parts) -> bool {
     let only = |name: &str| only(&parts.headers, name);
     let (site, origin) = (only("sec-fetch-site"), only(header::ORIGIN.as_str()));
     let is_own = |origin: &str| {
-        let authority = origin.split_once("://").and_then(|(_, it)| it.parse::<Authority>().ok());
-        authority.is_some() && authority == visit::host(parts)
+        let Some((scheme, authority)) = origin.split_once("://") else { return false };
+        let authority = authority.parse::<Authority>().ok();
+        let has_scheme = visit::scheme(app, parts).is_none_or(|own| own == scheme);
+        has_scheme && authority.is_some() && authority == visit::host(parts)
     };
     match (site, origin) {
         (Some("same-origin"), None | Some("null")) => true,

@@ -11,10 +11,11 @@ use super::components::{Refresh, facts, following, labels};
 use super::layout::{Call, Section};
 use super::pairs::Pairs;
 use super::states::verdict;
-use super::text::{lines, number, said, sentences, short, span, when};
+use super::steps::{Subject, next_steps};
+use super::text::{number, said, sentences, short, span, when};
 use super::visit::{Key, View, Visit};
 use super::{gateway_actions, gateway_keys};
-use crate::api::{Gateway, GatewayDiagnosis, NextStep};
+use crate::api::{Gateway, GatewayDiagnosis};
 use crate::event::GatewayId;
 
 mod evidence;
@@ -46,7 +47,8 @@ async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
         (evidence::connections(visit, &diagnosis))
         (evidence::instances(visit, &instances))
         (gateway_keys::part(visit, &diagnosis))
-        (evidence::missed(visit, &diagnosis))
+        (evidence::missed(visit, &gateway, &diagnosis))
+        (evidence::rejected(visit, &diagnosis))
         (evidence::history(visit, &diagnosis))
         (evidence::manifest(visit, &gateway))
     };
@@ -75,30 +77,7 @@ fn verdict_part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosis) 
                 (said(refusal.cause.as_deref().unwrap_or(&refusal.code)))
             }
         }
-        (next_steps(&diagnosis.next))
-    }
-}
-
-/// What to do next, with the commands that do it.
-pub(super) fn next_steps(steps: &[NextStep]) -> Markup {
-    html! {
-        @if !steps.is_empty() {
-            section.next aria-labelledby="next" {
-                h2 #next { "What to do next" }
-                ol {
-                    @for (nth, step) in steps.iter().enumerate() {
-                        @let id = format!("step-{nth}");
-                        li {
-                            p { (sentences(&step.why)) }
-                            div.command {
-                                pre tabindex="0" { code id=(id) { (lines(&step.command)) } }
-                                button type="button" hidden data-copy=(id) { "Copy" }
-                            }
-                        }
-                    }
-                }
-            }
-        }
+        (next_steps(visit, Subject::Gateway(gateway.id), &diagnosis.next))
     }
 }
 

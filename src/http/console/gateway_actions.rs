@@ -11,6 +11,7 @@ use super::super::query::Query;
 use super::super::{actions, gateways};
 use super::components::{event_link, hidden, table, text};
 use super::form::{Submission, TOKEN};
+use super::gateway_labels;
 use super::layout::{Call, Section};
 use super::text::{number, said};
 use super::visit::{Key, View, Visit};
@@ -72,6 +73,7 @@ pub(super) fn part(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosi
                     button type="submit" { "Request a resync" }
                 }
             }
+            (gateway_labels::offer(visit, gateway))
             (availability(gateway, &token))
         }
     }

@@ -8,7 +8,7 @@ use super::super::query::{FromQuery as _, Query};
 use super::super::{cursor, gateways};
 use super::components::{
     Column, Filters, Refresh, choice, empty, following, gateway_link, labels, numeric, paging,
-    table, text,
+    table, text, wide,
 };
 use super::gateway_selection;
 use super::layout::{Call, Section};
@@ -150,6 +150,7 @@ fn rows(visit: &Visit, found: &[Gateway]) -> Markup {
                     None => none(),
                 },
                 html! { (number(gateway.connections)) },
+                sign_of_life(visit, gateway),
                 html! { (number(lag.events)) },
                 html! { @if lag.events > 0 { (span(lag.seconds)) } @else { (none()) } },
                 labels(&gateway.labels),
@@ -163,6 +164,7 @@ fn rows(visit: &Visit, found: &[Gateway]) -> Markup {
         text("Since"),
         text("Reason"),
         numeric("Connections"),
+        wide("Last sign of life"),
         numeric("Pending"),
         numeric("Oldest"),
         text("Labels"),
@@ -170,6 +172,19 @@ fn rows(visit: &Visit, found: &[Gateway]) -> Markup {
     let select = is_admin.then(|| choice("Select"));
     let columns: Vec<Column> = select.into_iter().chain(columns).collect();
     table("Gateways by name", &columns, &rows)
+}
+
+/// Since when it is connected, or when its last connection ended. Which connection answered a ping
+/// last is on the gateway's own page.
+fn sign_of_life(visit: &Visit, gateway: &Gateway) -> Markup {
+    html! {
+        @match (gateway.connected, gateway.connected_since, gateway.disconnected_at) {
+            (true, Some(since), _) => { "connected since " (when(since, visit.now)) }
+            (true, None, _) => "connected",
+            (false, _, Some(at)) => { "disconnected " (when(at, visit.now)) }
+            (false, _, None) => "never connected",
+        }
+    }
 }
 
 fn nothing(wanted: &Wanted, more: bool) -> Markup {

@@ -103,7 +103,12 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
         section aria-labelledby="next" {
             h2 #next { "What to do next" }
             @if visit.session.is_admin() && found.row.retried_at.is_none() {
-                p { "Remove the cause, for example by registering its type, and put the row back: it is validated again." }
+                p {
+                    @if found.row.reason == RejectionReason::UnknownEventType {
+                        a href=(super::event_types::registration(&found.row.event_type)) { "Register its type" }
+                        " if it is right, and put the row back: it is validated again."
+                    } @else { "Remove the cause, and put the row back: it is validated again." }
+                }
                 div.inline {
                     form method="post" action=(format!("/console/inbox/{id}/retry")) {
                         (hidden(TOKEN, &visit.session.id.form_token()))

@@ -32,6 +32,7 @@ pub(super) enum Section {
     Events,
     Publish,
     Failures,
+    DeadLetters,
     Inbox,
     EventTypes,
     Nodes,
@@ -39,17 +40,19 @@ pub(super) enum Section {
     Jobs,
     Audit,
     AccessTokens,
+    Organisation,
     /// A page that is in none of them.
     None,
 }
 
 /// Name and path of each part, and the scope that it needs.
-const SECTIONS: [(Section, &str, &str, Scope); 12] = [
+const SECTIONS: [(Section, &str, &str, Scope); 14] = [
     (Section::Overview, "Overview", ROOT, Scope::Read),
     (Section::Gateways, "Gateways", "/console/gateways", Scope::Read),
     (Section::Events, "Events", "/console/events", Scope::Read),
     (Section::Publish, "Publish", "/console/publish", Scope::Publish),
     (Section::Failures, "Failures", "/console/failures", Scope::Read),
+    (Section::DeadLetters, "Dead letters", "/console/dead-letters", Scope::Read),
     (Section::Inbox, "Rejected rows", "/console/inbox", Scope::Read),
     (Section::Alerts, "Alerts", "/console/alerts", Scope::Read),
     (Section::EventTypes, "Event types", "/console/event-types", Scope::Read),
@@ -57,6 +60,7 @@ const SECTIONS: [(Section, &str, &str, Scope); 12] = [
     (Section::Jobs, "Jobs", "/console/jobs", Scope::Admin),
     (Section::Audit, "Audit", "/console/audit", Scope::Admin),
     (Section::AccessTokens, "Access tokens", "/console/access-tokens", Scope::Admin),
+    (Section::Organisation, "Organisation", "/console/organisation", Scope::Read),
 ];
 
 /// A request of the API.
@@ -326,7 +330,11 @@ pub(super) fn refused(mut response: Response, problem: &Problem) -> Response {
 }
 
 fn respond(status: StatusCode, document: &Markup) -> Response {
-    let mut response = (status, Html(document.0.clone())).into_response();
+    (status, Html(document.0.clone())).into_response()
+}
+
+/// Adds the headers that every response of the console has, except files.
+pub(super) async fn secured(mut response: Response) -> Response {
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -233,7 +233,7 @@ fn tiles(overview: &Overview) -> Markup {
                 &html! { a href="/console/failures?status=pending" { (number(totals.pending)) } },
                 &html! { "not confirmed yet" }))
             (tile("Dead letters",
-                &html! { a href="/console/failures?last=30d" { (number(totals.dead_letters)) } },
+                &html! { a href="/console/dead-letters" { (number(totals.dead_letters)) } },
                 &html! { "given up, not redriven" }))
             (tile("Published", &html! { a href="/console/events" { (number(published)) } },
                 &html! { "in the last 24 hours" }))

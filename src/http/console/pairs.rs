@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use super::super::problem::Answer;
+use super::super::problem::{Answer, Problem};
 use super::super::query::{FromQuery, Parameters};
 
-/// Pairs that are read, at most.
+/// Pairs that are read, at most. Further ones in an address are ignored.
 const MOST: usize = 200;
 
 /// Names with their values, in order.
@@ -24,6 +24,18 @@ impl Pairs {
                 })
                 .collect(),
         )
+    }
+
+    /// Reads the body of a form. One with more fields than are read is refused: none of them may be
+    /// left out.
+    pub(super) fn of_form(text: &str) -> Answer<Self> {
+        let count = text.split('&').filter(|pair| !pair.is_empty()).count();
+        if count > MOST {
+            let why =
+                format!("The form has {count} fields; the most is {MOST}. Submit it in parts.");
+            return Err(Problem::bad_request(why));
+        }
+        Ok(Self::parse(text))
     }
 
     /// The value of a name, without whitespace at its ends; empty if there is none.

@@ -19,6 +19,7 @@ use super::fields::{Fields, Reader, field};
 use super::form::{Submission, TOKEN};
 use super::layout::{self, Call, Section};
 use super::pairs::{Pairs, encode};
+use super::republish;
 use super::text::{escapes, none, number, pretty, said, span, visible_json};
 use super::visit::{View, Visit};
 use crate::api::{EventTypeInfo, NewEvent};
@@ -44,6 +45,9 @@ pub(super) async fn page(visit: Visit) -> Response {
 async fn chosen(visit: &Visit) -> Answer<View> {
     visit.session.publisher()?;
     let name = visit.query.get("type");
+    if !visit.query.get(republish::AGAIN).is_empty() {
+        return again_of(visit).await;
+    }
     if name.is_empty() {
         let body = html! {
             h1 { "Publish an event" }
@@ -59,6 +63,21 @@ async fn chosen(visit: &Visit) -> Answer<View> {
         calls: type_call(name),
         body: form(visit, &values, info.as_ref(), None).await?,
     })
+}
+
+/// The form with the content of an event that was published before.
+async fn again_of(visit: &Visit) -> Answer<View> {
+    let old = republish::old(visit).await?;
+    let name = old.event_type.as_str();
+    let info = show_type(visit, name).await?;
+    let values = republish::values(&old, visit.query.get("gateway"));
+    let mut calls = type_call(name);
+    calls.push(Call::get(format!("/events/{}", encode(old.id.as_str())), &Pairs::default()));
+    let body = html! {
+        (republish::notice(&old))
+        (form(visit, &values, info.as_ref(), None).await?)
+    };
+    Ok(View { title: title(name), calls, body })
 }
 
 fn title(name: &str) -> String {
@@ -96,8 +115,8 @@ async fn chooser(visit: &Visit, chosen: &str) -> Answer<Markup> {
         }
         @if chosen.is_empty() {
             p.hint {
-                "The next page has a form for the members of its payload. To publish events of a new type, register it first: "
-                code { "gateway-events event-type put TYPE" } "."
+                "The next page has a form for the members of its payload. To publish events of a new type, "
+                a href="/console/event-types" { "register it" } " first."
             }
         }
     })
@@ -111,7 +130,8 @@ async fn form(
     problem: Option<&Problem>,
 ) -> Answer<Markup> {
     let name = values.get("type");
-    let members = info.map(payload::members).unwrap_or_default();
+    let is_whole = !values.get(republish::WHOLE).is_empty();
+    let members = info.filter(|_| !is_whole).map(payload::members).unwrap_or_default();
     let errors = problem.map(|problem| problem.clone().into_document().errors).unwrap_or_default();
     let fields = Fields::new(values, &errors);
     Ok(html! {
@@ -120,7 +140,7 @@ async fn form(
         (chooser(visit, name).await?)
         @match info {
             Some(info) => (about(info)),
-            None => div.notice.bad { p { "This event type is not registered. Choose another one, or register it with " code { "gateway-events event-type put" } "." } },
+            None => div.notice.bad { p { "This event type is not registered. Choose another one, or " a href=(super::event_types::registration(name)) { "register it" } "." } },
         }
         (inputs(visit, &fields, name, &members))
     })
@@ -146,6 +166,7 @@ fn inputs(visit: &Visit, fields: &Fields<'_>, name: &str, members: &[Member]) ->
             (hidden(TOKEN, &visit.session.id.form_token()))
             (hidden("type", name))
             (hidden("step", "preview"))
+            @if members.is_empty() { (hidden(republish::WHOLE, "yes")) }
             fieldset {
                 legend { "Payload" }
                 (payload::controls(fields, members))

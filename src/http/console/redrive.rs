@@ -8,8 +8,9 @@ use super::super::idempotency::Keyed;
 use super::super::problem::Answer;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{event_link, facts, hidden, numeric, table, text};
+use super::delivery_list::DeliveryList;
 use super::form::{Submission, TOKEN};
-use super::layout::{Call, Section};
+use super::layout::Call;
 use super::pairs::Pairs;
 use super::text::{count, number};
 use super::visit::{View, Visit};
@@ -20,10 +21,10 @@ use crate::clock::Timestamp;
 const ROWS: usize = 50;
 
 /// The form below the filters of a list. Its filter is that of the list.
-pub(super) fn offer(visit: &Visit, filter: &DeliveryFilter) -> Markup {
+pub(super) fn offer(visit: &Visit, list: &DeliveryList, filter: &DeliveryFilter) -> Markup {
     html! {
         form.inline method="post" action="/console/failures/redrive" {
-            (fields(visit, &pairs(visit, filter)))
+            (fields(visit, list, &pairs(visit, filter)))
             (hidden("step", "dry-run"))
             button type="submit" { "Redrive what matches…" }
             span.hint { "Shows first what would be done." }
@@ -51,8 +52,9 @@ fn pairs(visit: &Visit, filter: &DeliveryFilter) -> Pairs {
         .fold(Pairs::default(), |pairs, (name, value)| pairs.with(name, value.unwrap_or_default()))
 }
 
-fn fields(visit: &Visit, filter: &Pairs) -> Markup {
+fn fields(visit: &Visit, list: &DeliveryList, filter: &Pairs) -> Markup {
     html! {
+        (list.field())
         (hidden(TOKEN, &visit.session.id.form_token()))
         @for (name, value) in filter.iter() { (hidden(name, value)) }
     }
@@ -61,7 +63,10 @@ fn fields(visit: &Visit, filter: &Pairs) -> Markup {
 /// The dry run, or what was confirmed.
 pub(super) async fn submit(submission: Submission) -> Response {
     match redrive(&submission).await {
-        Ok(view) => submission.visit.respond(Section::Failures, Ok(view)),
+        Ok(view) => {
+            let section = DeliveryList::of(&submission.fields).section;
+            submission.visit.respond(section, Ok(view))
+        }
         Err(problem) => submission.refused(&problem),
     }
 }
@@ -77,11 +82,12 @@ async fn redrive(submission: &Submission) -> Answer<View> {
     let admin = visit.session.admin()?;
     let (_, done) =
         deliveries::redrive(visit.state(), admin, Query(()), Keyed(None, request)).await?;
+    let list = DeliveryList::of(&submission.fields);
     let title = if dry_run { "Redrive: what would be done" } else { "Redrive" };
     let body = html! {
-        p.up { a href="/console/failures" { "Failures" } }
+        p.up { a href=(list.path) { (list.title) } }
         h1 { (title) }
-        @if dry_run { (planned(visit, &pairs, &done.0)) } @else { (finished(&done.0)) }
+        @if dry_run { (planned(visit, list, &pairs, &done.0)) } @else { (finished(&done.0)) }
     };
     Ok(View { title: title.to_owned(), calls: vec![call], body })
 }
@@ -126,7 +132,7 @@ fn skipped(done: &Redriven) -> Markup {
     html! { @if !counts.is_empty() { h2 { "Skipped" } (facts(&counts)) } }
 }
 
-fn planned(visit: &Visit, filter: &Pairs, done: &Redriven) -> Markup {
+fn planned(visit: &Visit, list: &DeliveryList, filter: &Pairs, done: &Redriven) -> Markup {
     let total = done.total.unwrap_or_default();
     html! {
         @if total == 0 {
@@ -136,10 +142,10 @@ fn planned(visit: &Visit, filter: &Pairs, done: &Redriven) -> Markup {
                 p { (count(total, "delivery", "deliveries")) " would be appended again, each under a new sequence of its gateway. Gateways recognise repeats by the event's correlation id." }
             }
             form.inline method="post" action="/console/failures/redrive" {
-                (fields(visit, filter))
+                (fields(visit, list, filter))
                 (hidden("step", "confirmed"))
                 button.primary type="submit" { "Redrive " (count(total, "delivery", "deliveries")) }
-                a href="/console/failures" { "Cancel" }
+                a href=(list.path) { "Cancel" }
             }
             (deliveries_of(done, "Would be redriven"))
         }

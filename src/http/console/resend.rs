@@ -17,12 +17,14 @@ use super::visit::{Key, View, Visit};
 use crate::api::{Labels, Object, ResendRequest, Resent, Target};
 use crate::event::EventId;
 
+/// The parameter of an event's page with the gateway that the form is filled with.
+pub(super) const TO: &str = "resendTo";
+
 /// The form of an event's page.
 pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
+    let to = visit.query.get(TO);
     html! {
-        section.actions aria-labelledby="actions" {
-            h2 #actions { "Actions" }
-            details {
+            details open[!to.is_empty()] {
                 summary { "Resend it to further gateways" }
                 form method="post" action=(format!("{}/resend", event_path(id.as_str()))) {
                     (hidden(TOKEN, &visit.session.id.form_token()))
@@ -38,12 +40,11 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
                     }
                     div.field {
                         label for="resend-gateways" { "Or gateways by name or id, one to a line" }
-                        textarea #resend-gateways name="gateways" rows="3" spellcheck="false" autocomplete="off" {}
+                        textarea #resend-gateways name="gateways" rows="3" spellcheck="false" autocomplete="off" { "\n" (to) }
                     }
                     button type="submit" { "Resend…" }
                 }
             }
-        }
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
         Ok(fields) => fields,
         Err(refused) => return refused,
     };
-    if !form::is_from_here(&parts) {
+    if !form::is_from_here(&app, &parts) {
         return form::foreign();
     }
     let next = next(&fields);

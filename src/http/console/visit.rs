@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ use super::ROOT;
 use super::layout::{self, Call, Section};
 use super::pairs::Pairs;
 use super::session::Session;
+use crate::api::Code;
 use crate::clock::Timestamp;
 
 /// A request of someone who is signed in.
@@ -174,18 +175,57 @@ pub(super) fn host(parts: &Parts) -> Option<Authority> {
 /// Whether the browser's connection is encrypted: a trusted proxy says so, or else the listener's
 /// is.
 pub(super) fn is_tls(app: &App, parts: &Parts) -> bool {
+    scheme(app, parts) == Some("https")
+}
+
+/// The scheme by which the browser knows the service, if it is certain: behind a proxy that does not
+/// name it, a plain connection may be part of an encrypted one.
+pub(super) fn scheme(app: &App, parts: &Parts) -> Option<&'static str> {
     let server = &app.config.server;
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.address.ip().to_canonical());
     let is_trusted =
         peer.is_some_and(|peer| client_address::is_trusted(peer, &server.trusted_proxies));
     match forwarded_proto(&parts.headers).filter(|_| is_trusted) {
-        Some(scheme) => scheme.eq_ignore_ascii_case("https"),
-        None => !server.plaintext,
+        Some(named) => ["https", "http"].into_iter().find(|it| named.eq_ignore_ascii_case(it)),
+        None => (!server.plaintext).then_some("https"),
     }
 }
 
 fn forwarded_proto(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-forwarded-proto")?.to_str().ok()?.split(',').next_back().map(str::trim)
+}
+
+/// Leads to the console from its address with a slash at the end.
+pub(super) async fn to_root() -> Response {
+    (StatusCode::SEE_OTHER, [(header::LOCATION, ROOT)]).into_response()
+}
+
+/// Answers a method that a path does not have. A browser that opens the address of a form is led to
+/// the page that has the form.
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
+    if matches!(method, Method::GET | Method::HEAD) {
+        let page = page_of(uri.path());
+        return (StatusCode::SEE_OTHER, [(header::LOCATION, page)]).into_response();
+    }
+    let why = "This address of the console does not accept this kind of request.";
+    let problem = Problem::new(Code::MethodNotAllowed, why);
+    let body = html! {
+        (layout::problem(&problem))
+        p { a href=(ROOT) { "Go to the overview" } }
+    };
+    layout::alone("Method not allowed", &body, &problem)
+}
+
+/// The page that has the form whose address this is.
+fn page_of(path: &str) -> String {
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let kept = match parts.as_slice() {
+        [_, "gateways", "selected"] | [_, "jobs" | "access-tokens" | "failures", ..] => 2,
+        [_, "gateways" | "events" | "inbox" | "event-types", ..] => 3,
+        [_, "alerts", "rules" | "destinations", ..] => 4,
+        _ => 1,
+    };
+    format!("/{}", parts[..kept.min(parts.len())].join("/"))
 }
 
 /// The page for a path that does not exist.

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::{Key, alert_in_state, set_away, start, watch, watched};
 use crate::both_databases::{Backend, on_both};
+use crate::console::visitor::Visitor;
 use crate::support::Service;
 
 on_both! {
     rules_are_there_from_the_start_and_can_be_replaced
     an_alert_fires_for_each_group_and_is_resolved
+    alerts_are_listed_in_pages
     what_a_rule_selects_can_vanish
     conditions_about_deliveries_inbox_nodes_and_keys_are_found
     rules_and_destinations_are_limited
@@ -194,6 +196,51 @@ async fn an_alert_fires_for_each_group_and_is_resolved(backend: Backend) {
     std::fs::write(&file, r#"{"kind": "dead_letters", "threshold": 7}"#).expect("written");
     let put = service.run(&format!("alert rule put mine --file {}", file.display())).await;
     assert!(put.well().contains("threshold    7"), "{}", put.out);
+}
+
+async fn alerts_are_listed_in_pages(backend: Backend) {
+    let key = Key::new();
+    let service = start(&backend, &key).await;
+    let regions = 0..7;
+    for number in regions.clone() {
+        watched(&service, &format!("g-{number}"), "away", &format!("r-{number}")).await;
+    }
+    watch(&service, "away", &[]).await;
+    let is_firing = |it: &Value| {
+        let all = it["alerts"].as_array().expect("a list").iter();
+        all.filter(|it| it["rule"] == "away" && it["state"] == "firing").count() == 7
+    };
+    let whole = service.eventually("/alerts", is_firing).await;
+    let keys = |page: &Value| -> Vec<String> {
+        let all = page["alerts"].as_array().expect("a list").iter();
+        all.map(|it| it["key"].as_str().expect("a key").to_owned()).collect()
+    };
+    // Only alerts that don't change meanwhile are compared.
+    let of_rule = |keys: Vec<String>| -> Vec<String> {
+        keys.into_iter().filter(|key| key.starts_with("away/")).collect()
+    };
+    let (mut found, mut path) = (Vec::new(), "/alerts?limit=3".to_owned());
+    loop {
+        let page = service.admin().get(&path).await.success();
+        let on_page = keys(&page);
+        assert!(on_page.len() <= 3 && page["pagination"]["limit"] == 3, "{page:#}");
+        assert!(page["counts"]["firing"].as_i64() >= Some(7), "{page:#}");
+        found.extend(on_page);
+        let Some(next) = page["pagination"]["next"].as_str() else { break };
+        path = format!("/alerts?limit=3&cursor={next}");
+    }
+    assert_eq!(of_rule(found), of_rule(keys(&whole)));
+    assert_eq!(of_rule(keys(&whole)).len(), regions.len());
+    service.admin().get("/alerts?cursor=nonsense").await.refusal(422, "invalid");
+    service.admin().get("/alerts?limit=0").await.refusal(422, "invalid");
+    let listed = service.run("alert list").await;
+    for number in regions {
+        assert!(listed.well().contains(&format!("away/r-{number}")), "{}", listed.out);
+    }
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    let page = visitor.get("/console/alerts?limit=3").await;
+    assert!(page.says(" firing, ") && page.says("Next page"), "{page:?}");
+    assert_eq!(page.body.matches("data-label=\"What was found\"").count(), 3, "{page:?}");
 }
 
 async fn what_a_rule_selects_can_vanish(backend: Backend) {

@@ -54,8 +54,18 @@ async fn last_change(service: &Service) -> String {
     audit["list"][0]["action"].as_str().unwrap_or_default().to_owned()
 }
 
+/// A service with destinations at which no one listens.
+async fn with_destinations(backend: &Backend, ids: &[&str]) -> (Service, Key) {
+    let key = Key::new();
+    let service = start(backend, &key).await;
+    for id in ids {
+        destination(&service, id, "slack", "http://127.0.0.1:9/hook").await;
+    }
+    (service, key)
+}
+
 async fn a_rule_is_created_changed_silenced_and_deleted(backend: Backend) {
-    let service = backend.start().await;
+    let (service, _key) = with_destinations(&backend, &["on-call", "mail"]).await;
     let visitor = Visitor::signed_in(&service, &service.token).await;
     let rules = "/console/alerts/rules";
     assert!(visitor.get("/console/alerts").await.says("/console/alerts/new-rule"));
@@ -121,6 +131,9 @@ async fn a_rule_is_created_changed_silenced_and_deleted(backend: Backend) {
     let rule = service.api().get("/alerts/rules/payments-away").await.expect("an answer");
     assert_eq!(rule["definition"]["windowSeconds"], 300);
 
+    // A destination that is deleted does not keep the rest of the rule from being changed.
+    let mail = "/console/alerts/destinations/mail/delete";
+    assert_eq!(visitor.submit(mail, &[]).await.status, 303);
     for (action, enabled) in [("disable", json!(false)), ("enable", json!(null))] {
         assert_eq!(visitor.submit(&format!("{path}/{action}"), &[]).await.status, 303);
         let rule = service.api().get("/alerts/rules/payments-away").await.expect("an answer");

@@ -6,6 +6,8 @@ use serde_json::json;
 use crate::both_databases::Backend;
 use crate::support::{Service, deployed};
 
+mod by_hand;
+mod causes;
 mod driver;
 mod pictures;
 mod selection;
@@ -61,6 +63,9 @@ impl Stage {
             "/publish?type=api.deployed",
             "/failures",
             "/failures?status=pending",
+            "/dead-letters",
+            "/organisation",
+            "/publish?again={event}",
             "/inbox",
             "/inbox/{row}",
             "/event-types",

@@ -9,7 +9,7 @@ const RULE: &[(&str, &str)] =
     &[("kind", "dead_letters"), ("threshold", "1"), ("severity", "warning")];
 
 /// Every path that takes a form of someone who is signed in, with fields that are valid.
-const FORMS: [(&str, &[(&str, &str)]); 31] = [
+const FORMS: [(&str, &[(&str, &str)]); 34] = [
     ("/console/sign-out", &[]),
     (
         "/console/gateways/selected",
@@ -21,6 +21,7 @@ const FORMS: [(&str, &[(&str, &str)]); 31] = [
     ),
     ("/console/gateways/{gateway}/pause", &[("reason", "r")]),
     ("/console/gateways/{gateway}/resume", &[]),
+    ("/console/gateways/{gateway}/labels", &[("labels", "region=eu-west")]),
     ("/console/gateways/{gateway}/disable", &[]),
     ("/console/gateways/{gateway}/enable", &[]),
     ("/console/gateways/{gateway}/skip", &[("sequence", "1"), ("reason", "r")]),
@@ -42,6 +43,8 @@ const FORMS: [(&str, &[(&str, &str)]); 31] = [
     ("/console/inbox/{row}/retry", &[]),
     ("/console/inbox/{row}/edit", &[("version", "1"), ("type", "t"), ("payload", "{}")]),
     ("/console/inbox/{row}/delete", &[]),
+    ("/console/event-types", &[("name", "plan.changed")]),
+    ("/console/event-types/api.deployed", &[("description", "changed")]),
     ("/console/jobs/01890a5d-ac96-774b-bcce-b302099a8057/abort", &[]),
     ("/console/alerts/rules", RULE),
     ("/console/alerts/rules/none", RULE),
@@ -172,6 +175,10 @@ async fn a_token_that_only_reads_sees_no_form_and_can_submit_none() {
         "/console/gateways/{gateway}/log",
         "/console/events/{event}",
         "/console/failures?last=30d",
+        "/console/dead-letters",
+        "/console/organisation",
+        "/console/event-types",
+        "/console/event-types/api.deployed",
         "/console/alerts",
         "/console/alerts/rules/gateway-away",
     ] {

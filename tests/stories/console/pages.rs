@@ -6,7 +6,7 @@ use super::visitor::{Page, Visitor};
 use crate::support::{Service, deployed};
 
 /// Pages, with what each must say.
-const PAGES: [(&str, &str); 19] = [
+const PAGES: [(&str, &str); 22] = [
     ("/console", "Overview"),
     ("/console/gateways", "Gateways by name"),
     ("/console/gateways/{gateway}", "Pending deliveries"),
@@ -17,6 +17,9 @@ const PAGES: [(&str, &str); 19] = [
     ("/console/publish?type=api.deployed", "deploymentId (required)"),
     ("/console/failures", "Failed attempts of the window"),
     ("/console/failures?status=pending", "Pending deliveries, by gateway"),
+    ("/console/dead-letters", "There are no dead letters"),
+    ("/console/organisation", "Signed in as"),
+    ("/console/publish?again={event}", "The form has the content of the event"),
     ("/console/inbox", "No row of the table"),
     ("/console/event-types", "Event types by name"),
     ("/console/event-types/api.deployed", "deploymentId"),
@@ -140,6 +143,10 @@ async fn what_others_wrote_is_text() {
         "/console/events/e%3C%27%22%26%3E".to_owned(),
         "/console/failures?last=30d".to_owned(),
         "/console/failures?status=pending".to_owned(),
+        "/console/dead-letters".to_owned(),
+        "/console/organisation".to_owned(),
+        "/console/event-types?register=%3Cscript%3Ealert%281%29".to_owned(),
+        "/console/publish?again=e%3C%27%22%26%3E&gateway=%3Cscript%3Ealert%281%29".to_owned(),
         "/console/audit".to_owned(),
         "/console/sign-in?next=%22%3E%3Cscript%3E".to_owned(),
     ] {

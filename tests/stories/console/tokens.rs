@@ -14,13 +14,23 @@ const PATH: &str = "/console/access-tokens";
 async fn a_token_is_created_shown_once_and_revoked(backend: Backend) {
     let service = backend.start().await;
     let visitor = Visitor::signed_in(&service, &service.token).await;
-    let typed = [("name", "<deployer>"), ("scopes", "read"), ("scopes", "publish"), ("days", "30")];
+    let once = uuid::Uuid::now_v7().to_string();
+    let typed = [
+        ("name", "<deployer>"),
+        ("scopes", "read"),
+        ("scopes", "publish"),
+        ("days", "30"),
+        ("once", once.as_str()),
+    ];
     for (wrong, says) in [
         (&typed[..1], "is required"),
-        (&[("name", "n"), ("days", "30")][..], "must contain at least one"),
-        (&[("name", " "), ("scopes", "read"), ("days", "30")][..], "must be 1 to 128 characters"),
+        (&[("name", "n"), ("days", "30"), typed[4]][..], "must contain at least one"),
+        (
+            &[("name", " "), ("scopes", "read"), ("days", "30"), typed[4]][..],
+            "must be 1 to 128 characters",
+        ),
         (&[("name", "n"), ("scopes", "all"), ("days", "30")][..], "must be read, publish or admin"),
-        (&[("name", "n"), ("scopes", "read"), ("days", "9999999")][..], "must be 1 to"),
+        (&[("name", "n"), ("scopes", "read"), ("days", "9999999"), typed[4]][..], "must be 1 to"),
     ] {
         let refused = visitor.submit(PATH, wrong).await;
         assert!(refused.status == 422 && refused.says(says), "{wrong:?}: {refused:?}");
@@ -43,7 +53,9 @@ async fn a_token_is_created_shown_once_and_revoked(backend: Backend) {
     let shown = shown.expect("the new token");
     assert_eq!(shown["scopes"], json!(["publish", "read"]), "{shown}");
     assert!(shown["expiresAt"].is_string(), "{shown}");
-    let never = [("name", "forever"), ("scopes", "read"), ("days", "never")];
+    let once = uuid::Uuid::now_v7().to_string();
+    let never =
+        [("name", "forever"), ("scopes", "read"), ("days", "never"), ("once", once.as_str())];
     assert_eq!(visitor.submit(PATH, &never).await.status, 200);
     let tokens = service.api().get("/access-tokens").await.expect("an answer");
     let forever =

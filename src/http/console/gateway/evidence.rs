@@ -2,11 +2,17 @@
 
 use maud::{Markup, html};
 
-use super::super::components::{event_link, labels, more, numeric, table, text};
+use super::super::components::{event_link, event_link_to, labels, more, numeric, table, text};
+use super::super::pairs::Pairs;
 use super::super::states::{Tone, state};
-use super::super::text::{none, number, pretty, said, sentences, when, when_any};
+use super::super::text::{none, number, pretty, said, sentences, short, when, when_any};
 use super::super::visit::Visit;
-use crate::api::{ConnectionStatus, FailuresByReason, Gateway, GatewayDiagnosis, Instances};
+use crate::api::{
+    ConnectionStatus, FailuresByReason, Gateway, GatewayDiagnosis, Instances, MissedTarget,
+};
+
+/// Events of a target that are listed, at most.
+const LISTED: usize = 10;
 
 pub(super) fn pending(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosis) -> Markup {
     let rows: Vec<Vec<Markup>> = diagnosis
@@ -54,6 +60,7 @@ pub(super) fn failures(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiag
             @else { (table("Failed attempts by reason", &columns, &failures)) }
             @if !dead.is_empty() {
                 (table("Dead letters by reason: given up, and not redriven", &columns, &dead))
+                p.more { a href=(format!("/console/dead-letters?gatewayId={}", gateway.id)) { "Dead letters of this gateway" } }
             }
             p.more { a href=(format!("/console/failures?gatewayId={}&last=30d", gateway.id)) { "Failed deliveries of this gateway" } }
         }
@@ -134,7 +141,7 @@ pub(super) fn instances(visit: &Visit, instances: &Instances) -> Markup {
     }
 }
 
-pub(super) fn missed(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
+pub(super) fn missed(visit: &Visit, gateway: &Gateway, diagnosis: &GatewayDiagnosis) -> Markup {
     let rows: Vec<Vec<Markup>> = diagnosis
         .missed
         .list
@@ -144,7 +151,7 @@ pub(super) fn missed(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
                 labels(&it.labels),
                 html! { @for difference in &it.differences { p { (sentences(&difference.summary)) } } },
                 html! { (number(it.events)) },
-                event_link(it.last_event_id.as_str()),
+                missed_events(gateway, it),
                 when(it.last_at, visit.now),
             ]
         })
@@ -153,15 +160,61 @@ pub(super) fn missed(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
         text("Published for"),
         text("Why it missed this gateway"),
         numeric("Events"),
-        text("Last event"),
+        text("Which"),
         text("Last"),
     ];
     html! {
         @if !rows.is_empty() {
             section aria-labelledby="missed" {
                 h2 #missed { "Events that missed it" }
+                @if visit.session.is_admin() {
+                    p.hint { "Change its labels if they are wrong. Then resend, from the page of each event, what it needs: the oldest first." }
+                }
                 (table("Events that missed it by a label", &columns, &rows))
                 (more(&diagnosis.missed))
+            }
+        }
+    }
+}
+
+/// The oldest events of a target. Each link fills the gateway in the form that resends the event.
+fn missed_events(gateway: &Gateway, missed: &MissedTarget) -> Markup {
+    let id = gateway.id.to_string();
+    html! {
+        @for event in missed.oldest.iter().take(LISTED) {
+            p { (event_link_to(event.event_id.as_str(), &Pairs::default().with(super::super::resend::TO, &*id))) }
+        }
+        @if missed.events > LISTED { p.hint { "and " (number(missed.events - LISTED)) " more" } }
+    }
+}
+
+pub(super) fn rejected(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
+    let rows: Vec<Vec<Markup>> = diagnosis
+        .rejected
+        .list
+        .iter()
+        .map(|it| {
+            vec![
+                html! { a href=(format!("/console/inbox/{}", it.row.id)) { "Row " (it.row.id) } },
+                state(it.row.reason.as_str(), Tone::Bad),
+                said(&it.row.event_type),
+                html! {
+                    (sentences(&it.row.detail))
+                    @if let Some(meant) = &it.did_you_mean { " Did you mean " code { (short(meant, 80)) } "?" }
+                    @if it.similar_target { span.hint { " Its target is only similar to the labels of this gateway." } }
+                },
+                when(it.row.rejected_at, visit.now),
+            ]
+        })
+        .collect();
+    let columns =
+        [text("Row"), text("Reason"), text("Type"), text("What is wrong"), text("Rejected")];
+    html! {
+        @if !rows.is_empty() {
+            section aria-labelledby="rejected" {
+                h2 #rejected { "Rejected rows that were meant for it" }
+                (table("Rejected rows of the inbox for this gateway, newest first", &columns, &rows))
+                (more(&diagnosis.rejected))
             }
         }
     }

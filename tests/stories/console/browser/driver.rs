@@ -172,6 +172,50 @@ impl Browser {
         assert!(done.is_null(), "{selector} can't be clicked: {done:#}");
     }
 
+    /// Clicks the first link with this text that can be clicked, once there is one.
+    pub(crate) async fn follow(&self, text: &str) {
+        self.click_any(&format!("//a[normalize-space()={text:?}]")).await;
+    }
+
+    /// Likewise a button.
+    pub(crate) async fn press(&self, text: &str) {
+        self.click_any(&format!("//button[normalize-space()={text:?}]")).await;
+    }
+
+    /// Likewise the summary of a part that can be opened.
+    pub(crate) async fn unfold(&self, text: &str) {
+        self.click_any(&format!("//summary[normalize-space()={text:?}]")).await;
+    }
+
+    /// Clicks an element that a part which refreshes may replace at any moment.
+    async fn click_any(&self, path: &str) {
+        let mut polls = tokio::time::interval(Duration::from_millis(50));
+        let by = json!({"using": "xpath", "value": path});
+        let clicked = tokio::time::timeout(PATIENCE, async {
+            loop {
+                polls.tick().await;
+                let found = self.post("/elements", &by).await;
+                let ids = found.as_array().into_iter().flatten();
+                for id in ids.filter_map(|element| element[ELEMENT].as_str()) {
+                    let click = format!("/element/{id}/click");
+                    if self.post(&click, &json!({})).await.is_null() {
+                        return;
+                    }
+                }
+            }
+        });
+        if clicked.await.is_err() {
+            let text = self.run("return location.href + '\\n' + document.body.innerText").await;
+            panic!("can't be clicked: {path}\n{}", text.as_str().unwrap_or_default());
+        }
+    }
+
+    /// Waits until the main part of the page contains a text.
+    pub(crate) async fn until_says(&self, text: &str) {
+        let says = "return document.querySelector('main')?.innerText.includes";
+        self.until(&format!("{says}({}) === true", json!(text))).await;
+    }
+
     pub(crate) async fn type_into(&self, selector: &str, text: &str) {
         let element = self.element(selector).await;
         self.post(&format!("/element/{element}/value"), &json!({"text": text})).await;
