@@ -124,7 +124,7 @@ pub(super) struct Refresh {
 
 impl Refresh {
     /// A part that is cheap to read.
-    pub(super) const OFTEN: Self = Self { soonest: 1000, latest: 5000 };
+    pub(super) const OFTEN: Self = Self { soonest: 2000, latest: 5000 };
     /// A part that is expensive to read.
     pub(super) const SELDOM: Self = Self { soonest: 5000, latest: 30_000 };
 }

@@ -50,7 +50,7 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
     )?;
     let (event, rollout, diagnosis) = (event.0, rollout.0.rollout, diagnosis.0);
     let is_pending = event.verdict.state == EventState::Pending;
-    let latest = if is_pending { 1000 } else { Refresh::OFTEN.latest };
+    let latest = if is_pending { Refresh::OFTEN.soonest } else { Refresh::OFTEN.latest };
     let refresh = Refresh { latest, ..Refresh::OFTEN };
     let progress = html! {
         (verdict_part(visit, &event, &diagnosis))
