@@ -14,7 +14,7 @@ mod crash;
 mod destinations;
 mod mail_server;
 mod notifications;
-mod receiver;
+pub(crate) mod receiver;
 mod rules;
 
 /// A directory with a key of secrets.

@@ -13,7 +13,7 @@ use crate::support::PATIENCE;
 
 /// How a receiver answers.
 #[derive(Clone, Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Status(u16, &'static str),
     Redirect(String),
     /// Never.
@@ -26,28 +26,28 @@ pub(super) enum Answer {
 
 /// A request that was read.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) path: String,
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: String,
+pub(crate) struct Received {
+    pub(crate) path: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: String,
     /// Whether it was answered with success.
-    pub(super) is_accepted: bool,
+    pub(crate) is_accepted: bool,
 }
 
 impl Received {
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).expect("JSON")
     }
 
     /// What a message says, such as `alert.firing away/eu`.
-    pub(super) fn says(&self) -> String {
+    pub(crate) fn says(&self) -> String {
         let body = self.json();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         format!("{} {}", text(&body["type"]), text(&body["data"]["key"]))
     }
 }
 
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     address: String,
     answer: Arc<Mutex<Answer>>,
     received: watch::Receiver<Vec<Received>>,
@@ -61,7 +61,7 @@ impl Drop for Receiver {
 }
 
 impl Receiver {
-    pub(super) async fn start(answer: Answer) -> Self {
+    pub(crate) async fn start(answer: Answer) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let answer = Arc::new(Mutex::new(answer));
@@ -80,27 +80,27 @@ impl Receiver {
         Self { address, answer, received, task }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }
 
-    pub(super) fn answers(&self, answer: Answer) {
+    pub(crate) fn answers(&self, answer: Answer) {
         *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
     /// What was received so far, in this order.
-    pub(super) fn all(&self) -> Vec<Received> {
+    pub(crate) fn all(&self) -> Vec<Received> {
         self.received.borrow().clone()
     }
 
     /// The notifications about a rule that it has accepted.
-    pub(super) fn accepted(&self, rule: &str) -> Vec<Received> {
+    pub(crate) fn accepted(&self, rule: &str) -> Vec<Received> {
         let is_of = |it: &Received| it.is_accepted && it.json()["data"]["rule"] == rule;
         self.all().into_iter().filter(is_of).collect()
     }
 
     /// Waits until what was received satisfies a condition; returns it.
-    pub(super) async fn until(&self, satisfies: impl Fn(&[Received]) -> bool) -> Vec<Received> {
+    pub(crate) async fn until(&self, satisfies: impl Fn(&[Received]) -> bool) -> Vec<Received> {
         let mut received = self.received.clone();
         let waiting = tokio::time::timeout(PATIENCE, received.wait_for(|all| satisfies(all)));
         let is_found = waiting.await.is_ok_and(|found| found.is_ok());

@@ -9,6 +9,7 @@ use crate::support::{Service, deployed};
 mod by_hand;
 mod causes;
 mod driver;
+mod each_action;
 mod pictures;
 mod selection;
 
@@ -260,12 +261,14 @@ async fn a_deployment_is_watched_from_publish_to_applied_at_three_gateways() {
         socket.expect(1..=1).await;
         socket.send(tokio_tungstenite::tungstenite::Message::text(applied("d-1"))).await;
         applying.push(socket.serve());
+        let marks = "document.querySelectorAll('.time-line rect.good').length";
         let applied = format!(
             "{} === {}",
             states("applied").replace("#live tbody", "section[aria-labelledby=rollout] tbody"),
             nth + 1
         );
         browser.until(&applied).await;
+        browser.until(&format!("return {marks} === {}", nth + 1)).await;
     }
     browser
         .until("return document.querySelector('.verdict .state').textContent === 'delivered'")
