@@ -131,11 +131,6 @@ impl Browser {
         self.post("/url", &json!({"url": format!("{}{path}", self.origin)})).await;
     }
 
-    pub(crate) async fn path(&self) -> String {
-        let url = self.command(Method::GET, "/url", &Value::Null).await;
-        url.as_str().expect("an address").trim_start_matches(&self.origin).to_owned()
-    }
-
     /// Runs a script; returns its result.
     pub(crate) async fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({"script": script, "args": []})).await

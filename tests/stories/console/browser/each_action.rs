@@ -45,7 +45,7 @@ async fn a_gateways_deliveries_labels_and_keys_are_changed() {
     browser.unfold("Change its labels").await;
     browser.type_into("#field-labels", "region=eu-west").await;
     browser.press("Save the labels").await;
-    recorded(&service, "gateway.changed").await;
+    recorded(&service, "gateway.labelled").await;
     let is_labelled = |it: &serde_json::Value| it["labels"] == json!({"region": "eu-west"});
     service.eventually(&format!("/gateways/{id}"), is_labelled).await;
 
@@ -105,8 +105,8 @@ async fn rejected_rows_jobs_and_tokens_are_changed() {
 
     browser.go("/console/access-tokens").await;
     browser.type_into("#field-name", "ci").await;
-    browser.click("#field-days option[value='30']").await;
-    browser.click("input[name='scopes'][value='read']").await;
+    // `read` is ticked from the start.
+    browser.click("label[for='field-scopes-1']").await;
     browser.press("Create the token").await;
     browser.until("return document.querySelector('#secret')?.textContent.startsWith('gwa_')").await;
     let token = browser.text("#secret").await;
@@ -141,7 +141,9 @@ async fn alerts_and_event_types_are_changed() {
     browser.go("/console/alerts/destinations/pager").await;
     browser.type_into("#field-description", "The pager").await;
     browser.press("Save the destination").await;
-    service.eventually("/alerts/destinations/pager", |it| it["description"] == "The pager").await;
+    service
+        .eventually("/alerts/destinations/pager", |it| it["settings"]["description"] == "The pager")
+        .await;
 
     let rule = "/console/alerts/rules/gateway-away";
     browser.go(rule).await;
@@ -154,6 +156,8 @@ async fn alerts_and_event_types_are_changed() {
     browser.until_says("Enable the rule").await;
     browser.press("Enable the rule").await;
     browser.until_says("Disable the rule").await;
+    browser.press("Disable the rule").await;
+    browser.until_says("Enable the rule").await;
     browser.unfold("Restore the built-in rule").await;
     browser.press("Restore the built-in rule").await;
     recorded(&service, "alert_rule.deleted").await;
