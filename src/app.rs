@@ -271,7 +271,7 @@ impl Service {
         let (file, store) = (HighWaterFile::of(&self.config.data_dir), Arc::clone(&self.store));
         let watch = WatchHighWater::new(file, store, failed.clone());
         jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
-        let counting = CountEvents(Arc::clone(&self.store));
+        let counting = CountEvents::new(Arc::clone(&self.store));
         jobs.start_housekeeping("event_counts", MINUTE, counting);
         failed
     }

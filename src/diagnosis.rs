@@ -7,3 +7,4 @@ pub mod labels;
 mod step;
 
 pub use step::Step;
+pub(crate) use step::argument;

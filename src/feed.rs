@@ -27,11 +27,20 @@ mod position;
 
 pub use position::{Mark, Position, Table};
 
-/// The maximum number of listeners on this node.
+/// What a listener is for. Each purpose has limits of its own, so that pages leave room for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// A feed of the API.
+    Feed,
+    /// An open page of the console.
+    Page,
+}
+
+/// The maximum number of listeners with the same purpose on this node.
 pub const MOST_ON_NODE: usize = 128;
-/// The maximum number of listeners of one organisation on this node.
+/// Likewise of one organisation.
 pub const MOST_OF_ORGANISATION: usize = 64;
-/// The maximum number of listeners with one access token on this node.
+/// Likewise with one access token.
 pub const MOST_OF_TOKEN: usize = 16;
 
 /// Messages that wait for a slow listener before it loses the oldest.
@@ -130,7 +139,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Listeners {
-    by_token: HashMap<(OrganisationKey, String), usize>,
+    by_token: HashMap<(Purpose, OrganisationKey, String), usize>,
     /// How many want to know which events are for a gateway.
     gateways: HashMap<GatewayId, usize>,
     /// How many want to know the types of events that attempts cover.
@@ -148,6 +157,7 @@ struct Reader {
 /// A listener. Dropping it ends it.
 pub struct Listener {
     feed: Feed,
+    purpose: Purpose,
     organisation: OrganisationKey,
     token: String,
     details: FeedDetails,
@@ -175,11 +185,12 @@ impl Feed {
     /// Adds a listener. It receives the messages of all organisations.
     pub async fn listen(
         &self,
+        purpose: Purpose,
         organisation: OrganisationKey,
         token: &str,
         details: FeedDetails,
     ) -> Result<Listener, ListenError> {
-        let mut listener = self.register(organisation, token, details)?;
+        let mut listener = self.register(purpose, organisation, token, details)?;
         let mut reader = self.0.reader.lock().await;
         let position = match &reader.position {
             Some(position) => position.clone(),
@@ -193,28 +204,30 @@ impl Feed {
     /// Counts a listener, unless there are too many.
     fn register(
         &self,
+        purpose: Purpose,
         organisation: OrganisationKey,
         token: &str,
         details: FeedDetails,
     ) -> Result<Listener, ListenError> {
         let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = |of: &dyn Fn(&(OrganisationKey, String)) -> bool| -> usize {
-            listeners.by_token.iter().filter(|(key, _)| of(key)).map(|(_, count)| *count).sum()
+        let count = |of: &dyn Fn(&(Purpose, OrganisationKey, String)) -> bool| -> usize {
+            let same = listeners.by_token.iter().filter(|(key, _)| key.0 == purpose);
+            same.filter(|(key, _)| of(key)).map(|(_, count)| *count).sum()
         };
         for (count, most, of) in [
             (
-                count(&|key| key.0 == organisation && key.1 == token),
+                count(&|key| key.1 == organisation && key.2 == token),
                 MOST_OF_TOKEN,
                 "with this token",
             ),
-            (count(&|key| key.0 == organisation), MOST_OF_ORGANISATION, "in this organisation"),
+            (count(&|key| key.1 == organisation), MOST_OF_ORGANISATION, "in this organisation"),
             (count(&|_| true), MOST_ON_NODE, "on this node"),
         ] {
             if count >= most {
                 return Err(ListenError::TooMany { of, most });
             }
         }
-        *listeners.by_token.entry((organisation, token.to_owned())).or_default() += 1;
+        *listeners.by_token.entry((purpose, organisation, token.to_owned())).or_default() += 1;
         for gateway in &details.gateways {
             *listeners.gateways.entry(*gateway).or_default() += 1;
         }
@@ -222,6 +235,7 @@ impl Feed {
         listeners.measure();
         Ok(Listener {
             feed: self.clone(),
+            purpose,
             organisation,
             token: token.to_owned(),
             details,
@@ -383,7 +397,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let mut listeners = self.feed.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners = &mut *listeners;
-        let key = (self.organisation, std::mem::take(&mut self.token));
+        let key = (self.purpose, self.organisation, std::mem::take(&mut self.token));
         let one_less = |count: &mut usize| {
             *count -= 1;
             *count == 0

@@ -1,5 +1,5 @@
--- Published events per minute and organisation. A job counts each minute once, when no transaction can add to it any
--- more, so that publishing does nothing for it. What is later than `counted_to` is counted when it is asked for.
+-- Published events per minute and organisation. A job counts each event once, in the order of their keys, so that
+-- publishing does nothing for it. Events after the last one that is counted are counted when it is asked for.
 create table event_counts (
     organisation integer not null,
     minute       integer not null,                   -- since the Unix epoch
@@ -9,7 +9,7 @@ create table event_counts (
 
 create table event_counts_mark (
     only_row     integer primary key check (only_row = 1),
-    counted_to   integer not null                    -- the first minute that is not counted
+    last_event   integer not null                    -- the last one that is counted
 ) strict;
 
-insert into event_counts_mark (only_row, counted_to) values (1, 0);
+insert into event_counts_mark (only_row, last_event) values (1, 0);

@@ -28,7 +28,7 @@ pub(super) fn gateway_word(name: &str, id: GatewayId) -> String {
 }
 
 /// A text as one argument of a shell.
-pub(super) fn argument(text: &str) -> String {
+pub(crate) fn argument(text: &str) -> String {
     if is_word(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 

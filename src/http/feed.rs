@@ -22,7 +22,7 @@ use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, FeedEndReason, FeedGapReason, FeedKind, FeedMessage, FeedQuery, Outcome};
 use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
-use crate::feed::{Content, ListenError, Listener, Message, Position, Table};
+use crate::feed::{Content, ListenError, Listener, Message, Position, Purpose, Table};
 use crate::names::closest;
 use crate::store::FeedDetails;
 use crate::token::Presented;
@@ -152,7 +152,7 @@ pub(super) async fn follow(
     }
     let details =
         FeedDetails { gateways: asked.gateway_id.clone(), types: !asked.event_type.is_empty() };
-    let listener = app.feed.listen(organisation, token.id(), details).await?;
+    let listener = app.feed.listen(Purpose::Feed, organisation, token.id(), details).await?;
     let (chunks, queued) = mpsc::channel(QUEUED);
     let filter = Filter::new(organisation, asked);
     let feed = FeedTask {

@@ -65,7 +65,8 @@ impl FromQuery for PublishedQuery {
 
 /// Count published events over time.
 ///
-/// In buckets of time, also those whose events retention has removed meanwhile.
+/// In buckets of time, also those that retention has removed since. Counts are kept for
+/// `retention.audit_max_age`.
 #[utoipa::path(
     get, path = "/stats/published", tag = "overview", operation_id = "countPublished",
     params(Window, PublishedQuery),

@@ -57,8 +57,9 @@ pub trait Log: Send + Sync + 'static {
     /// Examines the next page of a connection's backlog, and withholds what newer events supersede.
     /// Does nothing if the connection is not open or not the gateway's only one.
     async fn supersede(&self, backlog: Supersession) -> Result<Supersession>;
-    /// Counts the published events of the next minutes; returns whether there may be more.
-    async fn count_published(&self) -> Result<bool>;
+    /// Counts the next published events, up to a key before which none can be added any more; returns
+    /// whether there may be more.
+    async fn count_published(&self, settled: i64) -> Result<bool>;
     /// Published events in a window per bucket of time, a number of minutes. Empty buckets are
     /// omitted. Buckets are aligned to the Unix epoch.
     async fn published_summary(

@@ -42,7 +42,7 @@ async fn published_events_are_counted_per_bucket(backend: Backend) {
     ] {
         let refused = service.admin().get(&format!("/stats/published?{wrong}")).await;
         assert_eq!(refused.status, 422, "{wrong}: {refused:?}");
-        assert!(refused.body.to_string().contains(why), "{wrong}: {refused:?}");
+        assert!(refused.body.contains(why), "{wrong}: {refused:?}");
     }
     let printed = service.run("event summary --since 2h --bucket 2h").await;
     let words: Vec<&str> = printed.well().split_whitespace().collect();

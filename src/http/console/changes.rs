@@ -18,7 +18,7 @@ use super::super::feed::{Filter, HEADERS};
 use super::super::problem::{Answer, Problem};
 use super::visit::Visit;
 use crate::api::{Code, FeedQuery};
-use crate::feed::Listener;
+use crate::feed::{Listener, Purpose};
 use crate::store::FeedDetails;
 
 /// The shortest time between two messages.
@@ -58,7 +58,8 @@ async fn follow(visit: &Visit) -> Answer<Body> {
         id => vec![id.parse().map_err(|_| Problem::invalid("gateway", "must be a UUID"))?],
     };
     let details = FeedDetails { gateways: gateway_id.clone(), types: false };
-    let listener = app.feed.listen(organisation, visit.session.token(), details).await?;
+    let listener =
+        app.feed.listen(Purpose::Page, organisation, visit.session.token(), details).await?;
     let filter = Filter::new(organisation, FeedQuery { gateway_id, ..FeedQuery::default() });
     let session = (visit.session.id.digest(), visit.session.token().to_owned());
     let (check_drain, check_session) = (ticks(CHECK_DRAIN), ticks(CHECK_SESSION));

@@ -13,7 +13,7 @@ use super::components::{facts, table, text};
 use super::event_type_form;
 use super::fields::refuse_outdated;
 use super::form::Submission;
-use super::layout::{self, Call, Section};
+use super::layout::{self, Call, Section, refusal};
 use super::pairs::{Pairs, encode};
 use super::text::{none, pretty, said, span};
 use super::visit::{Key, View, Visit};
@@ -72,11 +72,12 @@ fn lifetime(of: &EventTypeInfo) -> Markup {
 }
 
 pub(super) async fn one(visit: Visit, Key(name): Key<String>) -> Response {
-    let view = shown(&visit, name).await;
+    let view = shown(&visit, name, None).await;
     visit.respond(Section::EventTypes, view)
 }
 
-async fn shown(visit: &Visit, name: String) -> Answer<View> {
+/// A type, and what was typed into its form if that was refused.
+async fn shown(visit: &Visit, name: String, typed: Option<(&Pairs, &Problem)>) -> Answer<View> {
     let call = Call::get(format!("/event-types/{}", encode(&name)), &Pairs::default());
     let reader = visit.session.reader()?;
     let of = event_types::show(visit.state(), reader, Path(name), Query(())).await?.0;
@@ -84,6 +85,7 @@ async fn shown(visit: &Visit, name: String) -> Answer<View> {
     let body = html! {
         p.up { a href="/console/event-types" { "Event types" } }
         h1 { code { (of.name) } }
+        @if let Some((_, problem)) = typed { (refusal(problem)) }
         p { (said(&of.description)) }
         @if visit.session.can(Scope::Publish) {
             p { a href=(Pairs::default().with("type", of.name.as_str()).after("/console/publish")) { "Publish an event of this type" } }
@@ -98,20 +100,22 @@ async fn shown(visit: &Visit, name: String) -> Answer<View> {
         @if of.built_in_schema.is_some() {
             (schema("built-in", "Schema of the built-in type, which payloads must also satisfy", of.built_in_schema.as_deref()))
         }
-        @if visit.session.is_admin() { (change(visit, &of)) }
+        @if visit.session.is_admin() { (change(visit, &of, typed)) }
     };
     Ok(View { title: of.name.clone(), calls: vec![call], body })
 }
 
 /// The form that changes it.
-fn change(visit: &Visit, of: &EventTypeInfo) -> Markup {
+fn change(visit: &Visit, of: &EventTypeInfo, typed: Option<(&Pairs, &Problem)>) -> Markup {
+    let values = typed.map(|(values, _)| values.clone()).or_else(|| event_type_form::values(of));
+    let problem = typed.map(|(_, problem)| problem);
     html! {
         section.actions aria-labelledby="actions" {
             h2 #actions { "Actions" }
-            @match event_type_form::values(of) {
-                Some(values) => details {
+            @match values {
+                Some(values) => details open[problem.is_some()] {
                     summary { "Change the type" }
-                    (event_type_form::form(visit, &values, None, Some(of)))
+                    (event_type_form::form(visit, &values, problem, Some(of)))
                 },
                 None => p.hint { "Its schema is too long for a form. Change it with " code { "gateway-events event-type put" } "." },
             }
@@ -162,6 +166,12 @@ pub(super) async fn save(Key(name): Key<String>, submission: Submission) -> Resp
     };
     match saved.await {
         Ok(()) => to(&name),
+        Err(problem) if ["invalid", "conflict"].contains(&problem.code()) => {
+            match shown(visit, name, Some((fields, &problem))).await {
+                Ok(view) => visit.again(Section::EventTypes, &problem, &view),
+                Err(_) => submission.refused(&problem),
+            }
+        }
         Err(problem) => submission.refused(&problem),
     }
 }

@@ -1,5 +1,7 @@
 //! Failed deliveries of a time window, and those that are pending or delivered.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use maud::{Markup, html};
 
@@ -104,17 +106,27 @@ fn filters(visit: &Visit, gateway: &str) -> Markup {
         .form()
 }
 
+/// Buckets for a window of this length: a few dozen of them, up to ten years.
+fn bucket_of(window: Duration) -> &'static str {
+    const HOUR: u64 = 3600;
+    match window.as_secs() {
+        0..=1800 => "30s",
+        ..=7200 => "1m",
+        ..=172_800 => "30m",
+        ..=864_000 => "3h",
+        ..=5_184_000 => "12h",
+        secs if secs < 24 * HOUR * 2000 => "1d",
+        _ => "366d",
+    }
+}
+
 /// How many attempts failed when. Concerns the window alone: the API counts all failures of it.
 async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> Answer<Markup> {
-    let bucket = match visit.query.get("last") {
-        "15m" => "30s",
-        "1h" => "1m",
-        "7d" => "3h",
-        "30d" => "12h",
-        _ => "30m",
-    };
-    let query = query.with("bucket", bucket);
     let query = query.known(&<(Window, SummaryQuery)>::names());
+    let (window, _): (Window, SummaryQuery) = query.query()?;
+    let to = window.to.unwrap_or(visit.now);
+    let length = to.since(window.from.unwrap_or_else(|| to.minus(Duration::from_hours(24))));
+    let query = query.with("bucket", bucket_of(length));
     let asked: (Window, SummaryQuery) = query.query()?;
     let by = match asked.1.by {
         Some(SummaryBy::Gateway) => "Gateway",

@@ -218,7 +218,9 @@ impl Again<'_> {
     /// Secrets must be typed again.
     fn typed(&self, session: Option<&SessionId>) -> Markup {
         let token = session.map_or_else(String::new, SessionId::form_token);
-        let fields = self.fields.iter().filter(|(name, _)| *name != TOKEN);
+        // Submitted again, it replaces what was changed since the form was opened.
+        let left_out = [TOKEN, super::fields::SHOWN];
+        let fields = self.fields.iter().filter(|(name, _)| !left_out.contains(name));
         html! {
             form.again method="post" action=(self.path) {
                 (hidden(TOKEN, &token))

@@ -9,13 +9,15 @@ use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, Path};
 use super::super::gateways;
-use super::super::problem::Answer;
+use super::super::problem::{Answer, Problem};
 use super::super::query::Query;
-use super::components::hidden;
+use super::components::{hidden, labels};
 use super::fields::{Fields, Reader, SHOWN, digest, field, label_lines, refuse_outdated};
 use super::form::{Submission, TOKEN};
+use super::layout::{Section, refusal};
 use super::pairs::Pairs;
-use super::visit::{Key, Visit};
+use super::text::short;
+use super::visit::{Key, View, Visit};
 use crate::api::{Gateway, GatewayChange, LabelChange, Labels};
 use crate::event::GatewayId;
 
@@ -25,18 +27,25 @@ const NAME: &str = "labels";
 /// The form.
 pub(super) fn offer(visit: &Visit, gateway: &Gateway) -> Markup {
     let values = Pairs::default().and(NAME, label_lines(&gateway.labels));
-    let labels = field(NAME, "Labels, one name=value to a line").hint(
-        "Concerns events that are published from now on. Resend the earlier ones that it needs.",
-    );
     html! {
         details {
             summary { "Change its labels" }
-            form method="post" action=(format!("/console/gateways/{}/labels", gateway.id)) {
-                (hidden(TOKEN, &visit.session.id.form_token()))
-                (hidden(SHOWN, &digest(&gateway.labels)))
-                (Fields::new(&values, &[]).area(&labels, 4))
-                button type="submit" { "Save the labels" }
-            }
+            (form(visit, gateway, &values, None))
+        }
+    }
+}
+
+fn form(visit: &Visit, gateway: &Gateway, values: &Pairs, problem: Option<&Problem>) -> Markup {
+    let errors = problem.map(|it| it.clone().into_document().errors).unwrap_or_default();
+    let area = field(NAME, "Labels, one name=value to a line").hint(
+        "Concerns events that are published from now on. Resend the earlier ones that it needs.",
+    );
+    html! {
+        form method="post" action=(format!("/console/gateways/{}/labels", gateway.id)) {
+            (hidden(TOKEN, &visit.session.id.form_token()))
+            (hidden(SHOWN, &digest(&gateway.labels)))
+            (Fields::new(values, &errors).area(&area, 4))
+            button type="submit" { "Save the labels" }
         }
     }
 }
@@ -48,8 +57,29 @@ pub(super) async fn save(Key(id): Key<GatewayId>, submission: Submission) -> Res
             let page = format!("/console/gateways/{id}");
             (StatusCode::SEE_OTHER, [(header::LOCATION, page)]).into_response()
         }
+        Err(problem) if ["invalid", "conflict"].contains(&problem.code()) => {
+            match again(&submission, id, &problem).await {
+                Ok(view) => submission.visit.again(Section::Gateways, &problem, &view),
+                Err(_) => submission.refused(&problem),
+            }
+        }
         Err(problem) => submission.refused(&problem),
     }
+}
+
+/// The form with what was typed, and what is stored now.
+async fn again(submission: &Submission, id: GatewayId, problem: &Problem) -> Answer<View> {
+    let visit = &submission.visit;
+    let reader = visit.session.reader()?;
+    let gateway = gateways::show(visit.state(), reader, Path(id), Query(())).await?.0;
+    let body = html! {
+        p.up { a href=(format!("/console/gateways/{id}")) { "Gateway " bdi { (short(&gateway.name, 64)) } } }
+        h1 { "Labels" }
+        (refusal(problem))
+        p { "Stored now: " (labels(&gateway.labels)) }
+        section.actions { (form(visit, &gateway, &submission.fields, Some(problem))) }
+    };
+    Ok(View { title: "Labels".to_owned(), calls: Vec::new(), body })
 }
 
 async fn saved(submission: &Submission, id: GatewayId) -> Answer<()> {

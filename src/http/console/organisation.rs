@@ -56,7 +56,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         p.hint { "Everything that an access token shows and changes belongs to one organisation." }
         section aria-labelledby="you" { h2 #you { "Signed in as" } (signed_in(visit)) }
         section aria-labelledby="contents" { h2 #contents { "What belongs to it" } (contents(&counts)) }
-        section aria-labelledby="deliveries" { h2 #deliveries { "Deliveries since the beginning" } (deliveries(visit, &totals)) }
+        section aria-labelledby="deliveries" { h2 #deliveries { "Deliveries in total" } (deliveries(visit, &totals)) }
         section aria-labelledby="limits" { h2 #limits { "Limits and retention" } (limits(visit)) }
     };
     Ok(View { title: "Organisation".to_owned(), calls, body })
@@ -129,7 +129,7 @@ fn contents(counts: &Counts) -> Markup {
 
 fn deliveries(visit: &Visit, totals: &DeliveryStats) -> Markup {
     facts(&[
-        ("Confirmed", html! { (number(totals.total_events_sent)) }),
+        ("Delivered", html! { (number(totals.total_events_sent)) }),
         (
             "Pending",
             html! { a href="/console/failures?status=pending" { (number(totals.pending)) } },

@@ -10,9 +10,10 @@ use super::super::query::Query;
 use super::components::event_link;
 use super::fields::label_lines;
 use super::pairs::Pairs;
-use super::text::visible_json;
+use super::text::{lines, visible_json};
 use super::visit::Visit;
 use crate::api::{DeliveryState, EventWithDeliveries, WaitQuery};
+use crate::diagnosis::argument;
 use crate::event::EventId;
 use crate::names::inert;
 
@@ -97,7 +98,7 @@ pub(super) fn notice(old: &EventWithDeliveries) -> Markup {
             @if old.attributes.is_some() {
                 p {
                     "Its attributes as a CloudEvent are not part of the form. To keep them, use "
-                    code { "gateway-events event republish " (super::text::short(old.id.as_str(), 80)) } "."
+                    code { "gateway-events event republish " (lines(&argument(old.id.as_str()))) } "."
                 }
             }
         }

@@ -74,8 +74,8 @@ impl Log for Backend {
         run!(self.write_tx, |conn, now| supersession::supersede(conn, now, node, backlog))
     }
 
-    async fn count_published(&self) -> Result<bool> {
-        match run!(self.query, |conn| counts::next(conn))? {
+    async fn count_published(&self, settled: i64) -> Result<bool> {
+        match run!(self.query, |conn| counts::next(conn, settled))? {
             Some(counted) => {
                 run!(self.write_tx, |conn, _now| counts::store(conn, counted))?;
                 Ok(true)

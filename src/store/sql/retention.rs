@@ -159,7 +159,9 @@ pub(super) async fn trim(
         }
         TrimStep::Alerts => alerts::outbox::forget(conn, oldest, batch).await?,
         TrimStep::FailureCounts => conn.merge_failure_counts(now, batch).await?,
-        TrimStep::EventCounts => counts::forget(conn, oldest, batch).await?,
+        TrimStep::EventCounts => {
+            counts::forget(conn, now.minus(limits.audit_max_age), batch).await?
+        }
     };
     if rows >= u64::try_from(batch).unwrap_or(u64::MAX) {
         trimmed.more = true;

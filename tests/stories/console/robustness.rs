@@ -210,3 +210,65 @@ async fn a_form_from_the_same_host_without_tls_is_from_elsewhere() {
     let own = own.body(encoded(&[("form_token", &visitor.form_token())]));
     assert_eq!(Page::of(own).await.status, 303);
 }
+
+#[tokio::test]
+async fn what_was_refused_can_be_corrected_and_submitted_again() {
+    let service = Service::start().await;
+    let (id, _) = service.gateway("berlin").await;
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    let api = service.api();
+    let type_path = "/event-types/plan.changed";
+    api.put(type_path, &json!({"description": "first"})).await.expect("registered");
+
+    let path = format!("/console/gateways/{id}");
+    let shown = value_of(&visitor.get(&path).await, "shown").to_owned();
+    let elsewhere = json!({"labels": {"region": "eu"}});
+    api.patch(&format!("/gateways/{id}"), &elsewhere).await.expect("changed");
+    let labels = format!("{path}/labels");
+    let fields = [("labels", "region=us"), ("shown", shown.as_str())];
+    let refused = visitor.submit(&labels, &fields).await;
+    assert!(refused.status == 409 && refused.says("Stored now"), "{refused:?}");
+    let fields = [("labels", "no label"), ("shown", value_of(&refused, "shown"))];
+    let refused = visitor.submit(&labels, &fields).await;
+    assert!(refused.status == 422 && refused.says("no label"), "{refused:?}");
+    assert!(!refused.body.contains("readonly"), "it can be corrected");
+    let fields = [("labels", "region=us"), ("shown", value_of(&refused, "shown"))];
+    assert_eq!(visitor.submit(&labels, &fields).await.status, 303);
+    let stored = api.get(&format!("/gateways/{id}")).await.expect("it exists");
+    assert_eq!(stored["labels"], json!({"region": "us"}));
+
+    let path = format!("/console{type_path}");
+    let shown = value_of(&visitor.get(&path).await, "shown").to_owned();
+    api.put(type_path, &json!({"description": "second"})).await.expect("changed");
+    let typed = |schema: &'static str, shown: String| {
+        [("description", "third".to_owned()), ("schema", schema.to_owned()), ("shown", shown)]
+    };
+    let mut answer = None;
+    for (schema, status) in [("", 409), ("{\"type\":", 422), ("", 303)] {
+        let shown =
+            answer.as_ref().map_or_else(|| shown.clone(), |it| value_of(it, "shown").to_owned());
+        let fields = typed(schema, shown);
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let page = visitor.submit(&path, &fields).await;
+        assert_eq!(page.status, status, "{page:?}");
+        assert!(!page.body.contains("readonly"), "it can be corrected");
+        answer = Some(page);
+    }
+    assert_eq!(api.get(type_path).await.expect("it exists")["description"], "third");
+}
+
+#[tokio::test]
+async fn a_publishers_text_is_one_argument_of_a_command() {
+    let service = Service::start().await;
+    service.gateway("berlin").await;
+    let visitor = Visitor::signed_in(&service, &service.token).await;
+    let id = "e;$(touch${IFS}pwned)";
+    let event = json!({"specversion": "1.0", "id": id, "source": "/x", "type": "api.deleted",
+        "targetall": true, "myext": "v", "data": {"apiId": "x"}});
+    let request = service.admin().request(Method::POST, "/events").body(event.to_string());
+    let request = request.header("content-type", "application/cloudevents+json");
+    let answer = request.send().await.expect("an answer");
+    assert!(answer.status().is_success(), "{answer:?}");
+    let page = visitor.get("/console/publish?again=e%3B%24%28touch%24%7BIFS%7Dpwned%29").await;
+    assert!(page.says("event republish 'e;$(touch${IFS}pwned)'"), "{page:?}");
+}

@@ -71,6 +71,9 @@
   // seconds.
 
   const POLL = 5000;
+  const FIRST_RETRY = 10000;
+  const MOST_RETRY = 300000;
+  let retryAfter = FIRST_RETRY;
   let changes = null;
   let isFollowing = false;
   let hasChanged = false;
@@ -81,11 +84,21 @@
     if (!address || changes || document.hidden) return;
     changes = new EventSource(address);
     // Something may have happened before.
-    changes.addEventListener("open", () => { isFollowing = true; hasChanged = true; refreshIfDue(); });
+    changes.addEventListener("open", () => {
+      retryAfter = FIRST_RETRY;
+      isFollowing = true;
+      hasChanged = true;
+      refreshIfDue();
+    });
     changes.addEventListener("changed", () => { hasChanged = true; refreshIfDue(); });
     changes.addEventListener("error", () => {
       if (isFollowing) current = Date.now();
       isFollowing = false;
+      // The browser connects again, except after a refusal, such as of a node that shuts down.
+      if (changes?.readyState !== EventSource.CLOSED) return;
+      unfollow();
+      setTimeout(follow, retryAfter);
+      retryAfter = Math.min(2 * retryAfter, MOST_RETRY);
     });
   }
 

@@ -71,6 +71,11 @@ struct Span {
 
 impl Span {
     #[expect(clippy::cast_precision_loss, reason = "a position needs no more than 52 bits")]
+    fn new(from: Timestamp, to: Timestamp) -> Self {
+        Self { from, micros: (to.micros() - from.micros()).max(1) as f64 }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a position needs no more than 52 bits")]
     fn place(&self, at: Timestamp) -> f64 {
         (at.micros() - self.from.micros()) as f64 / self.micros * (WIDTH - LEAST)
     }
@@ -85,8 +90,7 @@ fn time_line(event: &EventWithDeliveries) -> Markup {
     let (Some(from), Some(to)) = (begins.min(), attempts().map(|it| it.finished_at).max()) else {
         return html! {};
     };
-    let micros = i32::try_from((to.micros() - from.micros()).max(1) / 1000).unwrap_or(i32::MAX);
-    let span = Span { from, micros: f64::from(micros.max(1)) * 1000.0 };
+    let span = Span::new(from, to);
     let count = attempts().count();
     let label = format!("{count} attempts between {} and {}", exact(from), exact(to));
     html! {

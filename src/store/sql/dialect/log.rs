@@ -13,6 +13,26 @@ use crate::store::supersession::Superseded;
 use crate::store::{NewEvent, Result, deployments};
 use crate::trace_context::TraceParent;
 
+/// Events to count: those after a key up to another one, appended in a window, of an organisation or
+/// of each.
+#[derive(Clone, Copy)]
+pub(crate) struct Events {
+    pub(crate) organisation: Option<OrganisationKey>,
+    pub(crate) window: TimeWindow,
+    pub(crate) after: i64,
+    pub(crate) last: i64,
+}
+
+impl Events {
+    pub(crate) const ALL: Self =
+        Self { organisation: None, window: TimeWindow::ALL, after: 0, last: i64::MAX };
+
+    /// Whether they are chosen by their keys rather than by the window.
+    pub(crate) fn is_by_key(&self) -> bool {
+        self.after > 0 || self.window == TimeWindow::ALL
+    }
+}
+
 /// Events of an organisation in a minute since the Unix epoch.
 pub(crate) struct CountedMinute {
     pub(crate) organisation: OrganisationKey,
@@ -22,14 +42,8 @@ pub(crate) struct CountedMinute {
 
 /// Appending to logs, reading them, and recognizing repeated requests.
 pub(crate) trait LogStatements {
-    /// When the first event from an instant on was appended.
-    async fn first_event_since(&mut self, at: Timestamp) -> Result<Option<Timestamp>>;
-    /// Events appended in a window, of an organisation or of each, per minute.
-    async fn events_by_minute(
-        &mut self,
-        organisation: Option<OrganisationKey>,
-        window: TimeWindow,
-    ) -> Result<Vec<CountedMinute>>;
+    /// Counts events per organisation and minute.
+    async fn events_by_minute(&mut self, of: Events) -> Result<Vec<CountedMinute>>;
     /// Raises the heads of streams by these counts and returns the new heads. Streams that do
     /// not exist are missing from the result.
     async fn raise_heads(&mut self, counts: &BTreeMap<GatewayKey, i64>) -> Result<Vec<Head>>;

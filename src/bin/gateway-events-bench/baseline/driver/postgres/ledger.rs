@@ -25,10 +25,8 @@ const COUNTS: [&str; 3] = [
     select 1, floor(extract(epoch from finished_at) / 60)::bigint, reason, count(*), true
     from attempts group by 1, 2, 3",
     "insert into event_counts (organisation, minute, count)
-    select 1, floor(extract(epoch from appended_at) / 60)::bigint, count(*)
-    from events where appended_at < date_trunc('minute', now() - interval '2 minutes') group by 1, 2",
-    "update event_counts_mark
-    set counted_to = floor(extract(epoch from now() - interval '2 minutes') / 60)::bigint",
+    select 1, floor(extract(epoch from appended_at) / 60)::bigint, count(*) from events group by 1, 2",
+    "update event_counts_mark set last_event = (select max(event) from events)",
 ];
 
 /// The rest, which runs without a limit of time.

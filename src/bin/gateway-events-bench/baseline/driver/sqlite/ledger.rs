@@ -38,9 +38,8 @@ const REST: [&str; 12] = [
     "insert into gateway_history (gateway, changed_at, name, labels, changed_by)
     select gateway, created_at, name, labels, 'bench' from gateways",
     "insert into event_counts (organisation, minute, count)
-    select 1, appended_at / 60000000, count(*) from events
-    where appended_at / 60000000 < ($1 + $2 * $3) / 60000000 - 2 group by 2",
-    "update event_counts_mark set counted_to = ($1 + $2 * $3) / 60000000 - 2",
+    select 1, appended_at / 60000000, count(*) from events group by 2",
+    "update event_counts_mark set last_event = (select max(event) from events)",
     "with recursive numbered (n) as (select 0 union all select n + 1 from numbered where n < 9)
     insert into connections (id, gateway, token, instance, transport, node, remote_address,
         connected_at, last_heartbeat_at, closed_at, close_reason, confirmed)
