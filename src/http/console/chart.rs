@@ -45,6 +45,15 @@ struct Words {
     none: &'static str,
     /// What kinds are.
     by: &'static str,
+    /// Whether what is counted is wrong, so that it has the colours of what is wrong.
+    is_wrong: bool,
+}
+
+impl Words {
+    /// The class of a kind, which gives it its colour.
+    fn class(&self, kind: usize) -> String {
+        if self.is_wrong { format!("k{kind}") } else { "received".to_owned() }
+    }
 }
 
 impl Series {
@@ -103,6 +112,7 @@ pub(super) fn failures(summary: &Summary, by: &'static str) -> Markup {
         plural: "failed attempts",
         none: "No attempt failed in this window.",
         by,
+        is_wrong: true,
     };
     histogram(Counted { from, to, bucket_seconds, rows }, &words)
 }
@@ -116,6 +126,7 @@ pub(super) fn published(summary: &PublishedSummary) -> Markup {
         plural: "events",
         none: "No event was published in this window.",
         by: "Events",
+        is_wrong: false,
     };
     histogram(Counted { from, to, bucket_seconds, rows: rows.collect() }, &words)
 }
@@ -131,7 +142,7 @@ fn histogram(counted: Counted, words: &Words) -> Markup {
             figcaption {
                 ul.legend {
                     @for (nth, (kind, total)) in series.kinds.iter().take(COLOURS).enumerate() {
-                        li class=(format!("key k{nth}")) { bdi { (short(kind, 60)) } " " b { (number(*total)) } }
+                        li class=(format!("key {}", words.class(nth))) { bdi { (short(kind, 60)) } " " b { (number(*total)) } }
                     }
                     @if series.kinds.len() > COLOURS {
                         @let others: i64 = series.kinds.iter().skip(COLOURS).map(|(_, total)| total).sum();
@@ -164,7 +175,7 @@ fn picture(series: &Series, words: &Words) -> Markup {
                 @let mut below = 0.0;
                 @for (kind, count) in series.in_bucket(bucket) {
                     @let height = count as f64 / highest * (HEIGHT - 4.0);
-                    rect class=(format!("k{kind}")) x=(format!("{:.1}", bucket as f64 * step + gap / 2.0))
+                    rect class=(words.class(kind)) x=(format!("{:.1}", bucket as f64 * step + gap / 2.0))
                         y=(format!("{:.1}", HEIGHT - below - height)) width=(format!("{:.1}", step - gap))
                         height=(format!("{height:.1}")) {}
                     @let () = below += height;

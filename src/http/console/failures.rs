@@ -106,18 +106,19 @@ fn filters(visit: &Visit, gateway: &str) -> Markup {
         .form()
 }
 
-/// Buckets for a window of this length: a few dozen of them, up to ten years.
+/// The buckets of windows up to a length in seconds: a few dozen of them, and never more than the API allows.
+const BUCKETS: [(u64, &str); 6] = [
+    (1800, "30s"),
+    (2 * 3600, "1m"),
+    (2 * 24 * 3600, "30m"),
+    (10 * 24 * 3600, "3h"),
+    (60 * 24 * 3600, "12h"),
+    (1999 * 24 * 3600, "1d"),
+];
+
 fn bucket_of(window: Duration) -> &'static str {
-    const HOUR: u64 = 3600;
-    match window.as_secs() {
-        0..=1800 => "30s",
-        ..=7200 => "1m",
-        ..=172_800 => "30m",
-        ..=864_000 => "3h",
-        ..=5_184_000 => "12h",
-        secs if secs < 24 * HOUR * 2000 => "1d",
-        _ => "366d",
-    }
+    let fits = |(longest, _): &&(u64, &'static str)| window.as_secs() <= *longest;
+    BUCKETS.iter().find(fits).map_or("366d", |(_, bucket)| bucket)
 }
 
 /// How many attempts failed when. Concerns the window alone: the API counts all failures of it.

@@ -92,7 +92,8 @@ fn time_line(event: &EventWithDeliveries) -> Markup {
     };
     let span = Span::new(from, to);
     let count = attempts().count();
-    let label = format!("{count} attempts between {} and {}", exact(from), exact(to));
+    let noun = if count == 1 { "attempt" } else { "attempts" };
+    let label = format!("{count} {noun} between {} and {}", exact(from), exact(to));
     html! {
         figure.time-line role="img" aria-label=(label) {
             @for delivery in tried().take(LINES) {
