@@ -5,7 +5,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-use super::{Key, alert_in_state, set_away, start, watch, watched};
+use super::{Key, alert_in_state, set_away, settings, start, watch, watched};
 use crate::both_databases::{Backend, on_both};
 use crate::console::visitor::Visitor;
 use crate::support::Service;
@@ -390,4 +390,30 @@ async fn concurrent_creations_of_an_id_store_the_one_that_was_answered_with_201(
             assert_eq!(stored, created.success(), "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_soon_fires_an_alert() {
+    let (key, directory) = (Key::new(), tempfile::tempdir().expect("a directory"));
+    let [certificate, private] = ["c.pem", "k.pem"].map(|name| directory.path().join(name));
+    let in_three_days = Timestamp::now().plus(Duration::from_hours(72)).to_string();
+    let mut date = in_three_days.split(['-', 'T']).map(|part| part.parse::<i32>().unwrap_or(0));
+    let mut next = || date.next().expect("a date");
+    let (year, month, day) = (next(), next(), next());
+    let pair = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    let small = |number: i32| u8::try_from(number).expect("a small number");
+    params.not_after = rcgen::date_time_ymd(year, small(month), small(day));
+    let made = params.self_signed(&pair).expect("signed");
+    std::fs::write(&certificate, made.pem()).expect("written");
+    std::fs::write(&private, pair.serialize_pem()).expect("written");
+    let [certificate, private] = [certificate, private].map(|path| path.display().to_string());
+    let path = key.path();
+    let own =
+        [("SERVER__CERTIFICATE", certificate.as_str()), ("SERVER__PRIVATE_KEY", private.as_str())];
+    let service = Service::start_with(&[settings(&path).as_slice(), &own].concat()).await;
+    std::fs::copy(&certificate, service.certificate()).expect("copied");
+    let alert = alert_in_state(&service, "certificate-or-key-expiring", "firing").await;
+    let summary = alert["found"]["summary"].as_str().expect("a text");
+    assert!(summary.contains("certificate of ") && summary.contains("expires"), "{summary}");
 }
