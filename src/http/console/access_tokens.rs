@@ -182,8 +182,8 @@ fn requested(fields: &Pairs) -> Answer<NewAccessToken> {
     reader.finish(NewAccessToken { name, scopes, expires_in_seconds })
 }
 
-/// What the id of a form's token is derived from. The token of the session is part of it, so that
-/// nobody else's form has the same.
+/// What the id of a form's token is derived from. The session's token is part of it, so that
+/// forms of different tokens never have the same.
 fn seed(visit: &Visit, once: &str) -> Answer<Vec<u8>> {
     let once: Uuid = once
         .parse()

@@ -13,8 +13,9 @@ use crate::store::{PublishedCount, Result};
 
 /// Microseconds.
 const MINUTE: i64 = 60_000_000;
-/// Events that are counted at once.
-const MOST: i64 = 50_000;
+/// Events that are counted at once. Each may be in a minute of its own, and the rows of their minutes are
+/// written one by one in a transaction that others wait for.
+const MOST: i64 = 2_000;
 
 /// Events that were counted: those after a key, up to another one.
 pub(crate) struct Counted {

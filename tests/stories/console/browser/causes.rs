@@ -206,7 +206,7 @@ async fn refused_deployments(browser: &Browser, night: &Night) {
     night.is_up_to_date(&night.berlin).await;
 }
 
-/// Tokyo is away, so somebody has to start it: the console says since when, and what waits for it.
+/// Tokyo is away. The console shows since when, and what is pending; then tokyo is started.
 async fn away(browser: &Browser, night: &mut Night) {
     find(browser, "tokyo").await;
     browser.until_says("away since").await;
