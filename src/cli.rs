@@ -10,6 +10,7 @@ pub(crate) mod alert;
 pub(crate) mod alias;
 pub(crate) mod audit;
 pub(crate) mod backup;
+mod buckets;
 pub(crate) mod complete;
 pub(crate) mod config;
 pub(crate) mod context;

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod minutes;
 mod window;
 
+pub use minutes::{MINUTE, Minutes, minute, start_of_minute};
 pub use window::{EmptyWindow, TimeWindow};
 
 /// An instant in microseconds since the Unix epoch, UTC, which both databases can store without

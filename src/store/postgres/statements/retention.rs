@@ -3,11 +3,8 @@
 use super::super::sql::dialect::RetentionStatements;
 use super::super::sql::dialect::retention::SpentEvents;
 use super::{Connection, query, query_as, query_scalar};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, minute};
 use crate::store::{Result, TimedKey, TrimMark};
-
-/// Microseconds.
-const MINUTE: i64 = 60_000_000;
 
 impl RetentionStatements for Connection {
     /// Skips positions that are being reused.
@@ -113,7 +110,7 @@ impl RetentionStatements for Connection {
             )
             select count(*) filter (where not merged) as "count!: i64" from gone
             "#,
-            now.micros() / MINUTE,
+            minute(now),
             batch
         )
         .fetch_one(self)

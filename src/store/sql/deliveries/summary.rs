@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::dialect::deliveries::{Buckets, Tally};
 use super::super::dialect::{Connection, DeliveryStatements, query};
 
-use crate::clock::{TimeWindow, Timestamp};
+use crate::clock::{MINUTE, Minutes, TimeWindow, Timestamp, start_of_minute};
 use crate::event::OrganisationKey;
 use crate::store::ledger::{bucket_start, bucket_width as width};
 use crate::store::{Result, SummaryBy, SummaryRow};
@@ -50,34 +50,6 @@ pub(crate) async fn failure_summary(
         .collect())
 }
 
-/// Microseconds.
-const MINUTE: i64 = 60_000_000;
-
-/// Whole minutes since the Unix epoch: from the first, included, to the last, excluded.
-#[derive(Clone, Copy)]
-struct Minutes {
-    first: i64,
-    end: i64,
-}
-
-impl Minutes {
-    /// Those in a window; `None` if there are none.
-    fn of(window: TimeWindow) -> Option<Self> {
-        let end = window.to().micros().div_euclid(MINUTE);
-        let from = window.from().micros();
-        let first = from.div_euclid(MINUTE) + i64::from(from.rem_euclid(MINUTE) > 0);
-        (first < end).then_some(Self { first, end })
-    }
-
-    /// What a window contains besides them.
-    fn around(self, window: TimeWindow) -> Vec<TimeWindow> {
-        let at = |minute: i64| Timestamp::from_micros(minute.saturating_mul(MINUTE));
-        let before = TimeWindow::new(window.from(), at(self.first));
-        let after = TimeWindow::new(at(self.end), window.to());
-        before.into_iter().chain(after).collect()
-    }
-}
-
 /// Counts of whole minutes by reason.
 async fn in_minutes(
     conn: &mut Connection,
@@ -94,16 +66,15 @@ async fn in_minutes(
         group by 1, 2
         "#,
         organisation.0,
-        minutes.first,
-        minutes.end,
+        minutes.first(),
+        minutes.end(),
         width / MINUTE
     )
     .fetch_all(conn)
     .await?;
-    let begin = |minute: i64| minute.saturating_mul(MINUTE);
     Ok(rows
         .into_iter()
-        .map(|row| ((begin(row.minute), row.reason, String::new()), row.count))
+        .map(|row| ((start_of_minute(row.minute).micros(), row.reason, String::new()), row.count))
         .collect())
 }
 

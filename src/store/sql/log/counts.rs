@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use super::super::dialect::log::{CountedMinute, Events};
 use super::super::dialect::{Connection, LogStatements, query, query_scalar};
-use crate::clock::{TimeWindow, Timestamp};
+use crate::clock::{Minutes, TimeWindow, Timestamp, minute, start_of_minute};
 use crate::event::OrganisationKey;
 use crate::store::ledger::{bucket_start, bucket_width};
 use crate::store::{PublishedCount, Result};
 
-/// Microseconds.
-const MINUTE: i64 = 60_000_000;
 /// Events that are counted at once. Each may be in a minute of its own, and the rows of their minutes are
 /// written one by one in a transaction that others wait for.
 const MOST: i64 = 2_000;
@@ -72,7 +70,7 @@ pub(crate) async fn forget(conn: &mut Connection, before: Timestamp, batch: i64)
             select organisation, minute from event_counts where minute < $1 limit $2
         )
         "#,
-        minute_of(before),
+        minute(before),
         batch
     )
     .execute(conn)
@@ -91,25 +89,21 @@ pub(crate) async fn published(
     let counted = last_counted(conn).await?;
     let of = Events { organisation: Some(organisation), window, ..Events::ALL };
     let mut minutes = conn.events_by_minute(Events { after: counted, ..of }).await?;
-    let (from, to) = (window.from(), window.to());
-    let first = minute_of(from) + i64::from(from.micros().rem_euclid(MINUTE) > 0);
-    let end = minute_of(to);
-    let parts = if first < end {
-        minutes.extend(stored(conn, organisation, first, end).await?);
-        vec![(from, from_minute(first)), (from_minute(end), to)]
-    } else {
-        vec![(from, to)]
-    };
-    for (from, to) in parts {
-        if let Ok(window) = TimeWindow::new(from, to) {
-            let rest = Events { window, last: counted, ..of };
-            minutes.extend(conn.events_by_minute(rest).await?);
+    let singly = match Minutes::of(window) {
+        Some(whole) => {
+            minutes.extend(stored(conn, organisation, whole).await?);
+            whole.around(window)
         }
+        None => vec![window],
+    };
+    for window in singly {
+        let rest = Events { window, last: counted, ..of };
+        minutes.extend(conn.events_by_minute(rest).await?);
     }
     let width = bucket_width(bucket);
     let mut buckets: BTreeMap<i64, i64> = BTreeMap::new();
     for CountedMinute { minute, count, .. } in minutes {
-        *buckets.entry(bucket_start(from_minute(minute), width)).or_default() += count;
+        *buckets.entry(bucket_start(start_of_minute(minute), width)).or_default() += count;
     }
     let count = |(begin, count)| PublishedCount { from: Timestamp::from_micros(begin), count };
     Ok(buckets.into_iter().map(count).collect())
@@ -118,8 +112,7 @@ pub(crate) async fn published(
 async fn stored(
     conn: &mut Connection,
     organisation: OrganisationKey,
-    first: i64,
-    end: i64,
+    minutes: Minutes,
 ) -> Result<Vec<CountedMinute>> {
     let rows = query!(
         r#"
@@ -127,8 +120,8 @@ async fn stored(
         where organisation = $1 and minute >= $2 and minute < $3
         "#,
         organisation.0,
-        first,
-        end
+        minutes.first(),
+        minutes.end()
     )
     .fetch_all(conn)
     .await?;
@@ -144,14 +137,6 @@ async fn last_counted(conn: &mut Connection) -> Result<i64> {
     Ok(query_scalar!(r#"select last_event as "last_event!: i64" from event_counts_mark"#)
         .fetch_one(conn)
         .await?)
-}
-
-fn minute_of(at: Timestamp) -> i64 {
-    at.micros().div_euclid(MINUTE)
-}
-
-fn from_minute(minute: i64) -> Timestamp {
-    Timestamp::from_micros(minute.saturating_mul(MINUTE))
 }
 
 #[cfg(test)]
@@ -222,7 +207,7 @@ mod tests {
                 steps += 1;
             }
             assert_eq!(steps, (last + 39) / 40, "seed {seed}");
-            let minutes: BTreeSet<i64> = published.iter().map(|at| minute_of(*at)).collect();
+            let minutes: BTreeSet<i64> = published.iter().map(|at| minute(*at)).collect();
             let gone = forget(&mut database.conn, at(i64::MAX), 1000).await.unwrap();
             assert!(gone >= minutes.len() as u64, "seed {seed}: {gone} of {minutes:?}");
         }
