@@ -15,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use axum::{BoxError, Router};
 use tower::timeout::TimeoutLayer;
 use utoipa::OpenApi as _;
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
+use utoipa::openapi::Paths;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 use crate::admission::Admissions;
@@ -187,12 +188,8 @@ pub fn router(app: Arc<App>) -> Router {
 /// The routes with their documentation. `routes!` accepts no handler without it.
 fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
-    let api = api();
-    let bodiless = no_body::Bodiless::of(api.get_openapi());
-    let api = api
-        .layer(middleware::from_fn_with_state(bodiless, no_body::refuse))
-        .layer(timeout)
-        .routes(routes!(connect::connect));
+    let api = under_base(api()).layer(timeout);
+    let connect = under_base([routes!(connect::connect)]);
     let probes = OpenApiRouter::new()
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
@@ -204,72 +201,87 @@ fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
         .routes(routes!(docs::page))
         .routes(routes!(docs::file));
     OpenApiRouter::with_openapi(openapi::Base::openapi())
-        .nest(BASE, api)
+        .merge(api)
+        .merge(connect)
         .merge(probes)
         .merge(reference)
 }
 
-fn api() -> OpenApiRouter<Arc<App>> {
+/// The operations of the API, by path.
+fn api() -> impl IntoIterator<Item = ApiRoute> {
     let manifest = routes!(manifest::keep).layer(Extension(BodyLimit(manifest::MAX_BYTES)));
     let edit = routes!(inbox_edit::edit).layer(Extension(BodyLimit(inbox_edit::MAX_BYTES)));
-    OpenApiRouter::new()
-        .routes(routes!(browse::events, events::publish))
-        .routes(routes!(events::show))
-        .routes(routes!(resend::resend))
-        .routes(routes!(actions::purge))
-        .routes(routes!(diagnosis::of_event))
-        .routes(routes!(rollouts::show))
-        .routes(routes!(deliveries::list))
-        .routes(routes!(deliveries::summary))
-        .routes(routes!(deliveries::redrive))
-        .routes(routes!(bulk_jobs::list))
-        .routes(routes!(bulk_jobs::show))
-        .routes(routes!(bulk_jobs::abort))
-        .routes(routes!(gateways::list, gateways::create))
-        .routes(routes!(gateways::show, gateways::change, gateways::remove))
-        .routes(routes!(actions::pause))
-        .routes(routes!(actions::resume))
-        .routes(routes!(actions::skip))
-        .routes(routes!(actions::resync))
-        .routes(routes!(diagnosis::of_gateway))
-        .routes(manifest)
-        .routes(routes!(replay::replay))
-        .routes(routes!(gateway_stream::follow))
-        .routes(routes!(gateway_frames::send))
-        .routes(routes!(long_poll::poll))
-        .routes(routes!(long_poll::frames))
-        .routes(routes!(gateway_tokens::list, gateway_tokens::create))
-        .routes(routes!(gateway_tokens::revoke))
-        .routes(routes!(connections::of_gateway))
-        .routes(routes!(instances::list))
-        .routes(routes!(instances::forget))
-        .routes(routes!(log::show))
-        .routes(routes!(connections::list))
-        .routes(routes!(event_types::list))
-        .routes(routes!(event_types::show, event_types::put, event_types::remove))
-        .routes(routes!(inbox::list))
-        .routes(routes!(inbox::retry))
-        .routes(routes!(inbox::show, inbox::remove))
-        .routes(edit)
-        .routes(routes!(inbox::retry_one))
-        .routes(routes!(access_tokens::list, access_tokens::create))
-        .routes(routes!(access_tokens::revoke))
-        .routes(routes!(audit::list))
-        .routes(routes!(nodes::list))
-        .routes(routes!(alerts::overview))
-        .routes(routes!(alerts::list, alerts::create))
-        .routes(routes!(alerts::show, alerts::put, alerts::remove))
-        .routes(routes!(alerts::silence))
-        .routes(routes!(alert_destinations::list, alert_destinations::create))
-        .routes(routes!(
-            alert_destinations::show,
-            alert_destinations::put,
-            alert_destinations::remove
-        ))
-        .routes(routes!(alert_destinations::test))
-        .routes(routes!(stats::show))
-        .routes(routes!(stats::published))
-        .routes(routes!(feed::follow))
+    [
+        routes!(browse::events, events::publish),
+        routes!(events::show),
+        routes!(resend::resend),
+        routes!(actions::purge),
+        routes!(diagnosis::of_event),
+        routes!(rollouts::show),
+        routes!(deliveries::list),
+        routes!(deliveries::summary),
+        routes!(deliveries::redrive),
+        routes!(bulk_jobs::list),
+        routes!(bulk_jobs::show),
+        routes!(bulk_jobs::abort),
+        routes!(gateways::list, gateways::create),
+        routes!(gateways::show, gateways::change, gateways::remove),
+        routes!(actions::pause),
+        routes!(actions::resume),
+        routes!(actions::skip),
+        routes!(actions::resync),
+        routes!(diagnosis::of_gateway),
+        manifest,
+        routes!(replay::replay),
+        routes!(gateway_stream::follow),
+        routes!(gateway_frames::send),
+        routes!(long_poll::poll),
+        routes!(long_poll::frames),
+        routes!(gateway_tokens::list, gateway_tokens::create),
+        routes!(gateway_tokens::revoke),
+        routes!(connections::of_gateway),
+        routes!(instances::list),
+        routes!(instances::forget),
+        routes!(log::show),
+        routes!(connections::list),
+        routes!(event_types::list),
+        routes!(event_types::show, event_types::put, event_types::remove),
+        routes!(inbox::list),
+        routes!(inbox::retry),
+        routes!(inbox::show, inbox::remove),
+        edit,
+        routes!(inbox::retry_one),
+        routes!(access_tokens::list, access_tokens::create),
+        routes!(access_tokens::revoke),
+        routes!(audit::list),
+        routes!(nodes::list),
+        routes!(alerts::overview),
+        routes!(alerts::list, alerts::create),
+        routes!(alerts::show, alerts::put, alerts::remove),
+        routes!(alerts::silence),
+        routes!(alert_destinations::list, alert_destinations::create),
+        routes!(alert_destinations::show, alert_destinations::put, alert_destinations::remove),
+        routes!(alert_destinations::test),
+        routes!(stats::show),
+        routes!(stats::published),
+        routes!(feed::follow),
+    ]
+}
+
+/// A path with its handlers and their documentation.
+type ApiRoute = UtoipaMethodRouter<Arc<App>>;
+
+/// The router of these routes, whose paths are relative to [`BASE`]. Nesting a router would give the
+/// same, but rewrite the URI of each request.
+fn under_base(routes: impl IntoIterator<Item = ApiRoute>) -> OpenApiRouter<Arc<App>> {
+    let mut router = OpenApiRouter::new();
+    for (schemas, paths, handlers) in routes.into_iter().map(no_body::refused_where_undocumented) {
+        let mut under = Paths::new();
+        under.paths =
+            paths.paths.into_iter().map(|(path, it)| (format!("{BASE}{path}"), it)).collect();
+        router = router.routes((schemas, under, handlers));
+    }
+    router
 }
 
 async fn timed_out(_: BoxError) -> Problem {

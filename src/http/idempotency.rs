@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-use super::App;
 use super::extract::{self, Body};
 use super::problem::{Answer, Problem};
+use super::{App, BASE};
 use crate::api::Code;
 use crate::event::quoted;
 use crate::store::RequestKey;
@@ -24,7 +24,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
 
     async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
         let key = key(request.headers())?;
-        let path = request.uri().path().to_owned();
+        let path = request.uri().path();
+        let path = path.strip_prefix(BASE).unwrap_or(path).to_owned();
         let Body(bytes) = Body::from_request(request, app).await?;
         let value = extract::parse_object(&bytes)?;
         let request_key = key.map(|key| request_key(key, &path, &bytes));

@@ -269,6 +269,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { peer, limits, router, wind_down, .. } = self;
+        // Each poll locks the token, so connections don't share one.
+        let wind_down = wind_down.child_token();
         let address = peer.address;
         peer.slot.ready();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {

@@ -2,57 +2,45 @@
 //! one expects it to have an effect, such as that of `dryRun`; without the refusal the request would
 //! do what the client did not ask for.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::Method;
-use axum::middleware::Next;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use utoipa::openapi::OpenApi;
+use utoipa_axum::router::UtoipaMethodRouterExt as _;
 
-use super::BASE;
+use super::ApiRoute;
 use super::extract::BodyParts;
 use super::problem::Problem;
 
-/// The routes that change something and take no body, by method and template.
-pub(super) struct Bodiless(HashSet<(Method, String)>);
-
-impl Bodiless {
-    /// Those of a document whose paths are relative to [`BASE`].
-    pub(super) fn of(document: &OpenApi) -> Arc<Self> {
-        let mut routes = HashSet::new();
-        for (path, item) in &document.paths.paths {
-            for (method, operation) in [
-                (Method::POST, &item.post),
-                (Method::PUT, &item.put),
-                (Method::PATCH, &item.patch),
-                (Method::DELETE, &item.delete),
-            ] {
-                if operation.as_ref().is_some_and(|it| it.request_body.is_none()) {
-                    routes.insert((method, format!("{BASE}{path}")));
-                }
+/// Refuses bodies of those methods of a route whose documentation has none. The other routes get no
+/// layer, because each one costs a request several allocations.
+pub(super) fn refused_where_undocumented(route: ApiRoute) -> ApiRoute {
+    let (_, paths, _) = &route;
+    let mut methods = Vec::new();
+    for item in paths.paths.values() {
+        for (method, operation) in [
+            (Method::POST, &item.post),
+            (Method::PUT, &item.put),
+            (Method::PATCH, &item.patch),
+            (Method::DELETE, &item.delete),
+        ] {
+            if operation.as_ref().is_some_and(|it| it.request_body.is_none()) {
+                methods.push(method);
             }
         }
-        Arc::new(Self(routes))
     }
-
-    fn contains(&self, request: &Request) -> bool {
-        let path = request.extensions().get::<MatchedPath>();
-        path.is_some_and(|path| {
-            self.0.contains(&(request.method().clone(), path.as_str().to_owned()))
-        })
+    if methods.is_empty() {
+        return route;
     }
+    let methods: Arc<[Method]> = methods.into();
+    route.layer(middleware::from_fn_with_state(methods, refuse))
 }
 
-/// Refuses a body that is not empty, on these routes.
-pub(super) async fn refuse(
-    State(routes): State<Arc<Bodiless>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if request.body().is_end_stream() || !routes.contains(&request) {
+async fn refuse(State(methods): State<Arc<[Method]>>, request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() || !methods.contains(request.method()) {
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use futures_util::TryStreamExt as _;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
@@ -353,10 +353,10 @@ impl LogStatements for Connection {
         let max_bytes = i64::try_from(max_bytes).unwrap_or(i64::MAX);
         // Far more than any caller needs, and small enough not to overflow a sum.
         let limit = limit.min(i32::MAX.into());
-        query_as!(
-            LogEntry,
+        let rows = query!(
             r#"
-            select s.head as "head!: Sequence", s.floor as "floor!: Sequence",
+            select case when before is null or before = 0 then s.head end as "head?: Sequence",
+                case when before is null or before = 0 then s.floor end as "floor?: Sequence",
                 sequence as "sequence?: Sequence", id as "id?: EventId",
                 type as "event_type?: EventType", payload as "payload?: String",
                 correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
@@ -386,7 +386,30 @@ impl LogStatements for Connection {
             limit,
             max_bytes
         )
-        .fetch(self)
+        .fetch(self);
+        let mut bounds = None;
+        let entries = rows.map(move |row| {
+            let row = row?;
+            let own = row.head.zip(row.floor);
+            let (head, floor) = match bounds {
+                Some(bounds) => bounds,
+                None => *bounds.insert(own.ok_or(sqlx::Error::RowNotFound)?),
+            };
+            Ok(LogEntry {
+                head,
+                floor,
+                sequence: row.sequence,
+                id: row.id,
+                event_type: row.event_type,
+                payload: row.payload,
+                correlation_id: row.correlation_id,
+                user_id: row.user_id,
+                occurred_at: row.occurred_at,
+                expires_at: row.expires_at,
+                extras: row.extras,
+            })
+        });
+        entries.boxed()
     }
 
     async fn deployment_candidates(

@@ -131,7 +131,7 @@ struct Planner<'a> {
     known: HashMap<Identity, (Vec<u8>, Appended)>,
     targets: &'a Targets,
     /// New events of this batch, by id.
-    met: HashMap<Identity, usize>,
+    met: HashMap<(OrganisationKey, &'a str), usize>,
     fresh: Vec<Fresh<'a>>,
 }
 
@@ -173,12 +173,14 @@ async fn plan<'a>(
             }
             keys.insert(name, place);
         }
-        let of = |new: &NewEvent| planner.targets.count(publish.organisation, &new.target);
-        let deliveries: usize =
-            publish.valid().filter(|new| planner.is_new(publish.organisation, new)).map(of).sum();
-        if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
-            answers.push(Answer::Ready(Published::TooMany { deliveries, most: MOST_DELIVERIES }));
-            continue;
+        // A single event is appended whatever its number of deliveries.
+        if publish.events.len() > 1 {
+            let deliveries = planner.deliveries(publish);
+            if deliveries > MOST_DELIVERIES {
+                let too_many = Published::TooMany { deliveries, most: MOST_DELIVERIES };
+                answers.push(Answer::Ready(too_many));
+                continue;
+            }
         }
         let plans = publish.events.iter().map(|item| planner.plan(publish.organisation, item));
         answers.push(Answer::Planned(plans.collect()));
@@ -187,17 +189,18 @@ async fn plan<'a>(
 }
 
 impl<'a> Planner<'a> {
-    fn is_new(&self, organisation: OrganisationKey, new: &NewEvent) -> bool {
-        let identity = (organisation, new.event.id.as_str().to_owned());
-        !self.known.contains_key(&identity) && !self.met.contains_key(&identity)
+    /// The deliveries of the new events of a request.
+    fn deliveries(&self, publish: &Publish) -> usize {
+        let organisation = publish.organisation;
+        let is_new = |new: &&NewEvent| self.first(organisation, new.event.id.as_str()).is_none();
+        let count = |new: &NewEvent| self.targets.count(organisation, &new.target);
+        publish.valid().filter(is_new).map(count).sum()
     }
 
     fn plan(&mut self, organisation: OrganisationKey, item: &'a Validated) -> Plan {
-        let named = idempotency::named(item)
-            .map(|(id, digest)| ((organisation, id.as_str().to_owned()), digest));
+        let named = idempotency::named(item).map(|(id, digest)| (id.as_str(), digest));
         // Repeats are checked before validity: the event was valid when it was first published.
-        let repeated =
-            named.as_ref().and_then(|(identity, digest)| self.repeated(identity, digest));
+        let repeated = named.and_then(|(id, digest)| self.repeated(organisation, id, digest));
         match (repeated, item) {
             (Some(Ok(plan)), _) => plan,
             (_, Err(invalid)) => Plan::Settled(Err(Refusal::Invalid(invalid.error.clone()))),
@@ -208,7 +211,7 @@ impl<'a> Planner<'a> {
                 Err(unknown) => Plan::Settled(Err(Refusal::UnknownGateways(unknown))),
                 Ok(targets) => {
                     let place = self.fresh.len();
-                    self.met.extend(named.map(|(identity, _)| (identity, place)));
+                    self.met.extend(named.map(|(id, _)| ((organisation, id), place)));
                     self.fresh.push(Fresh { organisation, new, targets });
                     Plan::Fresh(place)
                 }
@@ -216,19 +219,37 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The outcome of an earlier event with this id, in this batch or an earlier one.
+    /// The outcome of an earlier event with this id.
     fn repeated(
         &self,
-        identity: &Identity,
+        organisation: OrganisationKey,
+        id: &str,
         digest: &[u8; 32],
     ) -> Option<std::result::Result<Plan, Clash>> {
-        let (first, plan) = match (self.known.get(identity), self.met.get(identity)) {
-            (Some((first, appended)), _) => (first.as_slice(), Plan::Settled(Ok(appended.clone()))),
-            (None, Some(place)) => (self.fresh[*place].new.digest.as_slice(), Plan::Fresh(*place)),
-            (None, None) => return None,
+        let (first, plan) = match self.first(organisation, id)? {
+            First::Known(first, appended) => (first, Plan::Settled(Ok(appended.clone()))),
+            First::Met(place) => (self.fresh[place].new.digest.as_slice(), Plan::Fresh(place)),
         };
         Some(if first == digest { Ok(plan) } else { Err(Clash) })
     }
+
+    fn first(&self, organisation: OrganisationKey, id: &str) -> Option<First<'_>> {
+        // Most batches repeat nothing.
+        if !self.known.is_empty()
+            && let Some((digest, appended)) = self.known.get(&(organisation, id.to_owned()))
+        {
+            return Some(First::Known(digest, appended));
+        }
+        self.met.get(&(organisation, id)).copied().map(First::Met)
+    }
+}
+
+/// The first event with an id.
+enum First<'a> {
+    /// It was published before this batch. Its digest and result.
+    Known(&'a [u8], &'a Appended),
+    /// It is in this batch. Its index in `Planner::fresh`.
+    Met(usize),
 }
 
 /// The id belongs to an event with different content.

@@ -374,36 +374,45 @@ async fn insert_outbox(conn: &mut Connection, rows: &[(GatewayKey, Sequence, i64
     Ok(())
 }
 
+/// The length of an event's digest, in bytes.
+const DIGEST: usize = 32;
+
+fn payload<'a>(row: &BatchEvent<'a>) -> &'a str {
+    row.new.event.payload.get()
+}
+
 /// Returns the keys of the events, in order. They follow the last key in `sqlite_sequence`, because
 /// no other connection writes; returning rows would cost as much as inserting them.
+///
+/// The digests and, after them, the payloads are one blob of which the statement takes slices. As
+/// part of the JSON, each quote of a payload would be escaped here and unescaped by SQLite.
 async fn insert_events(
     conn: &mut Connection,
     now: Timestamp,
     events: &[BatchEvent<'_>],
 ) -> Result<Vec<i64>> {
-    let rows: Vec<_> = events
-        .iter()
-        .map(|BatchEvent { organisation, new, matched }| {
-            let event = &new.event;
-            Ok((
-                (organisation.0, &event.id, &event.event_type, event.payload.get()),
-                (
-                    &event.correlation_id,
-                    &event.user_id,
-                    event.occurred_at.micros(),
-                    &event.traceparent,
-                ),
-                (event.expires_at.map(Timestamp::micros), hex(&new.digest)),
-                (
-                    new.artifact_id.as_deref().map(storable),
-                    new.deployment_id.as_deref().map(storable),
-                    new.target.stored(),
-                    matched,
-                    event.attributes.as_deref().map(json).transpose()?,
-                ),
-            ))
-        })
-        .collect::<Result<_>>()?;
+    let mut bytes = Vec::with_capacity(events.iter().map(|it| DIGEST + payload(it).len()).sum());
+    bytes.extend(events.iter().flat_map(|it| it.new.digest));
+    let mut rows = Vec::with_capacity(events.len());
+    for row in events {
+        let BatchEvent { organisation, new, matched } = row;
+        let event = &new.event;
+        // Counted from one.
+        let start = bytes.len() + 1;
+        bytes.extend_from_slice(payload(row).as_bytes());
+        rows.push((
+            (organisation.0, &event.id, &event.event_type, start, payload(row).len()),
+            (&event.correlation_id, &event.user_id, event.occurred_at.micros(), &event.traceparent),
+            (
+                event.expires_at.map(Timestamp::micros),
+                new.artifact_id.as_deref().map(storable),
+                new.deployment_id.as_deref().map(storable),
+                new.target.stored(),
+                matched,
+                event.attributes.as_deref().map(json).transpose()?,
+            ),
+        ));
+    }
     let rows = json(&rows)?;
     let inserted = query!(
         r#"
@@ -411,15 +420,17 @@ async fn insert_events(
             occurred_at, traceparent, appended_at, expires_at, digest, artifact_id, deployment_id,
             target, matched, attributes)
         select (select coalesce(max(seq), 0) from sqlite_sequence where name = 'events') + key + 1,
-            value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]', value ->> '$[0][3]',
+            value ->> '$[0][0]', value ->> '$[0][1]', value ->> '$[0][2]',
+            cast(substr($3, value ->> '$[0][3]', value ->> '$[0][4]') as text),
             value ->> '$[1][0]', value ->> '$[1][1]', value ->> '$[1][2]', value ->> '$[1][3]', $2,
-            value ->> '$[2][0]', unhex(value ->> '$[2][1]'),
-            value ->> '$[3][0]', value ->> '$[3][1]', value ->> '$[3][2]', value ->> '$[3][3]',
-            value ->> '$[3][4]'
+            value ->> '$[2][0]', substr($3, key * 32 + 1, 32),
+            value ->> '$[2][1]', value ->> '$[2][2]', value ->> '$[2][3]', value ->> '$[2][4]',
+            value ->> '$[2][5]'
         from jsonb_each($1) where true order by key
         "#,
         rows,
-        now as _
+        now as _,
+        bytes
     )
     .execute(conn)
     .await?;
