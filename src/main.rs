@@ -77,7 +77,7 @@ enum Command {
     Why(why::Why),
     /// List, show, register and delete event types
     EventType(Client<event_type::Command>),
-    /// List failed, pending and delivered deliveries, count failures, and redrive failed ones
+    /// List deliveries by state or failure, count failures over time, and redrive failed deliveries
     Delivery(Client<delivery::Command>),
     /// List, show and abort redrives and replays of many deliveries
     Job(Client<job::Command>),

@@ -89,7 +89,7 @@ pub struct AuditPrincipal {
 /// What was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditObject {
-    /// Its kind: `gateway`, `gateway_token`, `access_token`, `event_type` or `rejected_row`.
+    /// Its kind, such as `gateway`, `gateway_token`, `event` or `job`.
     #[schema(example = "gateway")]
     pub kind: String,
     /// Its id. Of several rejected rows, their ids.

@@ -28,7 +28,7 @@ pub struct StreamQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     /// The event types to deliver, at most 64, separated by commas; all by default. The others are
-    /// skipped and count as confirmed.
+    /// not sent; they are recorded as `filtered` and move the position.
     #[param(style = Form, explode = false)]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "with_commas")]
     pub types: Vec<EventType>,

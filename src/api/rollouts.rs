@@ -13,8 +13,8 @@ use crate::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequenc
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
-    /// Wait until enough gateways have come this far. Only deployments (`….deployed`,
-    /// `….undeployed`) are reported as applied.
+    /// Wait until enough gateways have come this far. In plain mode only deployments
+    /// (`….deployed`, `….undeployed`) are reported as applied; in reliable mode all events are.
     #[param(inline)]
     pub wait: Option<WaitFor>,
     /// How many gateways are enough: `all`, a number, or a percentage such as `80%`, which is
@@ -172,8 +172,8 @@ pub struct Rollout {
     pub targets: usize,
     /// Those that reported that they have applied the event.
     pub applied: usize,
-    /// Those that have confirmed the event, and have not reported that they applied it. Only
-    /// deployments are reported.
+    /// Those that have confirmed the event, and have not reported that they applied it. In plain
+    /// mode only deployments are reported.
     pub received: usize,
     /// Those whose instances all filtered it. They are not waited for, unless a connected instance has
     /// not reached the event yet.

@@ -376,7 +376,7 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
         ),
         reason if reason.is_reported() => Step::new(
             format!(
-                "The gateway refused {deliveries} ({}), the last at {}{}. Fix the cause at the gateway, then append them again.",
+                "The gateway reported {deliveries} as failed ({}), the last at {}{}. Fix the cause at the gateway, then append them again.",
                 reason_in_words(reason.as_str()),
                 to_the_second(tally.last_at),
                 said(evidence, reason).map(|it| format!(", and said {it}")).unwrap_or_default()

@@ -98,7 +98,7 @@ async fn the_overview_an_event_and_a_gateway_show_what_is_wrong() {
 
     browser.look(Look::of_picture("light")).await;
     browser.go(&format!("/console/gateways/{refusing}")).await;
-    assert!(browser.text(".verdict").await.contains("4 deployments refused"));
+    assert!(browser.text(".verdict").await.contains("4 deployments failed"));
     browser.save_picture("gateway", "light").await;
 
     browser.go("/console/gateways").await;
