@@ -28,7 +28,7 @@ pub struct CloudEvent {
     #[schema(pattern = r"^1\.0$")]
     pub specversion: String,
     /// The event's id, unique in the organisation, whatever its source. A repeat with the same content
-    /// gets the first answer.
+    /// gets the first response.
     pub id: EventId,
     /// Where it comes from: a URI reference.
     #[schema(min_length = 1, max_length = 1024)]

@@ -428,7 +428,7 @@ pub struct Redriven {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub total: Option<i64>,
-    /// The job that does what one call can't: everything else in this answer is then empty. Omitted
+    /// The job that does what one call can't: everything else in this response is then empty. Omitted
     /// if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

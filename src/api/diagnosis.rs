@@ -317,7 +317,7 @@ pub struct LabelDifference {
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct EventDiagnosisQuery {
-    /// Answer for this gateway whether the event was for it, and why not. It may be deleted. If
+    /// Say of this gateway whether the event was for it, and why not. It may be deleted. If
     /// omitted: for all gateways that the event missed by a removed, changed or mistyped label.
     pub gateway_id: Option<GatewayId>,
 }

@@ -21,7 +21,7 @@ pub struct WaitQuery {
     /// rounded up. Only with `wait`.
     #[param(value_type = Option<String>, default = "all", example = "80%")]
     pub quorum: Option<Quorum>,
-    /// How long to wait, such as `20s`; at most `10m`. A node answers at the latest 5 s before its
+    /// How long to wait, such as `20s`; at most `10m`. A node responds at the latest 5 s before its
     /// `server.request_timeout`, with `ended` `timeout`: then repeat the request. Only with
     /// `wait`.
     #[param(example = "20s", default = "30s")]

@@ -1,4 +1,4 @@
-//! `restore`: put a backup in the place of the embedded database.
+//! `restore`: replace the SQLite database with a backup.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -226,7 +226,7 @@ fn messages(schemas: &mut Schemas) -> Value {
     let schema = schemas.insert("DeploymentAck", schema);
     add("deploymentAck", "deployment.ack", "The result of a deployment.", schema);
 
-    let text = "Where delivery starts: the answer to the hello.";
+    let text = "Where delivery starts: the reply to the hello.";
     add("connectionResumed", ConnectionResumed::TYPE, text, schemas.frame::<ConnectionResumed>());
     let text = "Complete up to here. Sent after skipped events and when idle.";
     add("deliveryMark", DeliveryMark::TYPE, text, schemas.frame::<DeliveryMark>());

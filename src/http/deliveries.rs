@@ -274,7 +274,7 @@ struct RedrivePosition {
     post, path = "/deliveries/redrive", tag = "deliveries", operation_id = "redriveDeliveries",
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first response."),
     ),
     request_body(
         content = RedriveRequest,

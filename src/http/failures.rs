@@ -78,7 +78,7 @@ impl Failures {
         gateway: Option<&GatewayCredential>,
     ) {
         let code = problem.code().to_owned();
-        metrics::counter!(metric::UPGRADES_REFUSED, "code" => code.clone()).increment(1);
+        metrics::counter!(metric::CONNECTION_ATTEMPTS_REFUSED, "code" => code.clone()).increment(1);
         let Some(suppressed) =
             self.admit(Some(address), format!("{transport} connection {code}").into())
         else {

@@ -32,7 +32,7 @@ use crate::store::{self, EarlierResult, ReplaySelection};
     params(
         ("id" = GatewayId, Path, description = "The gateway."),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first response."),
     ),
     request_body(
         content = ReplayRequest,

@@ -127,8 +127,8 @@ fn most(request_timeout: Duration) -> Duration {
 
 /// Show how far events have come.
 ///
-/// At each gateway of an event, or of all events with a correlation id. With `wait`, the answer is
-/// held back until enough gateways have come far enough, until that is impossible, or until the
+/// At each gateway of an event, or of all events with a correlation id. With `wait`, the response is
+/// delayed until enough gateways have come far enough, until that is impossible, or until the
 /// time is up.
 #[utoipa::path(
     get, path = "/rollouts", tag = "events", operation_id = "showRollout",

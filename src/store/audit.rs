@@ -266,7 +266,7 @@ audit_actions! {
     DeliveryRedriven = "delivery.redriven",
     /// Part of a gateway's log was appended again.
     GatewayReplayed = "gateway.replayed",
-    /// An event was appended for further gateways.
+    /// An event was appended for more gateways.
     EventResent = "event.resent",
     /// A job that redrives or replays many deliveries was started.
     JobStarted = "job.started",

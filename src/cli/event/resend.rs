@@ -1,4 +1,4 @@
-//! `event resend`: append events for further gateways.
+//! `event resend`: append events for more gateways.
 
 use std::process::ExitCode;
 

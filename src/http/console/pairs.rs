@@ -5,7 +5,7 @@ use std::fmt;
 use super::super::problem::{Answer, Problem};
 use super::super::query::{FromQuery, Parameters};
 
-/// Pairs that are read, at most. Further ones in an address are ignored.
+/// The maximum number of pairs. Additional ones in an address are ignored.
 const MOST: usize = 200;
 
 /// Names with their values, in order.

@@ -1,4 +1,4 @@
-//! Resending an event to further gateways: a dry run first, then the confirmation.
+//! Resending an event to more gateways: a dry run first, then the confirmation.
 
 use axum::response::Response;
 use maud::{Markup, html};
@@ -25,7 +25,7 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
     let to = visit.query.get(TO);
     html! {
             details open[!to.is_empty()] {
-                summary { "Resend it to further gateways" }
+                summary { "Resend it to more gateways" }
                 form method="post" action=(format!("{}/resend", event_path(id.as_str()))) {
                     (hidden(TOKEN, &visit.session.id.form_token()))
                     (hidden("step", "dry-run"))
