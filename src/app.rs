@@ -233,7 +233,7 @@ async fn check_high_water(store: &dyn Store, config: &Config) -> Result<(), Serv
         Err(HighWaterError::RolledBack(rolled_back)) => return Err(rolled_back.into()),
         // A full disk must not keep the service from starting: receipts can be stored.
         Err(error) => {
-            tracing::warn!(%error, "failed to check whether the database was rolled back")
+            tracing::warn!(%error, "failed to check whether the database was rolled back");
         }
     }
     Ok(())
@@ -339,7 +339,7 @@ impl Service {
         }
     }
 
-    /// Stores how far the logs have come, for the next start.
+    /// Stores the heads of the logs, for the next start.
     async fn note_high_water(&self) {
         let file = HighWaterFile::of(&self.config.data_dir);
         let updating = file.update(self.store.as_ref());
@@ -347,10 +347,10 @@ impl Service {
             Ok(Ok(_)) => {}
             Ok(Err(HighWaterError::RolledBack(rolled_back))) => tracing::error!("{rolled_back}"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "failed to store how far the logs have come");
+                tracing::warn!(%error, "failed to store the heads of the logs");
             }
             Err(_) => {
-                tracing::warn!("the database did not answer in time how far the logs have come");
+                tracing::warn!("timed out reading the heads of the logs");
             }
         }
     }

@@ -284,8 +284,8 @@ pub enum MissedBy {
     RemovedLabel,
     /// It matched no gateway, and its labels are similar to those of this gateway.
     MistypedTarget,
-    /// It matched other gateways, and a label of this gateway that no other gateway has, and no event
-    /// asked for, is similar to one of its labels.
+    /// It matched other gateways, and a label of this gateway that no other gateway has and no event
+    /// targets is similar to one of its labels.
     MistypedLabel,
 }
 

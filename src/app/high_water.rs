@@ -130,7 +130,7 @@ impl HighWaterFile {
             tracing::warn!(
                 path = %self.path.display(),
                 %error,
-                "the file that shows how far the logs had come is damaged; writing a new one"
+                "the file with the heads of the logs is damaged; writing a new one"
             );
             Marks::default()
         }))
@@ -164,7 +164,7 @@ impl Job for WatchHighWater {
             Err(error) => return Err(error),
             Ok(found) if self.last.epoch.is_some() && found.epoch != self.last.epoch => {
                 tracing::error!(
-                    "the logs have new epochs, which this node does not use yet; shutting down so that it is started again"
+                    "the epochs of the logs were renewed while this node was running; shutting down: restart it"
                 );
                 self.failed.cancel();
             }

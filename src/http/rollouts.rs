@@ -48,7 +48,7 @@ impl Waits {
             Problem::new(
                 Code::TooManyWaits,
                 format!(
-                    "{MOST_WAITING} requests of this organisation are waiting at this node, which is the maximum; try again later, or ask without `wait`."
+                    "{MOST_WAITING} requests of this organisation are waiting at this node, the maximum. Try again later, or send the request without `wait`."
                 ),
             )
             .retry_after(fastrand::u32(1..=5))

@@ -194,7 +194,7 @@ impl<E: Encoder> Push<E> {
                     }
                 };
                 if timeout(CLOSE_TIMEOUT, sending).await.is_err() {
-                    tracing::debug!("the end of a stream was not read");
+                    tracing::debug!("the peer did not read the end of the stream");
                 }
                 (reason, String::new(), false)
             }

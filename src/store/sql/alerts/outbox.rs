@@ -281,7 +281,7 @@ pub(super) async fn list(
 }
 
 /// Removes up to `batch` notifications that ended before an instant, and up to `batch` alerts that were
-/// resolved before it. Returns how many rows were removed.
+/// resolved before it. Returns the larger of the two numbers.
 pub(in super::super) async fn forget(
     conn: &mut Connection,
     before: Timestamp,
