@@ -14,7 +14,7 @@ use super::serve::Settings;
 pub(crate) struct Args {
     /// A file that `backup` has created; it is only read
     file: PathBuf,
-    /// Move an existing database aside, to a name beside it, instead of refusing
+    /// Rename an existing database to gateway-events.db.replaced-… instead of failing
     #[arg(long)]
     replace: bool,
     /// Restore the backup even if `verify` would find problems in it

@@ -37,7 +37,7 @@ pub struct ClientOptions {
     /// Print the service's answer as JSON: short for --output json
     #[arg(long, global = true, conflicts_with = "output")]
     pub json: bool,
-    /// How to print the answer; by default as a table with ages
+    /// The output format; by default a table with ages
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 }

@@ -32,7 +32,7 @@ impl Pairs {
         let count = text.split('&').filter(|pair| !pair.is_empty()).count();
         if count > MOST {
             let why =
-                format!("The form has {count} fields; the most is {MOST}. Submit it in parts.");
+                format!("The form has {count} fields; the maximum is {MOST}. Submit it in parts.");
             return Err(Problem::bad_request(why));
         }
         Ok(Self::parse(text))

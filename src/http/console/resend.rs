@@ -31,7 +31,7 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
                     (hidden("step", "dry-run"))
                     p.hint {
                         "For gateways that it was not published for. Those that have it in their log are left out; redrive it for them. "
-                        "Shows first what would be done."
+                        "Shows a preview first."
                     }
                     div.field {
                         label for="resend-labels" { "Gateways with all of these labels" }
@@ -93,7 +93,7 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let back = event_path(id.as_str());
     let done =
         resend::resend(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?.0;
-    let title = if dry_run { "Resend: what would be done" } else { "Resend" };
+    let title = if dry_run { "Resend: preview" } else { "Resend" };
     let body = html! {
         p.up { a href=(back) { "Back to the event" } }
         h1 { (title) }

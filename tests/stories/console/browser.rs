@@ -175,7 +175,7 @@ async fn everything_but_liveness_works_without_scripts() {
     browser.click("form.card button").await;
     browser.until("return location.pathname === '/console/failures'").await;
     browser.click("form.inline button").await;
-    browser.until_says("what would be done").await;
+    browser.until_says("Redrive: preview").await;
     browser.go(&format!("/console/gateways/{}", stage.away)).await;
     browser.click(".actions details summary").await;
     browser.type_into("#pause-reason", "without scripts").await;

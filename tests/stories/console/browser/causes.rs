@@ -198,7 +198,7 @@ async fn failed_deployments(browser: &Browser, night: &Night) {
     browser.until_says("2 deployments failed").await;
     browser.follow("Show the deliveries").await;
     browser.until_says("gateway_processing_error").await;
-    browser.press("Redrive what matches…").await;
+    browser.press("Redrive all matching…").await;
     browser.until_says("2 deliveries would be appended again").await;
     browser.press("Redrive 2 deliveries").await;
     browser.until_says("2 deliveries appended again").await;
