@@ -28,7 +28,7 @@ pub enum RestoreError {
         /// The error.
         error: io::Error,
     },
-    /// The backup is something else than a file.
+    /// The backup is not a regular file.
     #[error("{0} is not a regular file; nothing was changed")]
     NotAFile(PathBuf),
     /// The file is not a SQLite database.
