@@ -10,7 +10,7 @@ mod by_hand;
 mod causes;
 mod driver;
 mod each_action;
-mod pictures;
+mod screenshots;
 mod selection;
 
 use driver::{Browser, Look};
@@ -166,7 +166,7 @@ async fn an_operator_signs_in_and_finds_a_gateway_by_keyboard_alone() {
 }
 
 #[tokio::test]
-async fn everything_but_liveness_works_without_scripts() {
+async fn everything_but_live_updates_works_without_scripts() {
     let stage = Stage::new().await;
     let browser = Browser::without_scripts(&stage.service).await;
     browser.go("/console/failures").await;

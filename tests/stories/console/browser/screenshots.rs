@@ -1,5 +1,5 @@
-//! The scene of the pictures in `docs/console`: six gateways, of which one refuses deployments, one
-//! has never connected and one is paused. `CONSOLE_SCREENSHOTS` names the folder for the pictures.
+//! Takes the screenshots in `docs/console` of a service with six gateways: deployments fail at one, one
+//! has never connected, and one is paused. `CONSOLE_SCREENSHOTS` names the directory for them.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
