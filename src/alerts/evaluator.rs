@@ -1,5 +1,5 @@
-//! The job that evaluates rules. Each node runs it, stores what only it can measure, and evaluates
-//! if it is its turn: one node has the turn until it has not taken it for three intervals.
+//! The job that evaluates rules. Each node runs it, and stores what only it can measure. The node that
+//! holds the evaluation lease evaluates; the lease ends if it is not renewed for three intervals.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

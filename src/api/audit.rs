@@ -52,9 +52,9 @@ pub struct AuditRecord {
     pub sequence: i64,
     /// When it was recorded, in the transaction of the change.
     pub recorded_at: Timestamp,
-    /// What was done.
+    /// The action, such as `gateway.paused`.
     pub action: String,
-    /// Who did it.
+    /// The principal that made the change.
     pub principal: AuditPrincipal,
     /// The client's IP address; of a local command, the host's name. `null` if it is unknown.
     #[schema(required = true)]

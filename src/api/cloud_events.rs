@@ -36,7 +36,7 @@ pub struct CloudEvent {
     /// Its type, which must be registered.
     #[serde(rename = "type")]
     pub event_type: EventType,
-    /// What it is about.
+    /// The subject: what the event is about, within its source.
     #[schema(min_length = 1, max_length = 1024)]
     pub subject: Option<String>,
     /// When it occurred; now if omitted. At most five minutes in the future. Kept to the microsecond.

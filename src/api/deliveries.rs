@@ -95,7 +95,7 @@ pub enum DeliveryState {
     Pending,
     /// Confirmed by the gateway.
     Delivered,
-    /// Not wanted by the gateway's instances: its type is not among those that they asked for, or
+    /// Filtered by the gateway's instances: its type is not among those that they requested, or
     /// they started after it. None of them has received it.
     Filtered,
     /// The gateway's position has passed it without it: it was published while the gateway had no
@@ -194,7 +194,7 @@ pub struct Delivery {
     /// Why the last of them failed; `null` if none failed.
     #[schema(required = true)]
     pub reason: Option<Reason>,
-    /// Attempts on record.
+    /// The number of attempts on record.
     pub attempt_count: i64,
     /// The sequence that superseded it, in the same log. Omitted unless one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -258,7 +258,7 @@ pub enum RolloutState {
     Applied,
     /// The gateway has confirmed it.
     Received,
-    /// The gateway's instances did not want it: its type is not among those that they asked for, or
+    /// The gateway's instances filtered it: its type is not among those that they requested, or
     /// they started after it. None of them has received it.
     Filtered,
     /// The gateway's position has passed it without it: a newer event with the same type and collapse key

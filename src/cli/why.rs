@@ -422,7 +422,7 @@ fn of_event(diagnosis: &EventDiagnosis, names: &Names) -> String {
         )
     });
     text.evidence("filtered (not wanted by the gateway's instances)", &diagnosis.filtered, |it| {
-        let why = it.detail.as_deref().unwrap_or("not among the types that it asked for");
+        let why = it.detail.as_deref().unwrap_or("not among the types that it requested");
         let at = time(it.filtered_at);
         format!("{at}  at {}, sequence {}: {}", cell(&it.gateway_name), it.sequence, clean(why))
     });

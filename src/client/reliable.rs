@@ -133,7 +133,7 @@ pub enum ClientError {
     Position(#[from] PositionError),
     /// The stored position is of another gateway. Nothing was handled.
     #[error(
-        "the stored position is of gateway {stored}, but the key is that of gateway {connected}; use that gateway's key, or another place for the position"
+        "the stored position is of gateway {stored}, but the key is that of gateway {connected}; use that gateway's key, or another position store"
     )]
     OtherGateway {
         /// The gateway of the position.

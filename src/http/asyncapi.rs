@@ -159,7 +159,7 @@ fn cloud_event() -> Value {
             "id": text("The event's id, the same in every delivery."),
             "source": text("Where it comes from."),
             "type": text("The event's type. Ignore unknown types."),
-            "subject": text("What it is about."),
+            "subject": text("The subject: what the event is about, within its source."),
             "time": text("When it occurred."),
             "datacontenttype": text("The media type of its data: JSON."),
             "dataschema": text("The schema of its data."),

@@ -288,7 +288,7 @@ struct RedrivePosition {
         ),
     ),
     responses(
-        (status = 200, description = "What was done, or would be.", body = Redriven),
+        (status = 200, description = "The result, or in a dry run what it would be.", body = Redriven),
         (status = 202, description = "A job does it.", body = Redriven),
         Problems<(Scoped, Missing, Body, Taken, Long, Write, Purging, Idempotent)>,
     ),

@@ -45,7 +45,7 @@ use crate::store::{self, EarlierResult, ReplaySelection};
         ),
     ),
     responses(
-        (status = 200, description = "What was done, or would be.", body = Replayed),
+        (status = 200, description = "The result, or in a dry run what it would be.", body = Replayed),
         (status = 202, description = "A job replays it.", body = Replayed),
         Problems<(Scoped, Missing, Body, Taken, Storing, Long, Idempotent)>,
     ),

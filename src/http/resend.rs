@@ -44,7 +44,7 @@ use crate::store::{self, EarlierResult};
         ),
     ),
     responses(
-        (status = 200, description = "What was done, or would be.", body = Resent),
+        (status = 200, description = "The result, or in a dry run what it would be.", body = Resent),
         Problems<(Scoped, Missing, Body, Taken, Storing, Resending, Idempotent)>,
     ),
     security(("access_token" = ["admin"])),

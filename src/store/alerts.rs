@@ -336,7 +336,7 @@ pub struct AttemptEnd {
 /// The state of a notification. The names are those of the column `alert_notifications.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotificationState {
-    /// It is being sent, or waits for its turn or a retry.
+    /// It is being sent, or waits to be sent or retried.
     Pending,
     /// It arrived.
     Delivered,
