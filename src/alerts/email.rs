@@ -197,7 +197,7 @@ impl AsyncRead for Limited {
     }
 }
 
-/// The same, encrypted.
+/// A connection encrypted with TLS.
 #[derive(Debug)]
 struct Encrypted {
     inner: TlsStream<Limited>,

@@ -74,6 +74,6 @@ pub struct CloudEvent {
     /// A JSON object that satisfies the type's schema. Gateways receive it byte for byte.
     #[schema(value_type = Option<Object>)]
     pub data: Option<Box<RawValue>>,
-    /// The same in Base64, if `datacontenttype` is given.
+    /// The data in Base64 instead of `data`, if `datacontenttype` is given.
     pub data_base64: Option<String>,
 }

@@ -68,9 +68,9 @@ pub enum DeliveriesStatus {
     Pending,
     /// Those that the gateway confirmed, without those that its instances filtered.
     Delivered,
-    /// Those that the gateway's instances do not want.
+    /// Those that the gateway's instances filtered and none received.
     Filtered,
-    /// Those that a newer event was sent instead of.
+    /// Those that a newer event superseded.
     Superseded,
     /// All of them.
     All,

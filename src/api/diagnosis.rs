@@ -461,7 +461,7 @@ pub struct GatewayThen {
     pub labels: Option<Labels>,
     /// Which labels of the target it did not have then.
     pub differences: Vec<LabelDifference>,
-    /// The same in words. Its wording may change.
+    /// The comparison in words. Its wording may change.
     #[schema(
         example = "berlin had region=eu-west, not region=eu-wset; region=eu-west is similar, so one of them may be mistyped"
     )]

@@ -130,7 +130,7 @@ pub enum PublishBody {
     One(Box<NewEvent>),
     /// Several events.
     Many(Vec<NewEvent>),
-    /// The same in an object.
+    /// Several events, in an object.
     Batch(EventBatch),
 }
 

@@ -280,7 +280,7 @@ fn rejected(rejected: &RejectedForGateway) -> String {
     text
 }
 
-/// How it connected, and as whom.
+/// The last refused attempt to connect, and the connections.
 fn connections(text: &mut Text, diagnosis: &GatewayDiagnosis) {
     if let Some(refusal) = &diagnosis.last_refusal {
         let cause = refusal.cause.as_ref().map(|cause| format!(" ({})", clean(cause)));

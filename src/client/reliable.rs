@@ -72,7 +72,7 @@ pub struct Options {
     pub start: Resume,
     /// How many events the service may send ahead of their confirmation; its limit if `None`.
     pub window: Option<u32>,
-    /// The same in bytes.
+    /// How many bytes of events the service may send ahead of their confirmation; its limit if `None`.
     pub window_bytes: Option<u64>,
     /// The event types to receive, at most 64; all if `None`.
     pub types: Option<Vec<EventType>>,

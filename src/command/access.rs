@@ -149,7 +149,7 @@ impl Credentials {
         self.trust_or(None)
     }
 
-    /// The same, with a file that comes before the system's.
+    /// The certificates to trust; `ca_file` takes precedence over the system's.
     fn trust_or(&self, ca_file: Option<PathBuf>) -> Trust {
         let from_environment =
             || std::env::var_os(CA_FILE_VARIABLE).filter(|path| !path.is_empty());

@@ -108,7 +108,7 @@ impl From<Box<Refusal>> for Refused {
 }
 
 impl Refused {
-    /// The same gateway, refused with another problem.
+    /// Replaces the problem of the refusal.
     fn with_problem(self, problem: Problem) -> Self {
         Self { problem, ..self }
     }

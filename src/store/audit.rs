@@ -50,7 +50,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// The same, in a request with this `Idempotency-Key`.
+    /// Adds the `Idempotency-Key` of the request.
     #[must_use]
     pub fn with_request_key(self, request_key: Option<RequestKey>) -> Self {
         Self { request_key, ..self }

@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | server | the instance's position; a new one, at the gateway's confirmed position | `retention` if that is below the floor |
 //! | earliest | the floor | never |
-//! | latest | the head. What lies between is settled as `filtered`: the gateway did not want it | never |
+//! | latest | the head. What lies between is settled as `filtered` | never |
 //! | a position that was received, but perhaps not confirmed | the lower one of that and the stored position | `epoch` if the epoch differs, or the position is above the head; `retention` if it is below the floor |
 //! | a position that was confirmed | the higher one of that and the stored position | `epoch` or `retention`, as in the row above |
 //! | a position | that position. The gateway has confirmed everything up to it | `epoch` if the epoch or the event's id differs, or the position is above the head; `retention` if it is below the floor |

@@ -128,7 +128,7 @@ async fn ids(given: &[EventId], api: &Api) -> anyhow::Result<Vec<EventId>> {
 /// Which missed events to send.
 struct Missing {
     gateway: GatewayId,
-    /// Those of their target; all if there are none.
+    /// The labels of the events' target; all missed events if empty.
     labels: Labels,
 }
 
