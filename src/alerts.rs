@@ -77,7 +77,7 @@ pub struct Alerting {
     give_up_after: Duration,
     /// Attempts that are in progress.
     attempts: TaskTracker,
-    /// Cancelled when no further attempt may begin.
+    /// Cancelled when no more attempts may begin.
     stopped: CancellationToken,
 }
 
@@ -104,7 +104,7 @@ impl Alerting {
         jobs.start_housekeeping("alert_notifications", notifier::INTERVAL, notifier);
     }
 
-    /// Begins no further attempts, and waits for those in progress, at most this long.
+    /// Begins no more attempts, and waits for those in progress, at most this long.
     pub async fn finish(&self, grace: Duration) {
         self.stopped.cancel();
         self.attempts.close();

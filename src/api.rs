@@ -1,4 +1,4 @@
-//! The request and response types of the HTTP API, one file per noun. The server, the client, the
+//! The request and response types of the HTTP API, one file per resource. The server, the client, the
 //! command line and the tests share them. The OpenAPI document is generated from them: their doc
 //! comments are its descriptions.
 //!

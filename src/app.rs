@@ -46,7 +46,7 @@ use membership::Membership;
 use metrics::Lag;
 
 pub use check::check;
-pub use high_water::WentBackwards;
+pub use high_water::RolledBack;
 
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -74,7 +74,7 @@ pub enum ServeError {
     Store(#[from] StoreError),
     /// The database lacks sequences that were handed out before.
     #[error(transparent)]
-    WentBackwards(#[from] WentBackwards),
+    RolledBack(#[from] RolledBack),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -226,13 +226,15 @@ async fn join(
     Ok((listener, address))
 }
 
-/// Refuses a database that went backwards.
+/// Refuses a database that was rolled back.
 async fn check_high_water(store: &dyn Store, config: &Config) -> Result<(), ServeError> {
     match HighWaterFile::of(&config.data_dir).update(store).await {
         Ok(_) => {}
-        Err(HighWaterError::WentBackwards(backwards)) => return Err(backwards.into()),
+        Err(HighWaterError::RolledBack(rolled_back)) => return Err(rolled_back.into()),
         // A full disk must not keep the service from starting: receipts can be stored.
-        Err(error) => tracing::warn!(%error, "failed to compare the database with its last state"),
+        Err(error) => {
+            tracing::warn!(%error, "failed to check whether the database was rolled back");
+        }
     }
     Ok(())
 }
@@ -337,18 +339,18 @@ impl Service {
         }
     }
 
-    /// Stores how far the logs have come, for the next start.
+    /// Stores the heads of the logs, for the next start.
     async fn note_high_water(&self) {
         let file = HighWaterFile::of(&self.config.data_dir);
         let updating = file.update(self.store.as_ref());
         match tokio::time::timeout(self.config.shutdown.grace, updating).await {
             Ok(Ok(_)) => {}
-            Ok(Err(HighWaterError::WentBackwards(backwards))) => tracing::error!("{backwards}"),
+            Ok(Err(HighWaterError::RolledBack(rolled_back))) => tracing::error!("{rolled_back}"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "failed to store how far the logs have come");
+                tracing::warn!(%error, "failed to store the heads of the logs");
             }
             Err(_) => {
-                tracing::warn!("the database did not answer in time how far the logs have come");
+                tracing::warn!("timed out reading the heads of the logs");
             }
         }
     }
@@ -410,7 +412,7 @@ fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {
     Certificates::open(certificate, private_key).map(Some)
 }
 
-/// Puts a backup in the place of the embedded database, with new epochs. The service must not be
+/// Replaces the SQLite database with a backup, with new epochs. The service must not be
 /// running.
 pub async fn restore(
     config: &Config,

@@ -27,8 +27,8 @@ const SHARED: Duration = Duration::from_secs(5);
 const ALONE: Duration = Duration::from_mins(1);
 /// A chunk that failed this often in a row, with an error that a retry does not cure, ends its job.
 const MOST_FAILURES: u32 = 5;
-/// Likewise with any other error while the database answers otherwise, such as a statement that is
-/// always cancelled because it takes too long: after about an hour and a half.
+/// A chunk that failed this often in a row with another error, while other statements succeed, ends its
+/// job, after about an hour and a half. An example is a statement that always exceeds its timeout.
 const MOST_INTERRUPTIONS: u32 = 100;
 /// The pauses after failures of a job's chunk.
 const FIRST_RETRY: Duration = Duration::from_millis(500);

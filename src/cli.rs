@@ -1,4 +1,4 @@
-//! The command line: one file per noun. All commands except `serve`, `migrate`, `verify`, `backup`,
+//! The command line: one file per command. All commands except `serve`, `migrate`, `verify`, `backup`,
 //! `restore`, `epoch`, `config` and `token recover` are ordinary clients of the HTTP API. Secrets are never
 //! arguments, which other users of the machine can read.
 

@@ -85,14 +85,14 @@ pub mod name {
     pub const COLLAPSE_KEY: &str = "collapsekey";
     /// The data, where it is a member of the same object. No attribute may have this name.
     pub const DATA: &str = "data";
-    /// The data in Base64, likewise.
+    /// The data in Base64, where it is a member of the same object. No attribute may have this name.
     pub const DATA_BASE64: &str = "data_base64";
 
     /// Those that the service sets in each delivery, and that no publisher may set.
     pub const OF_DELIVERIES: [&str; 4] = [SEQUENCE, PREVIOUS, EPOCH, ATTEMPT];
 }
 
-/// A value of an attribute. Other types of the specification are texts.
+/// A value of an attribute. Other types of the specification are strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::metric;
 
-/// The maximum number of queued jobs per source; further ones are refused.
+/// The maximum number of queued jobs per source; additional ones are refused.
 const MAX_QUEUED: usize = 256;
 
 /// The maximum number of threads.

@@ -413,13 +413,13 @@ impl Config {
         if !database.is_shared() && self.data_dir.to_str().is_none() {
             return refuse(
                 "data_dir",
-                "must be valid UTF-8 for the embedded database; its driver accepts no other path",
+                "must be valid UTF-8 for SQLite; its driver accepts no other path",
             );
         }
         if !database.is_shared() && !database.listener_url.expose_secret().is_empty() {
             return refuse(
                 "database.listener_url",
-                "must be empty for the embedded database; set database.url, too, for a Postgres",
+                "must be empty for SQLite; to use Postgres, set database.url, too",
             );
         }
         Ok(())

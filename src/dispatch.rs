@@ -300,7 +300,7 @@ impl Dispatcher {
             };
         }
         if backlog.superseded > 0 {
-            tracing::info!(%connection, events = backlog.superseded, "newer events supersede these");
+            tracing::info!(%connection, events = backlog.superseded, "pending events were superseded by newer ones");
         }
     }
 

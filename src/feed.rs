@@ -38,9 +38,9 @@ pub enum Purpose {
 
 /// The maximum number of listeners with the same purpose on this node.
 pub const MOST_ON_NODE: usize = 128;
-/// Likewise of one organisation.
+/// The maximum number of listeners of one organisation with the same purpose on this node.
 pub const MOST_OF_ORGANISATION: usize = 64;
-/// Likewise with one access token.
+/// The maximum number of listeners with one access token and the same purpose on this node.
 pub const MOST_OF_TOKEN: usize = 16;
 
 /// Messages that wait for a slow listener before it loses the oldest.
@@ -107,7 +107,7 @@ impl Content {
     }
 }
 
-/// Why there can be no further listener.
+/// Why a listener is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// There are too many.

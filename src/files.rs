@@ -12,7 +12,7 @@ pub const PRIVATE: u32 = 0o600;
 pub const PUBLIC: u32 = 0o644;
 /// The bits of a mode that give others access.
 const OTHERS: u32 = 0o077;
-/// Those of them that allow writing.
+/// The bits of a mode that allow others to write.
 const OTHERS_WRITE: u32 = 0o022;
 
 /// The metadata of a path, without following a link; `None` if it does not exist.

@@ -1,4 +1,4 @@
-//! The HTTP edge: one file per noun, which converts between the types of
+//! The HTTP edge: one file per resource, which converts between the types of
 //! [`api`](crate::api) and those of the store. [`connect`] admits gateways and hands
 //! their connections to the dispatcher. Nothing here decides what is delivered, and no
 //! SQL is known.

@@ -16,7 +16,7 @@ pub struct Bounds {
     pub per_key: u32,
     /// Lines per minute of all keys together.
     pub in_all: u32,
-    /// Keys that are tracked; lines of further ones are counted together.
+    /// Keys that are tracked; lines of other keys are counted together.
     pub keys: usize,
 }
 

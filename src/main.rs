@@ -53,7 +53,7 @@ enum Command {
     /// The copy is complete and consistent. The partial copy is removed if the disk is full. A Postgres
     /// database is backed up with its own tools.
     Backup(backup::Args),
-    /// Put a backup in the place of the SQLite database, and start a new epoch
+    /// Replace the SQLite database with a backup, and start a new epoch
     ///
     /// The service must be stopped. The backup is checked first. The new epoch tells
     /// gateways that the sequences after those of the backup are used again.
@@ -77,7 +77,7 @@ enum Command {
     Why(why::Why),
     /// List, show, register and delete event types
     EventType(Client<event_type::Command>),
-    /// List failed, pending and delivered deliveries, count failures, and redrive failed ones
+    /// List deliveries by state or failure, count failures over time, and redrive failed deliveries
     Delivery(Client<delivery::Command>),
     /// List, show and abort redrives and replays of many deliveries
     Job(Client<job::Command>),

@@ -132,7 +132,7 @@ catalogue! {
     /// Connections of gateways that ended, by reason.
     Counters CONNECTIONS_CLOSED = "gateway_events_connections_closed_total";
     /// Refused attempts of gateways to connect, by code.
-    Counters UPGRADES_REFUSED = "gateway_events_upgrades_refused_total";
+    Counters CONNECTION_ATTEMPTS_REFUSED = "gateway_events_connection_attempts_refused_total";
     /// Events handed to a connection.
     Counter EVENTS_WRITTEN = "gateway_events_events_written_total";
     /// Confirmed events that reconnects repeat, because another replica may lack them.

@@ -14,7 +14,7 @@ use crate::transport::frames::FrameType as _;
 /// An event or a gap.
 #[derive(Debug)]
 pub(super) struct Delivery<'a> {
-    /// The same in every delivery.
+    /// The id, which is the same in every delivery of an event.
     pub(super) id: Cow<'a, str>,
     /// The event's type, or `delivery.gap`.
     pub(super) kind: &'a str,
@@ -29,7 +29,7 @@ pub(super) struct Delivery<'a> {
     pub(super) user_id: Option<&'a str>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) traceparent: Option<&'a TraceParent>,
-    /// Those with which it was published as a CloudEvent.
+    /// The attributes with which the event was published as a CloudEvent.
     pub(super) attributes: Option<&'a Attributes>,
     /// The payload, byte for byte as it was published; of a gap, its frame.
     pub(super) payload: Cow<'a, str>,

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_has_the_labels_of_its_begin() {
+    fn resolved_and_firing_alerts_have_the_same_labels() {
         let now = Timestamp::from_micros(1_767_225_600_000_000);
         let mut message = Message::test("d", "ops", now);
         message.data.resolved_at = None;

@@ -15,7 +15,7 @@ use crate::store::{Alerts, ExpiringToken, FailureCount, NodeCondition, Result, W
 const NAMED: usize = 20;
 /// Gateways, nodes and keys whose names a summary lists.
 const LISTED: usize = 5;
-/// Groups of a rule. Further ones are one group together.
+/// The maximum number of groups of a rule. All others are one group together.
 const MOST_GROUPS: usize = 200;
 /// The group of those.
 const OTHERS: &str = "…";

@@ -151,7 +151,7 @@ fn compose(
     Ok(email)
 }
 
-/// The id of a message that nobody has, for the thread of an alert.
+/// A synthetic message id that identifies an alert's thread.
 fn thread_of(key: &str) -> String {
     let digest = Sha256::digest(key.as_bytes());
     format!("<alert-{}@gateway-events>", HEXLOWER.encode(&digest[..12]))
@@ -197,7 +197,7 @@ impl AsyncRead for Limited {
     }
 }
 
-/// The same, encrypted.
+/// A connection encrypted with TLS.
 #[derive(Debug)]
 struct Encrypted {
     inner: TlsStream<Limited>,

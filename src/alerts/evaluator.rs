@@ -1,5 +1,5 @@
-//! The job that evaluates rules. Each node runs it, stores what only it can measure, and evaluates
-//! if it is its turn: one node has the turn until it has not taken it for three intervals.
+//! The job that evaluates rules. Each node runs it, and stores what only it can measure. The node that
+//! holds the evaluation lease evaluates; the lease ends if it is not renewed for three intervals.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::store::{
     AlertState, AlertTurn, Alerts, Result, StoreError, StoredAlert, StoredDestination,
 };
 
-/// The shortest time that a node has the turn.
+/// The shortest lease.
 const SHORTEST_LEASE: Duration = Duration::from_secs(5);
 /// Changes that one transaction stores, at most.
 const CHANGES: usize = 100;
@@ -34,7 +34,7 @@ impl Evaluator {
     }
 
     /// Evaluates the rules of an organisation. Returns its alerts as they were before, and `None` if
-    /// another node has taken the turn.
+    /// another node has acquired the lease.
     async fn evaluate(
         &self,
         turn: AlertTurn,
@@ -119,7 +119,7 @@ impl Job for Evaluator {
     }
 }
 
-/// Sets the metric of firing alerts. On a node without the turn it is 0.
+/// Sets the metric of firing alerts. On a node without the lease it is 0.
 fn count(alerts: &[StoredAlert]) {
     for severity in AlertSeverity::ALL {
         let firing = alerts.iter().filter(|alert| {

@@ -1,7 +1,7 @@
-//! Which addresses may be connected to. A destination is configured by admins of an organisation, and
-//! must not make the service talk to itself, its neighbours or a cloud's metadata service. The
-//! resolved addresses are checked, and only these are connected to, so a name that resolves to
-//! something else a moment later does not help.
+//! Prevents server-side request forgery (SSRF): a destination is configured by admins of an
+//! organisation, and must not make the service send requests to itself, its network or a cloud's
+//! metadata service. The resolved addresses are checked, and only these are connected to, so a name
+//! that resolves to another address a moment later (DNS rebinding) is no way around the check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

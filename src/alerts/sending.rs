@@ -29,7 +29,7 @@ const READ_BYTES: usize = 4096;
 pub(super) struct Letter<'a> {
     pub(super) settings: &'a AlertDestinationSettings,
     pub(super) secrets: &'a Secrets,
-    /// The same at each attempt.
+    /// The message id, which is the same at each attempt.
     pub(super) id: &'a str,
     pub(super) message: &'a Message,
 }

@@ -122,14 +122,14 @@ pub struct AlertRuleDefinition {
     pub id: Option<String>,
     /// What it watches.
     pub kind: AlertKind,
-    /// For people; at most 1,000 characters.
+    /// A description for people; at most 1,000 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 1000)]
     pub description: String,
     /// How urgent it is; `warning` if omitted.
     #[serde(default)]
     pub severity: AlertSeverity,
-    /// Who looks after it, such as a team; at most 128 characters.
+    /// The team or person responsible for it; at most 128 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 128)]
     pub owner: String,
@@ -215,7 +215,7 @@ pub struct AlertRule {
     /// Whether a rule of this id is built in. A stored one replaces it; when that is deleted, the
     /// built-in one is in force again.
     pub built_in: bool,
-    /// What it says, without the id.
+    /// The definition of the rule, without its id.
     pub definition: AlertRuleDefinition,
     /// Until when no notification is sent of what it finds. Omitted if it is not silenced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -291,9 +291,9 @@ pub struct AlertDestinationDefinition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9][a-z0-9-]*$")]
     pub id: Option<String>,
-    /// How it is reached.
+    /// The kind of destination, which determines how it is sent notifications.
     pub kind: AlertDestinationKind,
-    /// For people; at most 1,000 characters.
+    /// A description for people; at most 1,000 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 1000)]
     pub description: String,
@@ -330,10 +330,10 @@ pub struct AlertDestinationDefinition {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertDestinationSettings {
-    /// How it is reached.
+    /// The kind of destination, which determines how it is sent notifications.
     #[schema(example = "webhook")]
     pub kind: AlertDestinationKind,
-    /// For people.
+    /// A description for people.
     #[serde(default)]
     #[schema(required = true, example = "The pager of the platform team")]
     pub description: String,
@@ -444,7 +444,7 @@ pub struct AlertGateway {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertFinding {
-    /// In a sentence.
+    /// What was found, in a sentence.
     #[schema(example = "1 gateway has been away for more than 5 min: berlin")]
     pub summary: String,
     /// How many gateways, rows, nodes or keys it concerns.
@@ -486,7 +486,7 @@ pub struct Alert {
     pub state: AlertState,
     /// How urgent it is.
     pub severity: AlertSeverity,
-    /// Who looks after it.
+    /// The team or person responsible for it.
     pub owner: String,
     /// When the condition was first true.
     pub since: Timestamp,
@@ -586,7 +586,7 @@ pub struct AlertNotification {
     /// The destination's id.
     #[schema(example = "on-call")]
     pub destination: String,
-    /// What it says.
+    /// Whether the alert fires or is resolved.
     pub event: AlertEvent,
     /// Its state.
     pub state: AlertNotificationState,
@@ -608,13 +608,13 @@ pub struct AlertNotification {
 /// How many alerts there are, by their state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AlertCounts {
-    /// Those that fire.
+    /// The number of firing alerts.
     #[schema(example = 1)]
     pub firing: usize,
-    /// Those that will fire if their condition stays true for long enough.
+    /// The number of alerts that will fire if their condition stays true for long enough.
     #[schema(example = 0)]
     pub pending: usize,
-    /// Those that were resolved within `retention.max_age`.
+    /// The number of alerts that were resolved within `retention.max_age`.
     #[schema(example = 4)]
     pub resolved: usize,
 }

@@ -52,9 +52,9 @@ pub struct AuditRecord {
     pub sequence: i64,
     /// When it was recorded, in the transaction of the change.
     pub recorded_at: Timestamp,
-    /// What was done.
+    /// The action, such as `gateway.paused`.
     pub action: String,
-    /// Who did it.
+    /// The principal that made the change.
     pub principal: AuditPrincipal,
     /// The client's IP address; of a local command, the host's name. `null` if it is unknown.
     #[schema(required = true)]
@@ -89,7 +89,7 @@ pub struct AuditPrincipal {
 /// What was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditObject {
-    /// Its kind: `gateway`, `gateway_token`, `access_token`, `event_type` or `rejected_row`.
+    /// Its kind, such as `gateway`, `gateway_token`, `event` or `job`.
     #[schema(example = "gateway")]
     pub kind: String,
     /// Its id. Of several rejected rows, their ids.

@@ -28,7 +28,7 @@ pub struct CloudEvent {
     #[schema(pattern = r"^1\.0$")]
     pub specversion: String,
     /// The event's id, unique in the organisation, whatever its source. A repeat with the same content
-    /// gets the first answer.
+    /// gets the first response.
     pub id: EventId,
     /// Where it comes from: a URI reference.
     #[schema(min_length = 1, max_length = 1024)]
@@ -36,7 +36,7 @@ pub struct CloudEvent {
     /// Its type, which must be registered.
     #[serde(rename = "type")]
     pub event_type: EventType,
-    /// What it is about.
+    /// The subject: what the event is about, within its source.
     #[schema(min_length = 1, max_length = 1024)]
     pub subject: Option<String>,
     /// When it occurred; now if omitted. At most five minutes in the future. Kept to the microsecond.
@@ -74,6 +74,6 @@ pub struct CloudEvent {
     /// A JSON object that satisfies the type's schema. Gateways receive it byte for byte.
     #[schema(value_type = Option<Object>)]
     pub data: Option<Box<RawValue>>,
-    /// The same in Base64, if `datacontenttype` is given.
+    /// The data in Base64 instead of `data`, if `datacontenttype` is given.
     pub data_base64: Option<String>,
 }

@@ -68,9 +68,9 @@ pub enum DeliveriesStatus {
     Pending,
     /// Those that the gateway confirmed, without those that its instances filtered.
     Delivered,
-    /// Those that the gateway's instances do not want.
+    /// Those that the gateway's instances filtered and none received.
     Filtered,
-    /// Those that a newer event was sent instead of.
+    /// Those that a newer event superseded.
     Superseded,
     /// All of them.
     All,
@@ -95,7 +95,7 @@ pub enum DeliveryState {
     Pending,
     /// Confirmed by the gateway.
     Delivered,
-    /// Not wanted by the gateway's instances: its type is not among those that they asked for, or
+    /// Filtered by the gateway's instances: its type is not among those that they requested, or
     /// they started after it. None of them has received it.
     Filtered,
     /// The gateway's position has passed it without it: it was published while the gateway had no
@@ -194,7 +194,7 @@ pub struct Delivery {
     /// Why the last of them failed; `null` if none failed.
     #[schema(required = true)]
     pub reason: Option<Reason>,
-    /// Attempts on record.
+    /// The number of attempts on record.
     pub attempt_count: i64,
     /// The sequence that superseded it, in the same log. Omitted unless one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -428,7 +428,7 @@ pub struct Redriven {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub total: Option<i64>,
-    /// The job that does what one call can't: everything else in this answer is then empty. Omitted
+    /// The job that does what one call can't: everything else in this response is then empty. Omitted
     /// if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]

@@ -23,10 +23,10 @@ pub struct Evidence<T> {
     pub more: usize,
 }
 
-/// Something to do.
+/// A step that a diagnosis proposes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NextStep {
-    /// Why, for people. Its wording may change.
+    /// Why, as a sentence for people. Its wording may change.
     pub why: String,
     /// The command that does it, for a shell.
     #[schema(example = "gateway-events token create --gateway berlin")]
@@ -117,7 +117,7 @@ pub struct GatewayDiagnosis {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayChangeRecord {
-    /// When it became so.
+    /// When the gateway got this name, these labels and this state.
     pub changed_at: Timestamp,
     /// When it changed again; `null` for the current state.
     #[schema(required = true)]
@@ -142,7 +142,7 @@ pub struct GatewayChangeRecord {
 pub struct KeyRecord {
     /// Its public id.
     pub id: String,
-    /// Whether it can be used.
+    /// Whether the key can be used, or why it can't.
     pub state: KeyState,
     /// When it was created.
     pub created_at: Timestamp,
@@ -284,8 +284,8 @@ pub enum MissedBy {
     RemovedLabel,
     /// It matched no gateway, and its labels are similar to those of this gateway.
     MistypedTarget,
-    /// It matched other gateways, and a label of this gateway that no other gateway has, and no event
-    /// asked for, is similar to one of its labels.
+    /// It matched other gateways, and a label of this gateway that no other gateway has and no event
+    /// targets is similar to one of its labels.
     MistypedLabel,
 }
 
@@ -302,7 +302,7 @@ pub struct LabelDifference {
     /// The gateway's value; `null` if it did not have this label.
     #[schema(required = true, example = "eu-west")]
     pub had: Option<String>,
-    /// Until when the gateway had had the wanted value; `null` if it never had, as far as known.
+    /// Until when the gateway had the value of the target; `null` if it is not on record that it ever had.
     #[schema(required = true)]
     pub until: Option<Timestamp>,
     /// A similar label that the gateway had then or before; `null` if there is none.
@@ -317,7 +317,7 @@ pub struct LabelDifference {
 #[serde(rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 pub struct EventDiagnosisQuery {
-    /// Answer for this gateway whether the event was for it, and why not. It may be deleted. If
+    /// Say of this gateway whether the event was for it, and why not. It may be deleted. If
     /// omitted: for all gateways that the event missed by a removed, changed or mistyped label.
     pub gateway_id: Option<GatewayId>,
 }
@@ -388,12 +388,12 @@ pub struct EventDiagnosis {
     pub next: Vec<NextStep>,
     /// The gateways at which it was given up or is pending, failures first.
     pub open: Evidence<OpenDelivery>,
-    /// The gateways whose instances did not want it, and none of them received it, by name.
+    /// The gateways at which instances filtered it and none received it, by name.
     pub filtered: Evidence<FilteredDelivery>,
-    /// The gateways that it missed, or the one that was asked for.
+    /// The gateways that it missed, or the one that `gatewayId` names.
     pub gateways: Evidence<GatewayThen>,
     /// Whether some gateways were not compared, because there are more than 5,000 changes of
-    /// gateways. Ask for one by `gatewayId`.
+    /// gateways. To compare one of them, pass `gatewayId`.
     pub more: bool,
 }
 
@@ -423,7 +423,7 @@ pub struct OpenDelivery {
     pub last_failure_at: Option<Timestamp>,
 }
 
-/// A delivery that the gateway's instances did not want.
+/// A delivery that instances of the gateway filtered and none received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FilteredDelivery {
@@ -437,7 +437,7 @@ pub struct FilteredDelivery {
     #[schema(required = true)]
     pub filtered_at: Option<Timestamp>,
     /// More about it, such as that the instance started at the end of the log; `null` if its type is
-    /// not among those that the instance asked for.
+    /// not among those that the instance requested.
     #[schema(required = true)]
     pub detail: Option<String>,
 }
@@ -461,7 +461,7 @@ pub struct GatewayThen {
     pub labels: Option<Labels>,
     /// Which labels of the target it did not have then.
     pub differences: Vec<LabelDifference>,
-    /// The same in words. Its wording may change.
+    /// The comparison in words. Its wording may change.
     #[schema(
         example = "berlin had region=eu-west, not region=eu-wset; region=eu-west is similar, so one of them may be mistyped"
     )]

@@ -49,7 +49,7 @@ pub struct NewEvent {
     /// The key by which gateways recognise repeats; the event's id if omitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<CorrelationId>,
-    /// Its id; generated if omitted. A repeat with the same content gets the first answer; one with
+    /// Its id; generated if omitted. A repeat with the same content gets the first response; one with
     /// different content is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<EventId>,
@@ -130,7 +130,7 @@ pub enum PublishBody {
     One(Box<NewEvent>),
     /// Several events.
     Many(Vec<NewEvent>),
-    /// The same in an object.
+    /// Several events, in an object.
     Batch(EventBatch),
 }
 
@@ -175,7 +175,7 @@ pub struct Accepted {
     /// Warnings for the publisher. Omitted if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
-    /// 202. Omitted except in the answer to a batch in which other events were refused.
+    /// 202. Omitted except in the response to a batch in which other events were refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, minimum = 202, maximum = 202)]
     pub status: Option<u16>,
@@ -207,7 +207,7 @@ impl Warning {
     pub const NO_GATEWAYS_MATCHED: &'static str = "no_gateways_matched";
 }
 
-/// The answer to a batch, event by event, in the order of the request.
+/// The response to a batch, event by event, in the order of the request.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "results": [
@@ -226,7 +226,7 @@ impl Warning {
     ],
 }))]
 pub struct AcceptedBatch {
-    /// An answer for each event.
+    /// A result for each event.
     pub results: Vec<BatchItem>,
 }
 

@@ -152,9 +152,9 @@ pub struct FeedAttempt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FeedConnection {
-    /// When that was.
+    /// When it was opened or closed.
     pub at: Timestamp,
-    /// Which of the two.
+    /// Whether it was opened or closed.
     pub change: ConnectionChange,
     /// The gateway.
     pub gateway_id: GatewayId,

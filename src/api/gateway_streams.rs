@@ -28,7 +28,7 @@ pub struct StreamQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     /// The event types to deliver, at most 64, separated by commas; all by default. The others are
-    /// skipped and count as confirmed.
+    /// not sent; they are recorded as `filtered` and move the position.
     #[param(style = Form, explode = false)]
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "with_commas")]
     pub types: Vec<EventType>,
@@ -118,7 +118,7 @@ pub struct PollQuery {
     #[param(minimum = 1, maximum = 256)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<usize>,
-    /// How long to wait for an event, at most `1m`; `25s` by default. The service may answer earlier,
+    /// How long to wait for an event, at most `1m`; `25s` by default. The service may respond earlier,
     /// so that the request does not exceed `server.request_timeout`.
     #[param(example = "25s")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,8 +127,8 @@ pub struct PollQuery {
     #[param(example = "01890a5d-ac96-774b-bcce-b302099a8057.41")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ack: Option<String>,
-    /// The `connectionId` of an answer with a `gap`: the gateway has read the snapshot up to `resumeAt`,
-    /// which it states in `ack`. Required if the request that was answered with the gap stated a position
+    /// The `connectionId` of a response with a `gap`: the gateway has read the snapshot up to `resumeAt`,
+    /// which it states in `ack`. Required if the request whose response has the gap stated a position
     /// at or above `resumeAt`, or the gap is an empty one of a resync: `ack` alone may be a repeat then.
     #[param(example = "01890a5d-ac96-774b-bcce-b302099a8058")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,7 +148,7 @@ pub struct PolledEvents {
     pub epoch: Epoch,
     /// The last sequence of the log that the service knows of.
     pub head: Sequence,
-    /// The connection, to which frames can be sent. If it is another one than in the last answer, what
+    /// The connection, to which frames can be sent. If it is not the one of the last response, what
     /// that one was sent and has not confirmed is sent again.
     pub connection_id: ConnectionId,
     /// The events, as the frames of the protocol `gateway-events.v1`.

@@ -13,15 +13,15 @@ use crate::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequenc
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WaitQuery {
-    /// Wait until enough gateways have come this far. Only deployments (`….deployed`,
-    /// `….undeployed`) are reported as applied.
+    /// Wait until enough gateways have come this far. In plain mode only deployments
+    /// (`….deployed`, `….undeployed`) are reported as applied; in reliable mode all events are.
     #[param(inline)]
     pub wait: Option<WaitFor>,
     /// How many gateways are enough: `all`, a number, or a percentage such as `80%`, which is
     /// rounded up. Only with `wait`.
     #[param(value_type = Option<String>, default = "all", example = "80%")]
     pub quorum: Option<Quorum>,
-    /// How long to wait, such as `20s`; at most `10m`. A node answers at the latest 5 s before its
+    /// How long to wait, such as `20s`; at most `10m`. A node responds at the latest 5 s before its
     /// `server.request_timeout`, with `ended` `timeout`: then repeat the request. Only with
     /// `wait`.
     #[param(example = "20s", default = "30s")]
@@ -172,8 +172,8 @@ pub struct Rollout {
     pub targets: usize,
     /// Those that reported that they have applied the event.
     pub applied: usize,
-    /// Those that have confirmed the event, and have not reported that they applied it. Only
-    /// deployments are reported.
+    /// Those that have confirmed the event, and have not reported that they applied it. In plain
+    /// mode only deployments are reported.
     pub received: usize,
     /// Those whose instances all filtered it. They are not waited for, unless a connected instance has
     /// not reached the event yet.
@@ -258,7 +258,7 @@ pub enum RolloutState {
     Applied,
     /// The gateway has confirmed it.
     Received,
-    /// The gateway's instances did not want it: its type is not among those that they asked for, or
+    /// The gateway's instances filtered it: its type is not among those that they requested, or
     /// they started after it. None of them has received it.
     Filtered,
     /// The gateway's position has passed it without it: a newer event with the same type and collapse key

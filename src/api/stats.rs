@@ -62,7 +62,7 @@ pub struct PublishedByBucket {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectionStats {
-    /// Their number.
+    /// The number of live connections.
     #[schema(example = 1)]
     pub total_active: usize,
     /// The connections, newest first; at most 10,000.

@@ -107,7 +107,7 @@ pub struct AccessToken {
 /// A new key or token with its secret, which is returned only once.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct WithSecret<T> {
-    /// The same values as in lists.
+    /// The key or token as lists show it.
     #[serde(flatten)]
     pub info: T,
     /// The whole key or token. It can't be retrieved again.

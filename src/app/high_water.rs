@@ -1,4 +1,4 @@
-//! Notices a database that went backwards: one that was restored from a backup without new epochs, or
+//! Detects a database that was rolled back: one that was restored from a backup without new epochs, or
 //! that lost its last commits in a failover. A file in the data directory, outside the database, keeps
 //! how far the logs had come. It is written every few seconds and at shutdown, not per event.
 //!
@@ -32,7 +32,7 @@ const MOST: usize = 16;
 #[error(
     "the database is older than it was: its logs had {expected} sequences in this epoch and have {found}. It was restored from a backup, or lost its last commits in a failover, and would give the missing sequences to other events. Restore a newer copy, or stop all nodes, run `gateway-events epoch renew` and start them again"
 )]
-pub struct WentBackwards {
+pub struct RolledBack {
     expected: i64,
     found: i64,
 }
@@ -45,7 +45,7 @@ pub(super) enum HighWaterError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
-    WentBackwards(#[from] WentBackwards),
+    RolledBack(#[from] RolledBack),
 }
 
 /// The contents of the file.
@@ -65,12 +65,12 @@ struct Mark {
 impl Marks {
     /// Adds a state of the database, unless it is older than a known one. Returns whether anything
     /// changed.
-    fn raise(&mut self, found: HighWater) -> Result<bool, WentBackwards> {
+    fn raise(&mut self, found: HighWater) -> Result<bool, RolledBack> {
         let HighWater { epoch: Some(epoch), sequences } = found else { return Ok(false) };
         let mark = Mark { epoch, sequences };
         if let Some(known) = self.marks.iter().find(|known| known.epoch == epoch) {
             if sequences < known.sequences {
-                return Err(WentBackwards { expected: known.sequences, found: sequences });
+                return Err(RolledBack { expected: known.sequences, found: sequences });
             }
             if self.marks.last() == Some(&mark) {
                 return Ok(false);
@@ -130,7 +130,7 @@ impl HighWaterFile {
             tracing::warn!(
                 path = %self.path.display(),
                 %error,
-                "the file that shows how far the logs had come is damaged; writing a new one"
+                "the file with the heads of the logs is damaged; writing a new one"
             );
             Marks::default()
         }))
@@ -142,7 +142,7 @@ pub(super) struct WatchHighWater {
     file: HighWaterFile,
     store: Arc<dyn Log>,
     last: HighWater,
-    /// Cancelled when the database went backwards.
+    /// Cancelled when the database was rolled back.
     failed: CancellationToken,
 }
 
@@ -157,14 +157,14 @@ impl Job for WatchHighWater {
 
     async fn run_once(&mut self) -> Result<Next, Self::Error> {
         match self.file.update(self.store.as_ref()).await {
-            Err(HighWaterError::WentBackwards(backwards)) => {
-                tracing::error!("{backwards}; shutting down");
+            Err(HighWaterError::RolledBack(rolled_back)) => {
+                tracing::error!("{rolled_back}; shutting down");
                 self.failed.cancel();
             }
             Err(error) => return Err(error),
             Ok(found) if self.last.epoch.is_some() && found.epoch != self.last.epoch => {
                 tracing::error!(
-                    "the logs have new epochs, which this node does not use yet; shutting down so that it is started again"
+                    "the epochs of the logs were renewed while this node was running; shutting down: restart it"
                 );
                 self.failed.cancel();
             }
@@ -187,9 +187,9 @@ mod tests {
         assert!(!marks.raise(at(one, 10)).unwrap());
         assert!(marks.raise(at(one, 12)).unwrap());
         assert!(marks.raise(at(two, 7)).unwrap(), "renewed");
-        let backwards = marks.raise(at(one, 11)).unwrap_err();
-        assert_eq!((backwards.expected, backwards.found), (12, 11));
-        assert!(backwards.to_string().contains("gateway-events epoch renew"));
+        let rolled_back = marks.raise(at(one, 11)).unwrap_err();
+        assert_eq!((rolled_back.expected, rolled_back.found), (12, 11));
+        assert!(rolled_back.to_string().contains("gateway-events epoch renew"));
         assert!(marks.raise(at(one, 12)).unwrap(), "nothing is missing");
         assert!(!marks.raise(HighWater::default()).unwrap(), "an empty database");
         for _ in 0..MOST {
@@ -208,7 +208,7 @@ mod tests {
             file.raise(found).unwrap();
             let older = HighWater { sequences: 2, ..found };
             let refused = file.raise(older).unwrap_err();
-            assert!(matches!(refused, HighWaterError::WentBackwards(_)), "{refused}");
+            assert!(matches!(refused, HighWaterError::RolledBack(_)), "{refused}");
         }
     }
 }

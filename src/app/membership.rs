@@ -149,7 +149,7 @@ impl Job for Membership {
     }
 }
 
-/// Runs before the node listens. An embedded database has no other node, so connections
+/// Runs before the node listens. A SQLite database has no other node, so connections
 /// left open by earlier processes are closed immediately.
 pub(super) async fn begin(store: &dyn Nodes, is_shared: bool) -> Result<(), StoreError> {
     if is_shared { Ok(()) } else { reap(store).await }

@@ -28,7 +28,7 @@ pub(super) fn create() {
     let rejections = RejectionReason::ALL.iter().map(|reason| reason.as_str());
     metric::create(metric::INBOX_REJECTED, "reason", rejections);
     let refusals = UPGRADE_REFUSALS.iter().map(|code| code.as_str());
-    metric::create(metric::UPGRADES_REFUSED, "code", refusals);
+    metric::create(metric::CONNECTION_ATTEMPTS_REFUSED, "code", refusals);
     metric::create(metric::AUTHENTICATION_FAILURES, "kind", ["gateway_key", "access_token"]);
     metric::create(metric::UNMATCHED_EVENTS, "source", ["http", "inbox"]);
     metric::create(metric::INVALID_MESSAGES, "what", INVALID_MESSAGES.iter().copied());

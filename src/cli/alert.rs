@@ -103,5 +103,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
         text = std::fs::read_to_string(path)
             .with_context(|| format!("failed to read {}", path.display()))?;
     }
-    serde_json::from_str(&text).with_context(|| format!("{} is not a definition", path.display()))
+    serde_json::from_str(&text).with_context(|| {
+        format!("{} is not a valid rule or destination definition", path.display())
+    })
 }

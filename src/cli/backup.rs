@@ -1,4 +1,4 @@
-//! `backup`: copy the embedded database while the service runs.
+//! `backup`: copy the SQLite database while the service runs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -20,12 +20,12 @@ pub(crate) enum Command {
     List(OutputOption),
     /// Select the current context
     Use {
-        /// Its name
+        /// The name of the context to select
         name: String,
     },
-    /// Show a context: the current one, or another one
+    /// Show the current context, or the named one
     Show {
-        /// Its name
+        /// The context's name; the current one if omitted
         name: Option<String>,
         #[command(flatten)]
         output: OutputOption,
@@ -34,27 +34,27 @@ pub(crate) enum Command {
     Set(Set),
     /// Delete a context
     Delete {
-        /// Its name
+        /// The name of the context to delete
         name: String,
         #[command(flatten)]
         confirmation: Confirmation,
     },
 }
 
-/// How to print contexts.
+/// The output format of contexts.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct OutputOption {
     /// Print JSON: short for --output json
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// How to print it
+    /// The output format
     #[arg(long, short, value_enum, value_name = "FORMAT")]
     output: Option<Format>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Set {
-    /// Its name
+    /// The name of the context to create or change
     name: String,
     /// The service's address; required for a new context
     #[arg(long)]

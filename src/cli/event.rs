@@ -38,15 +38,15 @@ const NO_GATEWAY_MATCHED: u8 = 3;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Publish an event; exits with 3 if it is stored but no gateway matches its target, and with 1
-    /// if --wait is not reached
+    /// if the quorum of --wait is not reached
     Publish(Publish),
     /// List events, newest first (by default of the last 24 hours)
     List(list::List),
     /// Count published events over time
     Summary(summary::Count),
-    /// Append events for further gateways: the same event ids, new sequences in their logs
+    /// Deliver existing events to more gateways, with the same ids and new sequences
     Resend(resend::Resend),
-    /// Publish an event again, as a new one with another id: for one that has expired
+    /// Publish an event again as a new event with another id, for example if the first one has expired
     Republish(republish::Republish),
     /// Show an event and its state at every gateway
     Show {
@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Purge {
         /// The event's id, or the beginning of it
         id: EventId,
-        /// Why; recorded with the event
+        /// The reason; recorded with the event
         #[arg(long)]
         reason: String,
         /// Validate the request without changing anything
@@ -77,13 +77,13 @@ pub(crate) struct Publish {
     event_type: EventType,
     /// The payload, a JSON object: the text itself, @FILE, or - for standard input
     payload: String,
-    /// For this gateway, by its name or id; may be repeated
+    /// Publish it for this gateway, by its name or id; may be repeated
     #[arg(long = "gateway", value_name = "GATEWAY")]
     gateways: Vec<GatewayRef>,
-    /// For every gateway
+    /// Publish it for every gateway
     #[arg(long)]
     all: bool,
-    /// For every gateway with this label; may be repeated, and then all must match
+    /// Publish it for every gateway with this label; if repeated, all labels must match
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// The event's id; publishing the same event with the same id again does nothing

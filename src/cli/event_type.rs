@@ -24,10 +24,10 @@ pub(crate) enum Command {
     List,
     /// Show an event type with the schema of its payloads
     Show {
-        /// Its name, such as api.deployed
+        /// The event type's name, such as api.deployed
         name: EventType,
     },
-    /// Register an event type, or change it; what is not named stays as it is
+    /// Register an event type, or change it; omitted options leave it as it is
     Put(Put),
     /// Delete a registered event type; a built-in one of the same name is in force again
     Delete(Delete),
@@ -35,7 +35,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Put {
-    /// Its name, such as billing.plan.changed
+    /// The event type's name, such as billing.plan.changed
     name: EventType,
     /// What the event means to a gateway
     #[arg(long)]
@@ -68,7 +68,7 @@ pub(crate) struct Put {
 
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
-    /// Its name
+    /// The event type's name, such as billing.plan.changed
     name: EventType,
     /// Delete it although events of the last 24 hours have this type
     #[arg(long)]

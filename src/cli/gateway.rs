@@ -29,9 +29,9 @@ mod replay;
 pub(crate) enum Command {
     /// Register a gateway
     Register {
-        /// Its name, unique in the organisation
+        /// The gateway's name, unique in the organisation
         name: String,
-        /// Its id, a UUID; generated if omitted
+        /// The gateway's id, a UUID; generated if omitted
         #[arg(long)]
         id: Option<GatewayId>,
         /// A label, `name=value`; may be repeated
@@ -46,28 +46,28 @@ pub(crate) enum Command {
     List,
     /// Show one gateway
     Show {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
     },
     /// Change a gateway's name, labels, number of replicas or confirmation
     Update(Update),
     /// Keep a gateway from connecting, and close its connections; its events are kept for it
     Disable {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
         #[command(flatten)]
         confirmation: Confirmation,
     },
     /// Allow a gateway to connect again
     Enable {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
     },
     /// Pause the delivery to a gateway; it stays connected, and its events are kept for it
     Pause {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
-        /// Why; shown with the gateway
+        /// The reason; shown with the gateway
         #[arg(long)]
         reason: Option<String>,
         /// Validate the request without changing anything
@@ -76,7 +76,7 @@ pub(crate) enum Command {
     },
     /// Resume the delivery to a paused gateway
     Resume {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
         /// Validate the request without changing anything
         #[arg(long)]
@@ -89,7 +89,7 @@ pub(crate) enum Command {
         /// The event's sequence in the gateway's log
         #[arg(value_parser = whole(1_i64..))]
         sequence: i64,
-        /// Why; recorded with the failed delivery
+        /// The reason; recorded with the failed delivery
         #[arg(long)]
         reason: String,
         /// Validate the request without changing anything
@@ -101,12 +101,12 @@ pub(crate) enum Command {
     /// Have the instances of a gateway read a snapshot, now or when they connect next; gateways that
     /// have only used plain mode can't
     Resync {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
-        /// Only this instance
+        /// Request it only of the instance with this name
         #[arg(long)]
         instance: Option<String>,
-        /// Why; recorded with the request
+        /// The reason; recorded with the request
         #[arg(long)]
         reason: Option<String>,
         /// Validate the request without changing anything
@@ -128,7 +128,7 @@ pub(crate) enum Command {
     },
     /// List a gateway's named instances with their positions, and those that have expired
     Instances {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
     },
     /// Remove a named instance that no longer exists, and its position
@@ -146,7 +146,7 @@ pub(crate) enum Command {
     Replay(replay::Replay),
     /// Delete a gateway; its undelivered events are recorded as failed
     Delete {
-        /// Its name or id
+        /// The gateway's name or id
         gateway: GatewayRef,
         #[command(flatten)]
         confirmation: Confirmation,
@@ -158,9 +158,9 @@ pub(crate) enum Command {
     ["name", "replicas", "confirmed_by", "labels", "removed"],
 ))]
 pub(crate) struct Update {
-    /// Its name or id
+    /// The gateway's name or id
     gateway: GatewayRef,
-    /// Its new name
+    /// The new name, unique in the organisation
     #[arg(long)]
     name: Option<String>,
     /// How many replicas of it connect at the same time. If there are fewer, a reconnect can

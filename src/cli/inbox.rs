@@ -196,7 +196,7 @@ fn would_be_put_back(would: &Retried) -> String {
     }
     let unexamined = would.retried.saturating_sub(would.rows.len() as u64);
     if unexamined > 0 {
-        lines.push(format!("{unexamined} further rows were not examined"));
+        lines.push(format!("{unexamined} more rows were not examined"));
     }
     if would.more {
         lines.push("More rows match than one call puts back.".to_owned());

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     },
     /// Show a job
     Show {
-        /// Its id, or the beginning of it
+        /// The job's id, or the beginning of it
         id: String,
         /// Wait until it has ended, and show its progress; exits with 1 unless it is done
         #[arg(long)]
@@ -41,7 +41,7 @@ pub(crate) enum Command {
     },
     /// End a running job; what it has appended stays
     Abort {
-        /// Its id, or the beginning of it
+        /// The job's id, or the beginning of it
         id: String,
         /// Only report what would be left undone
         #[arg(long)]

@@ -1,4 +1,4 @@
-//! `restore`: put a backup in the place of the embedded database.
+//! `restore`: replace the SQLite database with a backup.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use super::serve::Settings;
 pub(crate) struct Args {
     /// A file that `backup` has created; it is only read
     file: PathBuf,
-    /// Move an existing database aside, to a name beside it, instead of refusing
+    /// Rename an existing database to gateway-events.db.replaced-… instead of failing
     #[arg(long)]
     replace: bool,
     /// Restore the backup even if `verify` would find problems in it

@@ -44,7 +44,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Revoke {
-    /// Its public id, the part between the underscores, or the beginning of it
+    /// The public id of the key or token (the part between the underscores), or the beginning of it
     #[arg(value_parser = parse_public_id)]
     token: String,
     /// Revoke a key of this gateway, by its name or id

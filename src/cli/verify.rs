@@ -19,8 +19,8 @@ pub(crate) struct Args {
     /// replaced or removed since
     #[arg(long, value_name = "SEQUENCE:HASH")]
     audit_head: Option<AuditHead>,
-    /// The file of an embedded database, if not that of the settings; it is only read, and the
-    /// service may be running
+    /// SQLite file to verify instead of the configured database; it is only read, and the service may be
+    /// running
     #[arg(conflicts_with_all = ["config", "data_dir"])]
     database: Option<PathBuf>,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! `--watch`: repeats a list or another answer until the command is interrupted. On a terminal it
-//! replaces the previous one; otherwise a blank line separates them.
+//! `--watch`: repeats a command that lists or shows something until it is interrupted. On a terminal the
+//! new output replaces the previous one; otherwise a blank line separates them.
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -56,7 +56,9 @@ fn at(command: Command, path: &[&'static str]) -> Command {
                 .require_equals(true)
                 .default_missing_value("2s")
                 .value_parser(interval)
-                .help("Repeat it every 2 s, or at another interval, such as --watch=10s"),
+                .help(
+                    "Repeat the command every 2 s, or at the given interval, such as --watch=10s",
+                ),
         ),
         [first, rest @ ..] => command.mut_subcommand(first, |command| at(command, rest)),
     }
@@ -75,7 +77,7 @@ pub(crate) fn of(matches: &ArgMatches) -> Option<Duration> {
     matches.try_get_one::<Duration>(OPTION).ok().flatten().copied()
 }
 
-/// Repeats a command until it is interrupted. An error ends it if it is the first answer.
+/// Repeats a command until it is interrupted. An error ends it only if it is the first result.
 pub(crate) async fn repeat(
     every: Duration,
     command: impl AsyncFn() -> anyhow::Result<ExitCode>,

@@ -280,7 +280,7 @@ fn rejected(rejected: &RejectedForGateway) -> String {
     text
 }
 
-/// How it connected, and as whom.
+/// The last refused attempt to connect, and the connections.
 fn connections(text: &mut Text, diagnosis: &GatewayDiagnosis) {
     if let Some(refusal) = &diagnosis.last_refusal {
         let cause = refusal.cause.as_ref().map(|cause| format!(" ({})", clean(cause)));
@@ -422,7 +422,7 @@ fn of_event(diagnosis: &EventDiagnosis, names: &Names) -> String {
         )
     });
     text.evidence("filtered (not wanted by the gateway's instances)", &diagnosis.filtered, |it| {
-        let why = it.detail.as_deref().unwrap_or("not among the types that it asked for");
+        let why = it.detail.as_deref().unwrap_or("not among the types that it requested");
         let at = time(it.filtered_at);
         format!("{at}  at {}, sequence {}: {}", cell(&it.gateway_name), it.sequence, clean(why))
     });

@@ -73,7 +73,7 @@ impl FeedFollower {
 
     /// The position after the last message that [`next`](Self::next) has returned.
     pub fn last_id(&self) -> Option<&str> {
-        // What was received further, and not returned yet, is not behind this position.
+        // Messages that were received later, and are not returned yet, are after this position.
         let id = if self.ready.is_empty() { &self.last_id } else { &self.returned_id };
         id.as_deref()
     }

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_an_acknowledgement_is_no_welcome() {
+    fn the_first_frame_must_be_a_connection_ack() {
         assert!(
             Welcome::read(r#"{"type":"api.deployed","gatewayId":"g","connectionId":"c"}"#)
                 .is_none()

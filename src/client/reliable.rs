@@ -72,7 +72,7 @@ pub struct Options {
     pub start: Resume,
     /// How many events the service may send ahead of their confirmation; its limit if `None`.
     pub window: Option<u32>,
-    /// The same in bytes.
+    /// How many bytes of events the service may send ahead of their confirmation; its limit if `None`.
     pub window_bytes: Option<u64>,
     /// The event types to receive, at most 64; all if `None`.
     pub types: Option<Vec<EventType>>,
@@ -133,7 +133,7 @@ pub enum ClientError {
     Position(#[from] PositionError),
     /// The stored position is of another gateway. Nothing was handled.
     #[error(
-        "the stored position is of gateway {stored}, but the key is that of gateway {connected}; use that gateway's key, or another place for the position"
+        "the stored position is of gateway {stored}, but the key is that of gateway {connected}; use that gateway's key, or another position store"
     )]
     OtherGateway {
         /// The gateway of the position.

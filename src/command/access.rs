@@ -37,7 +37,7 @@ pub struct ClientOptions {
     /// Print the service's answer as JSON: short for --output json
     #[arg(long, global = true, conflicts_with = "output")]
     pub json: bool,
-    /// How to print the answer; by default as a table with ages
+    /// The output format; by default a table with ages
     #[arg(long, short, global = true, value_enum, value_name = "FORMAT")]
     pub output: Option<Format>,
 }
@@ -149,7 +149,7 @@ impl Credentials {
         self.trust_or(None)
     }
 
-    /// The same, with a file that comes before the system's.
+    /// The certificates to trust; `ca_file` takes precedence over the system's.
     fn trust_or(&self, ca_file: Option<PathBuf>) -> Trust {
         let from_environment =
             || std::env::var_os(CA_FILE_VARIABLE).filter(|path| !path.is_empty());

@@ -16,9 +16,9 @@ use crate::names::is_invisible;
 pub enum Format {
     /// A table or a text, in which times of lists are ages such as "3 m ago".
     Table,
-    /// The same with exact times.
+    /// A table or a text with exact times.
     Wide,
-    /// The service's answer as JSON.
+    /// The service's response as JSON.
     Json,
     /// A line of JSON for each element of a list.
     Jsonl,

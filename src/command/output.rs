@@ -63,7 +63,7 @@ pub fn cell(value: impl Display) -> String {
     }
 }
 
-/// The same of a value that may be missing.
+/// A cell for a value that may be missing: `-` if it is.
 pub fn optional(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), cell)
 }

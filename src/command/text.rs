@@ -44,7 +44,7 @@ pub(super) fn wrapped(line: &str, width: usize) -> String {
     wrapped_with(line, width, INDENT)
 }
 
-/// Likewise, with another indentation of continuation lines.
+/// Wraps a line as `wrapped` does, with the given indentation of continuation lines.
 pub fn wrapped_with(line: &str, width: usize, indent: &str) -> String {
     if line.width() <= width {
         return line.to_owned();

@@ -118,7 +118,7 @@ fn paths_keep_their_bytes() {
     let flags = Flags { data_dir: Some(path.clone().into()), ..Flags::default() };
     let mut sources = Sources { environment: vec![postgres], flags, ..Sources::default() };
     assert_eq!(Config::load(&sources).unwrap().data_dir.as_os_str(), path);
-    // The embedded database's driver can't open it; another directory is no answer.
+    // SQLite's driver can't open it; another directory is no answer.
     sources.environment.clear();
     let refused = Config::load(&sources).unwrap_err().to_string();
     assert!(refused.contains("--data-dir") && refused.contains("\\xff"), "{refused}");

@@ -249,7 +249,7 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
     {
         let name = gateway_word(&one.gateway_name, one.gateway_id);
         steps.push(Step::new(
-            format!("No instance of its gateways wanted it. If one needs events of type {}, let it ask for them when it connects (`types` in its hello), then send it again.", event.event.event_type),
+            format!("All instances of its gateways filtered it. If one needs events of type {}, add the type to `types` in its hello, then send the event again.", event.event.event_type),
             format!("event resend {id} --gateway {name}"),
         ));
     }

@@ -64,8 +64,8 @@ pub enum MissedBy {
     /// It matched no gateway, and its labels are similar to those of this gateway: it is probably
     /// mistyped.
     MistypedTarget,
-    /// It matched other gateways, and a label of this gateway that no other gateway has, and no event
-    /// asked for, is similar to one of its labels: the gateway's label is probably mistyped.
+    /// It matched other gateways, and a label of this gateway that no other gateway has and no event
+    /// targets is similar to one of its labels: the gateway's label is probably mistyped.
     MistypedLabel,
 }
 
@@ -256,7 +256,7 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             let why = "Its delivery is paused, and its events are kept. Resume it to deliver them.";
             steps.push(Step::new(why, format!("gateway resume {name}")));
             if gateway.connected_since.is_none() && key_fault(evidence).is_none() {
-                let why = "It is not connected either. Start it, or look into its log.";
+                let why = "It is not connected either. Start it, or check its log.";
                 steps.push(Step::new(why, format!("gateway connections {name} --all")));
             }
         }
@@ -264,11 +264,11 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             steps.push(Step::new(unhandled(evidence), log()));
         }
         VerdictState::Behind if is_resyncing(evidence) => {
-            let why = "It is connected, and reads a snapshot, because a resync was requested. Delivery goes on when it has applied the snapshot; if that takes long, look into the gateway's own log.";
+            let why = "It is connected, and reads a snapshot, because a resync was requested. Delivery goes on when it has applied the snapshot; if that takes long, check the gateway's log.";
             steps.push(Step::new(why, format!("gateway instances {name}")));
         }
         VerdictState::Behind => {
-            let why = "It is connected and confirms slowly or not at all. Look at the first event that it has not confirmed, and into the gateway's own log.";
+            let why = "It is connected and confirms slowly or not at all. Look at the first event that it has not confirmed, and check the gateway's log.";
             steps.push(Step::new(why, log()));
         }
         VerdictState::Failing | VerdictState::Away | VerdictState::Ok => {}
@@ -278,7 +278,7 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
     } else if verdict.state == VerdictState::Away {
         let why = match verdict.reason.as_deref() {
             Some("never_connected") | None => "It has never connected. Start it with its key, and check that it is configured with this service's address.".to_owned(),
-            Some(reason) => format!("Its last connection ended ({reason}), and it has not come back. Start the gateway, or look into its log; its events are kept and delivered when it connects."),
+            Some(reason) => format!("Its last connection ended ({reason}), and it has not reconnected. Start the gateway, or check its log; its events are kept and delivered when it connects."),
         };
         steps.push(Step::new(why, format!("gateway connections {name} --all")));
     }
@@ -292,7 +292,7 @@ fn unhandled(evidence: &GatewayEvidence) -> String {
             "It is connected and could not apply an event ({reason}){}. It is sent the event again. Fix the cause at the gateway, or skip the first event that it has not confirmed.",
             said(evidence, reason).map(|it| format!(", and said {it}")).unwrap_or_default()
         ),
-        None => "It is connected and did not handle an event in time. Look at the first event that it has not confirmed, and into the gateway's own log.".to_owned(),
+        None => "It is connected and did not handle an event in time. Look at the first event that it has not confirmed, and check the gateway's log.".to_owned(),
     }
 }
 
@@ -376,7 +376,7 @@ fn dead_letters(evidence: &GatewayEvidence, tally: &ReasonTally) -> Option<Step>
         ),
         reason if reason.is_reported() => Step::new(
             format!(
-                "The gateway refused {deliveries} ({}), the last at {}{}. Fix the cause at the gateway, then append them again.",
+                "The gateway reported {deliveries} as failed ({}), the last at {}{}. Fix the cause at the gateway, then append them again.",
                 reason_in_words(reason.as_str()),
                 to_the_second(tally.last_at),
                 said(evidence, reason).map(|it| format!(", and said {it}")).unwrap_or_default()
@@ -465,7 +465,7 @@ fn correct(gateway: &Gateway, missed: &Missed, absent: &Labels) -> Step {
     let removed = removed.collect::<Vec<_>>().concat();
     Step::new(
         format!(
-            "{events} for {} {when} missed it. It has {} instead, which no other gateway has and no event asked for, so that is probably mistyped. Correct it.",
+            "{events} for {} {when} missed it. It has {} instead, which no other gateway has and no event targets; it is probably a typo. Correct it.",
             labels_in_words(&missed.labels),
             labels_in_words(&missed.mistyped)
         ),

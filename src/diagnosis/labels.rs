@@ -32,7 +32,7 @@ impl Difference {
         let Self { label, wanted, had, until, meant } = self;
         let mut text = match had {
             Some(had) => format!("had {label}={had}, not {label}={wanted}"),
-            None => format!("had no label {label}, and the target asks for {label}={wanted}"),
+            None => format!("had no label {label}, and the target requires {label}={wanted}"),
         };
         if let Some(until) = until {
             _ = write!(text, "; it had {label}={wanted} until {}", to_the_second(*until));

@@ -113,14 +113,14 @@ impl FailureLog {
                 target: "delivery",
                 %gateway,
                 suppressed,
-                "further failed deliveries were not logged; the ledger has all of them"
+                "suppressed log lines about failed deliveries; all are in the ledger"
             );
         }
         if others > 0 {
             tracing::warn!(
                 target: "delivery",
                 suppressed = others,
-                "failed deliveries of further gateways were not logged; the ledger has all of them"
+                "suppressed log lines about failed deliveries of more gateways; all are in the ledger"
             );
         }
     }

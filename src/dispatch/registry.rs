@@ -75,7 +75,7 @@ impl Registry {
         Some((registration, stopped))
     }
 
-    /// Registers no further connection.
+    /// Registers no more connections.
     pub(super) fn close(&self) {
         *self.is_closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }

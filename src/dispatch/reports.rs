@@ -19,7 +19,7 @@ use crate::metric;
 use crate::store::{DeploymentKey, DeploymentMatch, Result, StatementFailures, Store, StoreError};
 use crate::transport::{DeploymentReport, DeploymentStatus};
 
-/// The maximum number of reports that wait for the database: further ones are refused. As many of
+/// The maximum number of reports that wait for the database: additional ones are refused. As many of
 /// the newest ones are remembered, to recognise repeats.
 const MAX_REPORTS: usize = 256;
 /// The maximum number of reports of an ended connection that are matched when they are recorded.

@@ -25,8 +25,8 @@ const LONGEST_REASON: usize = 500;
 
 /// Pause the delivery to a gateway.
 ///
-/// The gateway stays connected, and is sent no further event by any node, at the latest a second
-/// after the answer. What was sent before can still be confirmed. Events for it are kept, and are
+/// The gateway stays connected, and is sent no more events by any node, at the latest a second
+/// after the response. What was sent before can still be confirmed. Events for it are kept, and are
 /// not recorded as failed because of the pause; their expiry is not postponed. A gateway that is
 /// paused already stays as it is.
 #[utoipa::path(
@@ -54,7 +54,7 @@ pub(super) async fn pause(
 
 /// Resume the delivery to a paused gateway.
 ///
-/// Delivery goes on in order, on all nodes at the latest a second after the answer.
+/// Delivery goes on in order, on all nodes at the latest a second after the response.
 #[utoipa::path(
     post, path = "/gateways/{id}/resume", tag = "gateways", operation_id = "resumeGateway",
     params(("id" = GatewayId, Path, description = "The gateway.")),

@@ -154,13 +154,13 @@ pub(super) async fn remove(
 
 /// Test a destination of alerts.
 ///
-/// Sends it a message of the type `alert.test`, and returns how it answered.
+/// Sends it a message of the type `alert.test`, and returns its response.
 #[utoipa::path(
     post, path = "/alerts/destinations/{id}/test", tag = "alerts",
     operation_id = "testAlertDestination",
     params(("id" = String, Path, description = "The destination's id.")),
     responses(
-        (status = 200, description = "How it answered.", body = AlertTest),
+        (status = 200, description = "The response of the destination.", body = AlertTest),
         Problems<(Scoped, Missing, Sealing, Bodiless)>,
     ),
     security(("access_token" = ["admin"])),

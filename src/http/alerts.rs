@@ -282,7 +282,7 @@ pub(super) async fn remove(
             Err(Problem::new(
                 Code::Conflict,
                 format!(
-                    "{id} is a built-in rule, which can't be deleted; put one with `enabled: false` in its place."
+                    "{id} is a built-in rule, which can't be deleted. To disable it, store a rule with this id and `enabled: false`."
                 ),
             ))
         }

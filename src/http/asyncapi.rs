@@ -159,7 +159,7 @@ fn cloud_event() -> Value {
             "id": text("The event's id, the same in every delivery."),
             "source": text("Where it comes from."),
             "type": text("The event's type. Ignore unknown types."),
-            "subject": text("What it is about."),
+            "subject": text("The subject: what the event is about, within its source."),
             "time": text("When it occurred."),
             "datacontenttype": text("The media type of its data: JSON."),
             "dataschema": text("The schema of its data."),
@@ -226,7 +226,7 @@ fn messages(schemas: &mut Schemas) -> Value {
     let schema = schemas.insert("DeploymentAck", schema);
     add("deploymentAck", "deployment.ack", "The result of a deployment.", schema);
 
-    let text = "Where delivery starts: the answer to the hello.";
+    let text = "Where delivery starts: the reply to the hello.";
     add("connectionResumed", ConnectionResumed::TYPE, text, schemas.frame::<ConnectionResumed>());
     let text = "Complete up to here. Sent after skipped events and when idle.";
     add("deliveryMark", DeliveryMark::TYPE, text, schemas.frame::<DeliveryMark>());

@@ -108,7 +108,7 @@ impl From<Box<Refusal>> for Refused {
 }
 
 impl Refused {
-    /// The same gateway, refused with another problem.
+    /// Replaces the problem of the refusal.
     fn with_problem(self, problem: Problem) -> Self {
         Self { problem, ..self }
     }
@@ -217,7 +217,9 @@ fn problem(cause: Cause) -> Problem {
     match cause {
         Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
         Cause::Disabled => Problem::new(Code::GatewayDisabled, "This gateway is disabled."),
-        Cause::InvalidRequest => Problem::bad_request("This request can't become a connection."),
+        Cause::InvalidRequest => {
+            Problem::bad_request("The request is not a valid WebSocket upgrade (RFC 6455).")
+        }
         Cause::TooManyAttempts(wait) => too_many(wait),
         Cause::ConnectionLimit => Problem::unavailable(
             Code::ConnectionLimit,

@@ -274,7 +274,7 @@ struct RedrivePosition {
     post, path = "/deliveries/redrive", tag = "deliveries", operation_id = "redriveDeliveries",
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first response."),
     ),
     request_body(
         content = RedriveRequest,
@@ -288,7 +288,7 @@ struct RedrivePosition {
         ),
     ),
     responses(
-        (status = 200, description = "What was done, or would be.", body = Redriven),
+        (status = 200, description = "The result, or in a dry run what it would be.", body = Redriven),
         (status = 202, description = "A job does it.", body = Redriven),
         Problems<(Scoped, Missing, Body, Taken, Long, Write, Purging, Idempotent)>,
     ),

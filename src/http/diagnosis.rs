@@ -34,7 +34,7 @@ impl FromQuery for EventDiagnosisQuery {
 
 /// Diagnose a gateway.
 ///
-/// Its verdict, what to do next, and the evidence: why deliveries are missing. Also answers for a
+/// Its verdict, what to do next, and the evidence: why deliveries are missing. Also works for a
 /// deleted gateway.
 #[utoipa::path(
     get, path = "/gateways/{id}/diagnosis", tag = "gateways", operation_id = "diagnoseGateway",

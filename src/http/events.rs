@@ -34,7 +34,7 @@ use crate::ingest::body::Items;
 use crate::metric;
 use crate::store::{Appended, Idempotency, Publish, Published, Refusal, RolloutOf, Validated};
 
-/// The answer to a request that publishes: a single event's, or a batch's.
+/// The response to a request that publishes: a single event's, or a batch's.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum PublishAnswer {
@@ -44,18 +44,18 @@ pub(super) enum PublishAnswer {
 
 /// Publish one event or a batch.
 ///
-/// 202 is the answer once all events are committed: a crash does not lose them. The
-/// events of a batch are accepted or refused one by one; if some are refused, the answer
+/// The response is 202 once all events are committed: a crash does not lose them. The
+/// events of a batch are accepted or refused one by one; if some are refused, the response
 /// is 207. A repeated `Idempotency-Key`, or a repeated event id with the same content,
-/// gets the first answer.
+/// gets the first response.
 ///
 /// CloudEvents 1.0 are accepted in structured, batched and binary content mode: their attributes become
-/// the members of an event. The answers are the same.
+/// the members of an event. The responses are the same.
 #[utoipa::path(
     post, path = "/events", tag = "events", operation_id = "publishEvents",
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-            description = "Identifies the request: a repeat with the same body gets the first answer."),
+            description = "Identifies the request: a repeat with the same body gets the first response."),
         ("traceparent" = Option<String>, Header,
             description = "The publisher's W3C trace context, for events without one of their own."),
         ("ce-specversion" = Option<String>, Header, description = "`1.0`: the request is a CloudEvent in \
@@ -139,7 +139,7 @@ async fn append(app: &App, publish: Publish) -> Answer<Published> {
 
 /// Show an event with its state at each gateway.
 ///
-/// With `wait`, the answer is held back until enough gateways have come far enough, until that is
+/// With `wait`, the response is delayed until enough gateways have come far enough, until that is
 /// impossible, or until the time is up.
 #[utoipa::path(
     get, path = "/events/{id}", tag = "events", operation_id = "showEvent",

@@ -78,7 +78,7 @@ impl Failures {
         gateway: Option<&GatewayCredential>,
     ) {
         let code = problem.code().to_owned();
-        metrics::counter!(metric::UPGRADES_REFUSED, "code" => code.clone()).increment(1);
+        metrics::counter!(metric::CONNECTION_ATTEMPTS_REFUSED, "code" => code.clone()).increment(1);
         let Some(suppressed) =
             self.admit(Some(address), format!("{transport} connection {code}").into())
         else {
@@ -128,11 +128,14 @@ impl Failures {
         let rest: u64 = keys.iter().skip(NAMED).map(|(_, count)| count).sum();
         for ((source, kind), suppressed) in keys.iter().take(NAMED) {
             let address = source.map(tracing::field::display);
-            tracing::info!(address, kind = %kind, suppressed, "further failures were not logged");
+            tracing::info!(address, kind = %kind, suppressed, "suppressed log lines about failed requests");
         }
         if rest + others > 0 {
             let suppressed = rest + others;
-            tracing::info!(suppressed, "further failures of many addresses were not logged");
+            tracing::info!(
+                suppressed,
+                "suppressed log lines about failed requests of more addresses"
+            );
         }
         let now = Instant::now();
         let mut noted = self.noted();

@@ -42,7 +42,7 @@ pub(super) const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform")),
     (X_ACCEL_BUFFERING, HeaderValue::from_static("no")),
 ];
-/// How often a comment shows that the feed is alive.
+/// The interval of keep-alive comments.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often the token is checked.
 const CHECK_TOKEN: Duration = Duration::from_secs(5);
@@ -113,8 +113,8 @@ fn listed<T>(
 /// `data` one line of JSON, and `id` the position after it. To continue after a lost connection,
 /// on any node, send the last `id` as `Last-Event-ID`. Nothing is lost that way: if too much has
 /// happened meanwhile, or the client reads too slowly, a message `gap` names the lists to read
-/// instead. A message may be repeated after a reconnect. A comment, with the current `id`, shows
-/// every 10 s that the feed is alive. An empty `Last-Event-ID` is ignored. Gateways must exist or be
+/// instead. A message may be repeated after a reconnect. The service sends a comment with the
+/// current `id` every 10 s as a keep-alive. An empty `Last-Event-ID` is ignored. Gateways must exist or be
 /// deleted ones, and a new stream is only opened for registered event types. A message `end` says why the service ends the stream.
 #[utoipa::path(
     get, path = "/feed", tag = "overview", operation_id = "followFeed",

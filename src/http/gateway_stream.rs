@@ -80,8 +80,8 @@ fn resume(text: &str) -> Result<StreamResume, String> {
 /// `Last-Event-ID`, as `EventSource` does. With `confirm=received`, delivery continues after it. With
 /// `confirm=applied` it continues after the stored position, or after `Last-Event-ID` if that is
 /// lower, so that what was received and not applied comes again. Confirm events with
-/// `POST /gateways/connections/{connectionId}/frames`, at the node that the stream comes from. A
-/// comment shows at least every `heartbeatMs` that the stream is alive.
+/// `POST /gateways/connections/{connectionId}/frames`, at the node that the stream comes from. The
+/// service sends a comment at least every `heartbeatMs` as a keep-alive.
 #[utoipa::path(
     get, path = "/gateways/stream", tag = "for gateways", operation_id = "streamEvents",
     params(

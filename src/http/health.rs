@@ -16,7 +16,7 @@ use crate::jobs::Supervisor;
 /// Check whether the process runs.
 #[utoipa::path(
     get, path = "/livez", tag = "operations", operation_id = "liveness",
-    responses((status = 200, description = "It runs.", body = String, content_type = "text/plain", example = "ok\n")),
+    responses((status = 200, description = "The process runs.", body = String, content_type = "text/plain", example = "ok\n")),
 )]
 pub(super) async fn livez() -> &'static str {
     "ok\n"

@@ -23,7 +23,7 @@ use crate::store::{self, LogSpan};
 /// Payload bytes of a page.
 const PAGE_BYTES: usize = 1024 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
-/// Requests that may wait at the same time; a further one is answered at once.
+/// Requests that may wait at the same time; an additional one gets its response at once.
 const MOST_WAITING: usize = 256;
 /// What is left of `server.request_timeout` for reading, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);

@@ -39,7 +39,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 const MARGIN: Duration = Duration::from_secs(5);
 /// The most events in an answer.
 const MOST_EVENTS: usize = 256;
-/// The most connections that are opened for one request. A further one replaces one that can't serve
+/// The most connections that are opened for one request. An additional one replaces one that can't serve
 /// it.
 const TRIES: usize = 4;
 /// How long the answer to a request is delayed whose place a later one has taken, so that gateways
@@ -220,11 +220,11 @@ impl Asked {
 
 /// Receive events as a gateway, by long polling.
 ///
-/// The answer comes at once if there are events, or as soon as there is one; after `wait` it is 204.
+/// The response comes at once if there are events, or as soon as there is one; after `wait` it is 204.
 /// `ack` confirms everything up to a position as applied, before the request reads; `after` confirms
 /// nothing. A request without `after` continues at the position that the service stores for the
 /// instance. `gap` says that events can't be delivered: read the snapshot, and confirm `resumeAt` with
-/// `ack`, and the answer's `connectionId` with `snapshot`. An instance counts as connected for twice the `wait` of its last request. Its requests
+/// `ack`, and the response's `connectionId` with `snapshot`. An instance counts as connected for twice the `wait` of its last request. Its requests
 /// should reach the same node; another node opens a new connection. If another request or connection
 /// of the instance takes the place of a request, that is answered with 204 after a second.
 #[utoipa::path(

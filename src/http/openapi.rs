@@ -172,7 +172,7 @@ code_sets! {
     /// Routes that require a gateway's key.
     Keyed = [Unauthorized, Internal, Timeout, Unavailable];
     /// A query that takes long is cancelled.
-    Long = [AnswerTooLong];
+    Long = [QueryTimeout];
     /// A JSON body is read and validated.
     Body = [
         BadRequest, MalformedJson, BodyTooLarge, UnsupportedMediaType, UnsupportedContentEncoding

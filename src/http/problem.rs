@@ -221,7 +221,7 @@ impl From<StoreError> for Problem {
                 "The disk is nearly full; nothing is published until space is freed.",
             ),
             StoreError::TooLong(_) => Self::unavailable(
-                Code::AnswerTooLong,
+                Code::QueryTimeout,
                 format!(
                     "The query was cancelled: {error}. Request a shorter time window, or a smaller page."
                 ),
@@ -280,7 +280,7 @@ mod tests {
             (StoreError::Disk("page 3".into()), 503, "unavailable"),
             (StoreError::Unknown("io".into()), 503, "commit_outcome_unknown"),
             (StoreError::StorageFull, 507, "storage_full"),
-            (StoreError::TooLong(std::time::Duration::from_secs(1)), 503, "answer_too_long"),
+            (StoreError::TooLong(std::time::Duration::from_secs(1)), 503, "query_timeout"),
             (StoreError::Conflict(Conflict::Concurrent), 409, "conflict"),
             (StoreError::NotFound("gateway"), 404, "not_found"),
             (StoreError::Corrupt("page 3".into()), 500, "internal"),

@@ -32,7 +32,7 @@ use crate::store::{self, EarlierResult, ReplaySelection};
     params(
         ("id" = GatewayId, Path, description = "The gateway."),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first response."),
     ),
     request_body(
         content = ReplayRequest,
@@ -45,7 +45,7 @@ use crate::store::{self, EarlierResult, ReplaySelection};
         ),
     ),
     responses(
-        (status = 200, description = "What was done, or would be.", body = Replayed),
+        (status = 200, description = "The result, or in a dry run what it would be.", body = Replayed),
         (status = 202, description = "A job replays it.", body = Replayed),
         Problems<(Scoped, Missing, Body, Taken, Storing, Long, Idempotent)>,
     ),

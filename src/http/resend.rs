@@ -1,4 +1,4 @@
-//! `POST /events/{id}/resend`: an existing event is appended for further gateways.
+//! `POST /events/{id}/resend`: an existing event is appended for more gateways.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::event::EventId;
 use crate::ingest;
 use crate::store::{self, EarlierResult};
 
-/// Resend an event to further gateways.
+/// Resend an event to more gateways.
 ///
 /// Appends the event, with the same id and correlation id, to the logs of gateways that it was not
 /// published for: for a label that was mistyped, or a gateway that was registered later. Gateways
@@ -30,7 +30,7 @@ use crate::store::{self, EarlierResult};
     params(
         ("id" = EventId, Path, description = "The event."),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first answer."),
+            description = "Identifies the request: a repeat with the same body appends nothing again, and gets the first response."),
     ),
     request_body(
         content = ResendRequest,
@@ -44,7 +44,7 @@ use crate::store::{self, EarlierResult};
         ),
     ),
     responses(
-        (status = 200, description = "What was done, or would be.", body = Resent),
+        (status = 200, description = "The result, or in a dry run what it would be.", body = Resent),
         Problems<(Scoped, Missing, Body, Taken, Storing, Resending, Idempotent)>,
     ),
     security(("access_token" = ["admin"])),

@@ -48,7 +48,7 @@ impl Waits {
             Problem::new(
                 Code::TooManyWaits,
                 format!(
-                    "{MOST_WAITING} requests of this organisation are waiting at this node, which is the maximum; try again later, or ask without `wait`."
+                    "{MOST_WAITING} requests of this organisation are waiting at this node, the maximum. Try again later, or send the request without `wait`."
                 ),
             )
             .retry_after(fastrand::u32(1..=5))
@@ -127,8 +127,8 @@ fn most(request_timeout: Duration) -> Duration {
 
 /// Show how far events have come.
 ///
-/// At each gateway of an event, or of all events with a correlation id. With `wait`, the answer is
-/// held back until enough gateways have come far enough, until that is impossible, or until the
+/// At each gateway of an event, or of all events with a correlation id. With `wait`, the response is
+/// delayed until enough gateways have come far enough, until that is impossible, or until the
 /// time is up.
 #[utoipa::path(
     get, path = "/rollouts", tag = "events", operation_id = "showRollout",

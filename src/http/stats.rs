@@ -66,7 +66,7 @@ impl FromQuery for PublishedQuery {
 /// Count published events over time.
 ///
 /// In buckets of time, also those that retention has removed since. Counts are kept for
-/// `retention.audit_max_age`.
+/// `retention.audit`.
 #[utoipa::path(
     get, path = "/stats/published", tag = "overview", operation_id = "countPublished",
     params(Window, PublishedQuery),

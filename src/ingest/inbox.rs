@@ -43,7 +43,7 @@ pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
 struct Drain {
     store: Arc<dyn Store>,
     rules: Arc<Rules>,
-    /// Of the page, and then of its rows by themselves.
+    /// Failures of the statement that moves a page, and then of those that move its rows one by one.
     failures: StatementFailures,
 }
 

@@ -1,8 +1,8 @@
 //! Alerts: rules, what they found, and the outbox of notifications about them. The store keeps
 //! definitions, findings and messages as JSON texts, which the module `alerts` reads and writes.
 //!
-//! One node at a time evaluates rules. It takes a [turn](Alerts::take_alert_turn), and what it
-//! changes is refused once another node has taken one. A notification is stored in the transaction
+//! One node at a time evaluates rules. It acquires a [lease](Alerts::take_alert_turn), and what it
+//! changes is refused once another node has acquired one. A notification is stored in the transaction
 //! that changes its alert. Any node sends it: it [claims](Alerts::claim_notifications) the
 //! notification for longer than a sending may take, so that no other node sends it meanwhile, and
 //! records each attempt before it begins.
@@ -11,8 +11,8 @@
 //! accepts nothing. When it is resolved, and the notification that it fires was not attempted because
 //! earlier ones of the alert are pending, neither of both is sent: they are
 //! [superseded](NotificationState::Superseded). So at most three notifications of an alert are pending
-//! for a destination: the first begin and its end, and the newest begin. A refresh, which an Alertmanager
-//! is sent while an alert fires for a long time, is one more.
+//! for a destination: the first firing and resolved ones, and the newest firing one. A refresh, which an
+//! Alertmanager is sent while an alert fires for a long time, is one more.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ pub struct StoredAlert {
     pub resolved_at: Option<Timestamp>,
     /// What the condition found last, in JSON.
     pub found: String,
-    /// The destinations that a notification of its begin was stored for.
+    /// The destinations for which a notification that it fires was stored.
     pub notified: Vec<String>,
     /// When notifications that it fires were last stored.
     pub notified_at: Option<Timestamp>,
@@ -187,12 +187,12 @@ pub struct AlertChange {
     pub notifications: Vec<NewNotification>,
 }
 
-/// A node's turn to evaluate rules.
+/// A node's lease of the evaluation of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlertTurn {
-    /// Its number. Later turns have larger ones.
+    /// Its number. Later leases have larger ones.
     pub number: i64,
-    /// When it was taken, by the database's clock.
+    /// When it was acquired or renewed, by the database's clock.
     pub at: Timestamp,
 }
 
@@ -336,7 +336,7 @@ pub struct AttemptEnd {
 /// The state of a notification. The names are those of the column `alert_notifications.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotificationState {
-    /// It is being sent, or waits for its turn or a retry.
+    /// It is being sent, or waits to be sent or retried.
     Pending,
     /// It arrived.
     Delivered,
@@ -471,12 +471,12 @@ pub trait Alerts: Send + Sync + 'static {
 
     /// All organisations.
     async fn organisations(&self) -> Result<Vec<OrganisationKey>>;
-    /// Takes or keeps the turn to evaluate rules; `None` while another node has it. It ends after
-    /// `lease`, by the database's clock.
+    /// Acquires or renews the lease of the evaluation of rules; `None` while another node holds it. It
+    /// ends after `lease`, by the database's clock.
     async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>>;
     /// Changes alerts and stores the notifications about them, of which some are
     /// [superseded](NotificationState::Superseded) at once. Returns false, and changes nothing, if the
-    /// turn is not the newest one.
+    /// lease is not the newest one.
     async fn change_alerts(
         &self,
         turn: AlertTurn,
@@ -516,7 +516,7 @@ pub trait Alerts: Send + Sync + 'static {
         limit: i64,
     ) -> Result<Vec<UsedAddress>>;
 
-    /// Claims notifications that are due, for this node and for `lease`, and records the begin of an
+    /// Claims notifications that are due, for this node and for `lease`, and records the start of an
     /// attempt at each. Of each destination, at most `per_destination` are claimed at the same time,
     /// and of each alert only the oldest one.
     async fn claim_notifications(

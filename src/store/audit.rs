@@ -50,7 +50,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// The same, in a request with this `Idempotency-Key`.
+    /// Adds the `Idempotency-Key` of the request.
     #[must_use]
     pub fn with_request_key(self, request_key: Option<RequestKey>) -> Self {
         Self { request_key, ..self }
@@ -266,7 +266,7 @@ audit_actions! {
     DeliveryRedriven = "delivery.redriven",
     /// Part of a gateway's log was appended again.
     GatewayReplayed = "gateway.replayed",
-    /// An event was appended for further gateways.
+    /// An event was appended for more gateways.
     EventResent = "event.resent",
     /// A job that redrives or replays many deliveries was started.
     JobStarted = "job.started",

@@ -145,7 +145,7 @@ impl PublishedTarget {
     }
 }
 
-/// Rows of the first read of a page. Each further read fetches twice as many, so that few large
+/// Rows of the first read of a page. Each additional read fetches twice as many, so that few large
 /// events are read in excess of what the page may contain.
 const FIRST_READ: usize = 8;
 

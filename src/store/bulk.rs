@@ -3,7 +3,7 @@
 //!
 //! # Jobs
 //!
-//! A *job* here is the API's noun: a row in the database, stored by a request of an admin, which is
+//! A *job* here is what the API calls a job: a row in the database, stored by a request of an admin, which is
 //! worked on until it has ended. It is not a [background job](crate::jobs) of this process. One
 //! background job, the [worker](crate::bulk), works on the jobs of this module.
 //!
@@ -56,7 +56,7 @@ pub trait Bulk: Send + Sync + 'static {
         selection: ReplaySelection,
         dry_run: bool,
     ) -> Result<Replayed>;
-    /// Appends an existing event to the logs of further gateways. Gateways that have it in their log
+    /// Appends an existing event to the logs of more gateways. Gateways that have it in their log
     /// are left out unless `force`. A dry run only reports. A conflict if the event has expired.
     async fn resend(
         &self,

@@ -5,16 +5,16 @@ use crate::event::{EventId, EventType, GatewayId, Reason, Sequence};
 
 use super::StoreError;
 
-/// What an operation conflicts with. The texts name nothing of the database, because API clients
-/// receive them.
+/// What an operation conflicts with. The texts are whole sentences, because API clients receive them as
+/// the `detail` of a problem, and name nothing of the database.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
     /// A gateway with this id exists or existed.
-    #[error("the gateway id {0} is or was in use; omit it to have one generated")]
+    #[error("The gateway id {0} is or was in use. Omit it to have one generated.")]
     GatewayId(GatewayId),
     /// The name is that of another gateway.
     #[error(
-        "the name {name:?} belongs to gateway {by}; choose another name, or delete that gateway first"
+        "The name {name:?} belongs to gateway {by}. Choose another name, or delete that gateway first."
     )]
     GatewayName {
         /// The name.
@@ -24,7 +24,7 @@ pub enum Conflict {
     },
     /// The gateway has the maximum number of live tokens.
     #[error(
-        "gateway {gateway} has {live} live tokens, the maximum; revoke one that is no longer used, then create the new one"
+        "Gateway {gateway} has {live} live tokens, the maximum. Revoke one that is no longer used, then create the new one."
     )]
     GatewayTokens {
         /// The gateway.
@@ -33,7 +33,9 @@ pub enum Conflict {
         live: i64,
     },
     /// With the change the gateway would have too many labels.
-    #[error("a gateway has at most {most} labels, and with this change it would have {labels}")]
+    #[error(
+        "A gateway may have {most} labels; this change would make it {labels}. Remove some first."
+    )]
     Labels {
         /// The number that it would have.
         labels: usize,
@@ -42,16 +44,16 @@ pub enum Conflict {
     },
     /// The gateway has the maximum number of named instances.
     #[error(
-        "the gateway has {most} instances, the maximum; connect under a name that it knows, or have an admin forget one that is gone"
+        "The gateway has {most} instances, the maximum. Connect with the name of an existing instance, or have an admin forget one that is no longer used."
     )]
     Instances {
         /// The maximum.
         most: i64,
     },
     /// A new instance has a name that could be mistaken for another one. Instances that exist keep
-    /// theirs.
+    /// theirs. The text is not a sentence: it follows the name of the member, `instance`.
     #[error(
-        "a new instance must have a name of 1 to {most} characters, not only dots, none of them a control or format character or a filler, and without whitespace at either end, not {shown}"
+        "must be 1 to {most} characters for a new instance, not only dots, none of them a control or format character or a filler, and without whitespace at either end, not {shown}"
     )]
     InstanceName {
         /// The maximum length.
@@ -60,21 +62,21 @@ pub enum Conflict {
         shown: String,
     },
     /// The instance has a live connection, so it can't be forgotten.
-    #[error("the instance {0:?} is connected; stop it first")]
+    #[error("The instance {0:?} is connected. Stop it first.")]
     InstanceConnected(String),
     /// The gateway has only used plain mode, whose protocol has no message for a resync.
     #[error(
-        "no connection of the gateway in reliable mode is on record, and the protocol of plain mode has no message that requests a resync; replay a part of its log instead"
+        "No connection of the gateway in reliable mode is on record, and plain mode has no message that requests a resync. Replay a part of its log instead."
     )]
     PlainMode,
     /// The organisation has the maximum number of running jobs.
-    #[error("{running} jobs are running, the maximum; wait until one ends, or abort one")]
+    #[error("{running} jobs are running, the maximum. Wait until one ends, or abort one.")]
     RunningJobs {
         /// The number of its running jobs.
         running: i64,
     },
     /// The id is that of another alert rule or destination.
-    #[error("There is an {what} with the id {id}; choose another id, or replace it with PUT.")]
+    #[error("There is an {what} with the id {id}. Choose another id, or replace it with PUT.")]
     AlertId {
         /// `alert rule` or `alert destination`.
         what: &'static str,
@@ -82,21 +84,21 @@ pub enum Conflict {
         id: String,
     },
     /// The organisation has the maximum number of alert rules.
-    #[error("there are {most} alert rules, the maximum; delete one that is no longer needed")]
+    #[error("There are {most} alert rules, the maximum. Delete one that is no longer needed.")]
     AlertRules {
         /// The maximum.
         most: i64,
     },
     /// The organisation has the maximum number of destinations of alerts.
     #[error(
-        "there are {most} alert destinations, the maximum; delete one that is no longer needed"
+        "There are {most} alert destinations, the maximum. Delete one that is no longer needed."
     )]
     AlertDestinations {
         /// The maximum.
         most: i64,
     },
     /// The event has expired, and would not be delivered.
-    #[error("the event {event} expired at {at}; publish it again if it is still valid")]
+    #[error("The event {event} expired at {at}. Publish it again if it is still valid.")]
     EventExpired {
         /// The event.
         event: EventId,
@@ -104,14 +106,14 @@ pub enum Conflict {
         at: Timestamp,
     },
     /// The event type is built in, and nothing is registered under its name.
-    #[error("{0} is a built-in event type, which can't be deleted")]
+    #[error("{0} is a built-in event type, which can't be deleted.")]
     BuiltInType(EventType),
     /// The rejected row was put back before.
     #[error("The rejected row {0} has been put back into the inbox already.")]
     PutBack(i64),
     /// The rejected row was edited since it was read.
     #[error(
-        "The rejected row {id} was edited meanwhile and has version {version}; read it again, and edit that version."
+        "The rejected row {id} was edited meanwhile and has version {version}. Read it again, and edit that version."
     )]
     Edited {
         /// The row.
@@ -147,7 +149,7 @@ pub enum Conflict {
     },
     /// A concurrent request, on this node or another one, took the same name, id or key. A retry
     /// finds what it stored.
-    #[error("another request took this name or id at the same time; check, and retry")]
+    #[error("Another request took this name or id at the same time. Check, and retry.")]
     Concurrent,
 }
 

@@ -37,22 +37,22 @@ pub struct FeedEnds {
     /// The epoch of the first log. A restored database has another one, and assigns keys again that
     /// were assigned after the backup. `None` if there are no logs.
     pub epoch: Option<Epoch>,
-    /// Of events.
+    /// The key of the last event.
     pub events: i64,
-    /// Of attempts.
+    /// The key of the last attempt.
     pub attempts: i64,
-    /// Of connections that were opened and closed.
+    /// The key of the last opened or closed connection.
     pub connections: i64,
 }
 
 /// The ranges of keys to read from each table.
 #[derive(Clone, Debug, Default)]
 pub struct FeedSpans {
-    /// Of events, ascending.
+    /// The ranges of events, ascending.
     pub events: Vec<RangeInclusive<i64>>,
-    /// Of attempts.
+    /// The ranges of attempts, ascending.
     pub attempts: Vec<RangeInclusive<i64>>,
-    /// Of connections that were opened and closed.
+    /// The ranges of opened and closed connections, ascending.
     pub connections: Vec<RangeInclusive<i64>>,
     /// The maximum number of rows of each span.
     pub limit: usize,

@@ -23,16 +23,16 @@
 //! # Where a connection starts
 //!
 //! The transaction that opens a connection decides where it starts. If it can't deliver everything
-//! after the requested position, it answers a [`Gap`], and delivery waits until the gateway has read
+//! after the requested position, it returns a [`Gap`], and delivery waits until the gateway has read
 //! a snapshot ([`InstanceOutcome::Covered`](super::InstanceOutcome::Covered)).
 //!
 //! | requested | starts after | gap |
 //! |---|---|---|
 //! | server | the instance's position; a new one, at the gateway's confirmed position | `retention` if that is below the floor |
 //! | earliest | the floor | never |
-//! | latest | the head. What lies between is settled as `filtered`: the gateway did not want it | never |
+//! | latest | the head. What lies between is settled as `filtered` | never |
 //! | a position that was received, but perhaps not confirmed | the lower one of that and the stored position | `epoch` if the epoch differs, or the position is above the head; `retention` if it is below the floor |
-//! | a position that was confirmed | the higher one of that and the stored position | likewise |
+//! | a position that was confirmed | the higher one of that and the stored position | `epoch` or `retention`, as in the row above |
 //! | a position | that position. The gateway has confirmed everything up to it | `epoch` if the epoch or the event's id differs, or the position is above the head; `retention` if it is below the floor |
 //!
 //! If a [resync](super::Resync) of the instance is pending, the gap is `resync` in any case, and reaches
@@ -48,7 +48,7 @@ use crate::event::{
 };
 use crate::names;
 
-/// Instances that a gateway can have, at most. A hello with a further name is refused.
+/// Instances that a gateway can have, at most. A hello with another name is refused.
 pub const MOST_INSTANCES: i64 = 100;
 /// The longest name of a new instance, in characters.
 const LONGEST_NAME: usize = 64;
@@ -245,9 +245,10 @@ pub struct ReplacedConnection {
 pub struct Gap {
     /// Why they can't be delivered.
     pub reason: GapReason,
-    /// The first of them. Of another log, 1.
+    /// The first of them. 1 if the gateway's position belongs to another log.
     pub from: Sequence,
-    /// The last of them. Of another log, its head; below `from` if it is empty.
+    /// The last of them. The head of the gateway's log if its position belongs to another log. Below `from`
+    /// if the range is empty.
     pub to: Sequence,
     /// Delivery continues after this sequence.
     pub resume_at: Sequence,
@@ -262,7 +263,7 @@ pub enum GapReason {
     Epoch,
     /// An admin has purged their payloads.
     Purged,
-    /// An admin wants the gateway to read a snapshot.
+    /// An admin requested a resync: the gateway must read a snapshot.
     Resync,
 }
 

@@ -169,7 +169,7 @@ pub enum DeliveryState {
     Pending,
     /// Confirmed by the gateway.
     Delivered,
-    /// The gateway's position has passed it, but its instances did not want it: see
+    /// The gateway's position has passed it, but its instances filtered it: see
     /// [`filtered`](super::filtered).
     Filtered,
     /// The gateway's position has passed it, but a newer event with the same type and collapse key was
@@ -208,7 +208,7 @@ pub enum Outcome {
     Applied,
     /// It failed.
     Failed,
-    /// The gateway did not want it: its type is not among those that the connection asked for, or
+    /// The gateway filtered it: its type is not among those that the connection requested, or
     /// the connection started after it.
     Filtered,
     /// It could not be delivered, and the gateway has read a snapshot instead.

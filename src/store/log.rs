@@ -251,7 +251,7 @@ impl NewConnection {
 /// Consecutive events that were sent on a connection and not confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unconfirmed {
-    /// Which.
+    /// The sequences of the events.
     pub range: Range,
     /// When the first of them was sent.
     pub started_at: Timestamp,

@@ -21,10 +21,10 @@ use crate::wake::Wake;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Options {
-    /// The embedded database's file. Not a setting: derived from `data_dir`.
+    /// The file of the SQLite database. Not a setting: derived from `data_dir`.
     #[serde(skip)]
     pub path: PathBuf,
-    /// URL of a Postgres database that nodes share; empty for the embedded database.
+    /// URL of a Postgres database that nodes share; empty for the SQLite database.
     #[serde(deserialize_with = "secret")]
     pub url: SecretString,
     /// Whether this node notifies other nodes of appends, and listens to their notifications.
@@ -35,7 +35,7 @@ pub struct Options {
     /// Connections in the Postgres pool. The writer, the heartbeat and the listener have
     /// connections of their own.
     pub connections: u32,
-    /// Connections that read the embedded database for gateways and publishers.
+    /// Connections that read the SQLite database for gateways and publishers.
     pub readers: u32,
     /// Connections for lists, statistics and failed deliveries. They have a pool of their own, so
     /// that slow queries delay neither gateways nor publishers.
@@ -46,15 +46,15 @@ pub struct Options {
     /// A node of a shared Postgres whose last heartbeat is older is declared dead by the others.
     #[serde(with = "humantime_serde")]
     pub node_timeout: Duration,
-    /// Events that may wait to be appended; further ones are refused at once.
+    /// Events that may wait to be appended; additional ones are refused at once.
     pub queue_events: usize,
-    /// Bytes of payload that may wait to be appended; further ones are refused at once.
+    /// Bytes of payload that may wait to be appended; additional ones are refused at once.
     pub queue_bytes: ByteSize,
-    /// With less free space beside the embedded database, publishing is refused.
+    /// With less free space beside the SQLite database, publishing is refused.
     pub min_free_bytes: ByteSize,
-    /// Size of the ballast file beside the embedded database; 0 for none.
+    /// Size of the ballast file beside the SQLite database; 0 for none.
     pub ballast_bytes: ByteSize,
-    /// The embedded database's write-ahead log is checkpointed and truncated beyond this size.
+    /// The write-ahead log of SQLite is checkpointed and truncated beyond this size.
     pub max_wal_bytes: ByteSize,
 }
 
@@ -74,7 +74,7 @@ pub struct Queue {
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The embedded database could not be opened.
+    /// The SQLite database could not be opened.
     #[cfg(feature = "sqlite")]
     #[error(transparent)]
     Sqlite(super::sqlite::OpenError),
@@ -85,11 +85,11 @@ pub enum OpenError {
     /// The database was opened, but an operation failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The embedded database could not be backed up.
+    /// The SQLite database could not be backed up.
     #[cfg(feature = "sqlite")]
     #[error(transparent)]
     Backup(#[from] super::sqlite::BackupError),
-    /// A backup of the embedded database could not be restored.
+    /// A backup of the SQLite database could not be restored.
     #[cfg(feature = "sqlite")]
     #[error(transparent)]
     Restore(#[from] super::sqlite::RestoreError),
@@ -120,7 +120,7 @@ enum Database {
     Postgres(super::postgres::Options),
 }
 
-/// An error of the embedded database, with its file.
+/// An error of the SQLite database, with its file.
 #[cfg(feature = "sqlite")]
 fn in_file(error: super::sqlite::OpenError, path: &Path) -> OpenError {
     OpenError::Sqlite(error.at(path))
@@ -133,7 +133,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The settings of the embedded database.
+    /// The settings of the SQLite database.
     #[cfg(feature = "sqlite")]
     pub(super) fn sqlite(&self) -> super::sqlite::Options {
         super::sqlite::Options {
@@ -287,7 +287,7 @@ impl Options {
         }
     }
 
-    /// Copies the embedded database to a new file, and returns its size in bytes. The service may be
+    /// Copies the SQLite database to a new file, and returns its size in bytes. The service may be
     /// running.
     pub async fn backup(&self, to: &Path) -> Result<u64, OpenError> {
         match self.database()? {
@@ -301,7 +301,7 @@ impl Options {
         }
     }
 
-    /// Puts a backup in the place of the embedded database, with new epochs for all logs. The service
+    /// Replaces the SQLite database with a backup, with new epochs for all logs. The service
     /// must not be running.
     pub async fn restore(&self, restore: Restore) -> Result<Restored, OpenError> {
         match self.database()? {

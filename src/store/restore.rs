@@ -1,4 +1,4 @@
-//! What it means to restore a backup of the embedded database.
+//! What it means to restore a backup of the SQLite database.
 
 use std::path::PathBuf;
 

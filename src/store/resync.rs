@@ -1,4 +1,4 @@
-//! Resync requests: an admin wants the instances of a gateway to read a snapshot.
+//! Resync requests: an admin requested that the instances of a gateway read a snapshot.
 //!
 //! A request is stored for each instance that it concerns, and stays pending until the instance has
 //! applied the snapshot. While it is pending, each connection that the instance opens begins with a

@@ -24,7 +24,7 @@ pub enum SchemaError {
     Newer(i64),
     /// An applied migration differs from the one in this version.
     #[error(
-        "migration {0} was applied with a different text than in this version; the schema can't be trusted"
+        "migration {0} differs from the one in this version; run the version that applied it, or restore a backup"
     )]
     Edited(i64),
     /// A migration was interrupted.

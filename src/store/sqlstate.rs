@@ -5,7 +5,10 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 /// SQLSTATEs after which a connection must not be used any more, with the reason: whole codes, or
 /// the prefix of a class or group (Postgres manual, appendix A).
 ///
-/// Other codes concern a statement or the server's resources, so another connection would fail likewise: query_canceled (57014), lock_not_available (55P03), deadlock_detected (40P01), insufficient_resources (53), internal_error (XX000). too_many_connections (53300) is reported while connecting.
+/// Other codes concern a statement or the server's resources, so another connection would fail in the
+/// same way: query_canceled (57014), lock_not_available (55P03), deadlock_detected (40P01),
+/// insufficient_resources (53), internal_error (XX000). too_many_connections (53300) is reported while
+/// connecting.
 const ENDS_CONNECTION: [(&str, &str); 10] = [
     ("08", "connection_exception: the connection broke, or a pooler lost its server"),
     ("0A000", "feature_not_supported: a prepared statement's result changed with the schema"),

@@ -83,7 +83,7 @@ fn sentence(gateway: &Gateway, verdict: Verdict) -> String {
         VerdictState::Failing if failures > 0 => {
             let what = if is_of_a_deployment(reason.as_deref()) { "deployment" } else { "event" };
             let plural = if failures == 1 { "" } else { "s" };
-            format!("failing: {failures} {what}{plural} refused since {at}, {why}")
+            format!("failing: {failures} {what}{plural} failed since {at}, {why}")
         }
         VerdictState::Failing => format!("failing since {at}: {why}"),
         VerdictState::Away => {

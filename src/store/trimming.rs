@@ -16,7 +16,7 @@ pub struct RetentionLimits {
     /// Unconfirmed events are kept this long after they were appended. Their removal is recorded as
     /// a failed delivery. Rejected rows of the inbox are kept as long.
     pub hard_max_age: Duration,
-    /// Unconfirmed events kept per gateway, at most. The removal of further ones is recorded as a
+    /// Unconfirmed events kept per gateway, at most. The removal of more than these is recorded as a
     /// failed delivery, too.
     pub hard_max_events: i64,
     /// Open dead letters are kept this long, and at least `max_age`, with their events and failed

@@ -29,11 +29,11 @@ use crate::log_limit::{Bounds, LogLimit};
 use crate::metric;
 use crate::trace_context::{TraceId, TraceParent};
 
-/// Capacity of the queue in spans; further ones are dropped.
+/// Capacity of the queue in spans; additional ones are dropped.
 const QUEUE: usize = 2048;
 /// The maximum number of spans in a batch.
 const BATCH: usize = 512;
-/// How long a batch waits for further spans.
+/// How long a batch waits for more spans.
 const DELAY: Duration = Duration::from_secs(5);
 /// The timeout of sending a batch.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! An event as a CloudEvent 1.0 in the JSON format, for gateways of reliable mode that ask for this
 //! envelope. It has the members of the protocol, as extension attributes: `sequence` and `previous`
-//! are texts with leading zeros, because the Integer of CloudEvents has 32 bits and the extension
-//! `sequence` orders its values as texts.
+//! are strings with leading zeros, because the Integer of CloudEvents has 32 bits and the extension
+//! `sequence` orders its values as strings.
 
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
@@ -25,7 +25,7 @@ struct Envelope<'a> {
     position: EventPosition,
 }
 
-/// A sequence as a text.
+/// A sequence as a string.
 struct Padded(Sequence);
 
 impl Serialize for Padded {

@@ -84,7 +84,7 @@ impl Inbound {
         (Self { incoming: end.incoming.clone(), faults }, found)
     }
 
-    /// Likewise, for a transport that passes the messages on to the lane itself.
+    /// As [`new`](Self::new), for a transport that passes the messages on to the lane itself.
     pub(super) fn relayed() -> (Self, mpsc::Receiver<Incoming>, mpsc::Receiver<Fault>) {
         let (incoming, messages) = mpsc::channel(LINK_MESSAGES);
         let (faults, found) = mpsc::channel(FAULTS);
@@ -159,7 +159,7 @@ pub fn prepare<E: Encoder>(
     (connection, inbound, taken)
 }
 
-/// Likewise, with a [`queue`] that may have items already.
+/// Prepares a connection over a link, with a [`queue`] that may have items already.
 pub fn over<E: Encoder>(
     encoder: E,
     end: TransportEnd,
@@ -194,7 +194,7 @@ impl<E: Encoder> Push<E> {
                     }
                 };
                 if timeout(CLOSE_TIMEOUT, sending).await.is_err() {
-                    tracing::debug!("the end of a stream was not read");
+                    tracing::debug!("the peer did not read the end of the stream");
                 }
                 (reason, String::new(), false)
             }

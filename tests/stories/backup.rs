@@ -1,4 +1,4 @@
-//! Backups of the embedded database, restores, and new epochs on both databases: no sequence that was
+//! Backups of the SQLite database, restores, and new epochs on both databases: no sequence that was
 //! handed out is given to another event in the same epoch.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -37,7 +37,7 @@ impl Backend {
         }
     }
 
-    /// Starts the service with this database and further settings.
+    /// Starts the service with this database and additional settings.
     pub(crate) async fn start_with(&self, settings: &[(&str, &str)]) -> Service {
         match self {
             Self::Sqlite => Service::start_with(settings).await,

@@ -232,7 +232,7 @@ async fn attempts_to_sign_in_are_limited_by_address() {
 }
 
 #[tokio::test]
-async fn a_page_says_that_the_database_is_away_and_keeps_what_was_typed() {
+async fn a_page_says_that_the_database_is_unavailable_and_keeps_what_was_typed() {
     let backend = Backend::Postgres(Database::alone());
     let service = backend.start().await;
     let (id, _) = service.gateway("one").await;

@@ -29,8 +29,8 @@ use crate::reference::transport::{Peer, Seen};
 use crate::support::PATIENCE;
 
 mod actions;
-mod lines;
 mod openings;
+mod text_transport;
 
 struct Node {
     store: Arc<SqliteStore>,

@@ -84,7 +84,7 @@ async fn deployments_that_the_gateway_refused_are_found_and_redriven(backend: Ba
 
     let found = diagnosis(&service, &id).await;
     let says = summary(&found);
-    assert!(says.starts_with("failing: 4 deployments refused since "), "{says}");
+    assert!(says.starts_with("failing: 4 deployments failed since "), "{says}");
     assert!(says.ends_with(", GATEWAY_PROCESSING_ERROR"), "{says}");
     assert_eq!((&found["deadLetters"], &found["failures"][0]["count"]), (&json!(4), &json!(4)));
     assert_eq!(found["deadLettersByReason"][0]["reason"], "gateway_processing_error");

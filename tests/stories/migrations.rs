@@ -86,7 +86,7 @@ async fn an_edited_schema_is_refused_by_everything(backend: Backend) {
     let bytes = if database.is_shared() { "'\\x00'" } else { "x'00'" };
     let edit = format!("update _sqlx_migrations set checksum = {bytes} where version = 1");
     database.change(&edit).await;
-    is_refused(&database, &["migration 1 was applied with a different text"]).await;
+    is_refused(&database, &["migration 1 differs from the one in this version"]).await;
 }
 
 /// A history and a table of another program that uses the same tool.

@@ -246,7 +246,7 @@ async fn a_data_directory_that_is_not_utf8_is_used_as_it_is_or_refused() {
     let directory = tempdir().expect("a directory");
     let data = directory.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
     let mut serve = command("serve --listen 127.0.0.1:0 --plaintext --data-dir");
-    // The driver of the embedded database does not accept such a path.
+    // The driver of the SQLite database does not accept such a path.
     run(serve.arg(&data)).await.failed(1, &["data_dir", "\\xff", "UTF-8"]);
     assert_eq!(std::fs::read_dir(directory.path()).expect("readable").count(), 0);
 

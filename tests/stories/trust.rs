@@ -109,7 +109,7 @@ async fn listening(service: &Service, key: &str, arguments: &str) -> Child {
     let connected = async { remarks.next_line().await.expect("text").expect("a line") };
     let line = tokio::time::timeout(PATIENCE, connected).await.expect("it connects");
     assert!(line.starts_with("connected as gateway "), "{line}");
-    // It must be able to write further remarks.
+    // It must be able to write more remarks.
     tokio::spawn(async move { while let Ok(Some(_)) = remarks.next_line().await {} });
     running
 }

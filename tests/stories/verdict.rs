@@ -46,7 +46,7 @@ async fn a_connected_gateway_whose_deployments_fail_is_failing(backend: Backend)
     // A table is wrapped; the words stay in order.
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let since = &verdict["since"].as_str().expect("an instant")[..19];
-    let says = format!("failing: 2 deployments refused since {since}Z, GATEWAY_PROCESSING_ERROR");
+    let says = format!("failing: 2 deployments failed since {since}Z, GATEWAY_PROCESSING_ERROR");
     assert_eq!(verdict["summary"], says);
     assert!(words(list.well()).contains(&says), "{list:?}");
     let shown = service.run(&format!("gateway show {id}")).await;

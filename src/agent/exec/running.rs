@@ -41,7 +41,7 @@ impl Running {
             Ok(Some(file))
         });
         inherited.unwrap_or_else(|error| {
-            tracing::warn!(path = %self.path.display(), %error, "failed to lock the file of programs");
+            tracing::warn!(path = %self.path.display(), %error, "failed to lock the program lock file");
             None
         })
     }
@@ -53,7 +53,7 @@ impl Running {
         };
         let text = format!("{pid} {started}\n");
         if let Err(error) = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0)) {
-            tracing::warn!(%error, "failed to note the program that runs");
+            tracing::warn!(%error, "failed to record the running program");
         }
     }
 

@@ -26,7 +26,7 @@ const MAX_RETRY_INTERVAL: Duration = Duration::from_mins(5);
 const MAX_RETRIES: u32 = 3;
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Events that are acknowledged together at most, as by the client library: half of the window.
-/// Fewer are acknowledged as soon as no further event has arrived.
+/// Fewer are acknowledged as soon as no more events have arrived.
 const BATCH: i64 = 32;
 /// Without progress for this long, something is lost.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -115,11 +115,11 @@ impl<'a> Testbed<'a> {
         self.target_with(gateways, &[]).await
     }
 
-    /// Likewise, with further settings of a new service.
+    /// As [`target`](Self::target); a new service gets additional settings.
     pub(crate) async fn target_with(
         &self,
         gateways: usize,
-        further: &[(&'static str, String)],
+        additional: &[(&'static str, String)],
     ) -> anyhow::Result<Target> {
         if let Some(Running { api, token, .. }) = &self.running {
             note(format_args!("measuring the running service at {}", api.base()));
@@ -138,7 +138,7 @@ impl<'a> Testbed<'a> {
             ("SERVER__MAX_PENDING_HANDSHAKES", (gateways + 1000).to_string()),
             ("LIMITS__ATTEMPTS_PER_MINUTE", "1000".to_owned()),
         ];
-        settings.extend_from_slice(further);
+        settings.extend_from_slice(additional);
         if let Some([database, _]) = &self.databases {
             settings.push(("DATABASE__URL", database.url().expose_secret().to_owned()));
         }

@@ -20,27 +20,28 @@ pub(crate) enum Command {
     List,
     /// Show a destination, without its secrets
     Show {
-        /// Its id
+        /// The destination's id
         id: String,
     },
     /// Create or replace a destination
     Put {
-        /// Its id
+        /// The destination's id
         id: String,
         /// File with the definition in JSON, `-` for standard input; it contains secrets
         #[arg(long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Delete a destination; what waits for it is given up
+    /// Delete a destination; its pending notifications are given up
     Delete {
-        /// Its id
+        /// The destination's id
         id: String,
         #[command(flatten)]
         confirmation: Confirmation,
     },
-    /// Send a test message to a destination, and show its answer; exits with 1 if it refuses
+    /// Send a test message to a destination, and show its response; exits with 1 if the message was not
+    /// delivered
     Test {
-        /// Its id
+        /// The destination's id
         id: String,
     },
 }

@@ -22,12 +22,12 @@ pub(crate) enum Command {
     List,
     /// Show a rule
     Show {
-        /// Its id
+        /// The rule's id, such as gateway-away
         id: String,
     },
     /// Create or replace a rule
     Put {
-        /// Its id
+        /// The rule's id, such as gateway-away
         id: String,
         /// File with the definition in JSON, `-` for standard input
         #[arg(long, value_name = "FILE")]
@@ -35,18 +35,18 @@ pub(crate) enum Command {
     },
     /// Delete a rule; a built-in one of the same id is in force again
     Delete {
-        /// Its id
+        /// The rule's id, such as gateway-away
         id: String,
         #[command(flatten)]
         confirmation: Confirmation,
     },
-    /// Send no notifications of what a rule finds for a while, or end that
+    /// Silence a rule's notifications for a while, or end the silence
     Silence(Silence),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Silence {
-    /// Its id
+    /// The rule's id, such as gateway-away
     id: String,
     #[command(flatten)]
     length: Length,
@@ -55,10 +55,10 @@ pub(crate) struct Silence {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Length {
-    /// For how long, such as 30m or 2h
+    /// Silence it for this long, such as 30m or 2h
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     span: Option<Duration>,
-    /// Until when
+    /// Silence it until this time, such as 2026-01-31T09:30:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_instant)]
     until: Option<Timestamp>,
     /// End the silence

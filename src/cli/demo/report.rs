@@ -145,12 +145,12 @@ mod tests {
     const EXPECTED: [(i64, &str); 2] = [(1, "a"), (2, "b")];
 
     #[test]
-    fn once_and_in_order_is_no_fault() {
+    fn events_that_arrive_once_and_in_order_are_no_fault() {
         assert!(faults("g", &EXPECTED, &EXPECTED).is_empty());
     }
 
     #[test]
-    fn losses_repeats_strangers_and_disorder_are_faults() {
+    fn lost_repeated_unexpected_and_reordered_events_are_reported() {
         for arrived in [
             vec![(1, "a")],
             vec![(1, "a"), (2, "b"), (2, "b")],

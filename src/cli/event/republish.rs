@@ -24,16 +24,16 @@ use super::Selected;
 pub(crate) struct Republish {
     /// The event's id, or the beginning of it
     id: EventId,
-    /// For this gateway, by its name or id; may be repeated
+    /// Publish it for this gateway, by its name or id; may be repeated
     #[arg(long = "gateway", value_name = "GATEWAY")]
     gateways: Vec<GatewayRef>,
-    /// For every gateway
+    /// Publish it for every gateway
     #[arg(long)]
     all: bool,
-    /// For every gateway with this label; may be repeated, and then all must match
+    /// Publish it for every gateway with this label; if repeated, all labels must match
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Time after which the new event expires, such as 15m or 7d; by default as long as the old one
+    /// Time after which the new event expires, such as 15m or 7d; by default the time that the old one
     /// had
     #[arg(long, value_name = "DURATION", value_parser = parse_ttl)]
     ttl: Option<u64>,

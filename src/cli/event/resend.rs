@@ -1,4 +1,4 @@
-//! `event resend`: append events for further gateways.
+//! `event resend`: append events for more gateways.
 
 use std::process::ExitCode;
 
@@ -32,16 +32,17 @@ pub(crate) struct Resend {
     /// these labels
     #[arg(long, value_name = "GATEWAY", conflicts_with_all = ["gateways", "all", "force"])]
     missed_by: Option<GatewayRef>,
-    /// For this gateway, by its name or id; may be repeated
+    /// Deliver them to this gateway, by its name or id; may be repeated
     #[arg(long = "gateway", value_name = "GATEWAY", conflicts_with_all = ["all", "labels"])]
     gateways: Vec<GatewayRef>,
-    /// For every gateway; asks for confirmation
+    /// Deliver them to every gateway; asks for confirmation
     #[arg(long, conflicts_with = "labels")]
     all: bool,
-    /// For every gateway with this label; may be repeated, and then all must match. Asks for confirmation
+    /// Deliver them to every gateway with this label; if repeated, all labels must match. Asks for
+    /// confirmation
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Also for gateways that have it in their log; asks for confirmation
+    /// Deliver an event also to gateways that have it in their log; asks for confirmation
     #[arg(long)]
     force: bool,
     /// Only report what would be done
@@ -127,7 +128,7 @@ async fn ids(given: &[EventId], api: &Api) -> anyhow::Result<Vec<EventId>> {
 /// Which missed events to send.
 struct Missing {
     gateway: GatewayId,
-    /// Those of their target; all if there are none.
+    /// The labels of the events' target; all missed events if empty.
     labels: Labels,
 }
 

@@ -15,7 +15,7 @@ use super::super::table::table;
 
 #[derive(Debug, Args)]
 pub(crate) struct Log {
-    /// Its name or id
+    /// The gateway's name or id
     gateway: GatewayRef,
     /// Show the entries after this sequence; by default the newest ones
     #[arg(long, value_name = "SEQUENCE", value_parser = whole(0_i64..))]

@@ -19,7 +19,7 @@ use super::super::time::parse_instant;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("start").required(true).args(["from_sequence", "from"]))]
 pub(crate) struct Replay {
-    /// Its name or id
+    /// The gateway's name or id
     gateway: GatewayRef,
     /// From this sequence on
     #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = whole::<i64>(..))]

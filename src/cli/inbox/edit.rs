@@ -38,10 +38,10 @@ pub(crate) struct Edit {
     /// For this gateway, by its name or id
     #[arg(long)]
     gateway: Option<GatewayRef>,
-    /// For every gateway
+    /// Publish it for every gateway
     #[arg(long)]
     all: bool,
-    /// For every gateway with this label; may be repeated, and then all must match
+    /// Publish it for every gateway with this label; if repeated, all labels must match
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// The event's id

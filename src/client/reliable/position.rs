@@ -150,7 +150,7 @@ impl FilePosition {
         Self { path: path.into(), locked: Arc::default() }
     }
 
-    /// The path of the file with links followed. An error if there is something else than a regular file.
+    /// The path of the file with links followed. An error if it is anything other than a regular file.
     pub fn file(&self) -> Result<PathBuf, PositionError> {
         let file = files::resolved(&self.path).map_err(self.error("find"))?;
         match files::found(&file).map_err(self.error("find"))? {

@@ -14,11 +14,11 @@ use crate::store::{InstanceOutcome, Level, Range};
 use crate::transport::frames::{Nack, NackCode};
 
 /// The time before an event is sent again that the peer could not apply, unless the peer states one.
-/// Doubled with each further time, up to the longest.
+/// Doubled with each additional time, up to the longest.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_mins(1);
 /// The time before an event is sent again at least, from its second retry on, whatever the peer states.
-/// Doubled with each further time, up to the longest: each retry reads the log again, so that a peer
+/// Doubled with each additional time, up to the longest: each retry reads the log again, so that a peer
 /// that rejects continuously must not set the pace.
 const SHORTEST_PACE: Duration = Duration::from_millis(100);
 const LONGEST_PACE: Duration = Duration::from_secs(1);

@@ -40,7 +40,7 @@ enum What {
     },
     /// A single event that the peer has rejected, or that failed too often. That is recorded.
     Rejected(Reason),
-    /// Not sent: the peer does not want these types.
+    /// Not sent, because the peer filters these types.
     Filtered,
     /// Not sent, for this reason.
     Skipped(Reason),
@@ -78,7 +78,7 @@ pub(crate) enum Settled {
     },
     /// Given up before, for a reason that the peer stated.
     Rejected(Range, Reason),
-    /// Not wanted by the peer.
+    /// Filtered by the peer.
     Filtered(Range),
     /// Skipped for a reason.
     Skipped(Range, Reason),

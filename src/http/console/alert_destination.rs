@@ -98,7 +98,7 @@ fn stored(visit: &Visit, destination: &AlertDestination) -> Response {
             button type="button" hidden data-copy="key" { "Copy" }
         }
         p { "The receiver verifies the header " code { "webhook-signature" } " with it, as Standard Webhooks specifies." }
-        p { a href=(path(&destination.id)) { "Go on to the destination" } }
+        p { a href=(path(&destination.id)) { "Continue to the destination" } }
     };
     let calls = vec![call(&destination.id)];
     let view = View { title: "Signing key".to_owned(), calls, body };
@@ -247,7 +247,7 @@ fn answered(id: &str, test: &AlertTest) -> View {
         }
         (facts(&[
             ("Status", test.status.map_or_else(none, |status| html! { (status) })),
-            ("Answer", sentences(&test.detail)),
+            ("Response", sentences(&test.detail)),
             ("Took", html! { (number(i64::try_from(test.duration_ms).unwrap_or(i64::MAX))) " ms" }),
         ]))
     };

@@ -67,7 +67,7 @@ async fn content(visit: &Visit) -> Answer<View> {
     let body = html! {
         h1 { (DEAD_LETTERS.title) }
         p.hint {
-            "Deliveries that were given up: the gateway refused the event too often, it expired, or it was skipped or purged. "
+            "Deliveries that were given up: the gateway rejected the event or failed to apply it too often, it expired, or it was skipped or purged. "
             "They stay here until they are redriven or retention removes them."
         }
         (filters(visit, &gateway))

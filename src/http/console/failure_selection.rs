@@ -62,7 +62,7 @@ impl Chosen {
 
 /// The form above the list.
 pub(super) fn form(visit: &Visit, list: &DeliveryList) -> Markup {
-    let button = html! { (list.field()) button type="submit" { "Redrive the selected…" } };
+    let button = html! { (list.field()) button type="submit" { "Redrive selected…" } };
     selection::form(visit, PATH, &button)
 }
 
@@ -162,8 +162,8 @@ async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answ
         rows.push([cells(*one, names), vec![event, what]].concat());
     }
     let list = DeliveryList::of(&submission.fields);
-    let title = "Redrive the selected: what would be done";
-    let columns = [text("Gateway"), numeric("Sequence"), text("Event"), text("What would be done")];
+    let title = "Redrive selected: preview";
+    let columns = [text("Gateway"), numeric("Sequence"), text("Event"), text("Preview")];
     let body = html! {
         p.up { a href=(selection::list(submission, list.path)) { (list.title) } }
         h1 { (title) }
@@ -187,7 +187,7 @@ async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answ
                 a href=(selection::list(submission, list.path)) { "Cancel" }
             }
         }
-        (table("What would be done with each delivery", &columns, &rows))
+        (table("Preview of each delivery", &columns, &rows))
     };
     Ok(View { title: title.to_owned(), calls, body })
 }
@@ -232,7 +232,7 @@ async fn execute(
         outcomes.push((*one, outcome));
     }
     let body = finished(submission, &outcomes, &rows);
-    Ok(View { title: "Redrive the selected: result".to_owned(), calls, body })
+    Ok(View { title: "Redrive selected: result".to_owned(), calls, body })
 }
 
 fn finished(
@@ -253,7 +253,7 @@ fn finished(
     let list = DeliveryList::of(&submission.fields);
     html! {
         p.up { a href=(selection::list(submission, list.path)) { (list.title) } }
-        h1 { "Redrive the selected: result" }
+        h1 { "Redrive selected: result" }
         (selection::summary(outcomes.iter().map(|(_, outcome)| outcome)))
         (table("The result of each delivery", &columns, rows))
         @if !open.is_empty() {

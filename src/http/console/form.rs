@@ -73,7 +73,7 @@ impl FromRequest<Arc<App>> for Submission {
 }
 
 impl Submission {
-    /// Whether the form asks what would be done. What is confirmed was shown so before.
+    /// Whether the form asks for a preview. What is confirmed was shown in a preview before.
     pub(super) fn is_dry_run(&self) -> Answer<bool> {
         match self.fields.get("step") {
             "dry-run" => Ok(true),
@@ -135,8 +135,7 @@ fn too_large(problem: Problem, limit: impl Fn() -> String) -> Problem {
     if problem.code() != "body_too_large" {
         return problem;
     }
-    let why =
-        format!("The form is larger than {}, which is the most that this page takes.", limit());
+    let why = format!("The form is larger than {}, the maximum of this page.", limit());
     Problem::new(Code::BodyTooLarge, why)
 }
 

@@ -80,7 +80,7 @@ fn new_key(visit: &Visit, diagnosis: &GatewayDiagnosis) -> Markup {
     html! {
         @match live.as_slice() {
             [_, _, ..] => p.hint {
-                "It has two valid keys, which is the most. Revoke the old one when the gateway uses the new one: "
+                "It has two valid keys, the maximum. Revoke the old one when the gateway uses the new one: "
                 "its last use is in the table."
             },
             keys => {

@@ -38,7 +38,7 @@ pub(super) fn offer(visit: &Visit, gateway: &Gateway) -> Markup {
 fn form(visit: &Visit, gateway: &Gateway, values: &Pairs, problem: Option<&Problem>) -> Markup {
     let errors = problem.map(|it| it.clone().into_document().errors).unwrap_or_default();
     let area = field(NAME, "Labels, one name=value to a line").hint(
-        "Concerns events that are published from now on. Resend the earlier ones that it needs.",
+        "Applies to events that are published from now on. Resend earlier ones that the gateway needs.",
     );
     html! {
         form method="post" action=(format!("/console/gateways/{}/labels", gateway.id)) {

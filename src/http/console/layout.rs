@@ -308,7 +308,7 @@ pub(super) fn problem(problem: &Problem) -> Markup {
 pub(super) fn title_of(problem: &Problem) -> String {
     match problem.code() {
         "unavailable" => "The database is not available".to_owned(),
-        "answer_too_long" => "The query took too long".to_owned(),
+        "query_timeout" => "The query took too long".to_owned(),
         "insufficient_scope" => "Your access token does not allow this".to_owned(),
         "commit_outcome_unknown" => "It is not known whether this was done".to_owned(),
         "not_found" => "Not found".to_owned(),

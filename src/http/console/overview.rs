@@ -40,7 +40,7 @@ struct Overview {
     failures: Summary,
     published: PublishedSummary,
     nodes: Vec<Node>,
-    /// Those that fire.
+    /// The firing alerts.
     alerts: Vec<Alert>,
     events: Vec<EventSummary>,
     /// Empty for those who may not read them.

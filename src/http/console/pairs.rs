@@ -5,7 +5,7 @@ use std::fmt;
 use super::super::problem::{Answer, Problem};
 use super::super::query::{FromQuery, Parameters};
 
-/// Pairs that are read, at most. Further ones in an address are ignored.
+/// The maximum number of pairs. Additional ones in an address are ignored.
 const MOST: usize = 200;
 
 /// Names with their values, in order.
@@ -32,7 +32,7 @@ impl Pairs {
         let count = text.split('&').filter(|pair| !pair.is_empty()).count();
         if count > MOST {
             let why =
-                format!("The form has {count} fields; the most is {MOST}. Submit it in parts.");
+                format!("The form has {count} fields; the maximum is {MOST}. Submit it in parts.");
             return Err(Problem::bad_request(why));
         }
         Ok(Self::parse(text))

@@ -26,8 +26,8 @@ pub(super) fn offer(visit: &Visit, list: &DeliveryList, filter: &DeliveryFilter)
         form.inline method="post" action="/console/failures/redrive" {
             (fields(visit, list, &pairs(visit, filter)))
             (hidden("step", "dry-run"))
-            button type="submit" { "Redrive what matches…" }
-            span.hint { "Shows first what would be done." }
+            button type="submit" { "Redrive all matching…" }
+            span.hint { "Shows a preview first." }
         }
     }
 }
@@ -83,7 +83,7 @@ async fn redrive(submission: &Submission) -> Answer<View> {
     let (_, done) =
         deliveries::redrive(visit.state(), admin, Query(()), Keyed(None, request)).await?;
     let list = DeliveryList::of(&submission.fields);
-    let title = if dry_run { "Redrive: what would be done" } else { "Redrive" };
+    let title = if dry_run { "Redrive: preview" } else { "Redrive" };
     let body = html! {
         p.up { a href=(list.path) { (list.title) } }
         h1 { (title) }

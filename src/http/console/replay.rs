@@ -24,7 +24,7 @@ pub(super) fn offer(visit: &Visit, gateway: &Gateway) -> Markup {
             form method="post" action=(format!("/console/gateways/{}/replay", gateway.id)) {
                 (hidden(TOKEN, &visit.session.id.form_token()))
                 (hidden("step", "dry-run"))
-                p.hint { "The events are appended again, for a gateway that has lost what it received. Shows first what would be done." }
+                p.hint { "The events are appended again, for a gateway that has lost what it received. Shows a preview first." }
                 div.field {
                     label for="replay-from" { "First sequence" }
                     input #replay-from type="number" name="from" min="1" max=(gateway.head.0.max(1)) required;
@@ -62,7 +62,7 @@ async fn replayed(submission: &Submission, id: GatewayId) -> Answer<View> {
     let admin = visit.session.admin()?;
     let (_, done) =
         replay::replay(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?;
-    let title = if dry_run { "Replay: what would be done" } else { "Replay" };
+    let title = if dry_run { "Replay: preview" } else { "Replay" };
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Back to the gateway" } }
         h1 { (title) }

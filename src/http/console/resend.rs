@@ -1,4 +1,4 @@
-//! Resending an event to further gateways: a dry run first, then the confirmation.
+//! Resending an event to more gateways: a dry run first, then the confirmation.
 
 use axum::response::Response;
 use maud::{Markup, html};
@@ -25,13 +25,13 @@ pub(super) fn offer(visit: &Visit, id: &EventId) -> Markup {
     let to = visit.query.get(TO);
     html! {
             details open[!to.is_empty()] {
-                summary { "Resend it to further gateways" }
+                summary { "Resend it to more gateways" }
                 form method="post" action=(format!("{}/resend", event_path(id.as_str()))) {
                     (hidden(TOKEN, &visit.session.id.form_token()))
                     (hidden("step", "dry-run"))
                     p.hint {
                         "For gateways that it was not published for. Those that have it in their log are left out; redrive it for them. "
-                        "Shows first what would be done."
+                        "Shows a preview first."
                     }
                     div.field {
                         label for="resend-labels" { "Gateways with all of these labels" }
@@ -93,7 +93,7 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let back = event_path(id.as_str());
     let done =
         resend::resend(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?.0;
-    let title = if dry_run { "Resend: what would be done" } else { "Resend" };
+    let title = if dry_run { "Resend: preview" } else { "Resend" };
     let body = html! {
         p.up { a href=(back) { "Back to the event" } }
         h1 { (title) }

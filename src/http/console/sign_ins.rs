@@ -11,7 +11,7 @@ use crate::api::Code;
 
 /// Attempts per minute of an address, successful ones included: an IPv4 address or an IPv6 /64.
 const PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
-/// Attempts of the last minute that are kept apart by address, at most. Further addresses share a
+/// Attempts of the last minute that are kept apart by address, at most. Additional addresses share a
 /// limit, so that the memory is bounded.
 const MOST_APART: usize = 100_000;
 

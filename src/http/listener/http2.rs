@@ -35,7 +35,7 @@ pub(super) const ALPN: &[u8] = b"h2";
 const STREAMS: u32 = 256;
 /// Request data that a peer may send on one stream before it is read, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Likewise on all streams of a connection.
+/// Request data that a peer may send on all streams of a connection before it is read, in bytes.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Response data of one stream that may wait for the peer's flow control, in bytes.
 const SEND_BUFFER: usize = 64 * 1024;

@@ -35,7 +35,7 @@ pub(in super::super) struct Slot {
     is_authenticated: AtomicBool,
     /// Requests in progress. Changed only while the slots are locked, together with the phase.
     requests: AtomicUsize,
-    /// Gateways' streams in progress. Likewise.
+    /// Gateways' streams in progress. Changed only while the slots are locked, together with the phase.
     streams: AtomicUsize,
 }
 

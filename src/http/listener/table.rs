@@ -20,7 +20,7 @@ pub(super) struct Limits {
     pub(super) handshakes: usize,
     /// Connections that carry no gateway's stream, including handshakes.
     pub(super) connections: usize,
-    /// Further connections, for probes and admins, while no other connection can be evicted.
+    /// Additional connections, for probes and admins, while no other connection can be evicted.
     pub(super) reserved: usize,
 }
 

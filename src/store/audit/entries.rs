@@ -162,7 +162,7 @@ pub fn replayed(id: GatewayId, gateway: &str, range: Range, appended: Range) -> 
     entry(AuditAction::GatewayReplayed, object, Facts::none(), after)
 }
 
-/// An event was appended for further gateways.
+/// An event was appended for more gateways.
 pub fn event_resent(id: &EventId, event_type: &str, resent: &Resent, force: bool) -> AuditEntry {
     let object = AuditObject::new("event", id.as_str(), event_type);
     let gateways: Fact = resent.deliveries.iter().map(|(id, _)| id.to_string()).collect();

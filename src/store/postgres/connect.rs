@@ -38,7 +38,7 @@ const LIMITS: [(&str, &str); 4] = [
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "15s"),
 ];
-/// Further settings of every session; a pooler's sessions keep its own. The keepalives are the
+/// Additional settings of every session; a pooler's sessions keep its own. The keepalives are the
 /// server's, and release the locks of a node whose machine has vanished. Bitmap scans are disabled:
 /// queries that may match many rows must read along an index and stop early, while a bitmap scan
 /// finds all rows first, which looks cheap to the planner while there are no statistics. JIT

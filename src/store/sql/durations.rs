@@ -9,11 +9,11 @@ use crate::metric;
 /// The histograms of a store's reads.
 #[derive(Debug)]
 pub(crate) struct ReadDurations {
-    /// Of single statements that read few rows.
+    /// The durations of single statements that read few rows.
     pub(crate) point: Class,
-    /// Of snapshots.
+    /// The durations of snapshots.
     pub(crate) snapshot: Class,
-    /// Of queries of the API.
+    /// The durations of queries of the API.
     pub(crate) query: Class,
 }
 

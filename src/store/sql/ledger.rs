@@ -149,7 +149,7 @@ pub(super) enum How<'a> {
     Received(&'a str),
     /// The gateway applied it, with details.
     Applied(&'a str),
-    /// The gateway did not want it, with details.
+    /// The gateway filtered it, with details.
     Filtered(&'a str),
     /// The gateway has read a snapshot instead, for this reason.
     Snapshot(&'a str),

@@ -47,7 +47,9 @@ pub enum OpenError {
     #[error("SQLite {0} can corrupt its write-ahead log; build with 3.51.3 or newer")]
     OldSqlite(String),
     /// A setting is not in effect.
-    #[error("`pragma {name}` is {found} instead of {wanted}; the database can't be used safely")]
+    #[error(
+        "`pragma {name}` is {found} instead of {wanted}; the database can't be used safely; another program may have changed the file: stop it, then start again"
+    )]
     Pragma {
         /// The pragma.
         name: &'static str,
@@ -61,10 +63,13 @@ pub enum OpenError {
         "{0} is a backup that was not restored; serving it would use sequences again; move it to another directory and run `gateway-events restore`, or, if it must stay where it is, run `gateway-events epoch renew`"
     )]
     Backup(PathBuf),
-    /// Migrations have not been applied, or the file does not exist.
+    /// The file does not exist.
     #[error(
-        "{0} does not exist or has another schema version; run `gateway-events migrate`, or start the service once"
+        "{0} does not exist; check --data-dir, or create the database with `gateway-events migrate`"
     )]
+    Missing(PathBuf),
+    /// Migrations have not been applied.
+    #[error("{0} has an older schema; run `gateway-events migrate`")]
     Behind(PathBuf),
     /// The schema can't be used by this version.
     #[error(transparent)]

@@ -53,8 +53,11 @@ pub(super) fn newest() -> i64 {
     schema::newest(&MIGRATOR)
 }
 
-/// Refuses a database that lacks migrations, or has others than this version.
+/// Refuses a database that does not exist, lacks migrations, or has others than this version.
 pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
+    if !path.exists() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
     if pending_migrations(path).await?.is_empty() {
         Ok(())
     } else {

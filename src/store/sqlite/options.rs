@@ -1,11 +1,11 @@
-//! Settings of the embedded database.
+//! Settings of the SQLite database.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::store::Queue;
 
-/// Settings of the embedded database (`[database]`).
+/// Settings of the SQLite database (`[database]`).
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The database's file.

@@ -1,4 +1,4 @@
-//! Puts a backup in the place of the database. The backup is copied, checked and given new epochs
+//! Replaces the database with a backup. The backup is copied, checked and given new epochs
 //! beside the database, and takes its place by one rename: whatever fails before leaves the database
 //! as it was. The backup itself is only read.
 
@@ -28,7 +28,7 @@ pub enum RestoreError {
         /// The error.
         error: io::Error,
     },
-    /// The backup is something else than a file.
+    /// The backup is not a regular file.
     #[error("{0} is not a regular file; nothing was changed")]
     NotAFile(PathBuf),
     /// The file is not a SQLite database.
@@ -94,7 +94,7 @@ pub enum RestoreError {
     },
 }
 
-/// Puts a backup in the place of the database at `path`, with new epochs for all logs. Fails while a
+/// Replaces the database at `path` with a backup, with new epochs for all logs. Fails while a
 /// server has the database open.
 pub async fn restore(path: &Path, restore: Restore) -> Result<Restored, RestoreError> {
     let from = &restore.from;

@@ -52,7 +52,8 @@ pub struct Hello {
     )]
     #[schema(required = false, maximum = 9_007_199_254_740_991_i64)]
     pub window_bytes: Option<u64>,
-    /// The event types to deliver; all if omitted. The others are skipped and count as confirmed.
+    /// The event types to deliver; all if omitted. The others are not sent;
+    /// they are recorded as `filtered` and move the position.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 64)]
     pub types: Option<Vec<EventType>>,

@@ -18,7 +18,7 @@ use crate::trace_context::TraceParent;
 /// By how many bytes an event's frame may be longer in reliable mode than in plain mode, by which
 /// published events are limited.
 pub const EXTRA_EVENT_BYTES: usize = 91;
-/// Likewise, as a CloudEvent. The attributes with which it was published are not among them.
+/// By how many bytes an event may be longer as a CloudEvent than in plain mode. The attributes with which it was published are not among them.
 pub const EXTRA_CLOUD_EVENT_BYTES: usize = 175;
 
 /// Always the first frame.
@@ -57,7 +57,7 @@ pub struct Limits {
     pub window_bytes: u64,
 }
 
-/// Where delivery starts; the answer to `connection.hello`.
+/// Where delivery starts; the reply to `connection.hello`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename = "connection.resumed", rename_all = "camelCase")]
 pub struct ConnectionResumed {
@@ -182,7 +182,7 @@ pub enum GapReason {
     Epoch,
     /// `purged`: their payloads were purged.
     Purged,
-    /// `resync`: an admin wants the gateway to read its snapshot again.
+    /// `resync`: an admin requested a resync: the gateway must read its snapshot again.
     Resync,
 }
 
@@ -201,7 +201,7 @@ impl GapReason {
     }
 }
 
-/// The answer to a long poll that has something to deliver.
+/// The response to a long poll that has something to deliver.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PolledEvents {

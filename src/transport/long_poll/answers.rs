@@ -1,4 +1,5 @@
-//! What a connection of long polling has answered, and what it answers next. Does no I/O.
+//! What a connection of long polling has returned in responses, and what the next one will have. Does
+//! no I/O.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use crate::event::Sequence;
 use crate::transport::frames::{ConnectionResumed, DeliveryGap, GapReason};
 use crate::transport::{Greeting, Outgoing, reliable};
 
-/// The most bytes of events in an answer, unless one event is larger.
+/// The most bytes of events in a response, unless one event is larger.
 const ANSWER_BYTES: usize = 1024 * 1024;
-/// The time before a gap is answered again, from the second time on. Doubled with each further time, up
-/// to the longest: a gateway that does not read the answers must not cause load.
+/// The time before a gap is returned again, from the second time on. Doubled each time, up to the
+/// longest: a gateway that does not read the responses must not cause load.
 const SHORTEST_REPEAT: Duration = Duration::from_millis(100);
 const LONGEST_REPEAT: Duration = Duration::from_secs(1);
 
@@ -21,7 +22,7 @@ const LONGEST_REPEAT: Duration = Duration::from_secs(1);
 pub(super) struct Answers {
     /// Whether the lane has said where delivery begins.
     pub(super) is_resumed: bool,
-    /// Whether a request has been answered. The connection was opened for the first one.
+    /// Whether a request has had a response. The connection was opened for the first one.
     pub(super) is_used: bool,
     /// The last known sequence of the log.
     pub(super) head: Sequence,
@@ -33,17 +34,17 @@ pub(super) struct Answers {
     has: Sequence,
     /// What the gateway has confirmed as applied. It may be ahead of what the lane has passed.
     pub(super) acked: Sequence,
-    /// What of that the lane knows.
+    /// The part of it that the lane has been told.
     confirmed: Sequence,
-    /// A gap that was answered and is not confirmed.
+    /// A gap that was returned in a response and is not confirmed.
     gap: Option<OpenGap>,
-    /// The highest position that a request stated before the gap was answered.
+    /// The highest position that a request stated before the gap was returned.
     stated: Option<Sequence>,
     /// The first event that the lane has passed.
     first: Option<Sequence>,
-    /// Whether any event was answered.
+    /// Whether any event was returned in a response.
     has_answered: bool,
-    /// Events and gaps that were taken from the lane, and are not answered.
+    /// Events and gaps that were taken from the lane, and were in no response yet.
     kept: Vec<Outgoing>,
     /// Where the lane has marked the log as complete, and what was announced to the gateway before:
     /// answers have no marks. The first event after a mark says so, even if it is sent again.
@@ -52,13 +53,13 @@ pub(super) struct Answers {
     last_mark: Option<Sequence>,
 }
 
-/// A gap that was answered and is not confirmed.
+/// A gap that was returned in a response and is not confirmed.
 #[derive(Debug)]
 struct OpenGap {
     gap: Box<DeliveryGap>,
     /// Whether the gateway may state its end without having read the snapshot.
     is_ambiguous: bool,
-    /// How many times it was answered again.
+    /// How many times it was returned again.
     repeats: u32,
 }
 
@@ -145,7 +146,7 @@ impl Answers {
         self.kept.len()
     }
 
-    /// The first event that was taken from the lane and is not answered.
+    /// The first event that was taken from the lane and was in no response yet.
     pub(super) fn unanswered(&self) -> Option<Sequence> {
         self.kept.iter().find_map(|message| match message {
             Outgoing::Event(event) => Some(event.sequence),
@@ -153,7 +154,7 @@ impl Answers {
         })
     }
 
-    /// The first of the last events that the lane has passed and no answer has.
+    /// The first of the last events that the lane has passed and that were in no response.
     pub(super) fn unsent(&self) -> Option<Sequence> {
         if self.has_answered { self.unanswered() } else { self.first }
     }
@@ -163,7 +164,7 @@ impl Answers {
         self.acked > self.passed
     }
 
-    /// Whether the gateway has confirmed everything that it was answered.
+    /// Whether the gateway has confirmed everything that responses have contained.
     pub(super) fn is_confirmed(&self) -> bool {
         self.gap.is_none() && self.acked >= self.position
     }
@@ -187,12 +188,12 @@ impl Answers {
         true
     }
 
-    /// Whether a gap waits to be answered.
+    /// Whether a gap waits for the next response.
     fn keeps_gap(&self) -> bool {
         self.kept.iter().any(|message| matches!(message, Outgoing::Gap(_)))
     }
 
-    /// Whether a gap was answered and is not confirmed.
+    /// Whether a gap was returned in a response and is not confirmed.
     pub(super) fn has_gap(&self) -> bool {
         self.gap.is_some()
     }

@@ -22,7 +22,7 @@ const LONGEST_GROUP: u16 = 8;
 /// Quick events required for each event of a group. Groups grow slowly, because a gateway that was
 /// quick a few times may still become slow.
 const EVIDENCE_PER_EVENT: u16 = 16;
-/// The number of event types that are measured at the same time. Events of further types have their
+/// The number of event types that are measured at the same time. Events of other types have their
 /// own pings.
 const MEASURED_TYPES: usize = 64;
 

@@ -420,7 +420,7 @@ async fn a_mail_server_gets_one_thread_per_alert() {
 }
 
 #[tokio::test]
-async fn an_alertmanager_gets_the_same_labels_for_the_begin_and_the_end() {
+async fn an_alertmanager_gets_the_same_labels_when_an_alert_fires_and_when_it_is_resolved() {
     let key = Key::new();
     let service = Service::start_with(&settings(&key.path())).await;
     let receiver = Receiver::start(Answer::Status(200, "")).await;

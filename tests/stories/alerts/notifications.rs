@@ -125,7 +125,7 @@ async fn a_destination_that_fails_is_notified_in_order_later_and_delays_no_other
     assert_eq!(waiting.len(), 2);
     assert!(waiting.iter().all(|it| it["state"] == "pending" && it["endedAt"].is_null()));
     assert_eq!(waiting[0]["attempts"][0]["detail"], "500: not today");
-    assert_eq!(waiting[1]["attemptCount"], 0, "the end waits for the begin");
+    assert_eq!(waiting[1]["attemptCount"], 0, "the resolved notification waits for the firing one");
 
     for receiver in [&failing, &hanging] {
         receiver.answers(Answer::Status(200, ""));

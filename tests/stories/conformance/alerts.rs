@@ -1,4 +1,4 @@
-//! Alerts: definitions, the turn to evaluate, and the outbox of notifications.
+//! Alerts: definitions, the evaluation lease, and the outbox of notifications.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     assert!(turn.number > first.number);
     let new = notification("conf-1", "one", AlertEvent::Firing);
     let stale = change(alert("conf-r", first), vec![new.clone()]);
-    assert!(!store.change_alerts(first, organisation, &[stale]).await.unwrap(), "not its turn");
+    assert!(!store.change_alerts(first, organisation, &[stale]).await.unwrap(), "not its lease");
     assert!(store.claim_notifications(LEASE, 4, 16).await.unwrap().is_empty());
 
     let mut resolved = alert("conf-r", turn);
@@ -236,7 +236,8 @@ pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(s
     let (pending, superseded, delivered) =
         (NotificationState::Pending, NotificationState::Superseded, NotificationState::Delivered);
 
-    // The first begin is not superseded, even if it was not attempted: nothing else says that it fired.
+    // The first firing notification is not superseded, even if it was not attempted: no other one says
+    // that the alert fired.
     assert!(store.change_alerts(turn, organisation, &flap(1, "down")).await.unwrap());
     assert_eq!(states().await, begin_and_end(1, pending));
     // Another destination has a backlog of its own.

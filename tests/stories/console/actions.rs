@@ -55,7 +55,7 @@ async fn failures_are_redriven_after_a_dry_run(backend: Backend) {
     assert!(skipped.status == 200 && skipped.says("is now a dead letter"), "{skipped:?}");
 
     let list = visitor.get("/console/failures").await;
-    assert!(list.says("Redrive what matches") && list.says("skipped"), "{list:?}");
+    assert!(list.says("Redrive all matching") && list.says("skipped"), "{list:?}");
     let filter =
         [("step", "dry-run"), ("from", "2020-01-01T00:00:00Z"), ("gatewayId", id.as_str())];
     let planned = visitor.submit("/console/failures/redrive", &filter).await;

@@ -10,7 +10,7 @@ mod by_hand;
 mod causes;
 mod driver;
 mod each_action;
-mod pictures;
+mod screenshots;
 mod selection;
 
 use driver::{Browser, Look};
@@ -166,7 +166,7 @@ async fn an_operator_signs_in_and_finds_a_gateway_by_keyboard_alone() {
 }
 
 #[tokio::test]
-async fn everything_but_liveness_works_without_scripts() {
+async fn everything_but_live_updates_works_without_scripts() {
     let stage = Stage::new().await;
     let browser = Browser::without_scripts(&stage.service).await;
     browser.go("/console/failures").await;
@@ -175,7 +175,7 @@ async fn everything_but_liveness_works_without_scripts() {
     browser.click("form.card button").await;
     browser.until("return location.pathname === '/console/failures'").await;
     browser.click("form.inline button").await;
-    browser.until_says("what would be done").await;
+    browser.until_says("Redrive: preview").await;
     browser.go(&format!("/console/gateways/{}", stage.away)).await;
     browser.click(".actions details summary").await;
     browser.type_into("#pause-reason", "without scripts").await;

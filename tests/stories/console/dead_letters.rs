@@ -67,7 +67,7 @@ async fn dead_letters_are_listed_filtered_and_redriven(backend: Backend) {
     assert!(done.says("2 deliveries appended again"), "{done:?}");
     let page = visitor.get(PATH).await;
     assert!(page.says("There are no dead letters") && rows(&page.body) == 0, "{page:?}");
-    assert!(!page.says("Redrive what matches"), "{page:?}");
+    assert!(!page.says("Redrive all matching"), "{page:?}");
 }
 
 async fn a_redrive_leads_back_to_the_list_that_it_began_in(backend: Backend) {

@@ -163,7 +163,7 @@ async fn a_form_that_is_too_large_names_its_limit() {
     let many: Vec<(&str, &str)> =
         many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let page = visitor.submit(&path, &many).await;
-    assert!(page.status == 400 && page.says("has 251 fields; the most is 200"), "{page:?}");
+    assert!(page.status == 400 && page.says("has 251 fields; the maximum is 200"), "{page:?}");
     let gateway = service.api().get(&format!("/gateways/{id}")).await.expect("an answer");
     assert_eq!(gateway.get("paused"), None);
 }

@@ -159,7 +159,7 @@ async fn selected_failures_are_redriven_once(backend: Backend) {
     let path = "/console/failures/redrive-selected";
     let first = format!("{one}:1");
     let list = visitor.get("/console/failures?last=1h").await;
-    assert!(list.says(&format!("value=\"{first}\"")) && list.says("Redrive the selected"));
+    assert!(list.says(&format!("value=\"{first}\"")) && list.says("Redrive selected…"));
     let pending = visitor.get("/console/failures?status=pending").await;
     assert!(!pending.says("checkbox"), "only failures can be selected: {pending:?}");
 

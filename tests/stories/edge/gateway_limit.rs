@@ -78,7 +78,7 @@ async fn leaked_connections_do_not_exclude_other_gateways() {
     assert_eq!((&line["gateway"], &line["gateway_name"]), (&json!(id), &json!("leaking")));
     let written = service.log().matches(CODE).count();
     assert!(written <= 30, "{written} lines");
-    let series = format!("gateway_events_upgrades_refused_total{{code=\"{CODE}\"}} 101");
+    let series = format!("gateway_events_connection_attempts_refused_total{{code=\"{CODE}\"}} 101");
     assert!(service.metrics().await.contains(&series), "{series}");
     let path = format!("/gateways/{id}");
     service.eventually(&path, |gateway| gateway["lastRefusal"]["code"] == CODE).await;

@@ -15,7 +15,7 @@ async fn refused(service: &Service, code: &str) -> Value {
     let of = |line: &Value| line["message"] == "refused a connection" && line["code"] == code;
     let line = lines(service, 1, of).await.remove(0);
     assert_eq!(line["address"], "127.0.0.1", "{line:#}");
-    let series = format!("gateway_events_upgrades_refused_total{{code=\"{code}\"}} ");
+    let series = format!("gateway_events_connection_attempts_refused_total{{code=\"{code}\"}} ");
     assert!(service.metrics().await.contains(&series), "{series}");
     line
 }

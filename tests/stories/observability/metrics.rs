@@ -62,7 +62,9 @@ async fn a_new_service_has_all_counters_at_zero() {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
     }
-    assert!(text.contains("gateway_events_upgrades_refused_total{code=\"unauthorized\"} 0"));
+    assert!(
+        text.contains("gateway_events_connection_attempts_refused_total{code=\"unauthorized\"} 0")
+    );
     assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
     let version = env!("CARGO_PKG_VERSION");
     assert!(text.contains(&format!("gateway_events_build_info{{version=\"{version}\"}} 1")));

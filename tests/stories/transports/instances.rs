@@ -41,7 +41,7 @@ async fn a_new_instance_has_a_name_that_looks_like_no_other(backend: Backend) {
                 Err(ConnectError::Refused { status, .. }) => assert_eq!(status, 422, "{name:?}"),
                 // The transport in memory has the dispatcher's error.
                 Err(ConnectError::Failed(why)) if bed.kind == Kind::Memory => {
-                    assert!(why.contains("a new instance must have a name"), "{why}");
+                    assert!(why.contains("must be 1 to 64 characters for a new instance"), "{why}");
                 }
                 Err(other) => panic!("{name:?}: {other:?}"),
                 Ok(mut peer) => {

@@ -78,7 +78,7 @@ impl Aim {
         }
     }
 
-    /// The same for the API.
+    /// The target as a member of the API's request.
     pub(super) fn target(&self) -> Target {
         let none = Target::default();
         match self {

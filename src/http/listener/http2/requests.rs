@@ -25,7 +25,7 @@ struct Counts {
     idle_since: Instant,
     completed: u64,
     reset_early: u64,
-    /// Whether no further request is welcome.
+    /// Whether more requests are refused.
     is_last: bool,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Watchdog {
 /// What to do with a connection.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Accept no further requests, and end it after the current ones. Returned once.
+    /// Accept no more requests, and end it after the current ones. Returned once.
     WindDown,
     /// Close it now, for this reason.
     Close(&'static str),

@@ -1,4 +1,4 @@
-//! The turn to evaluate, and what an evaluation changes.
+//! The evaluation lease, and what an evaluation changes.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(super) async fn apply(
     organisation: OrganisationKey,
     changes: &[AlertChange],
 ) -> Result<bool> {
-    // Changes nothing, but locks the row, so that no other node takes the turn meanwhile.
+    // Changes nothing, but locks the row, so that no other node acquires the lease meanwhile.
     let own = query!("update alert_turn set turn = turn where turn = $1", turn.number)
         .execute(&mut *conn)
         .await?;

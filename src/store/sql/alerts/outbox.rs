@@ -42,8 +42,9 @@ pub(super) async fn claim(
     per_destination: i64,
     limit: i64,
 ) -> Result<Vec<ClaimedNotification>> {
-    // Those that are being sent come first, so that they take places of their destination. Then each
-    // destination has its turn: one that does not answer, with much that waits, must not take all.
+    // Those that are being sent come first, so that they count towards their destination's limit. Then
+    // destinations are served round-robin: one that does not respond, with many pending notifications,
+    // must not take all slots.
     let due = query_scalar!(
         r#"
         with waiting as (
@@ -279,8 +280,8 @@ pub(super) async fn list(
     Ok(found)
 }
 
-/// Removes up to `batch` notifications that ended before an instant, and resolved alerts likewise;
-/// returns how many.
+/// Removes up to `batch` notifications that ended before an instant, and up to `batch` alerts that were
+/// resolved before it. Returns the larger of the two numbers.
 pub(in super::super) async fn forget(
     conn: &mut Connection,
     before: Timestamp,

@@ -1,4 +1,4 @@
-//! Resends: an event is appended to the logs of further gateways.
+//! Resends: an event is appended to the logs of more gateways.
 
 use std::collections::{BTreeMap, BTreeSet};
 

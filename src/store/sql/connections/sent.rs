@@ -5,7 +5,7 @@ use crate::event::{GatewayKey, Reason, Sequence};
 use crate::store::Result;
 
 /// The last sequence after `position` that an earlier connection was sent, and the last one whose
-/// attempt failed for a reason that the event may have caused. Looks no further than a window
+/// attempt failed for a reason that the event may have caused. Examines at most a window
 /// reaches.
 pub(crate) async fn sent_behind(
     conn: &mut Connection,

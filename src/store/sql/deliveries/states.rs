@@ -1,7 +1,8 @@
 //! Deliveries in a state, by gateway and newest first. The state follows from the gateway's position
-//! and its dead letters, so the logs are read: pending deliveries above the positions, delivered,
-//! filtered and superseded ones up to them. If the filter names events, their deliveries are read instead. The work per call
-//! is bounded, as for failed deliveries.
+//! and its dead letters, so the logs are read one after another: pending deliveries above the
+//! positions, delivered ones up to them. Filtered and superseded ones are found by an index of their
+//! attempts. If the filter names events, their deliveries are read instead. The work per call is
+//! bounded, as for failed deliveries.
 
 use super::super::dialect::browse::EventMatching;
 use super::super::dialect::deliveries::Matching;

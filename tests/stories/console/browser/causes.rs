@@ -174,7 +174,7 @@ async fn six_causes_are_found_and_mended_in_the_console(backend: Backend) {
     browser.go("/console").await;
     browser.sign_in(made["token"].as_str().expect("a token")).await;
     browser.until_says("gateways need attention").await;
-    refused_deployments(&browser, &night).await;
+    failed_deployments(&browser, &night).await;
     away(&browser, &mut night).await;
     expired(&browser, &mut night).await;
     labels(&browser, &night).await;
@@ -192,13 +192,13 @@ async fn six_causes_are_found_and_mended_in_the_console(backend: Backend) {
     }
 }
 
-/// Berlin refused two deployments. Its fault is mended at the gateway; then they are appended again.
-async fn refused_deployments(browser: &Browser, night: &Night) {
+/// Two deployments failed at Berlin. The fault is fixed at the gateway; then they are appended again.
+async fn failed_deployments(browser: &Browser, night: &Night) {
     browser.follow("berlin").await;
-    browser.until_says("2 deployments refused").await;
+    browser.until_says("2 deployments failed").await;
     browser.follow("Show the deliveries").await;
     browser.until_says("gateway_processing_error").await;
-    browser.press("Redrive what matches…").await;
+    browser.press("Redrive all matching…").await;
     browser.until_says("2 deliveries would be appended again").await;
     browser.press("Redrive 2 deliveries").await;
     browser.until_says("2 deliveries appended again").await;

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, Lines};
 
 use super::*;
-use crate::reference::line_transport;
+use crate::reference::text_transport;
 
 /// The gateway's end of a connection.
 struct Client {
@@ -40,7 +40,7 @@ async fn connect(node: &Node, buffer: usize) -> Client {
     let session = node.session().await;
     let greeting = session.greeting();
     session.start(lane);
-    tokio::spawn(line_transport::run(server, greeting, end, Duration::from_millis(300)));
+    tokio::spawn(text_transport::run(server, greeting, end, Duration::from_millis(300)));
     let (read, write) = tokio::io::split(client);
     let mut client = Client { lines: BufReader::new(read).lines(), write };
     assert!(client.line().await.unwrap().starts_with(&format!("HELLO {} ", node.id)));

@@ -1,5 +1,5 @@
-//! The scene of the pictures in `docs/console`: six gateways, of which one refuses deployments, one
-//! has never connected and one is paused. `CONSOLE_SCREENSHOTS` names the folder for the pictures.
+//! Takes the screenshots in `docs/console` of a service with six gateways: deployments fail at one, one
+//! has never connected, and one is paused. `CONSOLE_SCREENSHOTS` names the directory for them.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -98,7 +98,7 @@ async fn the_overview_an_event_and_a_gateway_show_what_is_wrong() {
 
     browser.look(Look::of_picture("light")).await;
     browser.go(&format!("/console/gateways/{refusing}")).await;
-    assert!(browser.text(".verdict").await.contains("4 deployments refused"));
+    assert!(browser.text(".verdict").await.contains("4 deployments failed"));
     browser.save_picture("gateway", "light").await;
 
     browser.go("/console/gateways").await;
