@@ -32,8 +32,13 @@ impl NodeStatements for Connection {
             return Ok(false);
         }
         let keys = keys(gateways);
+        // As a subquery, the keys don't influence the plan, so Postgres plans the statement once per
+        // connection instead of for each transaction.
         query!(
-            r#"select gateway from streams where gateway = any($1) order by gateway for no key update"#,
+            r#"
+            select gateway from streams where gateway = any((select $1::bigint[])::bigint[])
+            order by gateway for no key update
+            "#,
             &keys
         )
         .fetch_all(self)
