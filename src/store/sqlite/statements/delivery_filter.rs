@@ -1,6 +1,5 @@
-//! Searches with a filter of deliveries. The conditions of the filter and their values are in this file
-//! only. The patterns are exhaustive, so that the compiler names the statements that a new field
-//! concerns.
+//! Searches with a filter of deliveries. No other statement has a condition of the filter. The patterns
+//! are exhaustive, so that the compiler names the statements that a new field concerns.
 
 use super::super::sql::dialect::DeliveryFilterStatements;
 use super::super::sql::dialect::delivery_filter::{
