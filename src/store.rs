@@ -20,6 +20,7 @@ mod conflict;
 mod connections;
 mod console_sessions;
 mod credentials;
+mod delivery_filter;
 pub mod deployments;
 pub mod diagnosis;
 mod errors;
@@ -77,6 +78,7 @@ pub use conflict::*;
 pub use connections::*;
 pub use console_sessions::*;
 pub use credentials::*;
+pub use delivery_filter::DeliveryFilter;
 pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use diagnosis::{
     Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, GatewayState, GatewayThen,

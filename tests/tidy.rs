@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[path = "tidy/lexer.rs"]
 mod lexer;
 
-use lexer::{blank, imports, named_after, names_crate};
+use lexer::{blank, imports, literals, named_after, names_crate};
 
 /// Each module under `src/` and the modules that it may import: only ones listed above it,
 /// so that there can be no cycle.
@@ -509,12 +509,45 @@ fn sql_is_in_lower_case() {
 }
 
 #[test]
+fn statements_with_one_text_are_shared_by_both_databases() {
+    let statements = |folder| -> Vec<(String, String)> {
+        let sources = sources(folder).into_iter();
+        let texts = sources.flat_map(|Source { path, text, .. }| {
+            let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let texts = literals(product).into_iter().filter_map(statement);
+            texts.map(|text| (path.clone(), text)).collect::<Vec<_>>()
+        });
+        texts.collect()
+    };
+    let (sqlite, postgres) =
+        (statements("src/store/sqlite/statements"), statements("src/store/postgres/statements"));
+    assert!(sqlite.len() > 50 && postgres.len() > 50, "{} and {}", sqlite.len(), postgres.len());
+    let broken: Vec<String> = sqlite
+        .iter()
+        .filter(|(_, text)| postgres.iter().any(|(_, other)| other == text))
+        .map(|(path, text)| format!("{path}: {}", text.chars().take(80).collect::<String>()))
+        .collect();
+    report("a statement that both databases word alike is in `src/store/sql/`", &broken);
+}
+
+/// A literal that is a whole SQL statement, on one line.
+fn statement(literal: &str) -> Option<String> {
+    let words: Vec<&str> = literal.split_whitespace().collect();
+    let is_verb = ["select", "insert", "update", "delete", "with"].contains(words.first()?);
+    (is_verb && words.len() > 1).then(|| words.join(" "))
+}
+
+#[test]
 fn the_lexer_ignores_comments_and_literals() {
     let code = blank(
         "let a = \"crate::x\"; // crate::y\n/* crate::z */ use crate::w; 'c' r#\"crate::v\"#",
     );
     assert_eq!(named_after(&code, "crate::"), ["w"]);
     assert_eq!(named_after("use crate::{clock, event::Event};", "crate::"), ["clock", "event"]);
+    assert_eq!(
+        literals("a(\"b c\"); // \"d\"\nr#\"e \"f\"#, '\"', \"g\\\"\""),
+        ["b c", "e \"f", "g\\\""]
+    );
     let paths = imports("pub use super::{a, b::{self, C as D}};\nlet x = 1;\nuse crate::e;");
     let paths: Vec<String> = paths.iter().map(|path| path.join("::")).collect();
     assert_eq!(paths, ["super::a", "super::b::self", "super::b::C", "crate::e"]);

@@ -5,35 +5,36 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Subcommand};
 use gateway_events::api::{
-    Attempt, Delivery, DeliveryFilter, DeliveryState, Object, Outcome, Page, RedriveRequest,
-    Redriven, RedrivenAs,
+    Attempt, Delivery, DeliveryState, Object, Outcome, Page, RedriveRequest, Redriven, RedrivenAs,
 };
 use gateway_events::client::api::Api;
-use gateway_events::clock::Timestamp;
-use gateway_events::event::{CorrelationId, EventId, EventType, Reason, Sequence};
+use gateway_events::event::Sequence;
 
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::job::{self, Wait};
 use super::output::{age, answer, cell, clean, optional};
-use super::reference::{GatewayRef, Names, event_id};
+use super::reference::Names;
 use super::table::table;
-use super::time::parse_instant;
 
+pub(crate) mod filter;
 mod list;
 mod summary;
+
+use filter::FailureFilter;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List failed deliveries, newest failure first (by default of the last 24 hours)
     Failed {
         #[command(flatten)]
-        filter: Filter,
+        filter: FailureFilter,
         /// Maximum number of deliveries to list
         #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
         limit: u32,
     },
-    /// List pending or delivered deliveries, by gateway and newest first
+    /// List pending or delivered deliveries, by gateway and newest first (by default of the last 24 hours,
+    /// and pending ones of any time)
     List(list::List),
     /// Count failed attempts over time, by reason, gateway or event type
     Summary(summary::Count),
@@ -42,43 +43,17 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Filter {
-    /// From this time on: RFC 3339, or how long ago, like 2h or "15m ago"
-    #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
-    from: Option<Timestamp>,
-    /// Before this time
-    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
-    to: Option<Timestamp>,
-    /// Of one gateway, by its name or id
-    #[arg(long)]
-    gateway: Option<GatewayRef>,
-    /// Of one event type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<EventType>,
-    /// For one reason, such as not_connected
-    #[arg(long)]
-    reason: Option<Reason>,
-    /// Of one event, by its id or the beginning of it
-    #[arg(long, value_name = "ID")]
-    event: Option<EventId>,
-    /// Of one correlation id
-    #[arg(long, value_name = "ID")]
-    correlation_id: Option<CorrelationId>,
-}
-
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").required(true).multiple(true).args(
-    ["sequence", "from", "to", "gateway", "event_type", "reason", "event", "correlation_id"],
-))]
+#[command(group = ArgGroup::new("which").required(true).multiple(true)
+    .arg("sequence").args(FailureFilter::options()))]
 pub(crate) struct Redrive {
     #[command(flatten)]
-    filter: Filter,
+    filter: FailureFilter,
     /// One delivery: this sequence of the gateway
     #[arg(
         long,
         requires = "gateway",
         value_parser = whole(0_u64..),
-        conflicts_with_all = ["from", "to", "event_type", "reason", "event", "correlation_id"]
+        conflicts_with_all = FailureFilter::options_besides_gateway()
     )]
     sequence: Option<u64>,
     /// Only report what would be done
@@ -90,27 +65,12 @@ pub(crate) struct Redrive {
     confirmation: Confirmation,
 }
 
-impl Filter {
-    async fn delivery_filter(self, api: &Api) -> anyhow::Result<DeliveryFilter> {
-        let gateway_id = match &self.gateway {
-            Some(gateway) => Some(gateway.resolve(api).await?),
-            None => None,
-        };
-        let event_id = match &self.event {
-            Some(id) => Some(event_id(id, api).await?),
-            None => None,
-        };
-        let Self { from, to, gateway: _, event_type, reason, event: _, correlation_id } = self;
-        Ok(DeliveryFilter { from, to, gateway_id, event_type, reason, event_id, correlation_id })
-    }
-}
-
 pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Result<ExitCode> {
     let api = client.api()?;
     match command {
         Command::Failed { filter, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            let filter = filter.delivery_filter(&api).await?;
+            let filter = filter.resolve(&api).await?;
             answer(client.json, &api.failed_deliveries(&filter, limit).await?, shown)
         }
         Command::List(list) => list::run(list, &api, client).await,
@@ -257,7 +217,7 @@ fn state(delivery: &Delivery) -> String {
 
 impl Redrive {
     async fn request(self, api: &Api) -> anyhow::Result<RedriveRequest> {
-        let filter = self.filter.delivery_filter(api).await?;
+        let filter = self.filter.resolve(api).await?;
         let request = RedriveRequest { dry_run: self.dry_run, ..RedriveRequest::default() };
         Ok(match self.sequence {
             // With a sequence, the only other field of the filter can be the gateway.

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use gateway_events::api::{
-    AbortRequest, Aborted, DeliveryFilter, Job, JobState, JobsQuery, Object, Page,
-};
+use gateway_events::api::{AbortRequest, Aborted, Job, JobState, JobsQuery, Object, Page};
 use gateway_events::client::api::Api;
 
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
+use super::delivery::filter;
 use super::output::{self, age, cell, clean, optional, time};
 use super::reference::{Names, job_id};
 use super::table::table;
@@ -221,18 +220,7 @@ fn what(job: &Job, names: &Names) -> String {
         return format!("{}, sequences {first} to {last}", names.cell(gateway));
     }
     let Some(Object(filter)) = &parameters.filter else { return "-".to_owned() };
-    let DeliveryFilter { from, to, gateway_id, event_type, reason, event_id, correlation_id } =
-        filter;
-    let parts = [
-        gateway_id.map(|id| names.cell(id)),
-        event_type.as_ref().map(cell),
-        reason.map(cell),
-        event_id.as_ref().map(cell),
-        correlation_id.as_ref().map(cell),
-        from.map(|at| format!("from {}", time(at))),
-        to.map(|at| format!("until {}", time(at))),
-    ];
-    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    filter::shown(filter, names)
 }
 
 fn state(job: &Job) -> String {

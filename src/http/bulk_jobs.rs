@@ -15,8 +15,8 @@ use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
-    self, AbortRequest, Aborted, AuditPrincipal, Job, JobKind, JobParameters, JobProgress,
-    JobSkips, JobState, JobsQuery, Object, Page, PageQuery,
+    AbortRequest, Aborted, AuditPrincipal, Job, JobKind, JobParameters, JobProgress, JobSkips,
+    JobState, JobsQuery, Object, Page, PageQuery,
 };
 use crate::event::JobId;
 use crate::store::{self, BulkCounts, BulkJob, BulkJobState, BulkTask};
@@ -167,24 +167,7 @@ fn described(task: BulkTask) -> (JobKind, JobParameters) {
     let none = JobParameters::default();
     match task {
         BulkTask::Redrive(filter) => {
-            let store::DeliveryFilter {
-                window,
-                gateway_id,
-                event_type,
-                reason,
-                event_id,
-                correlation_id,
-            } = filter;
-            let filter = api::DeliveryFilter {
-                from: Some(window.from()).filter(|at| at.micros() > 0),
-                to: Some(window.to()),
-                gateway_id,
-                event_type,
-                reason,
-                event_id,
-                correlation_id,
-            };
-            (JobKind::Redrive, JobParameters { filter: Some(Object(filter)), ..none })
+            (JobKind::Redrive, JobParameters { filter: Some(Object(filter.into())), ..none })
         }
         BulkTask::Replay(gateway, range) => {
             let parameters = JobParameters {

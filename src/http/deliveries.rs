@@ -454,6 +454,23 @@ fn in_window(filter: DeliveryFilter, window: TimeWindow) -> store::DeliveryFilte
     store::DeliveryFilter { window, gateway_id, event_type, reason, event_id, correlation_id }
 }
 
+impl From<store::DeliveryFilter> for DeliveryFilter {
+    /// A window from the beginning has no `from`.
+    fn from(filter: store::DeliveryFilter) -> Self {
+        let store::DeliveryFilter {
+            window,
+            gateway_id,
+            event_type,
+            reason,
+            event_id,
+            correlation_id,
+        } = filter;
+        let from = Some(window.from()).filter(|at| at.micros() > 0);
+        let to = Some(window.to());
+        Self { from, to, gateway_id, event_type, reason, event_id, correlation_id }
+    }
+}
+
 /// A [`DeliveryCursor`] inside a cursor of the API.
 #[derive(Serialize, Deserialize)]
 struct FailurePosition {

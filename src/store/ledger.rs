@@ -36,7 +36,10 @@ use serde::{Deserialize, Serialize};
 
 use super::filtered::Filtered;
 use super::supersession::Superseded;
-use super::{Actor, AuditHead, Place, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf};
+use super::{
+    Actor, AuditHead, DeliveryFilter, Place, PublishedTarget, Purge, Record, Result, Rollout,
+    RolloutOf,
+};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
     ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId, GatewayKey, OrganisationKey,
@@ -106,24 +109,6 @@ pub trait Ledger: Send + Sync + 'static {
         selection: RedriveSelection,
         dry_run: bool,
     ) -> Result<Redriven>;
-}
-
-/// Selects failed deliveries. A delivery matches if an attempt at it failed in the window for
-/// `reason`. It is returned once, at its newest matching failure; newest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryFilter {
-    /// When the attempt failed.
-    pub window: TimeWindow,
-    /// One gateway.
-    pub gateway_id: Option<GatewayId>,
-    /// One event type.
-    pub event_type: Option<EventType>,
-    /// One reason.
-    pub reason: Option<Reason>,
-    /// One event.
-    pub event_id: Option<EventId>,
-    /// One correlation id.
-    pub correlation_id: Option<CorrelationId>,
 }
 
 /// A delivery: a sequence in a gateway's log. Deliveries are ordered by gateway and then by

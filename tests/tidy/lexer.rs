@@ -80,33 +80,74 @@ pub(crate) fn names_crate(line: &str, name: &str) -> bool {
 /// The text with comments and the insides of string literals blanked.
 pub(crate) fn blank(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    for part in parts(text) {
+        match part {
+            Part::Code(c) => out.push(c),
+            Part::Comment(skipped) | Part::Literal(skipped) => {
+                out.extend(skipped.chars().filter(|c| *c == '\n'));
+                out.push(' ');
+            }
+        }
+    }
+    out
+}
+
+/// The string literals that no `+` joins with another text, without their quotation marks. Escapes stay
+/// as they are written.
+pub(crate) fn literals(text: &str) -> Vec<&str> {
+    let is_blank = |part: &Part<'_>| matches!(part, Part::Code(c) if c.is_whitespace());
+    let mut parts = parts(text);
+    parts.retain(|part| !is_blank(part));
+    let is_plus =
+        |at: Option<usize>| matches!(at.and_then(|at| parts.get(at)), Some(Part::Code('+')));
+    let mut literals = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
+        let Part::Literal(literal) = *part else { continue };
+        let quoted = literal.trim_start_matches('r').trim_matches('#');
+        let inside = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        if !is_plus(at.checked_sub(1)) && !is_plus(at.checked_add(1)) {
+            literals.extend(inside);
+        }
+    }
+    literals
+}
+
+enum Part<'a> {
+    Code(char),
+    Comment(&'a str),
+    /// A string, or a quotation mark as a character.
+    Literal(&'a str),
+}
+
+fn parts(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let (mut rest, mut last) = (text, ' ');
     while let Some(c) = rest.chars().next() {
-        let skipped = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
+        let (is_literal, end) = if rest.starts_with("//") {
+            (false, rest.find('\n').unwrap_or(rest.len()))
         } else if rest.starts_with("/*") {
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if is_raw_string(rest) && !out.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            (false, rest.find("*/").map_or(rest.len(), |end| end + 2))
+        } else if is_raw_string(rest) && !(last.is_alphanumeric() || last == '_') {
             let hashes = rest[1..].chars().take_while(|c| *c == '#').count();
             let end = format!("\"{}", "#".repeat(hashes));
             let body = hashes + 2;
-            rest[body..].find(&end).map_or(rest.len(), |at| body + at + end.len())
+            (true, rest[body..].find(&end).map_or(rest.len(), |at| body + at + end.len()))
         } else if c == '"' {
-            string_end(rest)
+            (true, string_end(rest))
         } else if let Some(end) =
             ["'\"'", "'\\''", "'\\\"'"].iter().find(|text| rest.starts_with(**text))
         {
-            end.len()
+            (true, end.len())
         } else {
-            out.push(c);
-            rest = &rest[c.len_utf8()..];
+            parts.push(Part::Code(c));
+            (rest, last) = (&rest[c.len_utf8()..], c);
             continue;
         };
-        out.extend(rest[..skipped].chars().filter(|c| *c == '\n'));
-        out.push(' ');
-        rest = &rest[skipped..];
+        let (part, tail) = rest.split_at(end);
+        parts.push(if is_literal { Part::Literal(part) } else { Part::Comment(part) });
+        (rest, last) = (tail, ' ');
     }
-    out
+    parts
 }
 
 fn is_raw_string(rest: &str) -> bool {

@@ -4,18 +4,13 @@ use gateway_events::command::number::whole;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use gateway_events::api::{
-    DeliveriesQuery, DeliveriesStatus, DeliveriesWindow, Delivery, DeliveryFilter, Page,
-};
+use gateway_events::api::{DeliveriesQuery, DeliveriesStatus, DeliveriesWindow, Delivery, Page};
 use gateway_events::client::api::Api;
-use gateway_events::clock::Timestamp;
-use gateway_events::event::{CorrelationId, EventId, EventType};
 
 use super::super::access::ClientOptions;
 use super::super::output::{age, answer, cell, optional};
-use super::super::reference::{GatewayRef, event_id};
 use super::super::table::table;
-use super::super::time::parse_instant;
+use super::filter::Filter;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -26,25 +21,8 @@ pub(crate) struct List {
     /// delivery ended (any but pending ones, newest attempt first)
     #[arg(long, value_enum)]
     window_of: Option<WindowOf>,
-    /// From this time on: RFC 3339, or how long ago, like 2h or "15m ago" (by default 24h, and any time
-    /// for pending ones)
-    #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
-    from: Option<Timestamp>,
-    /// Before this time
-    #[arg(long, allow_hyphen_values = true, value_parser = parse_instant)]
-    to: Option<Timestamp>,
-    /// To one gateway, by its name or id
-    #[arg(long)]
-    gateway: Option<GatewayRef>,
-    /// Of one event type
-    #[arg(long = "type", value_name = "TYPE")]
-    event_type: Option<EventType>,
-    /// Of one event, by its id or the beginning of it
-    #[arg(long, value_name = "ID")]
-    event: Option<EventId>,
-    /// Of one correlation id
-    #[arg(long, value_name = "ID")]
-    correlation_id: Option<CorrelationId>,
+    #[command(flatten)]
+    filter: Filter,
     /// Maximum number of deliveries to list
     #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
     limit: u32,
@@ -71,14 +49,6 @@ enum WindowOf {
 }
 
 pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
-    let gateway_id = match &list.gateway {
-        Some(gateway) => Some(gateway.resolve(api).await?),
-        None => None,
-    };
-    let event_id = match &list.event {
-        Some(id) => Some(event_id(id, api).await?),
-        None => None,
-    };
     let status = match list.status {
         Status::Pending => DeliveriesStatus::Pending,
         Status::Delivered => DeliveriesStatus::Delivered,
@@ -91,15 +61,7 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
         WindowOf::Outcome => DeliveriesWindow::Outcome,
     });
     let query = DeliveriesQuery { status: Some(status), window_of };
-    let filter = DeliveryFilter {
-        from: list.from,
-        to: list.to,
-        gateway_id,
-        event_type: list.event_type,
-        reason: None,
-        event_id,
-        correlation_id: list.correlation_id,
-    };
+    let filter = list.filter.resolve(api).await?;
     let limit = if list.all { usize::MAX } else { usize::try_from(list.limit)? };
     answer(client.json, &api.deliveries(&query, &filter, limit).await?, shown)
 }

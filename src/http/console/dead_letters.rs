@@ -15,11 +15,10 @@ use super::layout::{Call, Section};
 use super::lookup;
 use super::pairs::Pairs;
 use super::visit::{View, Visit};
-use super::{failure_selection, redrive};
+use super::{delivery_list, failure_selection, redrive};
 use crate::api::{
     DeliveriesQuery, Delivery, DeliveryFilter, DeliveryState, Object, PageQuery, RedriveRequest,
 };
-use crate::event::Reason;
 
 /// Rows that a page is filled with. It may have as many again, less one: the rows of the last page of
 /// the API that was read.
@@ -71,7 +70,7 @@ async fn content(visit: &Visit) -> Answer<View> {
             "They stay here until they are redriven or retention removes them."
         }
         (filters(visit, &gateway))
-        @if is_admin && !found.is_empty() { (redrive::offer(visit, &DEAD_LETTERS, &filter)) }
+        @if is_admin && !found.is_empty() { (redrive::offer(visit, &DEAD_LETTERS, &query)) }
         @if is_admin { (failure_selection::form(visit, &DEAD_LETTERS)) }
         (following(visit, Refresh::SELDOM, None, &list))
     };
@@ -107,21 +106,14 @@ async fn matching(visit: &Visit, query: &Pairs) -> Answer<(Vec<Delivery>, Option
 
 /// The filters. `gateway` is what the one by gateway shows.
 fn filters(visit: &Visit, gateway: &str) -> Markup {
-    let mut reasons = vec![("", "any")];
-    reasons.extend(Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())));
-    Filters::of(visit)
-        .choice("last", "Failed in the", &WINDOWS)
-        .choice("reason", "Reason", &reasons)
-        .gateway(gateway)
-        .text("type", "Type", "api.deployed")
-        .text("eventId", "Event's id", "")
-        .text("correlationId", "Correlation id", "")
-        .form()
+    let filters = Filters::of(visit).choice("last", "Failed in the", &WINDOWS);
+    delivery_list::conditions(filters, gateway).form()
 }
 
 fn nothing(visit: &Visit, more: bool) -> Markup {
-    let names = ["last", "reason", "gateway", "gatewayId", "type", "eventId", "correlationId"];
-    let is_filtered = names.iter().any(|name| !visit.query.get(name).is_empty());
+    let mut names =
+        ["last", lookup::NAME].map(str::to_owned).into_iter().chain(DeliveryFilter::names());
+    let is_filtered = names.any(|name| !visit.query.get(&name).is_empty());
     empty(&html! {
         @if more {
             p { "None of the failed deliveries that were read is a dead letter. The next page continues." }

@@ -1,11 +1,12 @@
-//! The lists whose deliveries can be redriven. The pages of a redrive lead back to the list that it
-//! began in.
+//! The lists whose deliveries can be redriven, and their filters. The pages of a redrive lead back to the
+//! list that it began in.
 
 use maud::Markup;
 
-use super::components::hidden;
+use super::components::{Filters, hidden};
 use super::layout::Section;
 use super::pairs::Pairs;
+use crate::event::Reason;
 
 /// The field with the list's name.
 const FIELD: &str = "page";
@@ -33,6 +34,19 @@ pub(super) const DEAD_LETTERS: DeliveryList = DeliveryList {
     title: "Dead letters",
     section: Section::DeadLetters,
 };
+
+/// The fields of the filter of deliveries, besides its window. `gateway` is what the one by gateway
+/// shows.
+pub(super) fn conditions<'a>(filters: Filters<'a>, gateway: &str) -> Filters<'a> {
+    let mut reasons = vec![("", "any")];
+    reasons.extend(Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())));
+    filters
+        .choice("reason", "Reason", &reasons)
+        .gateway(gateway)
+        .text("type", "Type", "api.deployed")
+        .text("eventId", "Event's id", "")
+        .text("correlationId", "Correlation id", "")
+}
 
 impl DeliveryList {
     /// The list that a form began in.

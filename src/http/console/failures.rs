@@ -21,12 +21,11 @@ use super::redrive;
 use super::states::delivery_state;
 use super::text::{none, number, when_any};
 use super::visit::{View, Visit};
-use super::{chart, failure_selection};
+use super::{chart, delivery_list, failure_selection};
 use crate::api::{
     DeliveriesQuery, DeliveriesStatus, Delivery, DeliveryFilter, PageQuery, SummaryBy,
     SummaryQuery, Window,
 };
-use crate::event::Reason;
 
 /// The parameters of the list.
 type Asked = (DeliveriesQuery, DeliveryFilter, PageQuery);
@@ -46,7 +45,6 @@ async fn content(visit: &Visit) -> Answer<View> {
     let asked: Asked = query.query()?;
     let status = asked.0.status.unwrap_or_default();
     let is_failed = status == DeliveriesStatus::Failed;
-    let filter = asked.1.clone();
     let page = deliveries::list(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
     let list = html! {
         @if page.list.is_empty() { (nothing(status)) } @else { (rows(visit, &page.list, caption(status), is_failed && visit.session.is_admin())) }
@@ -60,7 +58,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         (filters(visit, &gateway))
         @if let Some(histogram) = &histogram { (histogram) }
         @if is_failed && visit.session.is_admin() && !page.list.is_empty() {
-            (redrive::offer(visit, &FAILURES, &filter))
+            (redrive::offer(visit, &FAILURES, &query))
         }
         @if is_failed && visit.session.is_admin() { (failure_selection::form(visit, &FAILURES)) }
         (following(visit, Refresh::SELDOM, None, &list))
@@ -81,9 +79,7 @@ const fn title(status: DeliveriesStatus) -> &'static str {
 
 /// The filters. `gateway` is what the one by gateway shows.
 fn filters(visit: &Visit, gateway: &str) -> Markup {
-    let mut reasons = vec![("", "any")];
-    reasons.extend(Reason::ALL.iter().map(|reason| (reason.as_str(), reason.as_str())));
-    Filters::of(visit)
+    let filters = Filters::of(visit)
         .choice(
             "status",
             "Deliveries",
@@ -96,12 +92,8 @@ fn filters(visit: &Visit, gateway: &str) -> Markup {
                 ("all", "all"),
             ],
         )
-        .choice("last", "Window", &WINDOWS)
-        .choice("reason", "Reason", &reasons)
-        .gateway(gateway)
-        .text("type", "Type", "api.deployed")
-        .text("eventId", "Event's id", "")
-        .text("correlationId", "Correlation id", "")
+        .choice("last", "Window", &WINDOWS);
+    delivery_list::conditions(filters, gateway)
         .choice("by", "Chart by", &[("", "reason"), ("gateway", "gateway"), ("type", "type")])
         .form()
 }

@@ -20,11 +20,11 @@ use crate::clock::Timestamp;
 /// Rows of a dry run that are listed.
 const ROWS: usize = 50;
 
-/// The form below the filters of a list. Its filter is that of the list.
-pub(super) fn offer(visit: &Visit, list: &DeliveryList, filter: &DeliveryFilter) -> Markup {
+/// The form below the filters of a list. Its filter is that of the list's query.
+pub(super) fn offer(visit: &Visit, list: &DeliveryList, query: &Pairs) -> Markup {
     html! {
         form.inline method="post" action="/console/failures/redrive" {
-            (fields(visit, list, &pairs(visit, filter)))
+            (fields(visit, list, &filter(visit, query)))
             (hidden("step", "dry-run"))
             button type="submit" { "Redrive all matching…" }
             span.hint { "Shows a preview first." }
@@ -34,22 +34,14 @@ pub(super) fn offer(visit: &Visit, list: &DeliveryList, filter: &DeliveryFilter)
 
 /// The filter as fields of a form. A list begins 24 hours ago unless it says otherwise; a redrive
 /// has no default.
-fn pairs(visit: &Visit, filter: &DeliveryFilter) -> Pairs {
+fn filter(visit: &Visit, query: &Pairs) -> Pairs {
+    let filter = query.known(&DeliveryFilter::names());
+    if !filter.get("from").is_empty() {
+        return filter;
+    }
     let day = std::time::Duration::from_hours(24);
     let second = visit.now.minus(day).micros() / 1_000_000 * 1_000_000;
-    let from = filter.from.unwrap_or(Timestamp::from_micros(second));
-    let texts = [
-        ("from", Some(from.to_string())),
-        ("to", filter.to.map(|it| it.to_string())),
-        ("gatewayId", filter.gateway_id.map(|it| it.to_string())),
-        ("type", filter.event_type.as_ref().map(|it| it.as_str().to_owned())),
-        ("reason", filter.reason.map(|it| it.as_str().to_owned())),
-        ("eventId", filter.event_id.as_ref().map(|it| it.as_str().to_owned())),
-        ("correlationId", filter.correlation_id.as_ref().map(|it| it.as_str().to_owned())),
-    ];
-    texts
-        .into_iter()
-        .fold(Pairs::default(), |pairs, (name, value)| pairs.with(name, value.unwrap_or_default()))
+    filter.with("from", Timestamp::from_micros(second).to_string())
 }
 
 fn fields(visit: &Visit, list: &DeliveryList, filter: &Pairs) -> Markup {

@@ -1,11 +1,11 @@
 //! The entries of each operation, which all stores record alike.
 
 use super::super::{
-    BulkJob, BulkJobState, BulkTask, Confirmation, DeliveryFilter, EventTypeInfo, ExpiredInstance,
-    Gateway, LoggedEvent, Range, RejectedRow, RenewalReason, Resent, TokenInfo,
+    BulkJob, BulkJobState, BulkTask, Confirmation, EventTypeInfo, ExpiredInstance, Gateway,
+    LoggedEvent, Range, RejectedRow, RenewalReason, Resent, TokenInfo,
 };
 use super::{AuditAction, AuditEntry, AuditObject, Fact, Facts};
-use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, Reason, Sequence};
+use crate::event::{Event, EventId, EventType, GatewayId, Sequence};
 
 mod alerts;
 
@@ -174,26 +174,13 @@ pub fn event_resent(id: &EventId, event_type: &str, resent: &Resent, force: bool
 
 /// A job was started.
 pub fn job_started(job: &BulkJob) -> AuditEntry {
-    let facts = Facts::none();
     let after = match &job.task {
-        BulkTask::Redrive(filter) => {
-            let DeliveryFilter { window, gateway_id, event_type, reason, event_id, correlation_id } =
-                filter;
-            let from = Some(window.from()).filter(|at| at.micros() > 0);
-            facts
-                .with_some("from", from)
-                .with("to", window.to())
-                .with_some("gatewayId", gateway_id.map(|id| id.to_string()).as_deref())
-                .with_some("type", event_type.as_ref().map(EventType::as_str))
-                .with_some("reason", reason.map(Reason::as_str))
-                .with_some("eventId", event_id.as_ref().map(EventId::as_str))
-                .with_some("correlationId", correlation_id.as_ref().map(CorrelationId::as_str))
-        }
-        BulkTask::Replay(gateway, range) => facts
+        BulkTask::Redrive(filter) => filter.facts(),
+        BulkTask::Replay(gateway, range) => Facts::none()
             .with("gatewayId", gateway.to_string().as_str())
             .with("fromSequence", range.first.0)
             .with("toSequence", range.last.0),
-        BulkTask::Unreadable => facts,
+        BulkTask::Unreadable => Facts::none(),
     };
     entry(AuditAction::JobStarted, of_job(job), Facts::none(), after)
 }

@@ -3,33 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use super::BulkTask;
-use crate::clock::{TimeWindow, Timestamp};
-use crate::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
-use crate::store::{DeliveryFilter, Range, Result, StoreError};
+use crate::event::{GatewayId, Sequence};
+use crate::store::{Range, Result, StoreError};
 
-/// The parameters of a task in the database. Instants are microseconds. Its names are those of stored
-/// rows: a renamed field needs an alias.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Parameters {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gateway_id: Option<GatewayId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first: Option<Sequence>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last: Option<Sequence>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_type: Option<EventType>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<Reason>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    event_id: Option<EventId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<CorrelationId>,
+/// The parameters of a replay in the database; those of a redrive are its filter. The names are those
+/// of stored rows: a renamed field needs an alias.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ReplayParameters {
+    gateway_id: GatewayId,
+    first: Sequence,
+    last: Sequence,
 }
 
 impl BulkTask {
@@ -48,64 +32,22 @@ impl BulkTask {
 
     /// Its parameters as they are stored.
     pub(crate) fn to_stored(&self) -> Result<String> {
-        let parameters = match self.clone() {
-            Self::Redrive(filter) => {
-                let DeliveryFilter {
-                    window,
-                    gateway_id,
-                    event_type,
-                    reason,
-                    event_id,
-                    correlation_id,
-                } = filter;
-                Parameters {
-                    gateway_id,
-                    from: Some(window.from().micros()),
-                    to: Some(window.to().micros()),
-                    event_type,
-                    reason,
-                    event_id,
-                    correlation_id,
-                    ..Parameters::default()
-                }
+        match self {
+            Self::Redrive(filter) => to_json(filter),
+            Self::Replay(gateway_id, Range { first, last }) => {
+                to_json(&ReplayParameters { gateway_id: *gateway_id, first: *first, last: *last })
             }
-            Self::Replay(gateway, range) => Parameters {
-                gateway_id: Some(gateway),
-                first: Some(range.first),
-                last: Some(range.last),
-                ..Parameters::default()
-            },
-            Self::Unreadable => Parameters::default(),
-        };
-        to_json(&parameters)
+            Self::Unreadable => Ok("{}".to_owned()),
+        }
     }
 
     /// Reads a task that was stored.
     pub(crate) fn stored(kind: &str, parameters: &str) -> Result<Self> {
-        let Parameters {
-            gateway_id,
-            first,
-            last,
-            from,
-            to,
-            event_type,
-            reason,
-            event_id,
-            correlation_id,
-        } = from_json(parameters)?;
-        let (from, to) = (from.map(Timestamp::from_micros), to.map(Timestamp::from_micros));
-        match (kind, gateway_id, first, last) {
-            (Self::REDRIVE, ..) => Ok(Self::Redrive(DeliveryFilter {
-                window: TimeWindow::between(from, to)
-                    .map_err(|error| StoreError::Corrupt(format!("a job: {error}")))?,
-                gateway_id,
-                event_type,
-                reason,
-                event_id,
-                correlation_id,
-            })),
-            (Self::REPLAY, Some(gateway), Some(first), Some(last)) => {
-                Ok(Self::Replay(gateway, Range { first, last }))
+        match kind {
+            Self::REDRIVE => Ok(Self::Redrive(from_json(parameters)?)),
+            Self::REPLAY => {
+                let ReplayParameters { gateway_id, first, last } = from_json(parameters)?;
+                Ok(Self::Replay(gateway_id, Range { first, last }))
             }
             _ => Err(StoreError::Corrupt(format!("unknown kind of job: {kind:?} {parameters}"))),
         }
@@ -125,7 +67,9 @@ pub(crate) fn from_json<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T> {
 mod tests {
     use super::super::BulkPosition;
     use super::*;
-    use crate::store::{DeliveryCursor, DeliveryKey};
+    use crate::clock::{TimeWindow, Timestamp};
+    use crate::event::Reason;
+    use crate::store::{DeliveryCursor, DeliveryFilter, DeliveryKey};
 
     #[test]
     fn a_task_and_a_position_are_read_as_they_were_stored() {

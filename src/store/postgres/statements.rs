@@ -14,6 +14,7 @@ mod bulk;
 mod connections;
 mod cursors;
 mod deliveries;
+mod delivery_filter;
 mod diagnosis;
 mod expiry;
 mod feed;

@@ -3,7 +3,7 @@
 //! work per call is bounded: a call that reaches the bound returns what it has found, and where to
 //! continue.
 
-use super::dialect::deliveries::{Matching, Outcomes, Place};
+use super::dialect::delivery_filter::{Matching, Outcomes, Place};
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
@@ -33,25 +33,11 @@ impl Matching {
         organisation: OrganisationKey,
         filter: &DeliveryFilter,
     ) -> Result<Self> {
-        // The statements of both databases read the other fields.
-        let DeliveryFilter {
-            gateway_id,
-            window: _,
-            event_type: _,
-            reason: _,
-            event_id: _,
-            correlation_id: _,
-        } = filter;
-        let gateway = match *gateway_id {
+        let gateway = match filter.gateway_id {
             Some(id) => Some(any_key(conn, organisation, id).await?),
             None => None,
         };
         Ok(Self { organisation, gateway, filter: filter.clone(), outcomes: Outcomes::Failed })
-    }
-
-    /// Whether it names events. Searching from these is the fastest.
-    pub(super) fn names_events(&self) -> bool {
-        self.filter.event_id.is_some() || self.filter.correlation_id.is_some()
     }
 }
 
@@ -151,7 +137,7 @@ pub(super) async fn failed_keys(
     limit: usize,
 ) -> Result<Keys> {
     let limit = limit.clamp(1, WORK);
-    if matching.names_events() {
+    if matching.filter.names_events() {
         named::keys(conn, matching, as_of, start, limit).await
     } else {
         scan::keys(conn, matching, as_of, start, limit, WORK).await

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::dialect::deliveries::Matching;
+use super::dialect::delivery_filter::Matching;
 use super::dialect::log::Repeat;
 use super::dialect::redrive::Candidate;
 use super::dialect::{Connection, LogStatements, NodeStatements, RedriveStatements, query_scalar};

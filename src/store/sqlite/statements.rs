@@ -16,6 +16,7 @@ mod bulk;
 mod connections;
 mod cursors;
 mod deliveries;
+mod delivery_filter;
 mod diagnosis;
 mod expiry;
 mod feed;

@@ -1,19 +1,15 @@
-//! Appending, and reading logs.
+//! Appending.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{
-    Event, EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
-};
-use gateway_events::store::deployments::{CANDIDATES, choose, performed_at};
+use gateway_events::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::idempotency::{in_place, named};
 use gateway_events::store::limits::MOST_DELIVERIES;
 use gateway_events::store::{
-    Appended, AppendedDelivery, DeploymentKey, DeploymentMatch, Idempotency, Labels, NewEvent,
-    OutboxPage, OutboxRow, Publish, Published, PublishedTarget, Refusal, Result, StoreError,
-    Target, Validated, storable,
+    Appended, AppendedDelivery, Idempotency, Labels, NewEvent, Publish, Published, PublishedTarget,
+    Refusal, Target, Validated, storable,
 };
 
 use super::tables::{EventRow, KeptAnswer, Tables, next};
@@ -213,78 +209,5 @@ impl Tables {
             rows.push((Sequence(sequence), Arc::clone(&row.event)));
         }
         Sequence(sequence)
-    }
-
-    pub(super) fn page(
-        &self,
-        gateway: GatewayKey,
-        after: Sequence,
-        limit: usize,
-        max_bytes: usize,
-    ) -> Result<OutboxPage> {
-        let stream = &self.gateways.get(&gateway).ok_or(StoreError::NotFound("gateway"))?.stream;
-        let behind = (gateway, after.0.saturating_add(1))..=(gateway, i64::MAX);
-        let mut rows: Vec<OutboxRow> = Vec::new();
-        let mut bytes = 0_usize;
-        for ((_, sequence), event) in self.outbox.range(behind).take(limit) {
-            let Some(row) = self.events.get(event) else { continue };
-            bytes = bytes.saturating_add(row.event.payload.get().len());
-            if bytes > max_bytes && !rows.is_empty() {
-                break;
-            }
-            let withheld = if self.superseded.contains(&(gateway, *sequence)) {
-                Some(Reason::Superseded)
-            } else if row.purged.is_some() {
-                Some(Reason::Purged)
-            } else {
-                self.skipped.contains(&(gateway, *sequence)).then_some(Reason::Skipped)
-            };
-            let (sequence, event) = (Sequence(*sequence), Arc::clone(&row.event));
-            rows.push(OutboxRow { sequence, event, withheld });
-        }
-        let (head, floor) = (Sequence(stream.head), Sequence(stream.floor));
-        Ok(OutboxPage { rows, head, floor, unreadable: None })
-    }
-
-    pub(super) fn find_deployment(
-        &self,
-        gateway: GatewayKey,
-        key: &DeploymentKey,
-    ) -> Option<DeploymentMatch> {
-        let deployment = storable(&key.deployment_id);
-        let artifact = storable(&key.artifact_id);
-        let suffix = format!(".{}", key.suffix);
-        let log = self.outbox.range((gateway, 0)..=(gateway, key.sent.0)).rev();
-        let rows =
-            log.filter_map(|((_, sequence), event)| Some((*sequence, self.events.get(event)?)));
-        let fitting = rows.filter(|(sequence, row)| {
-            row.deployment_id.as_deref() == Some(&deployment)
-                && row.artifact_id.as_deref() == Some(&artifact)
-                && row.event.event_type.as_str().ends_with(&suffix)
-                && !self.was_never_sent((gateway, *sequence))
-        });
-        let candidates: Vec<_> = fitting
-            .take(CANDIDATES)
-            .map(|(sequence, row)| (Sequence(sequence), performed_at(row.event.payload.get())))
-            .collect();
-        choose(&candidates, key.performed_at, CANDIDATES)
-    }
-
-    /// Whether it expired or was trimmed before it was sent.
-    fn was_never_sent(&self, (gateway, sequence): (GatewayKey, i64)) -> bool {
-        let attempts: Vec<_> = self
-            .attempts
-            .values()
-            .filter(|attempt| {
-                attempt.gateway == gateway && (attempt.first..=attempt.last).contains(&sequence)
-            })
-            .map(|attempt| {
-                let passed = matches!(attempt.reason, Some(Reason::Expired | Reason::Retention));
-                (passed, attempt.connection.is_some())
-            })
-            .collect();
-        self.is_dead((gateway, sequence))
-            && attempts.iter().any(|(passed, _)| *passed)
-            && !attempts.contains(&(false, true))
     }
 }

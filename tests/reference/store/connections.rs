@@ -1,5 +1,8 @@
 //! Connections.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{
     ConnectionId, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
@@ -9,15 +12,58 @@ use gateway_events::store::positions::{
     alive_at_once,
 };
 use gateway_events::store::{
-    Conflict, ConnectionCursor, ConnectionInfo, ConnectionPage, Level, NewConnection, Opened,
-    Result, RevokedConnection, StoreError,
+    Conflict, ConnectionCursor, ConnectionInfo, ConnectionPage, Connections, Level, NewConnection,
+    Opened, Result, RevokedConnection, StoreError,
 };
 
 use super::feed::ConnectionChange;
 use super::tables::{ConnectionRow, Cursor, Tables, next};
+use super::{MemoryStore, PendingOpening};
 
 /// How many sequences after a position are searched for what was sent.
 const SEARCHED_SEQUENCES: i64 = 1000;
+
+#[async_trait]
+impl Connections for MemoryStore {
+    async fn open_connection(&self, connection: NewConnection) -> Result<Opened> {
+        let node = self.node;
+        let opened =
+            self.commit(|tables, now| tables.open_connection(now, node, &connection), |_| ());
+        let mut opening =
+            PendingOpening { store: self, opened: opened.is_ok().then_some(connection) };
+        tokio::task::yield_now().await;
+        opening.opened = None;
+        opened
+    }
+
+    async fn peak_connections(&self, gateway: GatewayKey, within: Duration) -> Result<usize> {
+        let since = (self.database.0.clock)().minus(within);
+        self.read(|tables| Ok(tables.peak_connections(gateway, since))).await
+    }
+
+    async fn connections(
+        &self,
+        organisation: OrganisationKey,
+        gateway: Option<GatewayId>,
+        live_only: bool,
+        after: Option<ConnectionCursor>,
+        limit: usize,
+    ) -> Result<ConnectionPage> {
+        let after = after.as_ref();
+        self.read(|tables| {
+            Ok(tables.list_connections(organisation, gateway, live_only, after, limit))
+        })
+        .await
+    }
+
+    async fn not_on_record(&self, connections: &[ConnectionId]) -> Result<Vec<ConnectionId>> {
+        self.read(|tables| Ok(tables.not_on_record(connections))).await
+    }
+
+    async fn revoked_connections(&self) -> Result<Vec<RevokedConnection>> {
+        self.read(|tables| Ok(tables.revoked_connections(self.node))).await
+    }
+}
 
 impl Tables {
     pub(super) fn open_connection(

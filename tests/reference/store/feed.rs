@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use async_trait::async_trait;
 use gateway_events::event::{ConnectionId, EventType, GatewayKey};
 use gateway_events::store::{
-    FeedAttempt, FeedConnection, FeedDetails, FeedEnds, FeedEvent, FeedRows, FeedSpans,
+    Feed, FeedAttempt, FeedConnection, FeedDetails, FeedEnds, FeedEvent, FeedRows, FeedSpans,
+    Result,
 };
 
+use super::MemoryStore;
 use super::tables::{EventRow, Tables};
 
 /// A connection that was opened or closed.
@@ -16,6 +19,21 @@ pub(super) struct ConnectionChange {
     pub(super) gateway: GatewayKey,
     pub(super) closed: bool,
     pub(super) at: gateway_events::clock::Timestamp,
+}
+
+#[async_trait]
+impl Feed for MemoryStore {
+    async fn feed_ends(&self) -> Result<FeedEnds> {
+        self.read(|tables| Ok(tables.feed_ends())).await
+    }
+
+    async fn feed_rows(&self, spans: &FeedSpans, details: &FeedDetails) -> Result<FeedRows> {
+        self.read(|tables| Ok(tables.feed_rows(spans, details))).await
+    }
+
+    fn feed_has_gaps(&self) -> bool {
+        false
+    }
 }
 
 impl Tables {

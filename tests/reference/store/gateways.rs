@@ -1,24 +1,104 @@
-//! Gateways and event types.
+//! Gateways.
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{
-    Epoch, EventType, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence,
-};
-use gateway_events::event_types::{built_in, built_ins};
+use gateway_events::event::{Epoch, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Audited, Confirmation, Conflict, Deleted, EventTypeInfo, Fleet, Gateway, GatewayChange,
-    GatewayFilter, GatewayLag, Labels, LastRefusal, NotedRefusal, Range, Result, StoreError,
-    VerdictState, storable,
+    Actor, Audited, Confirmation, Conflict, Deleted, Fleet, Gateway, GatewayChange, GatewayFilter,
+    GatewayLag, Gateways, Labels, LastRefusal, NotedRefusal, Range, Result, StoreError,
+    VerdictState,
 };
 use serde_json::value::RawValue;
 
+use super::MemoryStore;
 use super::ledger::{Ended, How};
 use super::tables::{ConnectionRow, Cursor, GatewayRow, Key, Stream, Tables, next};
 
 const MISSING: StoreError = StoreError::NotFound("gateway");
+
+#[async_trait]
+impl Gateways for MemoryStore {
+    async fn create_gateway(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        name: &str,
+        labels: &Labels,
+        replicas: i64,
+    ) -> Result<Gateway> {
+        self.audited(actor, |tables, now| {
+            let done =
+                tables.create_gateway(now, actor.organisation, id, name, labels, replicas)?;
+            tables.note_state(now, done.value.key, &actor.principal.name);
+            Ok(done)
+        })
+        .await
+    }
+
+    async fn gateways(
+        &self,
+        organisation: OrganisationKey,
+        filter: &GatewayFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Gateway>> {
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.list_gateways(now, organisation, filter, after, limit)).await
+    }
+
+    async fn gateway(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Option<Gateway>> {
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.gateway(now, organisation, id)).await
+    }
+
+    async fn update_gateway(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        change: GatewayChange,
+    ) -> Result<Gateway> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| {
+            let done = tables.update_gateway(now, organisation, id, change)?;
+            tables.note_state(now, done.value.key, &actor.principal.name);
+            Ok(done)
+        })
+        .await
+    }
+
+    async fn delete_gateway(&self, actor: &Actor, id: GatewayId) -> Result<Deleted> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| {
+            let done = tables.delete_gateway(now, organisation, id)?;
+            tables.note_state(now, done.value.key, &actor.principal.name);
+            Ok(done)
+        })
+        .await
+    }
+
+    async fn fleet(&self, furthest: usize) -> Result<Fleet> {
+        let now = (self.database.0.clock)();
+        self.read(|tables| tables.fleet(now, furthest)).await
+    }
+
+    async fn set_manifest(&self, gateway: GatewayKey, manifest: &str) -> Result<()> {
+        self.write(|tables, now| tables.set_manifest(now, gateway, manifest)).await
+    }
+
+    fn note_refusal(&self, gateway: GatewayKey, refusal: NotedRefusal) {
+        let now = (self.database.0.clock)();
+        if self.check_open().is_ok() {
+            self.database.tables().note_refusal(now, gateway, refusal);
+        }
+    }
+}
 
 impl Tables {
     pub(super) fn create_gateway(
@@ -339,49 +419,5 @@ impl Tables {
                 new.is_some_and(|new| (new..=new + letter.last - first).contains(&sequence))
             })
             .and_then(|(_, letter)| letter.redriven_at)
-    }
-
-    pub(super) fn list_event_types(&self, organisation: OrganisationKey) -> Vec<EventTypeInfo> {
-        let mut types: std::collections::BTreeMap<&str, &EventTypeInfo> =
-            built_ins().map(|info| (info.name.as_str(), info)).collect();
-        let own = self.event_types.iter().filter(|((of, _), _)| *of == organisation);
-        types.extend(own.map(|((_, name), info)| (name.as_str(), info)));
-        types.into_values().cloned().collect()
-    }
-
-    pub(super) fn event_type(
-        &self,
-        organisation: OrganisationKey,
-        name: &EventType,
-    ) -> Option<EventTypeInfo> {
-        let own = self.event_types.get(&(organisation, name.as_str().to_owned()));
-        own.or_else(|| built_in(name.as_str())).cloned()
-    }
-
-    pub(super) fn put_event_type(
-        &mut self,
-        organisation: OrganisationKey,
-        info: &EventTypeInfo,
-    ) -> Audited<bool> {
-        let mut info = info.clone();
-        info.description = storable(&info.description).into_owned();
-        let built_in = built_in(&info.name).map(|it| EventTypeInfo { schema: None, ..it.clone() });
-        let replaced = self.event_types.insert((organisation, info.name.clone()), info.clone());
-        let old = replaced.or(built_in);
-        Audited::new(old.is_none(), entries::event_type_put(old.as_ref(), &info))
-    }
-
-    pub(super) fn delete_event_type(
-        &mut self,
-        organisation: OrganisationKey,
-        name: &EventType,
-    ) -> Result<Audited<()>> {
-        match self.event_types.remove(&(organisation, name.as_str().to_owned())) {
-            Some(old) => Ok(Audited::new((), [entries::event_type_deleted(&old)])),
-            None if built_in(name.as_str()).is_some() => {
-                Err(Conflict::BuiltInType(name.clone()).into())
-            }
-            None => Err(StoreError::NotFound("event type")),
-        }
     }
 }

@@ -3,14 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use gateway_events::clock::Timestamp;
-use gateway_events::event::{ConnectionId, EventType, GatewayKey, Reason, Sequence};
+use async_trait::async_trait;
+use gateway_events::clock::{TimeWindow, Timestamp};
+use gateway_events::event::{
+    ConnectionId, EventId, EventType, GatewayKey, OrganisationKey, Reason, Sequence,
+};
 use gateway_events::store::limits::{COUNTED_TYPES, LOGGED_EVENTS, LOGGED_IN_ALL};
 use gateway_events::store::ranges::cut;
 use gateway_events::store::{
-    LoggedEvent, Outcome, Range, Result, SweepResult, UndeliveredRange, storable,
+    Actor, DeliveryCursor, DeliveryFilter, DeliveryKey, DeliveryPage, DeliveryState, EventHistory,
+    KeptResult, Ledger, LoggedEvent, Outcome, Range, Record, RedriveSelection, Redriven, Result,
+    Rollout, RolloutOf, StatePage, SummaryBy, SummaryRow, SweepResult, Totals, UndeliveredRange,
+    bucket_width, storable,
 };
 
+use super::MemoryStore;
+use super::append::grown;
 use super::tables::{AttemptRow, DeadLetter, Key, Tables, next};
 
 /// Attempts with the same outcome.
@@ -34,6 +42,119 @@ pub(super) enum How<'a> {
     Superseded(&'a str),
     Failed(Reason, &'a str),
     Unknown(&'a str),
+}
+
+#[async_trait]
+impl Ledger for MemoryStore {
+    async fn record(&self, records: Vec<Record>) -> Result<()> {
+        let ended = |record: &Record| match record {
+            Record::Closed { gateway, .. } => Some(*gateway),
+            _ => None,
+        };
+        if records.is_empty() {
+            return Ok(());
+        }
+        let hook = self.database.fault_hook();
+        let records = hook.record(records);
+        let recorded = self
+            .write_then(
+                |tables, now| tables.record(now, &records),
+                |()| self.request_sweep(records.iter().filter_map(ended)),
+            )
+            .await;
+        if hook.hides_failures() { Ok(()) } else { recorded }
+    }
+
+    async fn totals(&self, organisation: OrganisationKey) -> Result<Totals> {
+        self.read(|tables| tables.totals(organisation)).await
+    }
+
+    async fn event_history(
+        &self,
+        organisation: OrganisationKey,
+        id: &EventId,
+    ) -> Result<Option<EventHistory>> {
+        self.read(|tables| tables.event_history(organisation, id)).await
+    }
+
+    async fn rollout(&self, organisation: OrganisationKey, of: &RolloutOf) -> Result<Rollout> {
+        self.read(|tables| tables.rollout(organisation, of)).await
+    }
+
+    async fn failed_deliveries(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        self.read(|tables| tables.failed_deliveries(organisation, filter, cursor, limit)).await
+    }
+
+    async fn deliveries_by_outcome(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryCursor>,
+        limit: usize,
+    ) -> Result<DeliveryPage> {
+        self.read(|tables| tables.deliveries_by_outcome(organisation, filter, state, cursor, limit))
+            .await
+    }
+
+    async fn deliveries_in_state(
+        &self,
+        organisation: OrganisationKey,
+        filter: &DeliveryFilter,
+        state: Option<DeliveryState>,
+        cursor: Option<DeliveryKey>,
+        limit: usize,
+    ) -> Result<StatePage> {
+        self.read(|tables| tables.deliveries_in_state(organisation, filter, state, cursor, limit))
+            .await
+    }
+
+    async fn failure_summary(
+        &self,
+        organisation: OrganisationKey,
+        window: TimeWindow,
+        bucket: Duration,
+        by: SummaryBy,
+    ) -> Result<Vec<SummaryRow>> {
+        let width = bucket_width(bucket);
+        self.read(|tables| tables.failure_summary(organisation, window, width, by)).await
+    }
+
+    async fn redrive(
+        &self,
+        actor: &Actor,
+        selection: RedriveSelection,
+        dry_run: bool,
+    ) -> Result<Redriven> {
+        let organisation = actor.organisation;
+        let (redriven, _) = self
+            .audited_then(
+                actor,
+                |tables, now| {
+                    tables.check_key(actor)?;
+                    let done = tables.redrive(now, organisation, &selection, dry_run)?;
+                    let kept = KeptResult::Redriven(done.value.0.clone());
+                    tables.keep_result(now, actor, kept);
+                    Ok(done)
+                },
+                // Without rows: each lane reads them from the log.
+                |(_, growth)| {
+                    let mut grown = grown(growth.clone());
+                    for one in &mut grown {
+                        one.rows.clear();
+                    }
+                    self.appended(grown);
+                },
+            )
+            .await?;
+        Ok(redriven)
+    }
 }
 
 impl Tables {

@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayKey, NodeId, Reason};
-use gateway_events::store::{AboutNode, NodeInfo, NodeStatus, Reaped, Reaping, Result};
+use gateway_events::store::{
+    AboutNode, Heartbeat, NodeInfo, NodeStatus, Nodes, Reaped, Reaping, Result,
+};
 
+use super::MemoryStore;
 use super::closing::End;
 use super::tables::{NodeRow, Tables};
 
@@ -13,6 +17,44 @@ use super::tables::{NodeRow, Tables};
 const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The smallest difference between two timestamps.
 const INSTANT: Duration = Duration::from_micros(1);
+
+#[async_trait]
+impl Nodes for MemoryStore {
+    async fn node_heartbeat(&self) -> Result<Heartbeat> {
+        self.write(|tables, now| {
+            let lost_at = tables.node_heartbeat(now, self.node);
+            Ok(Heartbeat { at: now, lost_at, newer_schema: None })
+        })
+        .await
+    }
+
+    async fn introduce_node(&self, about: AboutNode) -> Result<()> {
+        self.write(|tables, _| {
+            tables.introduce_node(self.node, about);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn nodes(&self, limit: usize) -> Result<Vec<NodeInfo>> {
+        let now = (self.database.0.clock)();
+        self.read(|tables| Ok(tables.list_nodes(now, self.node, limit))).await
+    }
+
+    async fn reap_dead_nodes(&self) -> Result<Reaping> {
+        let (reaping, _) = self
+            .write_then(
+                |tables, now| tables.reap_dead_nodes(now, self.node),
+                |(_, gateways)| self.request_sweep(gateways.iter().copied()),
+            )
+            .await?;
+        Ok(reaping)
+    }
+
+    fn node(&self) -> NodeId {
+        self.node
+    }
+}
 
 impl Tables {
     pub(super) fn register_node(&mut self, now: Timestamp, node: NodeId) {

@@ -1,13 +1,12 @@
-//! Browsing events and deliveries.
+//! Browsing events.
 
 use super::super::sql::dialect::BrowseStatements;
 use super::super::sql::dialect::browse::{EventMatching, Examined, SummaryRow};
-use super::super::sql::dialect::deliveries::Matching;
-use super::{Connection, query, query_as};
+use super::{Connection, query_as};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, Sequence};
 use crate::store::limits::LISTED_GATEWAYS;
-use crate::store::{DeliveryKey, Result, TimedKey, storable};
+use crate::store::{Result, TimedKey, storable};
 
 /// Examines the events of `page`. `limit 1` makes the planner look up events one by one, whatever
 /// it knew about the table when the statement was planned.
@@ -194,49 +193,6 @@ impl BrowseStatements for Connection {
                 limit
             )
         })
-    }
-
-    async fn deliveries_named(
-        &mut self,
-        matching: &Matching,
-        before: DeliveryKey,
-        limit: i64,
-    ) -> Result<Vec<DeliveryKey>> {
-        let rows = query!(
-            r#"
-            with chosen as materialized (
-                select event from events
-                where organisation = $1 and id = $2 and (correlation_id = $3 or $3 is null)
-                  and (type = $4 or $4 is null) and appended_at >= $5 and appended_at < $6
-                union
-                select event from events
-                where organisation = $1 and correlation_id = $3 and (id = $2 or $2 is null)
-                  and (type = $4 or $4 is null) and appended_at >= $5 and appended_at < $6
-            ),
-            deliveries as materialized (
-                select o.gateway, o.sequence from chosen c join outbox o on o.event = c.event
-                union all
-                select t.gateway, t.sequence from chosen c join trimmed t on t.event = c.event
-            )
-            select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
-            from deliveries o join gateways g on g.gateway = o.gateway
-            where g.organisation = $1 and (o.gateway = $7 or $7 is null) and (o.gateway, o.sequence) < ($8, $9)
-            order by o.gateway desc, o.sequence desc limit $10
-            "#,
-            matching.organisation.0,
-            matching.filter.event_id.as_ref() as _,
-            matching.filter.correlation_id.as_ref() as _,
-            matching.filter.event_type.as_ref() as _,
-            matching.filter.window.from() as _,
-            matching.filter.window.to() as _,
-            matching.gateway.map(|gateway| gateway.0),
-            before.gateway.0,
-            before.sequence.0,
-            limit
-        )
-        .fetch_all(self)
-        .await?;
-        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
     }
 
     async fn event_summaries(&mut self, events: &[i64]) -> Result<Vec<SummaryRow>> {

@@ -7,13 +7,24 @@ use super::{Connection, LOCK_SPACE, column, locks, query, query_as, query_scalar
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::{
-    InboxContent, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow, Rejection,
-    RejectionReason, Result, Unreadable, storable,
+    InboxContent, RejectedContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result,
+    Unreadable, storable,
 };
 
 type Content = std::result::Result<InboxContent, Unreadable>;
 
 impl InboxStatements for Connection {
+    type RejectedGatewayId = GatewayId;
+    type RejectedExpiry = Timestamp;
+
+    fn rejected_gateway_id(text: &str) -> Option<GatewayId> {
+        text.trim().parse().ok()
+    }
+
+    fn rejected_expiry(text: &str) -> Option<Timestamp> {
+        Timestamp::parse(text).ok()
+    }
+
     /// A statement of its own, so that the next one sees what other nodes have committed.
     async fn lock_inbox(&mut self) -> Result<()> {
         query!("select pg_advisory_xact_lock($1, $2)", LOCK_SPACE, locks::DRAIN)
@@ -258,48 +269,6 @@ impl InboxStatements for Connection {
             version: row.version,
             retried_at: row.retried_at,
         }))
-    }
-
-    /// The columns of a gateway and an instant have types of their own, and hold what a program or
-    /// the API has parsed.
-    async fn replace_rejected(
-        &mut self,
-        now: Timestamp,
-        edit: &RejectedEdit,
-        rejection: &Rejection,
-    ) -> Result<bool> {
-        let content = &edit.content;
-        let reason = rejection.reason.as_str();
-        let gateway_id: Option<GatewayId> =
-            content.gateway_id.as_deref().and_then(|id| id.trim().parse().ok());
-        let expires_at = content.expires_at.as_deref().and_then(|text| Timestamp::parse(text).ok());
-        let done = query!(
-            r#"
-            update inbox_rejected
-            set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
-                event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
-                traceparent = $11, collapse_key = $12, reason = $13, detail = $14, rejected_at = $15
-            where id = $1 and version = $2 and retried_at is null
-            "#,
-            edit.id,
-            edit.version,
-            content.event_type,
-            content.payload,
-            gateway_id as _,
-            content.target.as_deref(),
-            content.event_id.as_deref(),
-            content.correlation_id.as_deref(),
-            content.user_id.as_deref(),
-            expires_at as _,
-            content.traceparent.as_deref(),
-            content.collapse_key.as_deref(),
-            reason,
-            rejection.detail,
-            now as _
-        )
-        .execute(self)
-        .await?;
-        Ok(done.rows_affected() > 0)
     }
 
     /// A transaction that waited for the lock finds that the rows were retried.

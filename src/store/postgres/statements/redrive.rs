@@ -1,9 +1,8 @@
 //! Searching for deliveries that can be redriven.
 
 use super::super::sql::dialect::RedriveStatements;
-use super::super::sql::dialect::deliveries::Matching;
 use super::super::sql::dialect::redrive::{Candidate, DeadRange};
-use super::{Connection, column, query, query_as};
+use super::{Connection, column, query_as};
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
 use crate::store::{DeliveryKey, Result};
@@ -44,46 +43,6 @@ impl RedriveStatements for Connection {
         .await?)
     }
 
-    async fn deliveries_of_events(
-        &mut self,
-        matching: &Matching,
-        after: DeliveryKey,
-        limit: i64,
-    ) -> Result<Vec<DeliveryKey>> {
-        let rows = query!(
-            r#"
-            with chosen as materialized (
-                select event from events
-                where organisation = $1 and id = $2 and (correlation_id = $3 or $3 is null)
-                union
-                select event from events
-                where organisation = $1 and correlation_id = $3 and (id = $2 or $2 is null)
-            ),
-            deliveries as materialized (
-                select o.gateway, o.sequence from chosen c join outbox o on o.event = c.event
-                union all
-                select t.gateway, t.sequence from chosen c join trimmed t on t.event = c.event
-            )
-            select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
-            from deliveries o
-            join gateways g on g.gateway = o.gateway
-            where g.organisation = $1 and g.deleted_at is null and (o.gateway = $4 or $4 is null)
-              and (o.gateway, o.sequence) > ($5, $6)
-            order by o.gateway, o.sequence limit $7
-            "#,
-            matching.organisation.0,
-            matching.filter.event_id.as_ref() as _,
-            matching.filter.correlation_id.as_ref() as _,
-            matching.gateway as _,
-            after.gateway.0,
-            after.sequence.0,
-            limit
-        )
-        .fetch_all(self)
-        .await?;
-        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
-    }
-
     async fn open_deliveries(&mut self, keys: &[DeliveryKey]) -> Result<Vec<Candidate>> {
         Ok(query_as!(
             Candidate,
@@ -91,7 +50,7 @@ impl RedriveStatements for Connection {
             select g.gateway as "gateway!: GatewayKey", g.id as "gateway_id!: GatewayId",
                 g.name as "gateway_name!: String",
                 k.sequence as "sequence!: i64", d.first_sequence as "range_first!: i64",
-                e.event as "event?: i64", e.id as "event_id?: EventId", e.type as "event_type?: String",
+                e.event as "event?: i64", e.id as "event_id?: EventId",
                 e.expires_at as "expires_at?: Timestamp", (e.purged_at is not null) as "is_purged!: bool",
                 coalesce(
                     (select appended_at from outbox where gateway = k.gateway and sequence = k.sequence),

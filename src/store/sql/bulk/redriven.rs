@@ -1,6 +1,6 @@
 //! The steps of a job that redrives.
 
-use super::super::dialect::deliveries::Matching;
+use super::super::dialect::delivery_filter::Matching;
 use super::super::dialect::redrive::Candidate;
 use super::super::dialect::{Connection, NodeStatements};
 use super::super::redrive::candidates::{self, Bounds};

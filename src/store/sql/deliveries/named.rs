@@ -1,8 +1,8 @@
 //! Failed deliveries of an event id or correlation id. Finds the events, then their log rows, then
 //! the attempts that cover these, however old they are.
 
-use super::super::dialect::deliveries::Failure;
-use super::super::dialect::{Connection, DeliveryStatements};
+use super::super::dialect::delivery_filter::Failure;
+use super::super::dialect::{Connection, DeliveryFilterStatements};
 
 use super::{Keys, Matching, Place};
 use crate::store::{DeliveryKey, Result};

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::dialect::deliveries::Within;
-use super::super::dialect::{Connection, DeliveryStatements};
+use super::super::dialect::delivery_filter::Within;
+use super::super::dialect::{Connection, DeliveryFilterStatements};
 
 use super::{Candidate, Matching};
 use crate::store::limits::LONGEST_RANGE;

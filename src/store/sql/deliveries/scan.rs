@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::super::dialect::deliveries::{Failed, Outcomes};
-use super::super::dialect::{Connection, DeliveryStatements};
+use super::super::dialect::delivery_filter::{Failed, Outcomes};
+use super::super::dialect::{Connection, DeliveryFilterStatements};
 
 use super::details;
 use super::newest::newest_only;
@@ -38,9 +38,9 @@ pub(super) async fn keys(
         let (candidates, examined, all) = expand(&attempts, at, most.min(EXPANDED).min(left));
         most = most.saturating_mul(2);
         left = left.saturating_sub(examined.cost);
-        let (typed, read) = of_type(conn, matching, candidates).await?;
+        let (selected, read) = with_events(conn, matching, candidates).await?;
         left = left.saturating_sub(read);
-        let (fresh, read) = newest_only(conn, matching, as_of, typed).await?;
+        let (fresh, read) = newest_only(conn, matching, as_of, selected).await?;
         left = left.saturating_sub(read);
         let (wanted, read) = in_state(conn, matching, &fresh).await?;
         left = left.saturating_sub(read);
@@ -131,19 +131,19 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
     (candidates, examined, true)
 }
 
-/// Removes deliveries of other event types, and those whose event was removed. Also returns how
-/// many rows were read.
-async fn of_type(
+/// If the filter selects events, removes deliveries of other events, and those whose event was removed.
+/// Also returns how many rows were read.
+async fn with_events(
     conn: &mut Connection,
     matching: &Matching,
     candidates: Vec<Candidate>,
 ) -> Result<(Vec<Candidate>, usize)> {
-    let Some(event_type) = &matching.filter.event_type else {
+    if !matching.filter.selects_events() {
         return Ok((candidates, 0));
-    };
+    }
     let keys: Vec<DeliveryKey> = candidates.iter().map(|candidate| candidate.key).collect();
-    let found = conn.deliveries_of_type(&keys, event_type.as_str()).await?;
+    let found = conn.deliveries_with_events(matching, &keys).await?;
     let found: HashSet<DeliveryKey> = found.into_iter().collect();
-    let of_type = candidates.into_iter().filter(|candidate| found.contains(&candidate.key));
-    Ok((of_type.collect(), keys.len()))
+    let selected = candidates.into_iter().filter(|candidate| found.contains(&candidate.key));
+    Ok((selected.collect(), keys.len()))
 }

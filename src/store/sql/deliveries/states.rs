@@ -5,13 +5,15 @@
 //! bounded, as for failed deliveries.
 
 use super::super::dialect::browse::EventMatching;
-use super::super::dialect::deliveries::Matching;
-use super::super::dialect::{BrowseStatements, Connection, DeliveryStatements, query_as};
+use super::super::dialect::delivery_filter::Matching;
+use super::super::dialect::{
+    BrowseStatements, Connection, DeliveryFilterStatements, DeliveryStatements, query_as,
+};
 use super::super::log::events::end_of_log;
 use super::details;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey, Sequence};
-use crate::store::{DeliveryFilter, DeliveryKey, DeliveryState, EventFilter, Result, StatePage};
+use crate::store::{DeliveryFilter, DeliveryKey, DeliveryState, Result, StatePage};
 
 /// What a call may cost, in logs that are passed over.
 const WORK: usize = 10_000;
@@ -55,7 +57,7 @@ pub(crate) async fn deliveries_in_state(
     let at = cursor.unwrap_or(END);
     let mut reading =
         Reading { state, limit: limit.clamp(1, MOST), keys: Vec::new(), at, left: WORK };
-    let is_last = if matching.names_events() {
+    let is_last = if matching.filter.names_events() {
         reading.read_named(conn, &matching).await?
     } else {
         reading.read_logs(conn, &matching).await?
@@ -151,11 +153,10 @@ impl Reading {
         log: &LogRow,
     ) -> Result<bool> {
         let window = matching.filter.window;
-        let event_type = matching.filter.event_type.clone();
         let events = EventMatching {
             organisation: matching.organisation,
             gateway: Some(log.gateway),
-            filter: EventFilter { window, event_type, ..EventFilter::default() },
+            filter: matching.filter.events(),
         };
         let mut before = self.at.sequence;
         if before.0 == i64::MAX && window.to() < Timestamp::LAST {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::dialect::RetentionStatements as _;
-use super::super::dialect::deliveries::{Matching, Place};
+use super::super::dialect::delivery_filter::{Matching, Place};
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::*;
 use crate::clock::{TimeWindow, Timestamp};

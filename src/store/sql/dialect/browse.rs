@@ -1,11 +1,10 @@
-//! Browsing events and deliveries.
+//! Browsing events.
 
-use super::deliveries::Matching;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayKey, OrganisationKey, Sequence};
-use crate::store::{DeliveryKey, EventFilter, Result, TimedKey};
+use crate::store::{EventFilter, Result, TimedKey};
 
-/// Browsing events and deliveries. Statements that return [`Examined`] events read them along one
+/// Browsing events. Statements that return [`Examined`] events read them along one
 /// index, and mark those that match the whole filter.
 pub(crate) trait BrowseStatements {
     /// Events before a place, newest first, along the index of the filter's artifact, or of all
@@ -33,14 +32,6 @@ pub(crate) trait BrowseStatements {
     /// Events of the filter's correlation id or, without one, its deployment, in no order.
     async fn events_named(&mut self, matching: &EventMatching, limit: i64)
     -> Result<Vec<Examined>>;
-    /// Deliveries of the events that a filter of deliveries names and that were appended in its
-    /// window, before a place, in descending order.
-    async fn deliveries_named(
-        &mut self,
-        matching: &Matching,
-        before: DeliveryKey,
-        limit: i64,
-    ) -> Result<Vec<DeliveryKey>>;
     /// These events without their payloads, in their order.
     async fn event_summaries(&mut self, events: &[i64]) -> Result<Vec<SummaryRow>>;
 }

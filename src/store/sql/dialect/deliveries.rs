@@ -1,4 +1,4 @@
-//! Queries of deliveries and of failed attempts.
+//! The states of deliveries, the attempts at them, and counts of failures.
 
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
@@ -6,52 +6,10 @@ use crate::event::{
     Reason, Sequence,
 };
 use crate::store::filtered::InstanceAttempt;
-use crate::store::{
-    DeliveryFilter, DeliveryKey, DeliveryState, Outcome, Result, SummaryBy, TimedKey,
-};
+use crate::store::{DeliveryKey, Outcome, Result, SummaryBy};
 
-/// Queries of deliveries and of failed attempts.
+/// The states of deliveries, the attempts at them, and counts of failures.
 pub(crate) trait DeliveryStatements {
-    /// Failed attempts, or all of them, at or before a place (finish time and key), newest first.
-    /// Reads failed ones along the index of the filter's gateway or reason, and marks the rows that
-    /// match.
-    async fn failed_attempts(
-        &mut self,
-        matching: &Matching,
-        as_of: i64,
-        before: TimedKey,
-        limit: i64,
-    ) -> Result<Vec<Failed>>;
-    /// Failed attempts, or all of them, that match and cover exactly one of these deliveries.
-    async fn failures_at(
-        &mut self,
-        matching: &Matching,
-        as_of: i64,
-        keys: &[DeliveryKey],
-    ) -> Result<Vec<Covering>>;
-    /// Failed attempts, or all of them, that match and cover more than one delivery, some of them in these parts
-    /// of logs.
-    async fn failures_reaching(
-        &mut self,
-        matching: &Matching,
-        as_of: i64,
-        around: &[Within],
-    ) -> Result<Vec<Covering>>;
-    /// Failed deliveries of the events that the filter names, after `start`, newest failure
-    /// first, each at its newest failure that matches.
-    async fn failures_of_events(
-        &mut self,
-        matching: &Matching,
-        as_of: i64,
-        start: Place,
-        limit: i64,
-    ) -> Result<Vec<Failure>>;
-    /// Those of these deliveries whose event exists and is of this type.
-    async fn deliveries_of_type(
-        &mut self,
-        keys: &[DeliveryKey],
-        event_type: &str,
-    ) -> Result<Vec<DeliveryKey>>;
     /// What the states of these deliveries follow from, in their order.
     async fn standings(&mut self, keys: &[DeliveryKey]) -> Result<Vec<StandingRow>>;
     /// The newest hundred attempts at each of these deliveries, oldest first, each with
@@ -79,32 +37,6 @@ pub(crate) trait DeliveryStatements {
         organisation: OrganisationKey,
         buckets: Buckets,
     ) -> Result<Vec<Tally>>;
-}
-
-/// A position in the order of the result. What follows it is older.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
-    pub(crate) finished_at: Timestamp,
-    pub(crate) attempt: i64,
-    pub(crate) sequence: i64,
-}
-
-/// A filter with the key of its gateway.
-pub(crate) struct Matching {
-    pub(crate) organisation: OrganisationKey,
-    pub(crate) gateway: Option<GatewayKey>,
-    pub(crate) filter: DeliveryFilter,
-    /// Which attempts the window selects.
-    pub(crate) outcomes: Outcomes,
-}
-
-/// Which attempts select deliveries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcomes {
-    /// Failed ones.
-    Failed,
-    /// All, of deliveries that are in this state now.
-    Any(Option<DeliveryState>),
 }
 
 /// An attempt at a delivery, with aggregates over all attempts at it.
@@ -150,43 +82,6 @@ impl StandingRow {
     pub(crate) fn is_passed(&self) -> bool {
         self.sequence <= self.confirmed.max(self.floor)
     }
-}
-
-/// A delivery at its newest failure that matches.
-pub(crate) struct Failure {
-    pub(crate) gateway: i64,
-    pub(crate) sequence: i64,
-    pub(crate) attempt: i64,
-    pub(crate) finished_at: Timestamp,
-}
-
-/// A failed attempt that matches the filter.
-pub(crate) struct Covering {
-    pub(crate) attempt: i64,
-    pub(crate) gateway: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) finished_at: Timestamp,
-}
-
-/// Sequences `first..=last` of a gateway, and the lowest first sequence of an attempt that may
-/// cover any of them.
-#[derive(Clone, Copy)]
-pub(crate) struct Within {
-    pub(crate) gateway: i64,
-    pub(crate) lowest: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-}
-
-/// A failed attempt read by the scan.
-pub(crate) struct Failed {
-    pub(crate) attempt: i64,
-    pub(crate) gateway: i64,
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) finished_at: Timestamp,
-    pub(crate) matches: bool,
 }
 
 /// A time window that begins with a bucket, and the width of a bucket in microseconds.

@@ -3,12 +3,20 @@
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{
-    InboxContent, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow, Rejection, Result,
-    Unreadable,
+    InboxContent, RejectedContent, RejectedFilter, RejectedRow, Rejection, Result, Unreadable,
 };
 
 /// The inbox, which other programs write to.
 pub(crate) trait InboxStatements {
+    /// What the column of a rejected row's gateway holds.
+    type RejectedGatewayId;
+    /// What the column of a rejected row's expiry holds.
+    type RejectedExpiry;
+
+    /// A gateway's id as its column holds it; `None` if it can't.
+    fn rejected_gateway_id(text: &str) -> Option<Self::RejectedGatewayId>;
+    /// An expiry as its column holds it; `None` if it can't.
+    fn rejected_expiry(text: &str) -> Option<Self::RejectedExpiry>;
     /// Locks the draining of the inbox until the end of the transaction.
     async fn lock_inbox(&mut self) -> Result<()>;
     /// Those of these rows that exist, locked; excludes rows that another program is deleting.
@@ -46,14 +54,6 @@ pub(crate) trait InboxStatements {
         id: i64,
         max_bytes: i64,
     ) -> Result<Option<RejectedContent>>;
-    /// Replaces the columns of a rejected row that was not put back, if it has this version.
-    /// Returns whether it has.
-    async fn replace_rejected(
-        &mut self,
-        now: Timestamp,
-        edit: &RejectedEdit,
-        rejection: &Rejection,
-    ) -> Result<bool>;
     /// The oldest rejected rows that match and were not retried, locked.
     async fn retryable_rows(
         &mut self,

@@ -10,7 +10,7 @@ use crate::event::{
     Sequence,
 };
 use crate::store::supersession::Superseded;
-use crate::store::{NewEvent, Result, deployments};
+use crate::store::{NewEvent, Result};
 use crate::trace_context::TraceParent;
 
 /// Events to count: those after a key up to another one, appended in a window, of an organisation or
@@ -89,17 +89,6 @@ pub(crate) trait LogStatements {
         limit: i64,
         max_bytes: usize,
     ) -> BoxStream<'_, sqlx::Result<LogEntry>>;
-    /// The newest events up to `sent` with these ids, newest first, with the `performedAt` of
-    /// their payloads. Excludes events that expired or were trimmed before they were sent.
-    async fn deployment_candidates(
-        &mut self,
-        gateway: GatewayKey,
-        deployment_id: &str,
-        artifact_id: &str,
-        suffix: &str,
-        sent: Sequence,
-        limit: i64,
-    ) -> Result<Vec<deployments::Candidate>>;
 }
 
 /// What a batch writes, before its sequences are known.

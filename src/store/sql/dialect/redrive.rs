@@ -1,6 +1,5 @@
 //! Dead letters to append again.
 
-use super::deliveries::Matching;
 use crate::clock::Timestamp;
 use crate::event::{EventId, GatewayId, GatewayKey, OrganisationKey};
 use crate::store::{DeliveryKey, Result};
@@ -16,13 +15,6 @@ pub(crate) trait RedriveStatements {
         up_to: GatewayKey,
         limit: i64,
     ) -> Result<Vec<DeadRange>>;
-    /// Deliveries after `after` of the events that the filter names, in order.
-    async fn deliveries_of_events(
-        &mut self,
-        matching: &Matching,
-        after: DeliveryKey,
-        limit: i64,
-    ) -> Result<Vec<DeliveryKey>>;
     /// Those of these deliveries that are dead letters and not redriven, in order. The event is
     /// missing if retention has removed it.
     async fn open_deliveries(&mut self, keys: &[DeliveryKey]) -> Result<Vec<Candidate>>;
@@ -37,7 +29,6 @@ pub(crate) struct Candidate {
     pub(crate) range_first: i64,
     pub(crate) event: Option<i64>,
     pub(crate) event_id: Option<EventId>,
-    pub(crate) event_type: Option<String>,
     pub(crate) expires_at: Option<Timestamp>,
     /// Whether a replay or a resend appended it, or a redrive of such a delivery.
     pub(crate) appended_again: bool,

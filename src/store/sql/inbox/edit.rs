@@ -11,7 +11,8 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey};
 use crate::store::audit::entries;
 use crate::store::{
-    Appended, Audited, Conflict, EditedRow, Publish, Published, RejectedEdit, RejectedRow, Result,
+    Appended, Audited, Conflict, EditedRow, Publish, Published, RejectedEdit, RejectedRow,
+    Rejection, Result,
 };
 
 /// The outcome for the row, and the streams that grew.
@@ -54,7 +55,7 @@ pub(super) async fn edit(
     if dry_run || edit.changes_nothing(&before, &rejection) {
         return Ok(unchanged(EditedRow::Rejected(rejection, Box::new(before))));
     }
-    if !conn.replace_rejected(now, &edit, &rejection).await? {
+    if !replace(conn, now, &edit, &rejection).await? {
         // Another node changed it meanwhile.
         return Err(current(conn, organisation, &edit).await.err().unwrap_or(MISSING));
     }
@@ -86,6 +87,46 @@ async fn take(
         return Ok(());
     }
     Err(current(conn, organisation, edit).await.err().unwrap_or(MISSING))
+}
+
+/// Replaces the columns of the row, if it was not changed meanwhile. Returns whether it was not.
+async fn replace(
+    conn: &mut Connection,
+    now: Timestamp,
+    edit: &RejectedEdit,
+    rejection: &Rejection,
+) -> Result<bool> {
+    let content = &edit.content;
+    let reason = rejection.reason.as_str();
+    let gateway_id = content.gateway_id.as_deref().and_then(Connection::rejected_gateway_id);
+    let expires_at = content.expires_at.as_deref().and_then(Connection::rejected_expiry);
+    let done = query!(
+        r#"
+        update inbox_rejected
+        set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
+            event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
+            traceparent = $11, collapse_key = $12, reason = $13, detail = $14, rejected_at = $15
+        where id = $1 and version = $2 and retried_at is null
+        "#,
+        edit.id,
+        edit.version,
+        content.event_type,
+        content.payload,
+        gateway_id as _,
+        content.target.as_deref(),
+        content.event_id.as_deref(),
+        content.correlation_id.as_deref(),
+        content.user_id.as_deref(),
+        expires_at as _,
+        content.traceparent.as_deref(),
+        content.collapse_key.as_deref(),
+        reason,
+        rejection.detail,
+        now as _
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// The result of the only event of the only request, which was checked before.

@@ -6,10 +6,11 @@ use futures_util::TryStreamExt as _;
 use serde_json::value::RawValue;
 
 use super::super::dialect::log::{Extras, LogEntry};
-use super::super::dialect::{Connection, LogStatements};
+use super::super::dialect::{Connection, LogStatements, query};
 use crate::cloud_event::Attributes;
 use crate::event::{Event, GatewayKey, Sequence};
-use crate::store::deployments::choose;
+use crate::store::deployments::{Candidate, choose, performed_at};
+use crate::store::limits::LONGEST_RANGE;
 use crate::store::{
     DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
@@ -143,16 +144,8 @@ pub(crate) async fn find_deployment(
     let (deployment_id, artifact_id) = (storable(&key.deployment_id), storable(&key.artifact_id));
     let (mut candidates, mut up_to) = (Vec::new(), key.sent);
     loop {
-        let page = conn
-            .deployment_candidates(
-                gateway,
-                &deployment_id,
-                &artifact_id,
-                key.suffix,
-                up_to,
-                CANDIDATES_PAGE,
-            )
-            .await?;
+        let ids = (&*deployment_id, &*artifact_id);
+        let page = deployment_candidates(conn, gateway, ids, key.suffix, up_to).await?;
         let is_last = i64::try_from(page.len()).is_ok_and(|count| count < CANDIDATES_PAGE);
         candidates.extend(page);
         match candidates.last() {
@@ -163,4 +156,48 @@ pub(crate) async fn find_deployment(
         }
     }
     Ok(choose(&candidates, key.performed_at, most))
+}
+
+/// The newest events up to `sent` with these ids, of a deployment and an artifact, newest first, with the
+/// `performedAt` of their payloads. Excludes events that expired or were trimmed before they were sent.
+async fn deployment_candidates(
+    conn: &mut Connection,
+    gateway: GatewayKey,
+    (deployment_id, artifact_id): (&str, &str),
+    suffix: &str,
+    sent: Sequence,
+) -> Result<Vec<Candidate>> {
+    let rows = query!(
+        r#"
+        select o.sequence as "sequence!: Sequence", e.payload as "payload!: String"
+        from events e join outbox o on o.event = e.event and o.gateway = $1
+        where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
+            and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
+            and o.sequence <= $5
+            and not exists (
+                select 1 from dead_letters d
+                where d.gateway = $1 and d.reason in ('expired', 'retention')
+                    and d.first_sequence between o.sequence - $6 and o.sequence
+                    and d.last_sequence >= o.sequence
+                    and not exists (
+                        select 1 from attempts a
+                        where a.gateway = $1 and a.connection is not null
+                            and a.first_sequence between o.sequence - $6 and o.sequence
+                            and a.last_sequence >= o.sequence
+                            and (a.reason is null or a.reason not in ('expired', 'retention'))
+                    )
+            )
+        order by o.sequence desc limit $7
+        "#,
+        gateway.0,
+        deployment_id,
+        artifact_id,
+        suffix,
+        sent.0,
+        LONGEST_RANGE,
+        CANDIDATES_PAGE
+    )
+    .fetch(conn);
+    // One payload at a time: each may be large.
+    Ok(rows.map_ok(|row| (row.sequence, performed_at(&row.payload))).try_collect().await?)
 }

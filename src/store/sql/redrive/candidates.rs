@@ -3,11 +3,11 @@
 //! from these.
 
 use super::super::deliveries::newest::{self, Failures};
-use super::super::dialect::deliveries::Matching;
+use super::super::dialect::delivery_filter::Matching;
 use super::super::dialect::redrive::Candidate;
-use super::super::dialect::{Connection, RedriveStatements};
+use super::super::dialect::{Connection, DeliveryFilterStatements, RedriveStatements};
 use crate::clock::Timestamp;
-use crate::event::{EventId, EventType, GatewayKey, Sequence};
+use crate::event::{EventId, GatewayKey, Sequence};
 use crate::store::limits::{REDRIVE_DEAD_LETTERS, REDRIVE_LOOKED_UP, REDRIVEN};
 use crate::store::{DeliveryKey, RedriveCursor, Redriven, Result};
 
@@ -61,16 +61,17 @@ pub(crate) async fn matching(
 ) -> Result<Vec<Candidate>> {
     let gateway = matching.gateway.unwrap_or(GatewayKey(0));
     let after = after.max(DeliveryKey { gateway, sequence: Sequence::ZERO });
-    let stretch = if matching.names_events() {
+    let stretch = if matching.filter.names_events() {
         named(conn, matching, after, bounds).await?
     } else {
-        dead_letter_page(conn, matching, after, bounds).await?
+        let mut page = dead_letter_page(conn, matching, after, bounds).await?;
+        if matching.filter.selects_events() {
+            page.keys = conn.deliveries_with_events(matching, &page.keys).await?;
+        }
+        page
     };
     answer.next = stretch.next.map(RedriveCursor::DeadLetters);
     let open = conn.open_deliveries(&stretch.keys).await?;
-    let wanted = matching.filter.event_type.as_ref().map(EventType::as_str);
-    let is_wanted = |it: &Candidate| wanted.is_none() || it.event_type.as_deref() == wanted;
-    let open: Vec<Candidate> = open.into_iter().filter(is_wanted).collect();
     let keys: Vec<DeliveryKey> = open.iter().map(Candidate::key).collect();
     let Failures { newest: failed, .. } = newest::failures(conn, matching, i64::MAX, &keys).await?;
     let mut chosen = Vec::new();

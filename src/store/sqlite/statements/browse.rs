@@ -1,13 +1,12 @@
-//! Browsing events and deliveries.
+//! Browsing events.
 
 use super::super::sql::dialect::BrowseStatements;
 use super::super::sql::dialect::browse::{EventMatching, Examined, SummaryRow};
-use super::super::sql::dialect::deliveries::Matching;
-use super::{Connection, json, query, query_as};
+use super::{Connection, json, query_as};
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, Sequence};
 use crate::store::limits::LISTED_GATEWAYS;
-use crate::store::{DeliveryKey, Result, TimedKey, storable};
+use crate::store::{Result, TimedKey, storable};
 
 /// Examines the events of `page`, which are read along an index without their rows. What a row has
 /// behind a large payload is read only for a condition that needs it.
@@ -197,51 +196,6 @@ impl BrowseStatements for Connection {
                 limit
             )
         })
-    }
-
-    async fn deliveries_named(
-        &mut self,
-        matching: &Matching,
-        before: DeliveryKey,
-        limit: i64,
-    ) -> Result<Vec<DeliveryKey>> {
-        let rows = query!(
-            r#"
-            with chosen as materialized (
-                select event from events
-                where organisation = $1 and id = $2 and ($3 is null or correlation_id = $3)
-                  and ($4 is null or type = $4) and appended_at >= $5 and appended_at < $6
-                union
-                select event from events
-                where organisation = $1 and correlation_id = $3 and ($2 is null or id = $2)
-                  and ($4 is null or type = $4) and appended_at >= $5 and appended_at < $6
-            ),
-            deliveries as materialized (
-                select o.gateway, o.sequence from chosen c
-                cross join outbox o indexed by outbox_by_event on o.event = c.event
-                union all
-                select t.gateway, t.sequence from chosen c
-                cross join trimmed t indexed by trimmed_by_event on t.event = c.event
-            )
-            select o.gateway as "gateway!: i64", o.sequence as "sequence!: i64"
-            from deliveries o cross join gateways g on g.gateway = o.gateway
-            where g.organisation = $1 and ($7 is null or o.gateway = $7) and (o.gateway, o.sequence) < ($8, $9)
-            order by o.gateway desc, o.sequence desc limit $10
-            "#,
-            matching.organisation.0,
-            matching.filter.event_id.as_ref() as _,
-            matching.filter.correlation_id.as_ref() as _,
-            matching.filter.event_type.as_ref() as _,
-            matching.filter.window.from() as _,
-            matching.filter.window.to() as _,
-            matching.gateway.map(|gateway| gateway.0),
-            before.gateway.0,
-            before.sequence.0,
-            limit
-        )
-        .fetch_all(self)
-        .await?;
-        Ok(rows.into_iter().map(|row| DeliveryKey::new(row.gateway, row.sequence)).collect())
     }
 
     async fn event_summaries(&mut self, events: &[i64]) -> Result<Vec<SummaryRow>> {

@@ -7,13 +7,24 @@ use super::{Connection, json, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::{
-    InboxContent, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow, Rejection,
-    RejectionReason, Result, Unreadable,
+    InboxContent, RejectedContent, RejectedFilter, RejectedRow, Rejection, RejectionReason, Result,
+    Unreadable,
 };
 
 type Content = std::result::Result<InboxContent, Unreadable>;
 
 impl InboxStatements for Connection {
+    type RejectedGatewayId = String;
+    type RejectedExpiry = String;
+
+    fn rejected_gateway_id(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    fn rejected_expiry(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
     /// The write transaction has locked the whole file.
     async fn lock_inbox(&mut self) -> Result<()> {
         Ok(())
@@ -267,43 +278,6 @@ impl InboxStatements for Connection {
             version: row.version,
             retried_at: row.retried_at,
         }))
-    }
-
-    async fn replace_rejected(
-        &mut self,
-        now: Timestamp,
-        edit: &RejectedEdit,
-        rejection: &Rejection,
-    ) -> Result<bool> {
-        let content = &edit.content;
-        let reason = rejection.reason.as_str();
-        let done = query!(
-            r#"
-            update inbox_rejected
-            set version = version + 1, type = $3, payload = $4, gateway_id = $5, target = $6,
-                event_id = $7, correlation_id = $8, user_id = $9, expires_at = $10,
-                traceparent = $11, collapse_key = $12, reason = $13, detail = $14, rejected_at = $15
-            where id = $1 and version = $2 and retried_at is null
-            "#,
-            edit.id,
-            edit.version,
-            content.event_type,
-            content.payload,
-            content.gateway_id,
-            content.target,
-            content.event_id,
-            content.correlation_id,
-            content.user_id,
-            content.expires_at,
-            content.traceparent,
-            content.collapse_key,
-            reason,
-            rejection.detail,
-            now as _
-        )
-        .execute(self)
-        .await?;
-        Ok(done.rows_affected() > 0)
     }
 
     async fn retryable_rows(

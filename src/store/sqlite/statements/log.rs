@@ -14,8 +14,6 @@ use crate::clock::Timestamp;
 use crate::event::{
     CorrelationId, EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Sequence,
 };
-use crate::store::deployments::{Candidate, performed_at};
-use crate::store::limits::LONGEST_RANGE;
 use crate::store::supersession::Superseded;
 use crate::store::{Result, storable};
 
@@ -310,50 +308,6 @@ impl LogStatements for Connection {
             }
         });
         entries.boxed()
-    }
-
-    async fn deployment_candidates(
-        &mut self,
-        gateway: GatewayKey,
-        deployment_id: &str,
-        artifact_id: &str,
-        suffix: &str,
-        sent: Sequence,
-        limit: i64,
-    ) -> Result<Vec<Candidate>> {
-        let rows = query!(
-            r#"
-            select o.sequence as "sequence!: Sequence", e.payload as "payload!: String"
-            from events e join outbox o on o.event = e.event and o.gateway = $1
-            where substr(e.deployment_id, 1, 512) = substr($2, 1, 512)
-                and e.deployment_id = $2 and e.artifact_id = $3 and e.type like '%.' || $4
-                and o.sequence <= $5
-                and not exists (
-                    select 1 from dead_letters d
-                    where d.gateway = $1 and d.reason in ('expired', 'retention')
-                        and d.first_sequence between o.sequence - $6 and o.sequence
-                        and d.last_sequence >= o.sequence
-                        and not exists (
-                            select 1 from attempts a
-                            where a.gateway = $1 and a.connection is not null
-                                and a.first_sequence between o.sequence - $6 and o.sequence
-                                and a.last_sequence >= o.sequence
-                                and (a.reason is null or a.reason not in ('expired', 'retention'))
-                        )
-                )
-            order by o.sequence desc limit $7
-            "#,
-            gateway.0,
-            deployment_id,
-            artifact_id,
-            suffix,
-            sent.0,
-            LONGEST_RANGE,
-            limit
-        )
-        .fetch(self);
-        // One payload at a time: each may be large.
-        Ok(rows.map_ok(|row| (row.sequence, performed_at(&row.payload))).try_collect().await?)
     }
 }
 

@@ -1,15 +1,92 @@
 //! Access tokens and gateway tokens.
 
+use async_trait::async_trait;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayId, OrganisationKey};
 use gateway_events::store::audit::entries;
 use gateway_events::store::limits::{LIVE_TOKENS, NOTED_EVERY};
 use gateway_events::store::{
-    AccessCredential, Audited, Conflict, GatewayCredential, NewToken, Result, Scope, StoreError,
-    TokenInfo, TokenKind,
+    AccessCredential, Actor, Audited, Conflict, Credentials, GatewayCredential, NewToken, Result,
+    Scope, StoreError, TokenInfo, TokenKind,
 };
 
+use super::MemoryStore;
 use super::tables::{Tables, Token};
+
+#[async_trait]
+impl Credentials for MemoryStore {
+    async fn organisation(&self, name: &str) -> Result<OrganisationKey> {
+        self.read(|tables| tables.organisation(name)).await
+    }
+
+    async fn has_access_tokens(&self) -> Result<bool> {
+        self.read(|tables| Ok(!tables.access_tokens.is_empty())).await
+    }
+
+    async fn create_access_token(
+        &self,
+        actor: &Actor,
+        name: &str,
+        scopes: &[Scope],
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| {
+            tables.create_access_token(now, organisation, name, scopes, token)
+        })
+        .await
+    }
+
+    async fn access_tokens(&self, organisation: OrganisationKey) -> Result<Vec<TokenInfo>> {
+        self.read(|tables| Ok(tables.list_access_tokens(organisation))).await
+    }
+
+    async fn revoke_access_token(&self, actor: &Actor, id: &str) -> Result<()> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.revoke_access_token(now, organisation, id)).await
+    }
+
+    async fn access_credential(&self, id: &str) -> Result<Option<AccessCredential>> {
+        self.read(|tables| Ok(tables.access_credential(id))).await
+    }
+
+    fn note_use(&self, kind: TokenKind, id: &str, last_used_at: Option<Timestamp>) {
+        let now = (self.database.0.clock)();
+        let is_noted = last_used_at.is_some_and(|at| now.since(at) < NOTED_EVERY);
+        if !is_noted && self.check_open().is_ok() {
+            self.database.tables().note_use(now, kind, id);
+        }
+    }
+
+    async fn create_gateway_token(
+        &self,
+        actor: &Actor,
+        id: GatewayId,
+        token: NewToken,
+    ) -> Result<TokenInfo> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.create_gateway_token(now, organisation, id, token))
+            .await
+    }
+
+    async fn gateway_tokens(
+        &self,
+        organisation: OrganisationKey,
+        id: GatewayId,
+    ) -> Result<Vec<TokenInfo>> {
+        self.read(|tables| tables.list_gateway_tokens(organisation, id)).await
+    }
+
+    async fn revoke_gateway_token(&self, actor: &Actor, id: GatewayId, token: &str) -> Result<()> {
+        let organisation = actor.organisation;
+        self.audited(actor, |tables, now| tables.revoke_gateway_token(now, organisation, id, token))
+            .await
+    }
+
+    async fn gateway_credential(&self, token: &str) -> Result<Option<GatewayCredential>> {
+        self.read(|tables| Ok(tables.gateway_credential(token))).await
+    }
+}
 
 impl Tables {
     pub(super) fn create_access_token(
