@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
@@ -358,14 +358,17 @@ impl LogStatements for Connection {
                 sequence as "sequence?: Sequence", id as "id?: EventId",
                 type as "event_type?: EventType", payload as "payload?: String",
                 correlation_id as "correlation_id?: CorrelationId", user_id as "user_id?: String",
-                occurred_at as "occurred_at?: Timestamp", expires_at as "expires_at?: Timestamp",
-                extras as "extras?: String"
+                occurred_at as "occurred_at?: Timestamp", extras as "extras?: String"
             from streams s left join lateral (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id,
-                    e.occurred_at, e.expires_at,
-                    case when e.traceparent is not null or e.attributes is not null
-                            or o.withheld is not null or e.purged_at is not null
-                        then json_build_array(e.traceparent, e.attributes,
+                    e.occurred_at,
+                    case when e.expires_at is not null or e.traceparent is not null
+                            or e.attributes is not null or o.withheld is not null
+                            or e.purged_at is not null
+                        then json_build_array(
+                            case when isfinite(e.expires_at)
+                                then (extract(epoch from e.expires_at) * 1000000)::bigint end,
+                            e.traceparent, e.attributes,
                             case when e.purged_at is null or o.withheld = 'superseded'
                                 then o.withheld else 'purged' end)::text
                     end as extras,
@@ -403,7 +406,6 @@ impl LogStatements for Connection {
                 correlation_id: row.correlation_id,
                 user_id: row.user_id,
                 occurred_at: row.occurred_at,
-                expires_at: row.expires_at,
                 extras: row.extras,
             })
         });

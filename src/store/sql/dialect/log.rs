@@ -158,15 +158,16 @@ pub(crate) struct LogEntry {
     pub(crate) correlation_id: Option<CorrelationId>,
     pub(crate) user_id: Option<String>,
     pub(crate) occurred_at: Option<Timestamp>,
-    pub(crate) expires_at: Option<Timestamp>,
     /// What few events have, as JSON ([`Extras`]); `None` if this one has nothing of it. One column instead
-    /// of three, because a backlog is read in rows of which each column costs an allocation.
+    /// of four, because a backlog is read in rows of which each column costs an allocation.
     pub(crate) extras: Option<String>,
 }
 
 /// What few events of a log have. In the statements it is an array, in this order.
 #[derive(Default, serde::Deserialize)]
 pub(crate) struct Extras {
+    /// In microseconds since the Unix epoch.
+    pub(crate) expires_at: Option<i64>,
     pub(crate) traceparent: Option<TraceParent>,
     /// As they are stored, a text of JSON.
     pub(crate) attributes: Option<String>,

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::super::dialect::log::{Extras, LogEntry};
 use super::super::dialect::{Connection, LogStatements, query};
+use crate::clock::Timestamp;
 use crate::cloud_event::Attributes;
 use crate::event::{Event, GatewayKey, Sequence};
 use crate::store::deployments::{Candidate, choose, performed_at};
@@ -42,7 +43,8 @@ impl LogEntry {
                 .map(serde_json::from_str)
                 .transpose()
                 .map_err(|error| StoreError::Corrupt(format!("the row of {id}: {error}")))?;
-        let Extras { traceparent, attributes: text, withheld } = extras.unwrap_or_default();
+        let Extras { expires_at, traceparent, attributes: text, withheld } =
+            extras.unwrap_or_default();
         let attributes = attributes(text.as_deref())
             .map_err(|error| StoreError::Corrupt(format!("the attributes of {id}: {error}")))?;
         let event = Event {
@@ -52,7 +54,7 @@ impl LogEntry {
             correlation_id,
             user_id: self.user_id,
             occurred_at,
-            expires_at: self.expires_at,
+            expires_at: expires_at.map(Timestamp::from_micros),
             traceparent,
             attributes,
         };

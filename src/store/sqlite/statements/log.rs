@@ -266,15 +266,14 @@ impl LogStatements for Connection {
             r#"
             select s.head as "sequence!: Sequence", null as "id?: EventId", null as "event_type?: EventType",
                 null as "payload?: String", null as "correlation_id?: CorrelationId",
-                null as "user_id?: String", s.floor as "occurred_at?: i64",
-                null as "expires_at?: Timestamp", null as "extras?: String"
+                null as "user_id?: String", s.floor as "occurred_at?: i64", null as "extras?: String"
             from streams s where s.gateway = $1
             union all
             select * from (
                 select o.sequence, e.id, e.type, e.payload, e.correlation_id, e.user_id, e.occurred_at,
-                    e.expires_at,
-                    case when coalesce(e.traceparent, e.attributes, o.withheld, e.purged_at) is not null
-                        then json_array(e.traceparent, e.attributes,
+                    case when coalesce(e.expires_at, e.traceparent, e.attributes, o.withheld, e.purged_at)
+                            is not null
+                        then json_array(e.expires_at, e.traceparent, e.attributes,
                             case when e.purged_at is null or o.withheld = 'superseded'
                                 then o.withheld else 'purged' end)
                     end
@@ -303,7 +302,6 @@ impl LogStatements for Connection {
                 correlation_id: row.correlation_id,
                 user_id: row.user_id,
                 occurred_at: row.occurred_at.map(Timestamp::from_micros),
-                expires_at: row.expires_at,
                 extras: row.extras,
             }
         });
