@@ -177,8 +177,8 @@ async fn requests_that_can_not_be_done_are_refused(backend: Backend) {
     }
     let resync = admin.post(&format!("/gateways/{id}/resync"), &why).await;
     let resync = resync.refusal(409, "resync_unsupported");
-    assert!(resync["detail"].as_str().unwrap().contains("replay"), "{resync}");
-    service.run("gateway resync berlin --reason r").await.failed(1, &["replay"]);
+    assert!(resync["detail"].as_str().unwrap().contains("Replay"), "{resync}");
+    service.run("gateway resync berlin --reason r").await.failed(1, &["Replay"]);
 
     let purge = |id: &str| format!("/events/{id}/payload");
     remove(&reader, &purge("e"), &why).await.refusal(403, "insufficient_scope");
