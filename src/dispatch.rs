@@ -141,9 +141,6 @@ pub struct ReliableOptions {
     pub instance_ttl: Duration,
     /// Where gateways find a snapshot; empty if they are not sent one.
     pub snapshot_url: String,
-    /// The largest frame of an event, in bytes (`limits.event_bytes`).
-    #[serde(skip)]
-    pub frame_bytes: u64,
 }
 
 impl Default for ReliableOptions {

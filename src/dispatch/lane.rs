@@ -26,7 +26,6 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
 use crate::store::OutboxRow;
-use crate::transport::frames::Envelope;
 use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent};
 
 mod ending;
@@ -361,8 +360,7 @@ impl Lane {
         self.registration.note_sent(sequence);
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (sequence.previous(), 1);
-        let envelope = Envelope::Native;
-        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt, envelope };
+        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
         place.send(Box::new(Outgoing::Event(outgoing)));
         self.reader.pop();
         state.metrics.written.increment(1);

@@ -18,20 +18,17 @@ use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::recorder::Recorder;
 use super::registry::Registration;
-use crate::clock::{Timestamp, millis};
+use crate::clock::Timestamp;
 use crate::event::{Epoch, EventType, Reason, Sequence};
 use crate::metric;
 use crate::store::{Gap, GapReason};
-use crate::transport::frames::{ConnectionDrain, Envelope, ErrorCode, FrameError};
-use crate::transport::reliable::beyond_sent;
-use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd};
+use crate::transport::{Control, Drain, Ended, Incoming, LINK_MESSAGES, LaneEnd, Violation};
 
 mod acknowledgements;
 mod ending;
 mod sending;
 mod window;
 
-use window::Violation;
 pub(super) use window::Window;
 
 /// Gateways of a node that shuts down reconnect at different times within this time.
@@ -46,8 +43,6 @@ pub(super) struct Lane {
     pub(super) transport: &'static str,
     pub(super) timing: Timing,
     pub(super) window: Window,
-    /// The form of events that the gateway has asked for.
-    pub(super) envelope: Option<Envelope>,
     /// The only types that are sent; `None` for all.
     pub(super) types: Option<BTreeSet<EventType>>,
     /// Where gateways find a snapshot.
@@ -112,14 +107,8 @@ impl End {
         Self::Close(Control::Close(reason), reason)
     }
 
-    fn violation(violation: Violation) -> Self {
-        let error = match violation {
-            Violation::BeyondSent(sequence) => beyond_sent(sequence),
-            Violation::Confirmed(sequence) => {
-                FrameError::new(ErrorCode::NotInFlight, format!("{sequence} was confirmed before"))
-            }
-        };
-        Self::Close(Control::Violation(Box::new(error)), Reason::ProtocolError)
+    const fn violation(violation: Violation) -> Self {
+        Self::Close(Control::Violation(violation), Reason::ProtocolError)
     }
 }
 
@@ -293,11 +282,8 @@ impl Lane {
         }
         state.wind_down = Some((Instant::now() + LAST_RECEIPTS, reason));
         let within = if reason == Reason::Shutdown { RECONNECTS } else { Duration::ZERO };
-        let drain = ConnectionDrain {
-            reason: reason.as_str().to_owned(),
-            reconnect_after_ms: millis(within.mul_f64(fastrand::f64())),
-            grace_ms: millis(LAST_RECEIPTS),
-        };
+        let reconnect_after = within.mul_f64(fastrand::f64());
+        let drain = Drain { reason, reconnect_after, grace: LAST_RECEIPTS };
         let _ = self.link.control.try_send(Control::Drain(Box::new(drain)));
     }
 

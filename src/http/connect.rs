@@ -16,6 +16,7 @@ use super::auth;
 use super::client_address::client_address;
 use super::failures;
 use super::listener::Peer;
+use super::not_opened::closing;
 use super::observability;
 use super::openapi::{Connecting, Problems};
 use super::problem::{Answer, Challenge, Problem};
@@ -26,7 +27,7 @@ use crate::clock::Timestamp;
 use crate::store::{GatewayCredential, NotedRefusal};
 use crate::token::Kind;
 use crate::transport::frames::PROTOCOL;
-use crate::transport::{self, websocket};
+use crate::transport::{self, reliable, websocket};
 
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
 /// connection keeps it. The buffer grows for larger messages.
@@ -319,7 +320,11 @@ fn limited(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
 fn start_reliable(app: &App, upgrade: WebSocketUpgrade, greeted: Greeted, span: Span) -> Response {
     let failed = span.clone();
     let write_timeout = app.config.delivery.write_timeout;
-    let settings = websocket::reliable::Settings { write_timeout, close_timeout: CLOSE_TIMEOUT };
+    let settings = websocket::reliable::Settings {
+        write_timeout,
+        close_timeout: CLOSE_TIMEOUT,
+        frame_bytes: reliable::frame_bytes(app.rules.event_bytes()),
+    };
     limited(app, upgrade)
         .on_failed_upgrade(move |error| {
             failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
@@ -337,14 +342,14 @@ async fn run_reliable(
 ) {
     let greeting = greeted.greeting();
     let greet = websocket::reliable::greet(socket, &greeting, settings, greeted.stopped());
-    let Some((socket, hello)) = greet.await else { return };
-    match greeted.open(hello).await {
+    let Some((socket, request)) = greet.await else { return };
+    match greeted.open(request).await {
         Ok((session, attempt)) => {
             let (lane_end, transport_end) = transport::link();
             session.start(lane_end);
             socket.run(transport_end).await;
             drop(attempt);
         }
-        Err(refused) => socket.refuse(refused.reason, refused.error).await,
+        Err(cause) => socket.close(closing(cause)).await,
     }
 }

@@ -25,7 +25,7 @@ impl Lane {
         let by = Instant::now() + CLOSE;
         // A violation explains itself; what the peer sends after it does not count.
         let (detail, is_violation) = match &control {
-            Control::Violation(error) => (error.to_string(), true),
+            Control::Violation(violation) => (violation.to_string(), true),
             _ => (String::new(), false),
         };
         // Probes may fill the channel until the transport takes them.

@@ -1,0 +1,66 @@
+//! The refusal of a gateway that was admitted and got no connection: as the end of a stream that has
+//! begun, and as the answer to a request.
+
+use super::connect::Refused;
+use super::problem::{Challenge, Problem};
+use crate::admission::NotOpened;
+use crate::api::Code;
+use crate::event::Reason;
+use crate::store::Conflict;
+use crate::transport::frames::{ErrorCode, FrameError, FrameType as _, Hello};
+use crate::transport::reliable::{Closing, violation};
+
+/// How a stream ends that has begun.
+pub(super) fn closing(cause: NotOpened) -> Closing {
+    match cause {
+        NotOpened::Closed(reason) => reason.into(),
+        NotOpened::Conflict(conflict) => (&frame_error(&conflict)).into(),
+        NotOpened::Unavailable => {
+            let message = "The service is not available; connect again.";
+            let error = violation(&FrameError::new(ErrorCode::Unavailable, message));
+            Closing { reason: Reason::NodeLost, error: Some(error) }
+        }
+    }
+}
+
+fn frame_error(conflict: &Conflict) -> FrameError {
+    match conflict {
+        Conflict::InstanceName { .. } => FrameError::member(Hello::TYPE, "instance", conflict),
+        _ => FrameError::new(ErrorCode::TooManyInstances, conflict.to_string()),
+    }
+}
+
+impl From<NotOpened> for Refused {
+    fn from(cause: NotOpened) -> Self {
+        match cause {
+            NotOpened::Conflict(conflict @ Conflict::InstanceName { .. }) => {
+                Problem::invalid("instance", conflict.to_string()).into()
+            }
+            NotOpened::Conflict(conflict) => {
+                Problem::new(Code::Conflict, frame_error(&conflict).message).into()
+            }
+            NotOpened::Closed(_) | NotOpened::Unavailable => closing(cause).into(),
+        }
+    }
+}
+
+impl From<Closing> for Refused {
+    fn from(Closing { reason, error }: Closing) -> Self {
+        let message = || error.map(|error| error.message).unwrap_or_default();
+        let problem = match reason {
+            Reason::TokenRevoked | Reason::GatewayDeleted => {
+                Problem::unauthorized(Challenge::ApiKey)
+            }
+            Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, message()),
+            Reason::Shutdown => {
+                Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
+            }
+            Reason::ProtocolError => Problem::new(Code::InvalidFrame, message()),
+            _ => Problem::unavailable(
+                Code::Unavailable,
+                "The connection could not be opened; connect again.",
+            ),
+        };
+        problem.into()
+    }
+}
