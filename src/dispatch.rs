@@ -200,7 +200,12 @@ impl Dispatcher {
             permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
-            recorder: Recorder::start(Arc::clone(&store), recorded.clone(), jobs),
+            recorder: Recorder::start(
+                Arc::<dyn Store>::clone(&store),
+                Arc::<dyn Store>::clone(&store),
+                recorded.clone(),
+                jobs,
+            ),
             recorded,
             failures: Arc::default(),
             lanes: TaskTracker::new(),

@@ -215,7 +215,11 @@ impl Ready {
                 opened.head,
             ),
             outcomes: Outcomes::new(info, Arc::clone(&dispatcher.failures)),
-            reports: Reports::new(Arc::<dyn Store>::clone(&dispatcher.store), admission.gateway),
+            reports: Reports::new(
+                Arc::<dyn Store>::clone(&dispatcher.store),
+                Arc::<dyn Store>::clone(&dispatcher.store),
+                admission.gateway,
+            ),
             recorder: dispatcher.recorder.clone(),
             link,
             stop,
