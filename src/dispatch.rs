@@ -42,6 +42,7 @@ mod reliable;
 mod reports;
 mod revoked;
 mod session;
+mod silence;
 mod sweep;
 pub mod window;
 

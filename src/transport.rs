@@ -40,6 +40,7 @@
 //! [`long_poll`] and [`grpc`] have reliable mode only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -181,6 +182,19 @@ pub struct Ended {
     pub by_peer: bool,
     /// Events without a receipt that were to share one with the next event, in order.
     pub shared: Vec<Sequence>,
+}
+
+impl Ended {
+    /// An end after which no event shares a receipt with a later one.
+    pub const fn new(reason: Reason, detail: String, by_peer: bool) -> Self {
+        Self { reason, detail, by_peer, shared: Vec::new() }
+    }
+
+    /// The end of a connection whose peer has not read for as long as the write timeout.
+    fn not_read(write_timeout: Duration) -> Self {
+        let detail = format!("nothing was read for {} s", write_timeout.as_secs());
+        Self::new(Reason::WriteTimeout, detail, false)
+    }
 }
 
 /// The lane's end of a link.

@@ -289,8 +289,7 @@ impl Connection {
             let _ = self.report(Incoming::Unsent(first)).await;
         }
         let End { closing: Closing { reason, .. }, detail } = end;
-        let (detail, shared) = (detail.to_owned(), Vec::new());
-        let ended = Ended { reason, detail, by_peer: false, shared };
+        let ended = Ended::new(reason, detail.to_owned(), false);
         // Fails if the lane has ended, so that no one needs the report.
         let _ = self.report(Incoming::Ended(Box::new(ended))).await;
     }

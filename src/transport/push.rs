@@ -184,7 +184,7 @@ enum End {
 impl<E: Encoder> Push<E> {
     /// Runs the connection to its end. `first` are items to send before those of the lane.
     pub async fn run(mut self, first: Vec<E::Item>) {
-        let (reason, detail, by_peer) = match self.serve(first).await {
+        let ended = match self.serve(first).await {
             End::Closed(closing) => {
                 let reason = closing.reason;
                 let last = self.encoder.end(closing);
@@ -198,18 +198,16 @@ impl<E: Encoder> Push<E> {
                 if timeout(CLOSE_TIMEOUT, sending).await.is_err() {
                     tracing::debug!("the end of a stream was not read");
                 }
-                (reason, String::new(), false)
+                Ended::new(reason, String::new(), false)
             }
-            End::Lost => (Reason::ConnectionLost, "the peer ended the stream".to_owned(), true),
-            End::Stuck => {
-                let detail = format!("nothing was read for {} s", self.write_timeout.as_secs());
-                (Reason::WriteTimeout, detail, false)
+            End::Lost => {
+                Ended::new(Reason::ConnectionLost, "the peer ended the stream".to_owned(), true)
             }
+            End::Stuck => Ended::not_read(self.write_timeout),
         };
         let Self { items, end, .. } = self;
         // Ends the stream before the lane learns that nothing of it is left.
         drop(items);
-        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
         // Fails if the lane has ended, so that no one needs the report.
         let _ = end.incoming.send(Incoming::Ended(Box::new(ended))).await;
     }

@@ -331,18 +331,17 @@ enum Next {
 
 impl Socket {
     async fn run(mut self) {
-        let (reason, detail, by_peer) = self.serve().await;
-        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
+        let ended = self.serve().await;
         drop(self.down);
         let _ = self.end.incoming.send(Incoming::Ended(Box::new(ended))).await;
     }
 
-    async fn serve(&mut self) -> (Reason, String, bool) {
+    async fn serve(&mut self) -> Ended {
         loop {
             match self.next().await {
-                Next::Reset => return (Reason::ConnectionLost, "reset".to_owned(), true),
+                Next::Reset => return Ended::new(Reason::ConnectionLost, "reset".to_owned(), true),
                 Next::Overdue => {
-                    return (Reason::WriteTimeout, "nothing was read".to_owned(), false);
+                    return Ended::new(Reason::WriteTimeout, "nothing was read".to_owned(), false);
                 }
                 Next::Sent => {}
                 Next::Control(control) => {
@@ -356,7 +355,8 @@ impl Socket {
                     }
                 }
                 Next::Frame(None) => {
-                    return (Reason::ConnectionLost, "the peer has gone".to_owned(), true);
+                    let detail = "the peer has gone".to_owned();
+                    return Ended::new(Reason::ConnectionLost, detail, true);
                 }
                 Next::Outgoing(Some(outgoing)) => self.outgoing(*outgoing).await,
                 Next::Outgoing(None) => return self.close(Reason::Shutdown.into()).await,
@@ -413,7 +413,7 @@ impl Socket {
         None
     }
 
-    async fn receive(&mut self, frame: FromGateway) -> Option<(Reason, String, bool)> {
+    async fn receive(&mut self, frame: FromGateway) -> Option<Ended> {
         let frame = match frame {
             FromGateway::Pong => {
                 let _ = self.end.incoming.send(Incoming::Alive).await;
@@ -421,7 +421,7 @@ impl Socket {
             }
             FromGateway::Close => {
                 let why = "the gateway closed the connection".to_owned();
-                return Some((Reason::ClosedByGateway, why, false));
+                return Some(Ended::new(Reason::ClosedByGateway, why, false));
             }
             FromGateway::Frame(frame) => frame,
         };
@@ -439,7 +439,7 @@ impl Socket {
         None
     }
 
-    async fn close(&mut self, Closing { reason, error }: Closing) -> (Reason, String, bool) {
+    async fn close(&mut self, Closing { reason, error }: Closing) -> Ended {
         self.watch.closing(reason, error.as_ref());
         let at = self.last_at.max(Instant::now() + delay());
         if let Some(error) = error {
@@ -459,7 +459,7 @@ impl Socket {
                 () = sleep_until(by) => break,
             }
         }
-        (reason, String::new(), false)
+        Ended::new(reason, String::new(), false)
     }
 }
 

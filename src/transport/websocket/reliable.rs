@@ -14,11 +14,11 @@ use super::super::frames::{ErrorCode, FrameError, GatewayFrame, Hello, ServerFra
 use super::super::reliable::{self, Closing, Encoding};
 use super::super::write_timeout::within;
 use super::super::{
-    Control, DeliveryRequest, Drain, Ended, Incoming, InvalidMessage, Outgoing, ReliableGreeting,
-    TransportEnd,
+    Control, DeliveryRequest, Incoming, InvalidMessage, Outgoing, ReliableGreeting, TransportEnd,
 };
-use super::reading::{ReadEnd, broken, closed_by_peer};
-use super::{BURST_BYTES, LINGER, text};
+use super::drive::{self, Close, Due, Timeouts, WriteEnd, drive};
+use super::reading::{Malformed, ReadEnd, broken, closed_by_peer};
+use super::{BURST_BYTES, text};
 use crate::clock::Timestamp;
 use crate::event::Reason;
 
@@ -98,8 +98,8 @@ async fn first_frame(stream: &mut SplitStream<WebSocket>) -> Option<Result<Hello
             Ok(Message::Ping(_) | Message::Pong(_)) => continue,
             Ok(Message::Close(_)) => return None,
             Err(error) => match unreadable(error) {
-                Ok(error) => Err(error),
-                Err(_) => return None,
+                ReadEnd::Violation(error) => Err(error),
+                _ => return None,
             },
         };
         return Some(match parsed {
@@ -120,14 +120,12 @@ fn binary() -> FrameError {
 }
 
 /// What a failed read means: a violation, or the end of the connection.
-fn unreadable(error: axum::Error) -> Result<FrameError, ReadEnd> {
-    match broken(error) {
-        ReadEnd::Violation(close_code::SIZE, detail) => {
-            Ok(FrameError::new(ErrorCode::FrameTooLarge, detail))
-        }
-        ReadEnd::Violation(_, detail) => Ok(FrameError::new(ErrorCode::MalformedFrame, detail)),
-        end => Err(end),
-    }
+fn unreadable(error: axum::Error) -> ReadEnd<FrameError> {
+    broken(error).map_violation(|Malformed { code, detail }| {
+        let is_size = code == close_code::SIZE;
+        let code = if is_size { ErrorCode::FrameTooLarge } else { ErrorCode::MalformedFrame };
+        FrameError::new(code, detail)
+    })
 }
 
 impl Greeted {
@@ -148,82 +146,11 @@ impl Greeted {
         let TransportEnd { events, control, incoming } = end;
         let due = Due::default();
         let mut writer = Writer { sink, events, control, encoding, due, settings };
-        let (reason, detail, by_peer) = drive(&mut writer, stream, &incoming).await;
-        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
+        let reader = read(stream, &incoming, settings.close_timeout);
+        let timeouts = Timeouts { write: settings.write_timeout, close: settings.close_timeout };
+        let ended = drive(&mut writer, reader, timeouts).await;
         // Fails if the lane has ended, so that no one needs the report.
         let _ = incoming.send(Incoming::Ended(Box::new(ended))).await;
-    }
-}
-
-/// Why reading ended.
-enum End {
-    Read(ReadEnd),
-    Violation(FrameError),
-}
-
-impl End {
-    /// The reason, details, and whether the peer's host ended it.
-    fn into_end(self) -> (Reason, String, bool) {
-        match self {
-            Self::Read(read) => read.into_end(),
-            Self::Violation(error) => (Reason::ProtocolError, error.to_string(), false),
-        }
-    }
-}
-
-/// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
-/// whether the peer's host ended it.
-async fn drive(
-    writer: &mut Writer,
-    stream: SplitStream<WebSocket>,
-    incoming: &mpsc::Sender<Incoming>,
-) -> (Reason, String, bool) {
-    let settings = writer.settings;
-    let mut reader = std::pin::pin!(read(stream, incoming, settings.close_timeout));
-    let written = tokio::select! {
-        read = &mut reader => {
-            match &read {
-                End::Violation(error) => {
-                    send_close(&mut writer.sink, error.into(), settings.close_timeout).await;
-                    // The peer may have sent more. Closing now would reset the connection before
-                    // the peer has read the close frame.
-                    tokio::time::sleep(LINGER.min(settings.close_timeout)).await;
-                }
-                End::Read(ReadEnd::LaneGone) => {
-                    let closing = Closing::from(Reason::Shutdown);
-                    send_close(&mut writer.sink, closing, settings.close_timeout).await;
-                }
-                End::Read(_) => {}
-            }
-            return read.into_end();
-        }
-        written = writer.run() => written,
-    };
-    // What the peer has sent still counts, so reading continues to the end.
-    match written {
-        WriteEnd::Closed(closing) => {
-            let reason = closing.reason;
-            // A silent peer will not answer, and its failure is recorded only after this.
-            let is_silent =
-                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
-            let wait = if is_silent { LINGER } else { settings.close_timeout };
-            let ending = async {
-                let sending = send_close(&mut writer.sink, closing, settings.close_timeout);
-                tokio::join!(sending, reader).1
-            };
-            match timeout(wait, ending).await {
-                Ok(read) => (reason, String::new(), read.into_end().2),
-                Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
-            }
-        }
-        WriteEnd::TimedOut => {
-            let detail = format!("nothing was read for {} s", settings.write_timeout.as_secs());
-            (Reason::WriteTimeout, detail, false)
-        }
-        WriteEnd::Failed(error) => match timeout(settings.close_timeout, reader).await {
-            Ok(read) => read.into_end(),
-            Err(_) => (Reason::ConnectionLost, error, false),
-        },
     }
 }
 
@@ -232,7 +159,7 @@ async fn read(
     mut stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,
     close_timeout: Duration,
-) -> End {
+) -> ReadEnd<FrameError> {
     while let Some(message) = stream.next().await {
         let received = match message {
             Ok(Message::Text(text)) => match GatewayFrame::parse(text.as_bytes()) {
@@ -240,63 +167,28 @@ async fn read(
                     Ok(messages) => {
                         for message in messages {
                             if incoming.send(message).await.is_err() {
-                                return End::Read(ReadEnd::LaneGone);
+                                return ReadEnd::LaneGone;
                             }
                         }
                         continue;
                     }
-                    Err(error) => return End::Violation(error),
+                    Err(error) => return ReadEnd::Violation(error),
                 },
                 Ok(None) => Incoming::Invalid(InvalidMessage::UnknownType),
-                Err(error) => return End::Violation(error),
+                Err(error) => return ReadEnd::Violation(error),
             },
             Ok(Message::Ping(_) | Message::Pong(_)) => Incoming::Alive,
-            Ok(Message::Binary(_)) => return End::Violation(binary()),
+            Ok(Message::Binary(_)) => return ReadEnd::Violation(binary()),
             Ok(Message::Close(frame)) => {
-                return End::Read(closed_by_peer(stream, incoming, close_timeout, frame).await);
+                return closed_by_peer(stream, incoming, close_timeout, frame).await;
             }
-            Err(error) => {
-                return match unreadable(error) {
-                    Ok(error) => End::Violation(error),
-                    Err(end) => End::Read(end),
-                };
-            }
+            Err(error) => return unreadable(error),
         };
         if incoming.send(received).await.is_err() {
-            return End::Read(ReadEnd::LaneGone);
+            return ReadEnd::LaneGone;
         }
     }
-    End::Read(ReadEnd::Lost("the stream ended without a close frame".to_owned()))
-}
-
-enum WriteEnd {
-    /// The lane closed the connection.
-    Closed(Closing),
-    /// The peer does not read.
-    TimedOut,
-    /// The socket failed.
-    Failed(String),
-}
-
-/// What overtakes events.
-#[derive(Default)]
-struct Due {
-    ping: bool,
-    drain: Option<Box<Drain>>,
-}
-
-impl Due {
-    /// Notes a control message. Returns how to close the connection, if it says so.
-    fn note(&mut self, control: Option<Control>) -> Option<Closing> {
-        match control {
-            Some(Control::Probe) => self.ping = true,
-            Some(Control::Drain(drain)) => self.drain = Some(drain),
-            Some(Control::Close(reason)) => return Some(reason.into()),
-            Some(Control::Violation(violation)) => return Some(violation.into()),
-            None => return Some(Reason::Shutdown.into()),
-        }
-        None
-    }
+    ReadEnd::Lost("the stream ended without a close frame".to_owned())
 }
 
 struct Writer {
@@ -308,8 +200,16 @@ struct Writer {
     settings: Settings,
 }
 
-impl Writer {
-    async fn run(&mut self) -> WriteEnd {
+impl Close for Closing {
+    fn reason(&self) -> Reason {
+        self.reason
+    }
+}
+
+impl drive::Writer for Writer {
+    type Close = Closing;
+
+    async fn run(&mut self) -> WriteEnd<Closing> {
         loop {
             self.announce_drain().await;
             let mut first = None;
@@ -317,8 +217,8 @@ impl Writer {
                 tokio::select! {
                     biased;
                     control = self.control.recv() => {
-                        if let Some(close) = self.due.note(control) {
-                            return WriteEnd::Closed(close);
+                        if let Some(closing) = self.due.note(control) {
+                            return WriteEnd::Closed(closing);
                         }
                     }
                     Some(outgoing) = self.events.recv() => first = Some(outgoing),
@@ -331,21 +231,27 @@ impl Writer {
             let written = tokio::select! {
                 biased;
                 // A close does not wait for the write; everything else does.
-                close = closed(control, due) => Err(close),
+                closing = due.closed(control) => Err(closing),
                 written = writing => Ok(written),
             };
             match written {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => return WriteEnd::Failed(error.to_string()),
                 Ok(Err(_)) => return WriteEnd::TimedOut,
-                Err(close) => {
+                Err(closing) => {
                     self.announce_drain().await;
-                    return WriteEnd::Closed(close);
+                    return WriteEnd::Closed(closing);
                 }
             }
         }
     }
 
+    async fn close(&mut self, closing: Closing) {
+        send_close(&mut self.sink, closing, self.settings.close_timeout).await;
+    }
+}
+
+impl Writer {
     /// Asks the peer to reconnect, if that is due. The close that follows waits for it.
     async fn announce_drain(&mut self) {
         if let Some(drain) = self.due.drain.take()
@@ -353,16 +259,6 @@ impl Writer {
         {
             // An error is found by the next write.
             let _ = timeout(self.settings.close_timeout, self.sink.send(message)).await;
-        }
-    }
-}
-
-/// Waits for the lane to close the connection while something is written.
-async fn closed(control: &mut mpsc::Receiver<Control>, due: &mut Due) -> Closing {
-    loop {
-        let received = control.recv().await;
-        if let Some(close) = due.note(received) {
-            return close;
         }
     }
 }
