@@ -56,17 +56,16 @@ pub mod long_poll;
 mod message;
 pub mod push;
 pub mod reliable;
-mod report;
+pub mod report;
 pub mod sse;
 pub mod websocket;
 mod write_timeout;
 
 pub use greeting::{Greeting, ReliableGreeting};
 pub use message::{
-    Confirmation, Credit, DeliveryRequest, Drain, Gap, GapReason, Mark, Nack, Resumed, Start,
-    Violation,
+    Confirmation, Credit, DeliveryRequest, DeploymentAction, DeploymentReport, DeploymentStatus,
+    Drain, Gap, GapReason, Mark, Nack, Resumed, Start, Violation,
 };
-pub use report::{DeploymentAction, DeploymentReport, DeploymentStatus};
 
 /// The names of all transports, in the database, the API and the metrics.
 pub const NAMES: [&str; 5] =

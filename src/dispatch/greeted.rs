@@ -8,14 +8,14 @@ use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Dispatcher;
-use super::begin::Begin;
+use super::begin::{Begin, level};
 use super::permit::Permit;
 use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
-use crate::store::{GapReason, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
-use crate::transport::{Confirmation, DeliveryRequest, Greeting, ReliableGreeting, Start};
+use crate::store::{GapReason, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::transport::{DeliveryRequest, Greeting, ReliableGreeting, Start};
 use crate::wake::Subscription;
 
 /// A gateway that was greeted and whose hello is awaited.
@@ -165,13 +165,6 @@ const fn stated(resume: &ResumeFrom) -> Option<(Epoch, Sequence)> {
         | ResumeFrom::Confirmed { epoch, sequence }
         | ResumeFrom::After { epoch, sequence, .. } => Some((*epoch, *sequence)),
         ResumeFrom::Server | ResumeFrom::Latest | ResumeFrom::Earliest => None,
-    }
-}
-
-pub(super) const fn level(confirmation: Confirmation) -> Level {
-    match confirmation {
-        Confirmation::Received => Level::Received,
-        Confirmation::Applied => Level::Applied,
     }
 }
 

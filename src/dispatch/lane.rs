@@ -399,7 +399,7 @@ impl Lane {
 
     fn receive(&mut self, state: &mut State, incoming: Incoming) {
         let now = Instant::now();
-        if state.silence.end(now) {
+        if state.silence.note_activity(now) {
             self.outcomes.alive();
         }
         match incoming {

@@ -292,7 +292,7 @@ impl Lane {
 
     fn receive(&mut self, state: &mut State, incoming: Incoming) -> Result<(), Violation> {
         let now = Instant::now();
-        if state.silence.end(now) {
+        if state.silence.note_activity(now) {
             self.outcomes.alive();
         }
         match incoming {

@@ -10,9 +10,8 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
-use super::begin::Begin;
+use super::begin::{Begin, level};
 use super::final_ping::FinalPing;
-use super::greeted::level;
 use super::lane::{Lane, Timing};
 use super::log_reader::LogReader;
 use super::outcomes::{ConnectionInfo, Outcomes};

@@ -35,7 +35,7 @@ impl Silence {
     }
 
     /// Notes activity of the peer. Returns whether it is to be recorded.
-    pub(super) fn end(&mut self, now: Instant) -> bool {
+    pub(super) fn note_activity(&mut self, now: Instant) -> bool {
         self.alive_at = now;
         let is_due = now.duration_since(self.recorded_at) >= RECORDS;
         if is_due {

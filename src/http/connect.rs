@@ -16,18 +16,19 @@ use super::auth;
 use super::client_address::client_address;
 use super::failures;
 use super::listener::Peer;
-use super::not_opened::closing;
+use super::not_opened::{self, closing};
 use super::observability;
 use super::openapi::{Connecting, Problems};
 use super::problem::{Answer, Challenge, Problem};
 use super::upgrade_headers;
-use crate::admission::{Admitted, Candidate, Cause, Greeted, Refusal};
+use crate::admission::{Admitted, Candidate, Cause, Greeted, NotOpened, Refusal};
 use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::store::{GatewayCredential, NotedRefusal};
 use crate::token::Kind;
 use crate::transport::frames::PROTOCOL;
-use crate::transport::{self, reliable, websocket};
+use crate::transport::reliable::{self, Closing};
+use crate::transport::{self, websocket};
 
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
 /// connection keeps it. The buffer grows for larger messages.
@@ -98,6 +99,18 @@ pub(super) struct Refused {
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
         Self { problem, token: None, gateway: None, is_invalid_key: false }
+    }
+}
+
+impl From<NotOpened> for Refused {
+    fn from(cause: NotOpened) -> Self {
+        not_opened::problem(cause).into()
+    }
+}
+
+impl From<Closing> for Refused {
+    fn from(closing: Closing) -> Self {
+        not_opened::closed(closing).into()
     }
 }
 

@@ -1,7 +1,6 @@
 //! The refusal of a gateway that was admitted and got no connection: as the end of a stream that has
 //! begun, and as the answer to a request.
 
-use super::connect::Refused;
 use super::problem::{Challenge, Problem};
 use crate::admission::NotOpened;
 use crate::api::Code;
@@ -30,37 +29,32 @@ fn frame_error(conflict: &Conflict) -> FrameError {
     }
 }
 
-impl From<NotOpened> for Refused {
-    fn from(cause: NotOpened) -> Self {
-        match cause {
-            NotOpened::Conflict(conflict @ Conflict::InstanceName { .. }) => {
-                Problem::invalid("instance", conflict.to_string()).into()
-            }
-            NotOpened::Conflict(conflict) => {
-                Problem::new(Code::Conflict, frame_error(&conflict).message).into()
-            }
-            NotOpened::Closed(_) | NotOpened::Unavailable => closing(cause).into(),
+/// The answer to a request.
+pub(super) fn problem(cause: NotOpened) -> Problem {
+    match cause {
+        NotOpened::Conflict(conflict @ Conflict::InstanceName { .. }) => {
+            Problem::invalid("instance", conflict.to_string())
         }
+        NotOpened::Conflict(conflict) => {
+            Problem::new(Code::Conflict, frame_error(&conflict).message)
+        }
+        NotOpened::Closed(_) | NotOpened::Unavailable => closed(closing(cause)),
     }
 }
 
-impl From<Closing> for Refused {
-    fn from(Closing { reason, error }: Closing) -> Self {
-        let message = || error.map(|error| error.message).unwrap_or_default();
-        let problem = match reason {
-            Reason::TokenRevoked | Reason::GatewayDeleted => {
-                Problem::unauthorized(Challenge::ApiKey)
-            }
-            Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, message()),
-            Reason::Shutdown => {
-                Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
-            }
-            Reason::ProtocolError => Problem::new(Code::InvalidFrame, message()),
-            _ => Problem::unavailable(
-                Code::Unavailable,
-                "The connection could not be opened; connect again.",
-            ),
-        };
-        problem.into()
+/// The answer to a request whose connection was closed.
+pub(super) fn closed(Closing { reason, error }: Closing) -> Problem {
+    let message = || error.map(|error| error.message).unwrap_or_default();
+    match reason {
+        Reason::TokenRevoked | Reason::GatewayDeleted => Problem::unauthorized(Challenge::ApiKey),
+        Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, message()),
+        Reason::Shutdown => {
+            Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
+        }
+        Reason::ProtocolError => Problem::new(Code::InvalidFrame, message()),
+        _ => Problem::unavailable(
+            Code::Unavailable,
+            "The connection could not be opened; connect again.",
+        ),
     }
 }

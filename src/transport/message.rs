@@ -1,8 +1,10 @@
-//! What a lane and a transport of reliable mode say to each other, without a wire format.
+//! The contents of the messages between a lane and a transport, without a wire format. Those of plain
+//! mode are reports on deployments; the others belong to reliable mode.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::event::{Epoch, EventId, EventType, Reason, Sequence};
 
 /// What a gateway asks for in its hello.
@@ -155,4 +157,51 @@ pub struct Credit {
     pub events: Option<u32>,
     /// How many bytes of them.
     pub bytes: Option<u64>,
+}
+
+/// A gateway's report on one deployment. It contains no event id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DeploymentReport {
+    /// The deployment's id.
+    pub deployment_id: String,
+    /// The id of the artifact that was deployed or undeployed.
+    pub artifact_id: String,
+    /// The kind of the artifact, as the gateway calls it.
+    pub resource_type: String,
+    /// The requested action.
+    pub action: DeploymentAction,
+    /// Its result.
+    pub status: DeploymentStatus,
+    /// The `performedAt` of the event that it answers.
+    pub performed_at: Option<Timestamp>,
+    /// Why it failed, such as `GATEWAY_PROCESSING_ERROR`.
+    pub error_code: Option<String>,
+}
+
+/// What a deployment was to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeploymentAction {
+    /// To be deployed.
+    Deploy,
+    /// To be undeployed.
+    Undeploy,
+}
+
+impl DeploymentAction {
+    /// The last segment of the event types that request it.
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Deploy => "deployed",
+            Self::Undeploy => "undeployed",
+        }
+    }
+}
+
+/// The result of a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeploymentStatus {
+    /// It was applied.
+    Success,
+    /// It was not applied.
+    Failed,
 }
