@@ -22,7 +22,7 @@ mod key;
 pub(crate) mod rates;
 mod reconnects;
 
-pub use greeted::{Greeted, NotOpened, Stated};
+pub use greeted::{Greeted, NotOpened};
 pub(crate) use key::{KeyCheck, check_key};
 pub(crate) use rates::{Buckets, Source};
 pub use reconnects::Attempt;
@@ -205,7 +205,7 @@ impl Admissions {
             return Err(refuse(self.unless_draining(Cause::Interrupted)));
         }
         attempt.held();
-        let store = Arc::clone(&self.store);
+        let store = Arc::<dyn Store>::clone(&self.store);
         Ok(Greeted { connection, key, credential, attempt, store })
     }
 

@@ -151,14 +151,17 @@ pub async fn serve(
     let rules = Rules::new(event_bytes);
     let render = recorder.clone();
     let lag = Lag::default();
-    let measure =
-        metrics::Measure::new(Arc::clone(&store), lag.clone(), config.metrics.furthest_behind);
+    let measure = metrics::Measure::new(
+        Arc::<dyn Store>::clone(&store),
+        lag.clone(),
+        config.metrics.furthest_behind,
+    );
     let app = App::new(
         Arc::clone(&store),
         Arc::clone(&dispatcher),
         Arc::clone(&config),
         Arc::clone(&rules),
-        (Feed::start(Arc::clone(&store), wake.clone(), &jobs), Arc::clone(&alerting)),
+        (Feed::start(Arc::<dyn Store>::clone(&store), wake.clone(), &jobs), Arc::clone(&alerting)),
         Box::new(move || render.render() + &lag.render()),
         vec![jobs.clone(), store_jobs],
     );
@@ -273,7 +276,8 @@ impl Service {
         let (file, store) = (HighWaterFile::of(&self.config.data_dir), Arc::clone(&self.store));
         let watch = WatchHighWater::new(file, store, failed.clone());
         jobs.start_housekeeping("high_water", high_water::INTERVAL, watch);
-        let counting = CountEvents::new(Arc::clone(&self.store));
+        let (feed, log) = (Arc::clone(&self.store), Arc::clone(&self.store));
+        let counting = CountEvents::new(feed, log);
         jobs.start_housekeeping("event_counts", MINUTE, counting);
         failed
     }

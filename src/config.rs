@@ -15,7 +15,6 @@ use crate::dispatch;
 use crate::store::{self, RetentionLimits};
 use crate::telemetry;
 pub use crate::telemetry::{Log, LogFormat, Otlp};
-use crate::transport::frames::{EXTRA_CLOUD_EVENT_BYTES, EXTRA_EVENT_BYTES};
 
 mod database_url;
 mod keys;
@@ -327,12 +326,9 @@ impl Config {
 
     /// The settings of delivery, with those of reliable mode.
     pub fn delivery_options(&self) -> dispatch::Options {
-        let extra = u64::try_from(EXTRA_EVENT_BYTES.max(EXTRA_CLOUD_EVENT_BYTES)).unwrap_or(0);
-        let frame_bytes = self.limits.event_bytes.as_u64().saturating_add(extra);
         let heartbeat_interval =
             self.reliable.heartbeat_interval.min(self.delivery.heartbeat_interval);
-        let reliable =
-            dispatch::ReliableOptions { heartbeat_interval, frame_bytes, ..self.reliable.clone() };
+        let reliable = dispatch::ReliableOptions { heartbeat_interval, ..self.reliable.clone() };
         dispatch::Options { reliable, ..self.delivery.clone() }
     }
 

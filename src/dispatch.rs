@@ -42,6 +42,7 @@ mod reliable;
 mod reports;
 mod revoked;
 mod session;
+mod silence;
 mod sweep;
 pub mod window;
 
@@ -141,9 +142,6 @@ pub struct ReliableOptions {
     pub instance_ttl: Duration,
     /// Where gateways find a snapshot; empty if they are not sent one.
     pub snapshot_url: String,
-    /// The largest frame of an event, in bytes (`limits.event_bytes`).
-    #[serde(skip)]
-    pub frame_bytes: u64,
 }
 
 impl Default for ReliableOptions {
@@ -203,7 +201,12 @@ impl Dispatcher {
             permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
             reads: Arc::new(Semaphore::new(READS)),
             registry: Arc::default(),
-            recorder: Recorder::start(Arc::clone(&store), recorded.clone(), jobs),
+            recorder: Recorder::start(
+                Arc::<dyn Store>::clone(&store),
+                Arc::<dyn Store>::clone(&store),
+                recorded.clone(),
+                jobs,
+            ),
             recorded,
             failures: Arc::default(),
             lanes: TaskTracker::new(),

@@ -19,7 +19,7 @@ use crate::event::{GatewayId, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::metric;
 use crate::store::{
-    FeedAttempt, FeedConnection, FeedDetails, FeedEvent, FeedRows, Result, Store, StoreError,
+    self, FeedAttempt, FeedConnection, FeedDetails, FeedEvent, FeedRows, Result, StoreError,
 };
 use crate::wake::Wake;
 
@@ -128,7 +128,7 @@ pub enum ListenError {
 pub struct Feed(Arc<Inner>);
 
 struct Inner {
-    store: Arc<dyn Store>,
+    store: Arc<dyn store::Feed>,
     wake: Wake,
     /// Locked while the database is read, so that a listener begins exactly at a position.
     reader: tokio::sync::Mutex<Reader>,
@@ -169,7 +169,7 @@ pub struct Listener {
 
 impl Feed {
     /// Starts the job that reads for all listeners of this node.
-    pub fn start(store: Arc<dyn Store>, wake: Wake, jobs: &Supervisor) -> Self {
+    pub fn start(store: Arc<dyn store::Feed>, wake: Wake, jobs: &Supervisor) -> Self {
         let feed = Self(Arc::new(Inner {
             store,
             wake,

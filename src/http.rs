@@ -72,6 +72,7 @@ mod long_poll;
 mod manifest;
 mod no_body;
 mod nodes;
+mod not_opened;
 mod observability;
 pub mod openapi;
 pub mod problem;

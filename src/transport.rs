@@ -6,8 +6,8 @@
 //! There are two modes. In *plain* mode a transport obtains receipts from gateways that don't know of
 //! this service. In *reliable* mode the gateway acknowledges events itself. Its hello
 //! decides where delivery starts, so the transport sends the [`ReliableGreeting`], reads the
-//! [`Hello`](frames::Hello), and is linked to a lane only then. [`reliable`] translates between frames
-//! and the messages of a link.
+//! [`DeliveryRequest`], and is linked to a lane only then. [`reliable`] translates between
+//! [`frames`] and the messages of a link.
 //!
 //! A transport guarantees:
 //! - Its first message to the peer names the gateway and the connection ([`Greeting`]).
@@ -40,6 +40,7 @@
 //! [`long_poll`] and [`grpc`] have reliable mode only.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -52,19 +53,19 @@ pub mod frames;
 mod greeting;
 pub mod grpc;
 pub mod long_poll;
+mod message;
 pub mod push;
 pub mod reliable;
-mod report;
+pub mod report;
 pub mod sse;
 pub mod websocket;
 mod write_timeout;
 
-use frames::{
-    ConnectionDrain, ConnectionResumed, Credit, DeliveryGap, DeliveryMark, Envelope, FrameError,
-    Nack,
-};
 pub use greeting::{Greeting, ReliableGreeting};
-pub use report::{DeploymentAction, DeploymentReport, DeploymentStatus};
+pub use message::{
+    Confirmation, Credit, DeliveryRequest, DeploymentAction, DeploymentReport, DeploymentStatus,
+    Drain, Gap, GapReason, Mark, Nack, Resumed, Start, Violation,
+};
 
 /// The names of all transports, in the database, the API and the metrics.
 pub const NAMES: [&str; 5] =
@@ -81,11 +82,11 @@ pub enum Outgoing {
     /// An event.
     Event(OutgoingEvent),
     /// Where delivery starts. Precedes the first event, and the first one after [`Incoming::Unsent`].
-    Resumed(Box<ConnectionResumed>),
+    Resumed(Resumed),
     /// The peer has been sent everything up to here that is meant for it.
-    Mark(DeliveryMark),
+    Mark(Mark),
     /// Sequences that can't be delivered.
-    Gap(Box<DeliveryGap>),
+    Gap(Box<Gap>),
 }
 
 /// An event that a lane hands to a transport.
@@ -102,8 +103,6 @@ pub struct OutgoingEvent {
     /// Whether the events before it must be confirmed by a receipt that does not include it,
     /// because one of them may have made a connection fail.
     pub own_receipt: bool,
-    /// The form in which this peer wants it. Used in reliable mode only.
-    pub envelope: Envelope,
 }
 
 /// Messages that overtake waiting events.
@@ -112,12 +111,11 @@ pub enum Control {
     /// Probe the peer: make it show activity.
     Probe,
     /// Ask the peer to reconnect. The connection is closed later. Reliable mode only.
-    Drain(Box<ConnectionDrain>),
+    Drain(Box<Drain>),
     /// Close the connection, with this reason for the peer.
     Close(Reason),
-    /// Close the connection with [`Reason::ProtocolError`], with a description of the violation for
-    /// the peer. Reliable mode only.
-    Violation(Box<FrameError>),
+    /// Close the connection with [`Reason::ProtocolError`], and tell the peer why. Reliable mode only.
+    Violation(Violation),
 }
 
 /// A message from the peer, decoded by the transport.
@@ -183,6 +181,19 @@ pub struct Ended {
     pub by_peer: bool,
     /// Events without a receipt that were to share one with the next event, in order.
     pub shared: Vec<Sequence>,
+}
+
+impl Ended {
+    /// An end after which no event shares a receipt with a later one.
+    pub const fn new(reason: Reason, detail: String, by_peer: bool) -> Self {
+        Self { reason, detail, by_peer, shared: Vec::new() }
+    }
+
+    /// The end of a connection whose peer has not read for as long as the write timeout.
+    fn not_read(write_timeout: Duration) -> Self {
+        let detail = format!("nothing was read for {} s", write_timeout.as_secs());
+        Self::new(Reason::WriteTimeout, detail, false)
+    }
 }
 
 /// The lane's end of a link.

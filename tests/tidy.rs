@@ -386,6 +386,31 @@ fn dependencies_are_used_where_they_belong() {
     report("a dependency is used by its owners only", &broken);
 }
 
+/// Only transports encode and decode frames.
+#[test]
+fn delivery_and_admission_have_no_wire_format() {
+    let mut broken = Vec::new();
+    for source in sources("src") {
+        let forbidden: &[&str] = match source.path.trim_start_matches("src/") {
+            // The settings of delivery are read from the configuration.
+            "dispatch.rs" => &["frame", "frames"],
+            "admission.rs" => &["frame", "frames", "serde", "serde_json"],
+            inside if inside.starts_with("dispatch/") || inside.starts_with("admission/") => {
+                &["frame", "frames", "serde", "serde_json"]
+            }
+            _ => continue,
+        };
+        for (number, line) in numbered(&source) {
+            for word in line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+                if forbidden.contains(&word) {
+                    broken.push(format!("{}:{number}: `{word}`", source.path));
+                }
+            }
+        }
+    }
+    report("a lane passes messages of `transport`, and transports turn them into frames", &broken);
+}
+
 #[test]
 fn files_are_named_after_their_modules() {
     let sources: Vec<Source> = sources("src").into_iter().chain(sources("tests")).collect();

@@ -5,13 +5,9 @@ use std::sync::Arc;
 use super::{Attempt, KeyCheck, check_key};
 use crate::dispatch::{self, Session};
 use crate::event::Reason;
-use crate::store::{Conflict, GatewayCredential, ResumeFrom, Store, StoreError};
+use crate::store::{Conflict, Credentials, GatewayCredential, StoreError};
 use crate::token::Presented;
-use crate::transport::ReliableGreeting;
-use crate::transport::frames::{
-    ConnectionError, ErrorCode, FrameError, FrameType as _, Hello, Position,
-};
-use crate::transport::reliable::{connection_error, violation};
+use crate::transport::{DeliveryRequest, ReliableGreeting};
 
 /// A gateway that was admitted, and whose hello is awaited. Its connection is registered, and can be
 /// closed. If this is dropped, it ends without a record.
@@ -20,54 +16,18 @@ pub struct Greeted {
     pub(super) key: Presented,
     pub(super) credential: GatewayCredential,
     pub(super) attempt: Attempt,
-    pub(super) store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Credentials>,
 }
 
 /// Why a gateway gets no events in spite of its hello.
 #[derive(Debug)]
-pub struct NotOpened {
-    /// The reason with which its transport closes the connection.
-    pub reason: Reason,
-    /// The error that is sent to the gateway.
-    pub error: Option<ConnectionError>,
-    /// What stored data the hello conflicts with, if that is why.
-    pub conflict: Option<Conflict>,
-}
-
-impl From<Reason> for NotOpened {
-    fn from(reason: Reason) -> Self {
-        Self::new(reason, connection_error(reason))
-    }
-}
-
-impl From<Conflict> for NotOpened {
-    fn from(conflict: Conflict) -> Self {
-        let error = match conflict {
-            Conflict::InstanceName { .. } => {
-                let message = format!("{}: instance: {conflict}", Hello::TYPE);
-                FrameError::new(ErrorCode::InvalidFrame, message)
-            }
-            _ => FrameError::new(ErrorCode::TooManyInstances, conflict.to_string()),
-        };
-        let error = Some(violation(&error));
-        Self { conflict: Some(conflict), ..Self::new(Reason::ProtocolError, error) }
-    }
-}
-
-impl NotOpened {
-    /// Without a conflict.
-    pub const fn new(reason: Reason, error: Option<ConnectionError>) -> Self {
-        Self { reason, error, conflict: None }
-    }
-}
-
-/// A position that a gateway states in place of that of its hello.
-#[derive(Clone, Debug)]
-pub enum Stated {
-    /// It has received everything up to here, and may not have confirmed it.
-    Received(Position),
-    /// It has confirmed everything up to here, and may have confirmed more since.
-    Confirmed(Position),
+pub enum NotOpened {
+    /// The connection is closed for this reason, such as a revoked key.
+    Closed(Reason),
+    /// The hello conflicts with stored data.
+    Conflict(Conflict),
+    /// The connection could not be recorded. A later attempt may succeed.
+    Unavailable,
 }
 
 impl Greeted {
@@ -88,45 +48,25 @@ impl Greeted {
 
     /// Opens the connection as its hello asks. The attempt must be dropped when the connection has
     /// ended.
-    pub async fn open(self, hello: Hello) -> Result<(Session, Attempt), NotOpened> {
-        self.open_at(hello, None).await
-    }
-
-    /// Likewise, at the position that the gateway has `stated`, if any.
-    pub async fn open_at(
-        self,
-        hello: Hello,
-        stated: Option<Stated>,
-    ) -> Result<(Session, Attempt), NotOpened> {
+    pub async fn open(self, request: DeliveryRequest) -> Result<(Session, Attempt), NotOpened> {
         let Self { connection, key, attempt, store, .. } = self;
-        let opened = match stated {
-            Some(Stated::Received(Position { epoch, sequence, .. })) => {
-                connection.open_at(hello, ResumeFrom::Received { epoch, sequence }).await
-            }
-            Some(Stated::Confirmed(Position { epoch, sequence, .. })) => {
-                connection.open_at(hello, ResumeFrom::Confirmed { epoch, sequence }).await
-            }
-            None => connection.open(hello).await,
-        };
-        let session = match opened {
+        let session = match connection.open(request).await {
             Ok(session) => session,
             Err(StoreError::NotFound(_)) => {
                 // It was disabled or deleted since its key was checked.
                 let reason = revoked(store.as_ref(), &key).await;
-                return Err(reason.unwrap_or(Reason::GatewayDeleted).into());
+                return Err(NotOpened::Closed(reason.unwrap_or(Reason::GatewayDeleted)));
             }
-            Err(StoreError::Conflict(conflict)) => return Err(conflict.into()),
+            Err(StoreError::Conflict(conflict)) => return Err(NotOpened::Conflict(conflict)),
             Err(error) => {
                 tracing::warn!(%error, "failed to open a connection after its hello");
-                let message = "The service is not available; connect again.";
-                let error = violation(&FrameError::new(ErrorCode::Unavailable, message));
-                return Err(NotOpened::new(Reason::NodeLost, Some(error)));
+                return Err(NotOpened::Unavailable);
             }
         };
         // A key that was revoked on another node before the connection was recorded did not close
         // this connection.
         match revoked(store.as_ref(), &key).await {
-            Some(reason) => Err(reason.into()),
+            Some(reason) => Err(NotOpened::Closed(reason)),
             None => Ok((session, attempt)),
         }
     }
@@ -134,7 +74,7 @@ impl Greeted {
 
 /// Why a key is not valid any more. A key that can't be checked counts as valid, because connections
 /// outlive an unavailable database.
-async fn revoked(store: &dyn Store, key: &Presented) -> Option<Reason> {
+async fn revoked(store: &dyn Credentials, key: &Presented) -> Option<Reason> {
     match check_key(store, key).await {
         Ok(KeyCheck::Valid(credential)) => credential.disabled.then_some(Reason::GatewayDisabled),
         Ok(KeyCheck::Invalid(_)) => Some(Reason::TokenRevoked),

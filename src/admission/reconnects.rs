@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 
 use crate::event::GatewayKey;
-use crate::store::{GatewayCredential, Result, Store};
+use crate::store::{Connections, GatewayCredential, Gateways, Result};
 
 const MINUTE: Duration = Duration::from_mins(1);
 /// How long ago connections count.
@@ -76,7 +76,7 @@ impl Reconnects {
     }
 
     /// Begins an attempt, unless the gateway makes too many.
-    pub(crate) async fn begin(&self, store: &dyn Store, key: GatewayKey) -> Result<Begun> {
+    pub(crate) async fn begin(&self, store: &dyn Connections, key: GatewayKey) -> Result<Begun> {
         let gateway = Arc::clone(&self.gateways.entry(key).or_default());
         let began = Instant::now();
         let mut answer = gateway.history().check(began, self.configured, 0);
@@ -135,7 +135,7 @@ impl Attempt {
     /// The declared number of replicas of the gateway; 1 if it was deleted meanwhile.
     pub(crate) async fn replicas(
         &self,
-        store: &dyn Store,
+        store: &dyn Gateways,
         credential: &GatewayCredential,
     ) -> Result<usize> {
         let declared = async {

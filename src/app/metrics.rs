@@ -13,7 +13,7 @@ use crate::event::Reason;
 use crate::http::UPGRADE_REFUSALS;
 use crate::jobs::{Job, Next};
 use crate::metric;
-use crate::store::{Fleet, GatewayLag, RejectionReason, Store, StoreError};
+use crate::store::{Fleet, GatewayLag, Gateways, RejectionReason, StoreError};
 use crate::transport;
 
 /// The interval of the measurement, which reads one row per gateway.
@@ -76,7 +76,7 @@ impl Lag {
 
 /// Measures the process and all gateways.
 pub(super) struct Measure {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Gateways>,
     process: Collector,
     lag: Lag,
     /// How many gateways are named.
@@ -84,7 +84,7 @@ pub(super) struct Measure {
 }
 
 impl Measure {
-    pub(super) fn new(store: Arc<dyn Store>, lag: Lag, furthest_behind: usize) -> Self {
+    pub(super) fn new(store: Arc<dyn Gateways>, lag: Lag, furthest_behind: usize) -> Self {
         let process = Collector::default();
         process.describe();
         process.collect();

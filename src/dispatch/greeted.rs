@@ -7,16 +7,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::begin::Begin;
+use super::Dispatcher;
+use super::begin::{Begin, level};
 use super::permit::Permit;
 use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
-use super::{Dispatcher, ReliableOptions};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
-use crate::store::{GapReason, Level, NewConnection, OpenInstance, ResumeFrom, StoreError};
-use crate::transport::frames::{Confirm, Hello, Limits, Position, Resume};
-use crate::transport::{Greeting, ReliableGreeting};
+use crate::store::{GapReason, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::transport::{DeliveryRequest, Greeting, ReliableGreeting, Start};
 use crate::wake::Subscription;
 
 /// A gateway that was greeted and whose hello is awaited.
@@ -68,20 +67,13 @@ impl Dispatcher {
             oldest: log.floor.next(),
             heartbeat: options.heartbeat_interval,
             hello_timeout: options.hello_timeout,
-            limits: limits(options),
+            window: options.window,
+            window_bytes: options.window_bytes.as_u64(),
         };
         let dispatcher = Arc::clone(self);
         let parts =
             Parts { registration, stop, tracked, dispatcher, permit, admission, subscription };
         Ok(Greeted { greeting, parts })
-    }
-}
-
-const fn limits(options: &ReliableOptions) -> Limits {
-    Limits {
-        frame_bytes: options.frame_bytes,
-        window: options.window,
-        window_bytes: options.window_bytes.as_u64(),
     }
 }
 
@@ -102,18 +94,12 @@ impl Greeted {
 
     /// Records the connection and finds where it starts. Completes even if the caller stops waiting,
     /// so that no connection stays recorded as open.
-    pub async fn open(self, hello: Hello) -> Result<Session, StoreError> {
-        let resume = resume_from(hello.resume.clone());
-        self.open_at(hello, resume).await
-    }
-
-    /// Likewise, at another place than the hello names.
-    pub async fn open_at(self, hello: Hello, resume: ResumeFrom) -> Result<Session, StoreError> {
-        let opening = tokio::spawn(self.open_now(hello, resume));
+    pub async fn open(self, request: DeliveryRequest) -> Result<Session, StoreError> {
+        let opening = tokio::spawn(self.open_now(request));
         opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
     }
 
-    async fn open_now(self, hello: Hello, resume: ResumeFrom) -> Result<Session, StoreError> {
+    async fn open_now(self, request: DeliveryRequest) -> Result<Session, StoreError> {
         let Self { greeting, parts } = self;
         let Parts { registration, stop, tracked, dispatcher, permit, admission, subscription } =
             parts;
@@ -122,13 +108,14 @@ impl Greeted {
             id,
             gateway: admission.gateway,
             token: admission.token.clone(),
-            instance: hello.instance.clone().unwrap_or_default(),
+            instance: request.instance.clone().unwrap_or_default(),
             transport: admission.transport,
             remote_address: admission.remote_address.clone(),
         };
+        let resume = resume_from(request.start.clone());
         let stated = stated(&resume);
-        let opening =
-            OpenInstance { connection: connection.clone(), confirm: level(hello.confirm), resume };
+        let confirm = level(request.confirmation);
+        let opening = OpenInstance { connection: connection.clone(), confirm, resume };
         dispatcher.settle().await?;
         let opened = match dispatcher.store.open_instance(opening).await {
             Err(error @ StoreError::Unknown(_)) => {
@@ -165,7 +152,7 @@ impl Greeted {
             admission,
             opened: opened.opened,
             subscription,
-            reliable: Some(Box::new(Begin { hello, nacked: opened.nacked, gap: opened.gap })),
+            reliable: Some(Box::new(Begin { request, nacked: opened.nacked, gap: opened.gap })),
         };
         Ok(Session::new(id, ready))
     }
@@ -181,20 +168,15 @@ const fn stated(resume: &ResumeFrom) -> Option<(Epoch, Sequence)> {
     }
 }
 
-const fn level(confirm: Confirm) -> Level {
-    match confirm {
-        Confirm::Received => Level::Received,
-        Confirm::Applied => Level::Applied,
-    }
-}
-
-fn resume_from(resume: Resume) -> ResumeFrom {
-    match resume {
-        Resume::Server => ResumeFrom::Server,
-        Resume::Latest => ResumeFrom::Latest,
-        Resume::Earliest => ResumeFrom::Earliest,
-        Resume::After(Position { epoch, sequence, event_id }) => {
+fn resume_from(start: Start) -> ResumeFrom {
+    match start {
+        Start::Stored => ResumeFrom::Server,
+        Start::Latest => ResumeFrom::Latest,
+        Start::Earliest => ResumeFrom::Earliest,
+        Start::After { epoch, sequence, event_id } => {
             ResumeFrom::After { epoch, sequence, event_id }
         }
+        Start::Received { epoch, sequence } => ResumeFrom::Received { epoch, sequence },
+        Start::Confirmed { epoch, sequence } => ResumeFrom::Confirmed { epoch, sequence },
     }
 }

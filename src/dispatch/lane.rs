@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-use super::final_ping::{Due, FinalPing};
+use super::final_ping::FinalPing;
 use super::in_flight::{InFlight, logged};
 use super::log_reader::{Item, LogReader};
 use super::outcomes::{ConnectionInfo, Outcomes};
@@ -21,13 +21,13 @@ use super::permit::Permit;
 use super::recorder::Recorder;
 use super::registry::Registration;
 use super::reports::{Pushed, Reports};
+use super::silence::{Silence, probes};
 use super::window::{Patience, Window};
 use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
 use crate::store::OutboxRow;
-use crate::transport::frames::Envelope;
-use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent};
+use crate::transport::{Ended, Incoming, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent};
 
 mod ending;
 mod metrics;
@@ -38,8 +38,6 @@ pub(super) use metrics::Metrics;
 pub use receipts::INVALID_MESSAGES;
 use receipts::{REPEATED, TOO_MANY_REPORTS};
 
-/// The shortest time between two records of activity.
-pub(super) const HEARTBEAT_RECORDS: Duration = Duration::from_secs(10);
 /// How long a node that shuts down waits for the receipts of sent events.
 pub(super) const LAST_RECEIPTS: Duration = Duration::from_secs(1);
 /// The expiry of an event that expired this long before the connection was
@@ -85,10 +83,7 @@ pub(super) struct Lane {
 struct State {
     opened_at: Instant,
     connected_at: Timestamp,
-    alive_at: Instant,
-    alive_recorded_at: Instant,
-    /// When the peer was last probed.
-    probed_at: Option<Instant>,
+    silence: Silence,
     in_flight: InFlight,
     metrics: Metrics,
     /// Set when the node shuts down: nothing more is sent, and receipts are
@@ -121,9 +116,7 @@ impl Lane {
         let mut state = State {
             opened_at: now,
             connected_at: Timestamp::now(),
-            alive_at: now,
-            alive_recorded_at: now,
-            probed_at: None,
+            silence: Silence::new(self.timing.final_ping),
             in_flight: InFlight::default(),
             metrics: Metrics::new(self.transport),
             wind_down: None,
@@ -162,9 +155,7 @@ impl Lane {
     async fn deliver(&mut self, state: &mut State) -> End {
         // Clones, because room in these queues is awaited while the lane is borrowed.
         let (recorder, events) = (self.recorder.clone(), self.link.events.clone());
-        let period = self.timing.heartbeat_interval;
-        let mut probes = interval_at(Instant::now() + period, period);
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = probes(self.timing.heartbeat_interval);
         loop {
             let link_is_full = self.send_ready(state);
             if state.wind_down.is_some() && self.window.is_idle() {
@@ -187,8 +178,8 @@ impl Lane {
                         return end;
                     }
                 }
-                _ = probes.tick() => self.probe(state),
-                () = self.registration.probe() => self.probe(state),
+                _ = probes.tick() => state.silence.probe(&self.link.control),
+                () = self.registration.probe() => state.silence.probe(&self.link.control),
                 incoming = self.link.incoming.recv() => {
                     if let Some(end) = self.receive_all(state, incoming) {
                         return end;
@@ -211,13 +202,13 @@ impl Lane {
     /// The next deadline, and the reason if it is missed.
     fn deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
-        let (silence, missed) = self.silence(state);
+        let (deadline, missed) = self.silence_deadline(state);
         let others = [
             timing.token_expires.map(|at| (at, Reason::TokenRevoked)),
             state.wind_down.map(|at| (at, Reason::Shutdown)),
         ];
         others.into_iter().flatten().fold(
-            (timing.final_ping.wakes_at(silence), missed),
+            (state.silence.wakes_at(deadline), missed),
             |first, other| {
                 if other.0 < first.0 { other } else { first }
             },
@@ -228,11 +219,11 @@ impl Lane {
     /// timeout, so while an event is unconfirmed, only the deadline of its
     /// confirmation counts here. The kernel detects a dead host meanwhile (`TCP_USER_TIMEOUT`, see
     /// "A dead peer" in docs/ARCHITECTURE.md).
-    fn silence(&self, state: &State) -> (Instant, Reason) {
+    fn silence_deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
         match self.window.confirmation_deadline(timing.confirmation_timeout) {
             Some(unconfirmed) => (unconfirmed, Reason::ConfirmationTimeout),
-            None => (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout),
+            None => (state.silence.reaches(timing.heartbeat_timeout), Reason::HeartbeatTimeout),
         }
     }
 
@@ -247,22 +238,9 @@ impl Lane {
         {
             return Some(end);
         }
-        let (deadline, missed) = self.silence(state);
-        match self.timing.final_ping.due(deadline, Instant::now()) {
-            Due::Wait => None,
-            Due::Ping => {
-                self.probe(state);
-                None
-            }
-            Due::Close => Some(End::Close(missed)),
-        }
-    }
-
-    /// Probes the peer.
-    fn probe(&self, state: &mut State) {
-        state.probed_at = Some(Instant::now());
-        // Fails if the transport is behind with writing, which has its own deadline.
-        let _ = self.link.control.try_send(Control::Probe);
+        let (deadline, missed) = self.silence_deadline(state);
+        let is_over = state.silence.misses(deadline, &self.link.control);
+        is_over.then_some(End::Close(missed))
     }
 
     /// Sends what is ready and fits; nothing new while delivery is paused. Returns true if only the
@@ -361,8 +339,7 @@ impl Lane {
         self.registration.note_sent(sequence);
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (sequence.previous(), 1);
-        let envelope = Envelope::Native;
-        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt, envelope };
+        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
         place.send(Box::new(Outgoing::Event(outgoing)));
         self.reader.pop();
         state.metrics.written.increment(1);
@@ -410,7 +387,7 @@ impl Lane {
         for _ in 0..LINK_MESSAGES {
             match next? {
                 Incoming::Ended(ended) => {
-                    Self::note_end(state, ended.by_peer);
+                    state.silence.disconnected(ended.by_peer);
                     return Some(End::Ended(ended));
                 }
                 incoming => self.receive(state, incoming),
@@ -422,9 +399,7 @@ impl Lane {
 
     fn receive(&mut self, state: &mut State, incoming: Incoming) {
         let now = Instant::now();
-        state.alive_at = now;
-        if now.duration_since(state.alive_recorded_at) >= HEARTBEAT_RECORDS {
-            state.alive_recorded_at = now;
+        if state.silence.note_activity(now) {
             self.outcomes.alive();
         }
         match incoming {
@@ -482,5 +457,5 @@ pub(super) fn size(event: &Event) -> usize {
 
 pub(super) fn transport_gone() -> Ended {
     let detail = "the transport ended without a report".to_owned();
-    Ended { reason: Reason::ConnectionLost, detail, by_peer: false, shared: Vec::new() }
+    Ended::new(Reason::ConnectionLost, detail, false)
 }

@@ -12,7 +12,7 @@ use super::window::Closing;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, Reason, Sequence};
 use crate::metric;
-use crate::store::{DeploymentMatch, InstanceOutcome, LoggedEvent, Range, Record};
+use crate::store::{DeploymentMatch, InstanceOutcome, LoggedEvent, Range, Record, ReportedFailure};
 
 /// At this many queued outcomes, the lane stops skipping events and matching reports. Receipts are
 /// still accepted, because they merge with the last one.
@@ -100,7 +100,7 @@ impl Outcomes {
     pub(super) fn reported(
         &mut self,
         DeploymentMatch { sequence, confirms }: DeploymentMatch,
-        result: Result<(), (Reason, String)>,
+        result: Result<(), ReportedFailure>,
         event: Option<LoggedEvent>,
     ) {
         if let Some(event) = event.filter(|_| result.is_err()) {
@@ -253,11 +253,15 @@ impl Outcomes {
                 let range = Range { first: *sequence, last: *sequence };
                 match result {
                     Ok(()) => self.succeeded(range, "applied"),
-                    Err((reason, detail)) => self.failed(range, *reason, detail),
+                    Err(ReportedFailure { reason, detail }) => {
+                        self.failed(range, *reason, detail);
+                    }
                 }
             }
             // Which event it answers is not known yet.
-            Record::Unmatched { result: Err((reason, _)), sent_here, .. } => {
+            Record::Unmatched {
+                result: Err(ReportedFailure { reason, .. }), sent_here, ..
+            } => {
                 let one = Range { first: *sent_here, last: *sent_here };
                 self.failures.count(one, *reason, []);
             }

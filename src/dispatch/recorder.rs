@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::backoff::is_passing;
 use crate::jobs::{Job, Next, Supervisor};
 use crate::metric;
-use crate::store::{InstanceOutcome, Record, Store, StoreError};
+use crate::store::{Health, InstanceOutcome, Ledger, Record, StoreError};
 
 /// Outcomes that may be queued. Beyond that, lanes keep and merge theirs.
 const QUEUE: usize = 4096;
@@ -92,12 +92,13 @@ impl Place<'_> {
 impl Recorder {
     /// Starts the job; it ends after the last handle. `recorded` changes after each commit.
     pub(super) fn start(
-        store: Arc<dyn Store>,
+        ledger: Arc<dyn Ledger>,
+        health: Arc<dyn Health>,
         recorded: watch::Sender<()>,
         jobs: &Supervisor,
     ) -> Self {
         let (entries, waiting) = mpsc::channel(QUEUE);
-        let job = Recording::new(store, recorded, waiting);
+        let job = Recording::new(ledger, health, recorded, waiting);
         jobs.start_until_finished("recorder", INTERVAL, job);
         Self(entries)
     }
@@ -126,7 +127,8 @@ impl Recorder {
 
 /// The job. Outcomes stay here until they are recorded, even if a run is aborted.
 struct Recording {
-    store: Arc<dyn Store>,
+    ledger: Arc<dyn Ledger>,
+    health: Arc<dyn Health>,
     /// Changes after each commit.
     recorded: watch::Sender<()>,
     waiting: mpsc::Receiver<Entry>,
@@ -163,12 +165,14 @@ struct Failing {
 
 impl Recording {
     fn new(
-        store: Arc<dyn Store>,
+        ledger: Arc<dyn Ledger>,
+        health: Arc<dyn Health>,
         recorded: watch::Sender<()>,
         waiting: mpsc::Receiver<Entry>,
     ) -> Self {
         Self {
-            store,
+            ledger,
+            health,
             recorded,
             waiting,
             entries: Vec::with_capacity(GROUP),
@@ -218,7 +222,7 @@ impl Recording {
     /// Stores some records. An error that may pass is returned, and they are kept.
     async fn store(&mut self, records: Vec<Record>) -> Result<Stored, StoreError> {
         self.is_in_hand = true;
-        let stored = self.store.record(records).await;
+        let stored = self.ledger.record(records).await;
         self.is_in_hand = false;
         match stored {
             Ok(()) => {
@@ -300,7 +304,7 @@ impl Recording {
                 Stored::Failed(error) => {
                     failing.failures += 1;
                     let is_cause = failing.failures >= MOST_FAILURES || self.failing.len() >= GROUP;
-                    if !(self.is_last || is_cause && self.store.check().await.is_ok()) {
+                    if !(self.is_last || is_cause && self.health.check().await.is_ok()) {
                         self.failing.push_back(failing);
                         continue;
                     }
@@ -387,7 +391,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::event::{ConnectionId, GatewayKey, Reason, Sequence};
-    use crate::store::Range;
+    use crate::store::{Range, ReportedFailure};
 
     fn receipt(gateway: i64) -> Entry {
         let (first, at) = (Sequence(1), Timestamp::now());
@@ -407,7 +411,7 @@ mod tests {
             connection: ConnectionId::new(),
             instance: "".into(),
             sequence: Sequence(sequence),
-            result: Err((Reason::Invalid, String::new())),
+            result: Err(ReportedFailure::new(Reason::Invalid, String::new())),
             confirms: None,
             at: Timestamp::now(),
         })

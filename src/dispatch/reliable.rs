@@ -8,30 +8,27 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
-use super::final_ping::Due;
 use super::in_flight::InFlight;
-use super::lane::{HEARTBEAT_RECORDS, LAST_RECEIPTS, Metrics, Timing, transport_gone};
+use super::lane::{LAST_RECEIPTS, Metrics, Timing, transport_gone};
 use super::log_reader::LogReader;
 use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::recorder::Recorder;
 use super::registry::Registration;
-use crate::clock::{Timestamp, millis};
+use super::silence::{Silence, probes};
+use crate::clock::Timestamp;
 use crate::event::{Epoch, EventType, Reason, Sequence};
 use crate::metric;
 use crate::store::{Gap, GapReason};
-use crate::transport::frames::{ConnectionDrain, Envelope, ErrorCode, FrameError};
-use crate::transport::reliable::beyond_sent;
-use crate::transport::{Control, Ended, Incoming, LINK_MESSAGES, LaneEnd};
+use crate::transport::{Control, Drain, Ended, Incoming, LINK_MESSAGES, LaneEnd, Violation};
 
 mod acknowledgements;
 mod ending;
 mod sending;
 mod window;
 
-use window::Violation;
 pub(super) use window::Window;
 
 /// Gateways of a node that shuts down reconnect at different times within this time.
@@ -46,8 +43,6 @@ pub(super) struct Lane {
     pub(super) transport: &'static str,
     pub(super) timing: Timing,
     pub(super) window: Window,
-    /// The form of events that the gateway has asked for.
-    pub(super) envelope: Option<Envelope>,
     /// The only types that are sent; `None` for all.
     pub(super) types: Option<BTreeSet<EventType>>,
     /// Where gateways find a snapshot.
@@ -67,10 +62,7 @@ pub(super) struct Lane {
 struct State {
     opened_at: Instant,
     connected_at: Timestamp,
-    alive_at: Instant,
-    alive_recorded_at: Instant,
-    /// When the peer was last probed.
-    probed_at: Option<Instant>,
+    silence: Silence,
     in_flight: InFlight,
     metrics: Metrics,
     /// When a negative acknowledgement was last recorded whose event is sent again.
@@ -88,17 +80,6 @@ struct State {
     is_resumed: bool,
 }
 
-impl State {
-    /// An end that came from the peer's host counts as activity, unless the peer left a probe
-    /// unanswered: in that case its host may answer for a dead process.
-    fn note_end(&mut self, by_peer: bool) {
-        let is_silent = self.probed_at.is_some_and(|at| at > self.alive_at);
-        if by_peer && !is_silent {
-            self.alive_at = Instant::now();
-        }
-    }
-}
-
 /// Why delivery on a connection stops.
 enum End {
     /// The transport has ended.
@@ -107,19 +88,25 @@ enum End {
     Close(Control, Reason),
 }
 
+/// How the connection ended.
+struct Outcome {
+    reason: Reason,
+    detail: String,
+}
+
+impl Outcome {
+    fn new(reason: Reason, detail: &str) -> Self {
+        Self { reason, detail: detail.to_owned() }
+    }
+}
+
 impl End {
     const fn close(reason: Reason) -> Self {
         Self::Close(Control::Close(reason), reason)
     }
 
-    fn violation(violation: Violation) -> Self {
-        let error = match violation {
-            Violation::BeyondSent(sequence) => beyond_sent(sequence),
-            Violation::Confirmed(sequence) => {
-                FrameError::new(ErrorCode::NotInFlight, format!("{sequence} was confirmed before"))
-            }
-        };
-        Self::Close(Control::Violation(Box::new(error)), Reason::ProtocolError)
+    const fn violation(violation: Violation) -> Self {
+        Self::Close(Control::Violation(violation), Reason::ProtocolError)
     }
 }
 
@@ -138,9 +125,7 @@ impl Lane {
         let mut state = State {
             opened_at: now,
             connected_at: Timestamp::now(),
-            alive_at: now,
-            alive_recorded_at: now,
-            probed_at: None,
+            silence: Silence::new(self.timing.final_ping),
             in_flight: InFlight::default(),
             metrics: Metrics::new(self.transport),
             retried_at: None,
@@ -162,16 +147,16 @@ impl Lane {
             // The connection must be recorded as closed: while it looked live, undelivered events
             // would not be recorded as failed.
             tracing::error!(connection = %self.info.connection, "the task of a connection panicked");
-            (Reason::NodeLost, "the task of the connection failed".to_owned())
+            Outcome::new(Reason::NodeLost, "the task of the connection failed")
         });
         // Boxed, like the lane itself: a task reserves the memory of its largest
         // state from its start.
         Box::pin(self.finish(state, outcome)).await;
     }
 
-    async fn connected(&mut self, state: &mut State) -> (Reason, String) {
+    async fn connected(&mut self, state: &mut State) -> Outcome {
         match self.deliver(state).await {
-            End::Ended(ended) => (ended.reason, ended.detail),
+            End::Ended(ended) => Outcome { reason: ended.reason, detail: ended.detail },
             End::Close(control, reason) => self.close(state, control, reason).await,
         }
     }
@@ -179,9 +164,7 @@ impl Lane {
     async fn deliver(&mut self, state: &mut State) -> End {
         // Clones, because room in these queues is awaited while the lane is borrowed.
         let (recorder, events) = (self.recorder.clone(), self.link.events.clone());
-        let period = self.timing.heartbeat_interval;
-        let mut probes = interval_at(Instant::now() + period, period);
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = probes(self.timing.heartbeat_interval);
         loop {
             let link_is_full = self.send_ready(state);
             if let Some((_, reason)) = state.wind_down
@@ -210,9 +193,9 @@ impl Lane {
                 },
                 _ = probes.tick() => {
                     state.wants_mark = true;
-                    self.probe(state);
+                    state.silence.probe(&self.link.control);
                 }
-                () = self.registration.probe() => self.probe(state),
+                () = self.registration.probe() => state.silence.probe(&self.link.control),
                 incoming = self.link.incoming.recv() => {
                     if let Some(end) = self.receive_all(state, incoming) {
                         return end;
@@ -230,14 +213,14 @@ impl Lane {
     /// The next deadline.
     fn deadline(&self, state: &State) -> (Instant, Deadline) {
         let timing = &self.timing;
-        let (silence, missed) = self.silence(state);
+        let (deadline, missed) = self.silence_deadline(state);
         let others = [
             timing.token_expires.map(|at| (at, Deadline::Missed(Reason::TokenRevoked))),
             state.wind_down.map(|(at, reason)| (at, Deadline::Missed(reason))),
             self.window.retry_at().map(|at| (at, Deadline::Retry)),
         ];
         others.into_iter().flatten().fold(
-            (timing.final_ping.wakes_at(silence), Deadline::Missed(missed)),
+            (state.silence.wakes_at(deadline), Deadline::Missed(missed)),
             |first, other| {
                 if other.0 < first.0 { other } else { first }
             },
@@ -246,9 +229,9 @@ impl Lane {
 
     /// The deadline of a silent peer. A gateway in this mode shows activity even while it handles an
     /// event.
-    fn silence(&self, state: &State) -> (Instant, Reason) {
+    fn silence_deadline(&self, state: &State) -> (Instant, Reason) {
         let timing = &self.timing;
-        let silent = (state.alive_at + timing.heartbeat_timeout, Reason::HeartbeatTimeout);
+        let silent = (state.silence.reaches(timing.heartbeat_timeout), Reason::HeartbeatTimeout);
         match self.window.confirmation_deadline(timing.confirmation_timeout) {
             Some(unconfirmed) if unconfirmed < silent.0 => {
                 (unconfirmed, Reason::ConfirmationTimeout)
@@ -268,22 +251,9 @@ impl Lane {
         {
             return Some(end);
         }
-        let (deadline, missed) = self.silence(state);
-        match self.timing.final_ping.due(deadline, Instant::now()) {
-            Due::Wait => None,
-            Due::Ping => {
-                self.probe(state);
-                None
-            }
-            Due::Close => Some(End::close(missed)),
-        }
-    }
-
-    /// Probes the peer.
-    fn probe(&self, state: &mut State) {
-        state.probed_at = Some(Instant::now());
-        // Fails if the transport is behind with writing, which has its own deadline.
-        let _ = self.link.control.try_send(Control::Probe);
+        let (deadline, missed) = self.silence_deadline(state);
+        let is_over = state.silence.misses(deadline, &self.link.control);
+        is_over.then_some(End::close(missed))
     }
 
     /// Asks the peer to reconnect, and sends nothing more.
@@ -293,11 +263,8 @@ impl Lane {
         }
         state.wind_down = Some((Instant::now() + LAST_RECEIPTS, reason));
         let within = if reason == Reason::Shutdown { RECONNECTS } else { Duration::ZERO };
-        let drain = ConnectionDrain {
-            reason: reason.as_str().to_owned(),
-            reconnect_after_ms: millis(within.mul_f64(fastrand::f64())),
-            grace_ms: millis(LAST_RECEIPTS),
-        };
+        let reconnect_after = within.mul_f64(fastrand::f64());
+        let drain = Drain { reason, reconnect_after, grace: LAST_RECEIPTS };
         let _ = self.link.control.try_send(Control::Drain(Box::new(drain)));
     }
 
@@ -308,7 +275,7 @@ impl Lane {
         for _ in 0..LINK_MESSAGES {
             match next? {
                 Incoming::Ended(ended) => {
-                    state.note_end(ended.by_peer);
+                    state.silence.disconnected(ended.by_peer);
                     return Some(End::Ended(ended));
                 }
                 Incoming::Unsent(first) => self.take_back(state, first),
@@ -325,9 +292,7 @@ impl Lane {
 
     fn receive(&mut self, state: &mut State, incoming: Incoming) -> Result<(), Violation> {
         let now = Instant::now();
-        state.alive_at = now;
-        if now.duration_since(state.alive_recorded_at) >= HEARTBEAT_RECORDS {
-            state.alive_recorded_at = now;
+        if state.silence.note_activity(now) {
             self.outcomes.alive();
         }
         match incoming {

@@ -16,7 +16,10 @@ use futures_util::future::BoxFuture;
 use super::backoff::{Backoff, is_passing};
 use crate::event::{GatewayKey, Reason, Sequence};
 use crate::metric;
-use crate::store::{DeploymentKey, DeploymentMatch, Result, StatementFailures, Store, StoreError};
+use crate::store::{
+    DeploymentKey, DeploymentMatch, Health, Log, ReportedFailure, Result, StatementFailures,
+    StoreError,
+};
 use crate::transport::{DeploymentReport, DeploymentStatus};
 
 /// The maximum number of reports that wait for the database: additional ones are refused. As many of
@@ -40,7 +43,8 @@ struct Failure {
 
 /// The reports of a lane that wait to be matched.
 pub(super) struct Reports {
-    store: Arc<dyn Store>,
+    log: Arc<dyn Log>,
+    health: Arc<dyn Health>,
     gateway: GatewayKey,
     /// Each with the last sequence that had been sent when it arrived.
     waiting: VecDeque<(DeploymentReport, Sequence)>,
@@ -114,12 +118,12 @@ pub(super) struct Matched {
 
 impl Matched {
     /// `Ok` if it was applied, or why not.
-    pub(super) fn result(&self) -> Result<(), (Reason, String)> {
+    pub(super) fn result(&self) -> Result<(), ReportedFailure> {
         result(&self.report)
     }
 }
 
-fn result(report: &DeploymentReport) -> Result<(), (Reason, String)> {
+fn result(report: &DeploymentReport) -> Result<(), ReportedFailure> {
     if report.status == DeploymentStatus::Success {
         return Ok(());
     }
@@ -129,7 +133,7 @@ fn result(report: &DeploymentReport) -> Result<(), (Reason, String)> {
         "DEPLOYMENT_ID_MISMATCH" => Reason::DeploymentIdMismatch,
         _ => Reason::ApplyFailed,
     };
-    Err((reason, code.escape_debug().take(200).collect()))
+    Err(ReportedFailure::new(reason, code.escape_debug().take(200).collect()))
 }
 
 /// The deployment that a report names, and the sequence that had been `sent` when it arrived.
@@ -148,13 +152,14 @@ fn key(report: &DeploymentReport, sent: Sequence) -> DeploymentKey {
 pub(super) struct Unmatched {
     pub(super) key: DeploymentKey,
     /// Applied, or why not.
-    pub(super) result: Result<(), (Reason, String)>,
+    pub(super) result: Result<(), ReportedFailure>,
 }
 
 impl Reports {
-    pub(super) fn new(store: Arc<dyn Store>, gateway: GatewayKey) -> Self {
+    pub(super) fn new(log: Arc<dyn Log>, health: Arc<dyn Health>, gateway: GatewayKey) -> Self {
         Self {
-            store,
+            log,
+            health,
             gateway,
             waiting: VecDeque::new(),
             lookup: None,
@@ -263,16 +268,17 @@ impl Reports {
     fn ask(&self, wait: Duration) -> Option<Lookup> {
         let (report, sent) = self.waiting.front()?;
         let key = key(report, *sent);
-        let (store, gateway) = (Arc::clone(&self.store), self.gateway);
+        let (log, health) = (Arc::clone(&self.log), Arc::clone(&self.health));
+        let gateway = self.gateway;
         let mut failures = self.failures;
         Some(Box::pin(async move {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            let found = match store.find_deployment(gateway, &key).await {
+            let found = match log.find_deployment(gateway, &key).await {
                 Ok(found) => Ok(found),
                 Err(error) => {
-                    let is_cause = failures.lie_in_the_work(&error, store.as_ref()).await;
+                    let is_cause = failures.lie_in_the_work(&error, health.as_ref()).await;
                     let is_permanent = is_cause || !is_passing(&error);
                     Err(Failure { error, is_permanent })
                 }

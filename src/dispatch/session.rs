@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
-use super::begin::Begin;
+use super::begin::{Begin, level};
 use super::final_ping::FinalPing;
 use super::lane::{Lane, Timing};
 use super::log_reader::LogReader;
@@ -25,7 +25,6 @@ use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason,
 use crate::metric;
 use crate::store::positions::Repeats;
 use crate::store::{Opened, Store};
-use crate::transport::frames::Credit;
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
@@ -127,8 +126,8 @@ impl Ready {
     }
 
     fn instance(&self) -> &str {
-        let hello = self.reliable.as_ref().map(|begin| &begin.hello);
-        hello.and_then(|hello| hello.instance.as_deref()).unwrap_or(UNNAMED)
+        let request = self.reliable.as_ref().map(|begin| &begin.request);
+        request.and_then(|request| request.instance.as_deref()).unwrap_or(UNNAMED)
     }
 
     /// Counts the confirmed events that are sent again, and says so if they may be avoided.
@@ -215,7 +214,11 @@ impl Ready {
                 opened.head,
             ),
             outcomes: Outcomes::new(info, Arc::clone(&dispatcher.failures)),
-            reports: Reports::new(Arc::<dyn Store>::clone(&dispatcher.store), admission.gateway),
+            reports: Reports::new(
+                Arc::<dyn Store>::clone(&dispatcher.store),
+                Arc::<dyn Store>::clone(&dispatcher.store),
+                admission.gateway,
+            ),
             recorder: dispatcher.recorder.clone(),
             link,
             stop,
@@ -226,11 +229,11 @@ impl Ready {
     }
 
     fn start_reliable(self, id: ConnectionId, link: LaneEnd, begin: Begin) {
-        let Begin { hello, nacked, gap } = begin;
+        let Begin { request, nacked, gap } = begin;
         let options = &self.dispatcher.options.reliable;
         let timing = self.timing(options.heartbeat_interval);
         let info = ConnectionInfo {
-            instance: hello.instance.as_deref().unwrap_or(UNNAMED).into(),
+            instance: request.instance.as_deref().unwrap_or(UNNAMED).into(),
             ..self.info(id)
         };
         let limits = Limits {
@@ -257,17 +260,17 @@ impl Ready {
             Some(gap) => (opened.position.min(gap.resume_at), gap.resume_at),
             None => (opened.position, opened.position),
         };
-        let mut window = reliable::Window::new(limits, hello.confirm, position, opened.suspect);
+        let confirms = level(request.confirmation);
+        let mut window = reliable::Window::new(limits, confirms, position, opened.suspect);
         window.nacked_before(&nacked, timing.patience);
-        window.credit(Credit { window: hello.window, window_bytes: hello.window_bytes });
+        window.credit(request.credit);
         let lane = Box::new(reliable::Lane {
             info: info.clone(),
             epoch: opened.epoch,
             transport: admission.transport,
             timing,
             window,
-            envelope: hello.envelope,
-            types: hello.types.map(|types| types.into_iter().collect()),
+            types: request.types,
             snapshot_url,
             gap,
             reader: LogReader::new(

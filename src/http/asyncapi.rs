@@ -10,12 +10,12 @@ use utoipa::openapi::schema::Schema;
 
 use crate::api::FeedMessage;
 use crate::cloud_event::SPECVERSION;
-use crate::transport::DeploymentReport;
 use crate::transport::frames::{
     Ack, ConnectionAck, ConnectionDrain, ConnectionError, ConnectionResumed, Credit, DeliveryGap,
     DeliveryMark, EventFrame, FrameType, Hello, MAX_BATCH, MAX_GATEWAY_FRAME_BYTES, Nack,
     PolledEvents, Progress,
 };
+use crate::transport::report::DeploymentReport;
 
 mod channels;
 

@@ -16,16 +16,18 @@ use super::auth;
 use super::client_address::client_address;
 use super::failures;
 use super::listener::Peer;
+use super::not_opened::{self, closing};
 use super::observability;
 use super::openapi::{Connecting, Problems};
 use super::problem::{Answer, Challenge, Problem};
 use super::upgrade_headers;
-use crate::admission::{Admitted, Candidate, Cause, Greeted, Refusal};
+use crate::admission::{Admitted, Candidate, Cause, Greeted, NotOpened, Refusal};
 use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::store::{GatewayCredential, NotedRefusal};
 use crate::token::Kind;
 use crate::transport::frames::PROTOCOL;
+use crate::transport::reliable::{self, Closing};
 use crate::transport::{self, websocket};
 
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
@@ -97,6 +99,18 @@ pub(super) struct Refused {
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
         Self { problem, token: None, gateway: None, is_invalid_key: false }
+    }
+}
+
+impl From<NotOpened> for Refused {
+    fn from(cause: NotOpened) -> Self {
+        not_opened::problem(cause).into()
+    }
+}
+
+impl From<Closing> for Refused {
+    fn from(closing: Closing) -> Self {
+        not_opened::closed(closing).into()
     }
 }
 
@@ -321,7 +335,11 @@ fn limited(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
 fn start_reliable(app: &App, upgrade: WebSocketUpgrade, greeted: Greeted, span: Span) -> Response {
     let failed = span.clone();
     let write_timeout = app.config.delivery.write_timeout;
-    let settings = websocket::reliable::Settings { write_timeout, close_timeout: CLOSE_TIMEOUT };
+    let settings = websocket::reliable::Settings {
+        write_timeout,
+        close_timeout: CLOSE_TIMEOUT,
+        frame_bytes: reliable::frame_bytes(app.rules.event_bytes()),
+    };
     limited(app, upgrade)
         .on_failed_upgrade(move |error| {
             failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
@@ -339,14 +357,14 @@ async fn run_reliable(
 ) {
     let greeting = greeted.greeting();
     let greet = websocket::reliable::greet(socket, &greeting, settings, greeted.stopped());
-    let Some((socket, hello)) = greet.await else { return };
-    match greeted.open(hello).await {
+    let Some((socket, request)) = greet.await else { return };
+    match greeted.open(request).await {
         Ok((session, attempt)) => {
             let (lane_end, transport_end) = transport::link();
             session.start(lane_end);
             socket.run(transport_end).await;
             drop(attempt);
         }
-        Err(refused) => socket.refuse(refused.reason, refused.error).await,
+        Err(cause) => socket.close(closing(cause)).await,
     }
 }

@@ -18,19 +18,17 @@ use super::connect::{Refused, check_origin, invalid_request};
 use super::listener::{Peer, StreamSlot};
 use super::observability;
 use super::openapi::{Problems, Streaming};
-use super::problem::{Answer, Challenge, Problem};
+use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
-use crate::admission::{Attempt, Candidate, NotOpened, Stated};
-use crate::api::{Code, EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
+use crate::admission::{Attempt, Candidate};
+use crate::api::{EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
-use crate::event::{Reason, quoted};
-use crate::store::Conflict;
-use crate::transport::frames::{
-    Confirm, Envelope, FrameError, GatewayFrame, Hello, Position, Resume,
-};
+use crate::event::quoted;
+use crate::transport::frames::{Confirm, Envelope, GatewayFrame, Hello, Position, Resume};
+use crate::transport::reliable::{self, Encoding};
 use crate::transport::sse::{self, Text};
-use crate::transport::{self, ReliableGreeting, push};
+use crate::transport::{self, DeliveryRequest, ReliableGreeting, Start, push};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -114,6 +112,7 @@ pub(super) async fn follow(
 /// An open connection.
 struct Opened {
     greeting: ReliableGreeting,
+    envelope: Option<Envelope>,
     session: Session,
     attempt: Attempt,
     slot: StreamSlot,
@@ -130,7 +129,7 @@ async fn open(
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
-    let Asked { hello, stated } = match asked(app, parts).await {
+    let Asked { request, envelope } = match asked(app, parts).await {
         Ok(asked) => asked,
         Err(problem) => return Err(invalid_request(app, candidate, problem).await),
     };
@@ -138,24 +137,25 @@ async fn open(
     peer.slot.authenticated();
     peer.keep();
     let greeting = greeted.greeting();
-    let (session, attempt) = greeted.open_at(hello, stated).await.map_err(not_opened)?;
-    Ok(Opened { greeting, session, attempt, slot: peer.slot.stream() })
+    let (session, attempt) = greeted.open(request).await?;
+    Ok(Opened { greeting, envelope, session, attempt, slot: peer.slot.stream() })
 }
 
 /// What a request asks for.
 struct Asked {
-    hello: Hello,
-    /// The position that the gateway has received, if it confirms what it has applied: `EventSource`
-    /// sends it by itself, whatever was applied.
-    stated: Option<Stated>,
+    request: DeliveryRequest,
+    envelope: Option<Envelope>,
 }
 
 async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
     let Query(asked) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
     let last = last_event_id(&parts.headers)?;
-    let (resume, stated) = match (last, asked.confirm, asked.resume) {
+    let (resume, start) = match (last, asked.confirm, asked.resume) {
         (Some(last), StreamConfirm::Received, _) => (Resume::After(last), None),
-        (Some(last), StreamConfirm::Applied, _) => (Resume::Server, Some(Stated::Received(last))),
+        // `EventSource` sends the position by itself, whatever was applied.
+        (Some(Position { epoch, sequence, .. }), StreamConfirm::Applied, _) => {
+            (Resume::Server, Some(Start::Received { epoch, sequence }))
+        }
         (None, _, StreamResume::Server) => (Resume::Server, None),
         (None, _, StreamResume::Latest) => (Resume::Latest, None),
         (None, _, StreamResume::Earliest) => (Resume::Earliest, None),
@@ -163,6 +163,7 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
             (Resume::After(Position { epoch, sequence, event_id: None }), None)
         }
     };
+    let envelope = asked.envelope.map(envelope);
     let hello = Hello {
         instance: asked.instance,
         resume,
@@ -173,9 +174,13 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
             StreamConfirm::Received => Confirm::Received,
             StreamConfirm::Applied => Confirm::Applied,
         },
-        envelope: asked.envelope.map(envelope),
+        envelope,
     };
-    Ok(Asked { hello: checked(hello)?, stated })
+    let mut request = reliable::request(checked(hello)?);
+    if let Some(start) = start {
+        request.start = start;
+    }
+    Ok(Asked { request, envelope })
 }
 
 /// The member of a hello.
@@ -191,15 +196,11 @@ pub(super) fn checked(hello: Hello) -> Answer<Hello> {
     match GatewayFrame::Hello(hello).checked() {
         Ok(GatewayFrame::Hello(hello)) => Ok(hello),
         Ok(_) => Err(Problem::internal()),
-        Err(FrameError { message, .. }) => Err(invalid_hello(&message)),
+        Err(error) => Err(match error.member {
+            Some(member) => Problem::invalid(&member.path, member.why),
+            None => Problem::invalid("query", error.message),
+        }),
     }
-}
-
-/// The error about a member of a hello, as one about the parameter.
-fn invalid_hello(message: &str) -> Problem {
-    let mut parts = message.splitn(3, ": ").skip(1);
-    let (field, why) = (parts.next().unwrap_or("query"), parts.next());
-    Problem::invalid(field, why.unwrap_or(message))
 }
 
 fn last_event_id(headers: &HeaderMap) -> Answer<Option<Position>> {
@@ -214,41 +215,18 @@ fn last_event_id(headers: &HeaderMap) -> Answer<Option<Position>> {
     Ok(Some(position))
 }
 
-/// The refusal of a gateway that was admitted and got no connection.
-pub(super) fn not_opened(NotOpened { reason, error, conflict }: NotOpened) -> Refused {
-    let message = || error.map(|error| error.message).unwrap_or_default();
-    let problem = match reason {
-        Reason::TokenRevoked | Reason::GatewayDeleted => Problem::unauthorized(Challenge::ApiKey),
-        Reason::GatewayDisabled => Problem::new(Code::GatewayDisabled, message()),
-        Reason::Shutdown => {
-            Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
-        }
-        Reason::ProtocolError => match conflict {
-            Some(conflict @ Conflict::InstanceName { .. }) => {
-                Problem::invalid("instance", conflict.to_string())
-            }
-            Some(_) => Problem::new(Code::Conflict, message()),
-            None => Problem::new(Code::InvalidFrame, message()),
-        },
-        _ => Problem::unavailable(
-            Code::Unavailable,
-            "The connection could not be opened; connect again.",
-        ),
-    };
-    problem.into()
-}
-
 fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
-    let Opened { greeting, session, attempt, slot } = opened;
+    let Opened { greeting, envelope, session, attempt, slot } = opened;
     let greeted = greeting.greeting;
     let span = observability::connection_span(greeted.gateway_id, session.id(), sse::NAME, headers);
     let (lane_end, transport_end) = transport::link();
-    let text = Text::new(greeted.epoch);
+    let text = Text::new(Encoding { epoch: greeted.epoch, envelope });
     let (connection, inbound, items) =
         push::prepare(text, transport_end, app.config.delivery.write_timeout);
     let listed = app.streams.list(greeted.gateway_id, session.id(), inbound);
     span.in_scope(|| session.start(lane_end));
-    let first = Text::first(greeting.frame(Timestamp::now()));
+    let frame_bytes = reliable::frame_bytes(app.rules.event_bytes());
+    let first = Text::first(reliable::connection_ack(&greeting, frame_bytes, Timestamp::now()));
     let run = async move {
         connection.run(vec![first]).await;
         drop((listed, attempt, slot));

@@ -29,12 +29,13 @@ use super::client_address::client_address;
 use super::connect::Refused;
 use super::health;
 use super::listener::{Peer, StreamSlot};
+use super::not_opened::closing;
 use super::observability;
 use super::problem::Problem;
 use super::timed_out;
-use crate::admission::{Candidate, Greeted, NotOpened};
+use crate::admission::{Candidate, Greeted};
 use crate::clock::Timestamp;
-use crate::event::Reason;
+use crate::transport;
 use crate::transport::frames::{
     ErrorCode, FrameError, GatewayFrame, Hello, MAX_GATEWAY_FRAME_BYTES,
 };
@@ -42,7 +43,7 @@ use crate::transport::grpc::generated::GatewayFrame as Message;
 use crate::transport::grpc::generated::gateways_server::{Gateways, GatewaysServer};
 use crate::transport::grpc::{self, Batch, Item, Messages};
 use crate::transport::push::{self, Encoder as _, Inbound, Items};
-use crate::transport::{self, reliable};
+use crate::transport::reliable::{self, Closing, Encoding};
 
 mod requests;
 
@@ -224,32 +225,38 @@ struct Connection {
 impl Connection {
     async fn run(mut self, mut greeted: Greeted) {
         let greeting = greeted.greeting();
-        let mut encoder = Messages::new(greeting.greeting.epoch);
+        let mut encoding = Encoding { epoch: greeting.greeting.epoch, envelope: None };
+        let frame_bytes = reliable::frame_bytes(self.app.rules.event_bytes());
+        let ack = reliable::connection_ack(&greeting, frame_bytes, Timestamp::now());
         // The queue is empty.
-        let _ = self.items.try_send(vec![grpc::ack(greeting.frame(Timestamp::now()))]);
+        let _ = self.items.try_send(vec![grpc::ack(ack)]);
         let deadline = Instant::now() + greeting.hello_timeout;
         let hello = tokio::select! {
             biased;
-            reason = greeted.stopped() => Err(Some(NotOpened::from(reason))),
+            reason = greeted.stopped() => Err(Some(Closing::from(reason))),
             () = reached(self.deadline) => Err(None),
             hello = timeout_at(deadline, first_frame(&mut self.messages)) => match hello {
                 Ok(Ok(hello)) => Ok(hello),
-                Ok(Err(error)) => Err(error.map(|error| violation(&error))),
+                Ok(Err(error)) => Err(error.map(|error| Closing::from(&error))),
                 Err(_) => {
                     let message = "connection.hello did not arrive in time";
-                    Err(Some(violation(&FrameError::new(ErrorCode::HelloTimeout, message))))
+                    Err(Some((&FrameError::new(ErrorCode::HelloTimeout, message)).into()))
                 }
             },
         };
         let opened = match hello {
-            Ok(hello) => greeted.open(hello).await.map_err(Some),
+            Ok(hello) => {
+                encoding.envelope = hello.envelope;
+                greeted.open(reliable::request(hello)).await.map_err(|cause| Some(closing(cause)))
+            }
             Err(error) => Err(error),
         };
+        let mut encoder = Messages::new(encoding);
         let (session, attempt) = match opened {
             Ok(opened) => opened,
             Err(None) => return,
-            Err(Some(NotOpened { reason, error, .. })) => {
-                for item in encoder.end(reason, error) {
+            Err(Some(closing)) => {
+                for item in encoder.end(closing) {
                     let _ = self.items.try_send(item);
                 }
                 return;
@@ -265,10 +272,6 @@ impl Connection {
         reading.abort();
         drop(attempt);
     }
-}
-
-fn violation(error: &FrameError) -> NotOpened {
-    NotOpened::new(Reason::ProtocolError, Some(reliable::violation(error)))
 }
 
 /// The hello. The error is `None` if the stream has ended.

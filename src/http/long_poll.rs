@@ -19,18 +19,19 @@ use super::client_address::client_address;
 use super::connect::{Refused, check_origin};
 use super::extract::{Bytes, Path};
 use super::gateway_frames::{accept, gone};
-use super::gateway_stream::{self, checked, not_opened};
+use super::gateway_stream::{self, checked};
 use super::listener::Peer;
 use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
-use crate::admission::{Candidate, NotOpened, Stated};
+use crate::admission::Candidate;
 use crate::api::{EventEnvelope, PollQuery, PolledEvents};
-use crate::event::{ConnectionId, GatewayId};
+use crate::event::{ConnectionId, GatewayId, Reason};
 use crate::transport::frames::{Confirm, Envelope, Hello, Position, Resume};
 use crate::transport::long_poll::{self, Poller, Reply, Request};
-use crate::transport::{self, ReliableGreeting, sse};
+use crate::transport::reliable::{self, Closing};
+use crate::transport::{self, DeliveryRequest, ReliableGreeting, Start, sse};
 
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
@@ -175,14 +176,14 @@ impl Asked {
         let wait = wait.min(longest);
         let envelope = envelope.map(gateway_stream::envelope);
         let asked = Self { instance, after, ack, snapshot, max, wait, envelope };
-        checked(asked.hello(Resume::Server))?;
+        checked(asked.hello())?;
         Ok(asked)
     }
 
     /// Where a connection starts that is opened for this request. A position to resume after counts as
     /// confirmed, which only `ack` is. A connection that `rewinds` starts at a position that was
     /// confirmed before.
-    fn resume(&self, log: &ReliableGreeting, rewinds: bool) -> (Resume, Option<Stated>) {
+    fn start(&self, log: &ReliableGreeting, rewinds: bool) -> Start {
         let is_of_log = |position: &Position| {
             position.epoch == log.greeting.epoch && position.sequence <= log.head
         };
@@ -190,20 +191,23 @@ impl Asked {
         let elsewhere = self.after.iter().chain(&self.ack).find(|position| !is_of_log(position));
         let exact = if rewinds { &self.after } else { &self.ack };
         match (elsewhere.or(exact.as_ref()), &self.ack) {
-            (None, _) => (Resume::Server, None),
+            (None, _) => Start::Stored,
             // The gateway may have confirmed more since, which must not hold back what follows.
             (Some(_), Some(ack)) if elsewhere.is_none() && !rewinds && self.after != self.ack => {
-                (Resume::Server, Some(Stated::Confirmed(ack.clone())))
+                Start::Confirmed { epoch: ack.epoch, sequence: ack.sequence }
             }
-            (Some(position), _) => (Resume::After(position.clone()), None),
+            (Some(Position { epoch, sequence, event_id }), _) => {
+                let (epoch, sequence, event_id) = (*epoch, *sequence, event_id.clone());
+                Start::After { epoch, sequence, event_id }
+            }
         }
     }
 
-    /// The hello of a connection that is opened for this request.
-    fn hello(&self, resume: Resume) -> Hello {
+    /// The hello of a connection that is opened for this request, apart from where it starts.
+    fn hello(&self) -> Hello {
         Hello {
             instance: self.instance.clone(),
-            resume,
+            resume: Resume::Server,
             window: None,
             window_bytes: None,
             types: None,
@@ -328,13 +332,13 @@ async fn answer(
                 rewinds = true;
                 poller.closed().await;
             }
-            Reply::Closed(reason, error) if long_poll::is_final(reason) => {
-                return Err(not_opened(NotOpened::new(reason, error)));
+            Reply::Closed(closing) if long_poll::is_final(closing.reason) => {
+                return Err(closing.into());
             }
-            Reply::Closed(..) => {}
+            Reply::Closed(_) => {}
         }
     }
-    Err(not_opened(NotOpened::new(crate::event::Reason::ConnectionLost, None)))
+    Err(Closing::from(Reason::ConnectionLost).into())
 }
 
 /// Opens a connection for a request.
@@ -348,14 +352,15 @@ async fn open(
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
     let log = greeted.greeting();
-    let (resume, stated) = asked.resume(&log, rewinds);
-    let hello = asked.hello(resume);
+    let start = asked.start(&log, rewinds);
+    let request = DeliveryRequest { start, ..reliable::request(asked.hello()) };
     let greeting = log.greeting;
-    let (session, attempt) = greeted.open_at(hello, stated).await.map_err(not_opened)?;
+    let (session, attempt) = greeted.open(request).await?;
     let span =
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();
-    let (poller, connection) = long_poll::start(greeting, transport_end, asked.wait);
+    let (poller, connection) =
+        long_poll::start(greeting, asked.envelope, transport_end, asked.wait);
     let listed = app.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
     span.in_scope(|| session.start(lane_end));
     let instance = (greeting.gateway_id, asked.instance.clone().unwrap_or_default());

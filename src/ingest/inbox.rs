@@ -13,8 +13,9 @@ use crate::event::{EventType, OrganisationKey};
 use crate::jobs::{Job, Next, Supervisor};
 use crate::metric;
 use crate::store::{
-    Conflict, Drained, EventTypeInfo, Inbox, InboxContent, InboxRow, NewEvent, Rejection,
-    RejectionReason, Result, StatementFailures, Store, StoreError, Unreadable, ValidatedRow,
+    Conflict, Credentials, Drained, EventTypeInfo, EventTypes, Health, Inbox, InboxContent,
+    InboxRow, NewEvent, Rejection, RejectionReason, Result, StatementFailures, StoreError,
+    Unreadable, ValidatedRow,
 };
 
 /// Rows per transaction: few enough that publishers over HTTP don't wait long for it.
@@ -35,20 +36,28 @@ const DEPTH_INTERVAL: Duration = Duration::from_secs(5);
 const DEPTH_LIMIT: u32 = 100_000;
 
 /// Starts the job that drains the inbox and the one that measures its depth.
-pub fn start(store: &Arc<dyn Store>, rules: Arc<Rules>, jobs: &Supervisor) {
+pub fn start<S>(store: &Arc<S>, rules: Arc<Rules>, jobs: &Supervisor)
+where
+    S: Inbox + Credentials + EventTypes + Health + ?Sized,
+{
     jobs.start("inbox_drain", DRAIN_INTERVAL, Drain::new(Arc::clone(store), rules));
-    jobs.start_housekeeping("inbox_depth", DEPTH_INTERVAL, Measure(Arc::<dyn Store>::clone(store)));
+    jobs.start_housekeeping("inbox_depth", DEPTH_INTERVAL, Measure(Arc::clone(store)));
 }
 
-struct Drain {
-    store: Arc<dyn Store>,
+/// The parts of the store that the drain needs.
+trait Parts: Inbox + Credentials + EventTypes + Health {}
+
+impl<S: Inbox + Credentials + EventTypes + Health + ?Sized> Parts for S {}
+
+struct Drain<S: ?Sized> {
+    store: Arc<S>,
     rules: Arc<Rules>,
     /// Failures of the statement that moves a page, and then of those that move its rows one by one.
     failures: StatementFailures,
 }
 
-impl Drain {
-    fn new(store: Arc<dyn Store>, rules: Arc<Rules>) -> Self {
+impl<S: Parts + ?Sized> Drain<S> {
+    fn new(store: Arc<S>, rules: Arc<Rules>) -> Self {
         Self { store, rules, failures: StatementFailures::default() }
     }
 
@@ -152,7 +161,7 @@ impl Drain {
     }
 }
 
-impl Job for Drain {
+impl<S: Parts + ?Sized> Job for Drain<S> {
     type Error = StoreError;
 
     async fn wait(&mut self) {
@@ -189,15 +198,15 @@ type Read = OrRejected<(String, Draft)>;
 type OrRejected<T> = std::result::Result<T, Rejection>;
 
 /// Validates the rows of one page. Each organisation and type is looked up once.
-struct Page<'a> {
-    store: &'a dyn Store,
+struct Page<'a, S: ?Sized> {
+    store: &'a S,
     rules: &'a Arc<Rules>,
     organisations: HashMap<String, Option<OrganisationKey>>,
     types: HashMap<(OrganisationKey, EventType), Option<Arc<EventTypeInfo>>>,
 }
 
-impl<'a> Page<'a> {
-    fn new(store: &'a dyn Store, rules: &'a Arc<Rules>) -> Self {
+impl<'a, S: Credentials + EventTypes + ?Sized> Page<'a, S> {
+    fn new(store: &'a S, rules: &'a Arc<Rules>) -> Self {
         Self { store, rules, organisations: HashMap::new(), types: HashMap::new() }
     }
 
@@ -341,9 +350,9 @@ fn report(drained: &Drained) -> usize {
 }
 
 /// Measures how many rows wait in the inbox, and for how long.
-struct Measure(Arc<dyn Inbox>);
+struct Measure<S: ?Sized>(Arc<S>);
 
-impl Job for Measure {
+impl<S: Inbox + ?Sized> Job for Measure<S> {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Next> {

@@ -291,6 +291,22 @@ pub struct Range {
     pub last: Sequence,
 }
 
+/// Why a gateway could not apply an event, as it reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedFailure {
+    /// The reason.
+    pub reason: Reason,
+    /// Details for admins.
+    pub detail: String,
+}
+
+impl ReportedFailure {
+    /// A failure with details, which may be empty.
+    pub const fn new(reason: Reason, detail: String) -> Self {
+        Self { reason, detail }
+    }
+}
+
 /// An outcome to record. Records of one connection are kept in order; adjacent ones with the same
 /// outcome are merged.
 #[derive(Clone, Debug)]
@@ -326,7 +342,7 @@ pub enum Record {
         /// The sequence that the report is about.
         sequence: Sequence,
         /// `Ok` if it was applied; otherwise why not, with details.
-        result: std::result::Result<(), (Reason, String)>,
+        result: std::result::Result<(), ReportedFailure>,
         /// The report confirms everything up to here.
         confirms: Option<Sequence>,
         /// When the report arrived.
@@ -355,7 +371,7 @@ pub enum Record {
         /// The ids and the instant in the report.
         key: DeploymentKey,
         /// `Ok` if it was applied.
-        result: std::result::Result<(), (Reason, String)>,
+        result: std::result::Result<(), ReportedFailure>,
         /// The last sequence sent on this connection.
         sent_here: Sequence,
         /// When the connection ended.

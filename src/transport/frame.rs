@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::event_position::EventPosition;
-use super::{DeploymentReport, Greeting, InvalidMessage};
+use super::{DeploymentReport, Greeting, InvalidMessage, report};
 use crate::clock::Timestamp;
 use crate::event::{
     ConnectionId, CorrelationId, Epoch, Event, EventId, EventType, GatewayId, Sequence,
@@ -150,7 +150,9 @@ pub fn parse_incoming(text: &[u8]) -> Result<DeploymentReport, InvalidMessage> {
         return Err(InvalidMessage::UnknownType);
     }
     let payload = head.payload.ok_or(InvalidMessage::Malformed)?;
-    serde_json::from_str(payload.get()).map_err(|_| InvalidMessage::Malformed)
+    let report: report::DeploymentReport =
+        serde_json::from_str(payload.get()).map_err(|_| InvalidMessage::Malformed)?;
+    Ok(report.into())
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod error;
 mod gateway;
 mod server;
 
-pub use error::{ErrorCode, FrameError};
+pub use error::{ErrorCode, FrameError, InvalidMember};
 pub use gateway::{
     Ack, Confirm, Credit, Envelope, Hello, INSTANCE_CHARACTERS, MAX_DETAIL_BYTES,
     MAX_RETRY_AFTER_MS, MAX_TYPES, Nack, NackCode, Position, Progress, Resume,
@@ -285,9 +285,7 @@ fn read<T: DeserializeOwned>(frame_type: &str, text: &[u8]) -> Result<T, FrameEr
         Some(WrongValue { path, why }) if path.is_empty() => {
             FrameError::invalid(format!("{frame_type}: {why}"))
         }
-        Some(WrongValue { path, why }) => {
-            FrameError::invalid(format!("{frame_type}: {}: {why}", path.join(".")))
-        }
+        Some(WrongValue { path, why }) => FrameError::member(frame_type, &path.join("."), why),
         None => FrameError::invalid(format!("{frame_type}: {error}")),
     })
 }
@@ -302,10 +300,8 @@ fn check_sequence(frame_type: &str, member: &str, sequence: Sequence) -> Result<
 
 /// The error about a number that is no sequence, as the gateway sent it.
 pub(super) fn no_sequence(frame_type: &str, member: &str, shown: impl fmt::Display) -> FrameError {
-    FrameError::invalid(format!(
-        "{frame_type}: {member}: must be a whole number from 0 to {}, not {shown}",
-        Sequence::MAX
-    ))
+    let why = format!("must be a whole number from 0 to {}, not {shown}", Sequence::MAX);
+    FrameError::member(frame_type, member, why)
 }
 
 #[cfg(test)]

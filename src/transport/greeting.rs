@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::frames::{ConnectionAck, Limits, PROTOCOL};
-use crate::clock::{Timestamp, millis};
 use crate::event::{ConnectionId, Epoch, GatewayId, Sequence};
 
 /// The first message to the peer, whose values also label its events.
@@ -28,26 +26,10 @@ pub struct ReliableGreeting {
     pub oldest: Sequence,
     /// The interval of the transport's signs of life.
     pub heartbeat: Duration,
-    /// The time within which the [hello](super::frames::Hello) is due.
+    /// The time within which the hello is due.
     pub hello_timeout: Duration,
-    /// The limits of the connection.
-    pub limits: Limits,
-}
-
-impl ReliableGreeting {
-    /// The frame `connection.ack`, which every transport sends first.
-    pub fn frame(&self, timestamp: Timestamp) -> ConnectionAck {
-        let Greeting { gateway_id, connection_id, epoch } = self.greeting;
-        ConnectionAck {
-            gateway_id,
-            connection_id,
-            timestamp,
-            protocol: PROTOCOL.to_owned(),
-            epoch,
-            head: self.head,
-            oldest: self.oldest,
-            heartbeat_ms: millis(self.heartbeat),
-            limits: self.limits,
-        }
-    }
+    /// The maximum window, in events.
+    pub window: u32,
+    /// The maximum window, in bytes.
+    pub window_bytes: u64,
 }

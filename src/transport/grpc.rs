@@ -12,7 +12,8 @@ use super::frames::{
     NackCode, Position, Progress, Resume, ResumeMode, no_sequence,
 };
 use super::push::Encoder;
-use super::{Outgoing, OutgoingEvent, reliable};
+use super::reliable::{Closing, Encoding};
+use super::{Outgoing, OutgoingEvent};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, EventId, EventType, Reason, Sequence};
 
@@ -50,13 +51,13 @@ pub type Batch = Vec<Item>;
 /// Encodes frames as messages of gRPC.
 #[derive(Debug)]
 pub struct Messages {
-    epoch: Epoch,
+    encoding: Encoding,
 }
 
 impl Messages {
-    /// The messages of a log.
-    pub const fn new(epoch: Epoch) -> Self {
-        Self { epoch }
+    /// The messages of a connection.
+    pub const fn new(encoding: Encoding) -> Self {
+        Self { encoding }
     }
 }
 
@@ -64,7 +65,7 @@ impl Encoder for Messages {
     type Item = Batch;
 
     fn messages(&mut self, outgoing: Vec<Outgoing>) -> Batch {
-        outgoing.into_iter().map(|outgoing| Ok(server(self.message(outgoing)))).collect()
+        outgoing.iter().map(|outgoing| Ok(server(self.message(outgoing)))).collect()
     }
 
     fn drain(&mut self, drain: ConnectionDrain) -> Batch {
@@ -79,7 +80,7 @@ impl Encoder for Messages {
         Some(vec![Ok(generated::ServerFrame { frame: None })])
     }
 
-    fn end(&mut self, reason: Reason, error: Option<ConnectionError>) -> Vec<Batch> {
+    fn end(&mut self, Closing { reason, error }: Closing) -> Vec<Batch> {
         let status = status(reason, error.as_ref());
         let error = error.map(|ConnectionError { code, message }| {
             Ok(server(FromService::ConnectionError(generated::ConnectionError { code, message })))
@@ -89,25 +90,25 @@ impl Encoder for Messages {
 }
 
 impl Messages {
-    fn message(&self, outgoing: Outgoing) -> FromService {
+    fn message(&self, outgoing: &Outgoing) -> FromService {
         match outgoing {
-            Outgoing::Event(event) => FromService::Event(self.event(&event)),
-            Outgoing::Resumed(resumed) => FromService::ConnectionResumed(resumed_message(*resumed)),
+            Outgoing::Event(event) => FromService::Event(self.event(event)),
+            Outgoing::Resumed(resumed) => {
+                FromService::ConnectionResumed(resumed_message(self.encoding.resumed(*resumed)))
+            }
             Outgoing::Mark(mark) => FromService::DeliveryMark(generated::DeliveryMark {
                 sequence: number(mark.sequence),
                 head: number(mark.head),
             }),
-            Outgoing::Gap(gap) => FromService::DeliveryGap(gap_message(*gap)),
+            Outgoing::Gap(gap) => FromService::DeliveryGap(gap_message(gap.as_ref().into())),
         }
     }
 
     fn event(&self, outgoing: &OutgoingEvent) -> generated::Event {
         let event = &outgoing.event;
-        let cloud_event = match outgoing.envelope {
-            Envelope::Native => None,
-            Envelope::CloudEvents => {
-                Some(reliable::outgoing_text(Outgoing::Event(outgoing.clone()), self.epoch))
-            }
+        let cloud_event = match self.encoding.envelope {
+            None | Some(Envelope::Native) => None,
+            Some(Envelope::CloudEvents) => Some(self.encoding.event_text(outgoing)),
         };
         let payload = match cloud_event {
             None => Bytes::copy_from_slice(event.payload.get().as_bytes()),
@@ -122,7 +123,7 @@ impl Messages {
             event_id: event.id.to_string(),
             sequence: number(outgoing.sequence),
             previous: number(outgoing.previous),
-            epoch: self.epoch.to_string(),
+            epoch: self.encoding.epoch.to_string(),
             attempt: outgoing.attempt,
             expires_at: event.expires_at.map(timestamp),
             traceparent: event.traceparent.map(|parent| parent.to_string()),
@@ -211,7 +212,7 @@ pub fn frame(message: generated::GatewayFrame) -> Result<Option<GatewayFrame>, F
 fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
     use generated::connection_hello::Resume as Asked;
 
-    let invalid = |what: &str| invalid(&format!("connection.hello: {what}"));
+    let invalid = |member, why: &str| FrameError::member(Hello::TYPE, member, why);
     let resume = match &hello.resume {
         Some(Asked::Named(named)) => match generated::Named::try_from(*named) {
             Ok(generated::Named::Server) => Resume::Server,
@@ -219,13 +220,14 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
             Ok(generated::Named::Earliest) => Resume::Earliest,
             _ => {
                 return Err(invalid(
-                    "resume.named: must be NAMED_SERVER, NAMED_LATEST or NAMED_EARLIEST",
+                    "resume.named",
+                    "must be NAMED_SERVER, NAMED_LATEST or NAMED_EARLIEST",
                 ));
             }
         },
         Some(Asked::Position(position)) => Resume::After(Position {
             epoch: Epoch(
-                position.epoch.parse().map_err(|_| invalid("resume.epoch: must be a UUID"))?,
+                position.epoch.parse().map_err(|_| invalid("resume.epoch", "must be a UUID"))?,
             ),
             sequence: stated(Hello::TYPE, "resume.sequence", position.sequence)?,
             event_id: position
@@ -233,27 +235,27 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
                 .as_deref()
                 .map(EventId::new)
                 .transpose()
-                .map_err(|error| invalid(&format!("resume.event_id: {error}")))?,
+                .map_err(|error| invalid("resume.event_id", &error.to_string()))?,
         }),
-        None => return Err(invalid("resume: is required")),
+        None => return Err(invalid("resume", "is required")),
     };
     let types: Result<Vec<EventType>, _> =
         hello.types.iter().map(|name| EventType::new(name.as_str())).collect();
-    let types = types.map_err(|error| invalid(&format!("types: {error}")))?;
+    let types = types.map_err(|error| invalid("types", &error.to_string()))?;
     Ok(Hello {
         envelope: match generated::Envelope::try_from(hello.envelope) {
             Ok(generated::Envelope::Unspecified) => None,
             Ok(generated::Envelope::Native) => Some(Envelope::Native),
             Ok(generated::Envelope::Cloudevents) => Some(Envelope::CloudEvents),
             Err(_) => {
-                return Err(invalid("envelope: must be ENVELOPE_NATIVE or ENVELOPE_CLOUDEVENTS"));
+                return Err(invalid("envelope", "must be ENVELOPE_NATIVE or ENVELOPE_CLOUDEVENTS"));
             }
         },
         confirm: match hello.confirm() {
             generated::Confirm::Received => Confirm::Received,
             generated::Confirm::Applied => Confirm::Applied,
             generated::Confirm::Unspecified => {
-                return Err(invalid("confirm: must be CONFIRM_RECEIVED or CONFIRM_APPLIED"));
+                return Err(invalid("confirm", "must be CONFIRM_RECEIVED or CONFIRM_APPLIED"));
             }
         },
         instance: hello.instance,
@@ -274,9 +276,8 @@ fn nack(nack: generated::DeliveryNack) -> Result<Nack, FrameError> {
         generated::NackCode::Overloaded => NackCode::Overloaded,
         generated::NackCode::Conflict => NackCode::Conflict,
         generated::NackCode::Unspecified => {
-            return Err(invalid(
-                "delivery.nack: code: must be a value of NackCode other than NACK_CODE_UNSPECIFIED",
-            ));
+            let why = "must be a value of NackCode other than NACK_CODE_UNSPECIFIED";
+            return Err(FrameError::member(Nack::TYPE, "code", why));
         }
     };
     Ok(Nack {
@@ -338,10 +339,6 @@ fn gap_message(gap: DeliveryGap) -> generated::DeliveryGap {
 
 fn server(frame: FromService) -> generated::ServerFrame {
     generated::ServerFrame { frame: Some(frame) }
-}
-
-fn invalid(message: &str) -> FrameError {
-    FrameError::new(ErrorCode::InvalidFrame, message)
 }
 
 /// The sequence in a frame of a gateway, as far as it is one: [`GatewayFrame::checked`] checks that it is

@@ -23,9 +23,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::frames::{ConnectionError, DeliveryGap, FrameError, Position, ServerFrame};
+use super::frames::{Envelope, Position, ServerFrame};
 use super::push::{Fault, Inbound};
-use super::{Control, Ended, Greeting, Incoming, Outgoing, TransportEnd, reliable};
+use super::reliable::{Closing, Encoding};
+use super::{Control, Ended, Gap, Greeting, Incoming, Outgoing, TransportEnd, Violation};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
 
@@ -76,7 +77,7 @@ pub enum Reply {
     /// The connection starts after the position of the request; open one that starts there.
     Rewind,
     /// The connection was closed for this reason.
-    Closed(Reason, Option<ConnectionError>),
+    Closed(Closing),
 }
 
 /// Events, and what is known about the log.
@@ -91,7 +92,7 @@ pub struct Events {
     /// The frames of the events, as JSON.
     pub events: Vec<bytes::Bytes>,
     /// Events that can't be delivered, after those of `events`.
-    pub gap: Option<Box<DeliveryGap>>,
+    pub gap: Option<Box<Gap>>,
 }
 
 impl Events {
@@ -113,7 +114,7 @@ impl Events {
         json.push(b']');
         if let Some(gap) = gap {
             json.extend_from_slice(br#","gap":"#);
-            json.extend_from_slice(&ServerFrame::Gap(gap.as_ref().clone()).to_text());
+            json.extend_from_slice(&ServerFrame::Gap(gap.as_ref().into()).to_text());
         }
         json.push(b'}');
         json
@@ -177,7 +178,12 @@ impl Poller {
 }
 
 /// Starts a connection over a link. It ends when no request comes in time, the first one included.
-pub fn start(greeting: Greeting, end: TransportEnd, first_wait: Duration) -> (Poller, Connection) {
+pub fn start(
+    greeting: Greeting,
+    envelope: Option<Envelope>,
+    end: TransportEnd,
+    first_wait: Duration,
+) -> (Poller, Connection) {
     let (asks_in, asks) = mpsc::channel(REQUESTS);
     let (inbound, messages, faults) = Inbound::relayed();
     let connection = Connection {
@@ -186,7 +192,7 @@ pub fn start(greeting: Greeting, end: TransportEnd, first_wait: Duration) -> (Po
         asks,
         messages,
         faults,
-        answers: Answers::default(),
+        answers: Answers::new(Encoding { epoch: greeting.epoch, envelope }),
         kept_since: Some(Instant::now()),
         expires: Instant::now() + (first_wait * 2).max(SHORTEST_LIFE),
     };
@@ -222,26 +228,27 @@ struct Waiting {
 
 /// Why a connection ends.
 struct End {
-    reason: Reason,
+    closing: Closing,
     detail: &'static str,
-    error: Option<ConnectionError>,
+}
+
+impl<T: Into<Closing>> From<T> for End {
+    fn from(closing: T) -> Self {
+        Self { closing: closing.into(), detail: "" }
+    }
 }
 
 impl End {
-    fn closed(reason: Reason) -> Self {
-        Self { reason, detail: "", error: reliable::connection_error(reason) }
-    }
-
-    fn violation(error: &FrameError) -> Self {
-        let error = Some(reliable::violation(error));
-        Self { reason: Reason::ProtocolError, detail: "", error }
+    /// Ends without an error for the gateway.
+    const fn silent(reason: Reason, detail: &'static str) -> Self {
+        Self { closing: Closing { reason, error: None }, detail }
     }
 
     /// What requests are answered that can't be served any more.
     fn reply(&self) -> Reply {
-        match self.reason {
+        match self.closing.reason {
             Reason::Replaced => Reply::Superseded,
-            reason => Reply::Closed(reason, self.error.clone()),
+            _ => Reply::Closed(self.closing.clone()),
         }
     }
 }
@@ -249,9 +256,9 @@ impl End {
 /// The lane has ended, because the node shuts down.
 struct LaneGone;
 
-impl From<LaneGone> for End {
+impl From<LaneGone> for Closing {
     fn from(_: LaneGone) -> Self {
-        Self::closed(Reason::Shutdown)
+        Reason::Shutdown.into()
     }
 }
 
@@ -281,9 +288,8 @@ impl Connection {
         if let Some(first) = self.answers.unsent() {
             let _ = self.report(Incoming::Unsent(first)).await;
         }
-        let End { reason, detail, .. } = end;
-        let (detail, shared) = (detail.to_owned(), Vec::new());
-        let ended = Ended { reason, detail, by_peer: false, shared };
+        let End { closing: Closing { reason, .. }, detail } = end;
+        let ended = Ended::new(reason, detail.to_owned(), false);
         // Fails if the lane has ended, so that no one needs the report.
         let _ = self.report(Incoming::Ended(Box::new(ended))).await;
     }
@@ -297,13 +303,13 @@ impl Connection {
                     Some(Control::Probe) => self.show_life(waiting.is_some()).await?,
                     // The gateway sees it when its connection ends.
                     Some(Control::Drain(_)) => {}
-                    Some(Control::Close(reason)) => return Err(End::closed(reason)),
-                    Some(Control::Violation(error)) => return Err(End::violation(&error)),
+                    Some(Control::Close(reason)) => return Err(reason.into()),
+                    Some(Control::Violation(violation)) => return Err(violation.into()),
                     None => return Err(LaneGone.into()),
                 },
                 Some(fault) = self.faults.recv() => return Err(match fault {
-                    Fault::Frame(error) => End::violation(&error),
-                    Fault::Closed => End::closed(Reason::ClosedByGateway),
+                    Fault::Frame(error) => (&error).into(),
+                    Fault::Closed => Reason::ClosedByGateway.into(),
                 }),
                 // The first request says what the gateway has.
                 Some(message) = self.messages.recv(), if self.answers.is_used => {
@@ -314,7 +320,7 @@ impl Connection {
                         let _ = earlier.reply.send(Reply::Superseded);
                     }
                     let Ask::Events(request, reply) = ask else {
-                        return Err(End::closed(Reason::Replaced));
+                        return Err(Reason::Replaced.into());
                     };
                     let instead = match self.begin(&request).await? {
                         Begin::Wait => {
@@ -332,7 +338,7 @@ impl Connection {
                     };
                     let _ = reply.send(instead);
                     let detail = "the gateway resumes at another position";
-                    return Err(End { reason: Reason::ClosedByGateway, detail, error: None });
+                    return Err(End::silent(Reason::ClosedByGateway, detail));
                 }
                 message = self.end.events.recv(), if waiting.is_some() || self.answers.is_ahead() => {
                     let Some(message) = message else { return Err(LaneGone.into()) };
@@ -342,7 +348,7 @@ impl Connection {
                 () = sleep_until(wakes_at) => {
                     let Some(waiting) = waiting.take() else {
                         let detail = "no request came in time";
-                        return Err(End { reason: Reason::HeartbeatTimeout, detail, error: None });
+                        return Err(End::silent(Reason::HeartbeatTimeout, detail));
                     };
                     let again = waiting.gap_at.and_then(|_| self.answers.gap_again(self.greeting));
                     let _ = waiting.reply.send(again.map_or(Reply::Nothing, Reply::Events));
@@ -455,8 +461,8 @@ impl Connection {
                 }
                 control = self.end.control.recv() => match control {
                     Some(Control::Probe | Control::Drain(_)) => {}
-                    Some(Control::Close(reason)) => return Err(End::closed(reason)),
-                    Some(Control::Violation(error)) => return Err(End::violation(&error)),
+                    Some(Control::Close(reason)) => return Err(reason.into()),
+                    Some(Control::Violation(violation)) => return Err(violation.into()),
                     None => return Err(LaneGone.into()),
                 },
             }
@@ -532,7 +538,7 @@ impl Connection {
             _ => None,
         };
         if let Some(sequence) = about.filter(|sequence| *sequence > self.answers.position) {
-            return Err(End::violation(&reliable::beyond_sent(sequence)));
+            return Err(Violation::BeyondSent(sequence).into());
         }
         match message {
             Incoming::Applied(sequence) => self.applied(sequence).await?,

@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::frames::{ConnectionDrain, ConnectionError, FrameError, GatewayFrame};
+use super::frames::{ConnectionDrain, FrameError, GatewayFrame};
+use super::reliable::{self, Closing};
 use super::websocket::BURST_BYTES;
 use super::write_timeout::within;
 use super::{
-    Control, Ended, Incoming, InvalidMessage, LINK_MESSAGES, Outgoing, TransportEnd, reliable,
+    Control, Drain, Ended, Incoming, InvalidMessage, LINK_MESSAGES, Outgoing, TransportEnd,
 };
 use crate::event::Reason;
 
@@ -39,7 +40,7 @@ pub trait Encoder: Send {
     /// A sign of life; `None` if the transport has others.
     fn heartbeat(&mut self) -> Option<Self::Item>;
     /// The last items of the stream.
-    fn end(&mut self, reason: Reason, error: Option<ConnectionError>) -> Vec<Self::Item>;
+    fn end(&mut self, closing: Closing) -> Vec<Self::Item>;
 }
 
 /// The items that the HTTP connection takes.
@@ -173,7 +174,7 @@ pub fn over<E: Encoder>(
 /// Why a connection ends.
 enum End {
     /// The lane or the peer's frames end it.
-    Closed(Reason, Option<ConnectionError>),
+    Closed(Closing),
     /// The peer has gone.
     Lost,
     /// The peer does not read.
@@ -183,9 +184,10 @@ enum End {
 impl<E: Encoder> Push<E> {
     /// Runs the connection to its end. `first` are items to send before those of the lane.
     pub async fn run(mut self, first: Vec<E::Item>) {
-        let (reason, detail, by_peer) = match self.serve(first).await {
-            End::Closed(reason, error) => {
-                let last = self.encoder.end(reason, error);
+        let ended = match self.serve(first).await {
+            End::Closed(closing) => {
+                let reason = closing.reason;
+                let last = self.encoder.end(closing);
                 let sending = async {
                     for item in last {
                         if self.items.send(item).await.is_err() {
@@ -196,18 +198,16 @@ impl<E: Encoder> Push<E> {
                 if timeout(CLOSE_TIMEOUT, sending).await.is_err() {
                     tracing::debug!("the peer did not read the end of the stream");
                 }
-                (reason, String::new(), false)
+                Ended::new(reason, String::new(), false)
             }
-            End::Lost => (Reason::ConnectionLost, "the peer ended the stream".to_owned(), true),
-            End::Stuck => {
-                let detail = format!("nothing was read for {} s", self.write_timeout.as_secs());
-                (Reason::WriteTimeout, detail, false)
+            End::Lost => {
+                Ended::new(Reason::ConnectionLost, "the peer ended the stream".to_owned(), true)
             }
+            End::Stuck => Ended::not_read(self.write_timeout),
         };
         let Self { items, end, .. } = self;
         // Ends the stream before the lane learns that nothing of it is left.
         drop(items);
-        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
         // Fails if the lane has ended, so that no one needs the report.
         let _ = end.incoming.send(Incoming::Ended(Box::new(ended))).await;
     }
@@ -235,7 +235,7 @@ impl<E: Encoder> Push<E> {
     /// Waits for something to send. Control messages overtake events.
     async fn next(&mut self, waiting: &mut Waiting) -> Result<Option<E::Item>, End> {
         if let Some(drain) = waiting.drain.take() {
-            return Ok(Some(self.encoder.drain(*drain)));
+            return Ok(Some(self.encoder.drain((*drain).into())));
         }
         if std::mem::take(&mut waiting.probe) {
             return Ok(self.show_life());
@@ -253,7 +253,7 @@ impl<E: Encoder> Push<E> {
                     let messages = waiting_messages(*first, &mut self.end.events);
                     Ok(Some(self.encoder.messages(messages)))
                 }
-                None => Err(End::Closed(Reason::Shutdown, None)),
+                None => Err(End::Closed(Reason::Shutdown.into())),
             },
         }
     }
@@ -315,7 +315,7 @@ fn payload_bytes(outgoing: &Outgoing) -> usize {
 #[derive(Default)]
 struct Waiting {
     probe: bool,
-    drain: Option<Box<ConnectionDrain>>,
+    drain: Option<Box<Drain>>,
 }
 
 impl Waiting {
@@ -324,11 +324,9 @@ impl Waiting {
         match control {
             Some(Control::Probe) => self.probe = true,
             Some(Control::Drain(drain)) => self.drain = Some(drain),
-            Some(Control::Close(reason)) => {
-                return Some(End::Closed(reason, reliable::connection_error(reason)));
-            }
-            Some(Control::Violation(error)) => return Some(violation(&error)),
-            None => return Some(End::Closed(Reason::Shutdown, None)),
+            Some(Control::Close(reason)) => return Some(End::Closed(reason.into())),
+            Some(Control::Violation(violation)) => return Some(End::Closed(violation.into())),
+            None => return Some(End::Closed(Reason::Shutdown.into())),
         }
         None
     }
@@ -336,21 +334,16 @@ impl Waiting {
 
 impl From<Fault> for End {
     fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Frame(error) => violation(&error),
-            Fault::Closed => Self::Closed(Reason::ClosedByGateway, None),
-        }
+        Self::Closed(match fault {
+            Fault::Frame(error) => (&error).into(),
+            Fault::Closed => Reason::ClosedByGateway.into(),
+        })
     }
-}
-
-fn violation(error: &FrameError) -> End {
-    End::Closed(Reason::ProtocolError, Some(reliable::violation(error)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::frames::DeliveryMark;
-    use super::super::{LaneEnd, link};
+    use super::super::{LaneEnd, Mark, link};
     use super::*;
     use crate::event::Sequence;
 
@@ -371,8 +364,8 @@ mod tests {
             Some("heartbeat")
         }
 
-        fn end(&mut self, _: Reason, error: Option<ConnectionError>) -> Vec<&'static str> {
-            error.map(|_| "error").into_iter().collect()
+        fn end(&mut self, closing: Closing) -> Vec<&'static str> {
+            closing.error.map(|_| "error").into_iter().collect()
         }
     }
 
@@ -380,7 +373,7 @@ mod tests {
 
     fn mark() -> Outgoing {
         let sequence = Sequence(1);
-        Outgoing::Mark(DeliveryMark { sequence, head: sequence })
+        Outgoing::Mark(Mark { sequence, head: sequence })
     }
 
     /// Fills the queue. The connection takes each message before the next one is sent, so that none

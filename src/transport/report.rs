@@ -1,12 +1,13 @@
-//! Gateways' reports on deployments, for any transport.
+//! The payload of gateways' reports on deployments, for any transport.
 
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::message;
 use crate::clock::Timestamp;
 
 /// What a deployment was to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentAction {
     /// To be deployed.
@@ -15,18 +16,8 @@ pub enum DeploymentAction {
     Undeploy,
 }
 
-impl DeploymentAction {
-    /// The last segment of the event types that request it.
-    pub const fn suffix(self) -> &'static str {
-        match self {
-            Self::Deploy => "deployed",
-            Self::Undeploy => "undeployed",
-        }
-    }
-}
-
 /// The result of a deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeploymentStatus {
     /// It was applied.
@@ -36,7 +27,7 @@ pub enum DeploymentStatus {
 }
 
 /// A gateway's report on one deployment. It contains no event id.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentReport {
     /// The deployment's id.
@@ -62,4 +53,24 @@ pub struct DeploymentReport {
 fn lenient_time<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Option::<String>::deserialize(value)?;
     Ok(text.and_then(|text| Timestamp::parse(&text).ok()))
+}
+
+impl From<DeploymentReport> for message::DeploymentReport {
+    fn from(report: DeploymentReport) -> Self {
+        Self {
+            deployment_id: report.deployment_id,
+            artifact_id: report.artifact_id,
+            resource_type: report.resource_type,
+            action: match report.action {
+                DeploymentAction::Deploy => message::DeploymentAction::Deploy,
+                DeploymentAction::Undeploy => message::DeploymentAction::Undeploy,
+            },
+            status: match report.status {
+                DeploymentStatus::Success => message::DeploymentStatus::Success,
+                DeploymentStatus::Failed => message::DeploymentStatus::Failed,
+            },
+            performed_at: report.performed_at,
+            error_code: report.error_code,
+        }
+    }
 }

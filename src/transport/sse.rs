@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::frames::{
-    ConnectionAck, ConnectionDrain, ConnectionError, DeliveryMark, Position, ServerFrame,
-};
+use super::frames::{ConnectionAck, ConnectionDrain, Position, ServerFrame};
 use super::push::Encoder;
-use super::{Outgoing, reliable};
-use crate::event::{Epoch, Reason, Sequence};
+use super::reliable::{Closing, Encoding};
+use super::{Mark, Outgoing};
+use crate::event::{Epoch, Sequence};
 
 /// The transport's name in the database, the API and the logs.
 pub const NAME: &str = "sse";
@@ -25,13 +24,13 @@ const RETRY: std::ops::Range<u64> = 1_000..4_000;
 /// Encodes frames as server-sent events.
 #[derive(Debug)]
 pub struct Text {
-    epoch: Epoch,
+    encoding: Encoding,
 }
 
 impl Text {
-    /// The text of a log.
-    pub const fn new(epoch: Epoch) -> Self {
-        Self { epoch }
+    /// The text of a connection.
+    pub const fn new(encoding: Encoding) -> Self {
+        Self { encoding }
     }
 
     /// The first text of a stream. Clients connect again at different times, so that not all of a
@@ -44,7 +43,7 @@ impl Text {
     }
 
     fn id(&self, sequence: Sequence) -> String {
-        format!("{}.{sequence}", self.epoch)
+        format!("{}.{sequence}", self.encoding.epoch)
     }
 }
 
@@ -57,12 +56,12 @@ impl Encoder for Text {
             let (kind, id) = match &outgoing {
                 Outgoing::Event(event) => ("message", Some(self.id(event.sequence))),
                 Outgoing::Resumed(_) => ("connection.resumed", None),
-                Outgoing::Mark(DeliveryMark { sequence, .. }) => {
+                Outgoing::Mark(Mark { sequence, .. }) => {
                     ("delivery.mark", Some(self.id(*sequence)))
                 }
                 Outgoing::Gap(_) => ("delivery.gap", None),
             };
-            let data = reliable::outgoing_text(outgoing, self.epoch);
+            let data = self.encoding.text(&outgoing);
             text.reserve(data.len() + 128);
             write(&mut text, kind, id.as_deref(), &data);
         }
@@ -77,8 +76,8 @@ impl Encoder for Text {
         Some(Bytes::from_static(b": alive\n\n"))
     }
 
-    fn end(&mut self, _: Reason, error: Option<ConnectionError>) -> Vec<Bytes> {
-        error.map(|error| frame(&ServerFrame::Error(error))).into_iter().collect()
+    fn end(&mut self, closing: Closing) -> Vec<Bytes> {
+        closing.error.map(|error| frame(&ServerFrame::Error(error))).into_iter().collect()
     }
 }
 

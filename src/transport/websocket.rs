@@ -12,23 +12,25 @@ use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use bytes::Bytes;
-use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::write_timeout::within;
-use super::{Control, Ended, Greeting, Incoming, Outgoing, TransportEnd, frame};
+use super::{Control, Greeting, Incoming, Outgoing, TransportEnd, Violation, frame};
 use crate::clock::Timestamp;
 use crate::event::{Epoch, Reason, Sequence};
 
 mod cadence;
+mod drive;
 mod reading;
 mod receipts;
 pub mod reliable;
 
 use cadence::PingBefore;
-use reading::{ReadEnd, read};
+use drive::{Close, Due, Timeouts, WriteEnd, drive};
+use reading::{Malformed, read};
 use receipts::Receipts;
 
 /// The transport's name in the database, the API and the logs.
@@ -38,9 +40,6 @@ pub const NAME: &str = "websocket";
 /// write buffer should hold as much, so that a burst is one write and one TLS
 /// record (RFC 8446, section 5.1, limits a record to this size).
 pub const BURST_BYTES: usize = 16 * 1024;
-
-/// How long a peer that violated the protocol has to read the close frame.
-const LINGER: Duration = Duration::from_millis(250);
 
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -65,74 +64,21 @@ pub async fn run(socket: WebSocket, greeting: Greeting, end: TransportEnd, setti
         control,
         receipts: &receipts,
         epoch: greeting.epoch,
-        ping_due: false,
+        first: Some(frame::connection_ack(greeting, Timestamp::now())),
+        due: Due::default(),
         settings,
     };
-    let first = frame::connection_ack(greeting, Timestamp::now());
-    let (reason, detail, by_peer) = drive(&mut writer, stream, &incoming, first).await;
-    let shared = locked(&receipts).shared();
+    let reader = read(stream, &incoming, &receipts, settings.close_timeout);
+    let timeouts = Timeouts { write: settings.write_timeout, close: settings.close_timeout };
+    let mut ended = drive(&mut writer, reader, timeouts).await;
+    ended.shared = locked(&receipts).shared();
     // Fails if the lane has ended, so that no one needs the report.
-    let _ =
-        incoming.send(Incoming::Ended(Box::new(Ended { reason, detail, by_peer, shared }))).await;
+    let _ = incoming.send(Incoming::Ended(Box::new(ended))).await;
 }
 
 /// The lock is never held across an await, and never contended: one task reads and writes.
 fn locked(receipts: &Mutex<Receipts>) -> MutexGuard<'_, Receipts> {
     receipts.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
-/// whether the peer's host ended it.
-async fn drive(
-    writer: &mut Writer<'_>,
-    stream: SplitStream<WebSocket>,
-    incoming: &mpsc::Sender<Incoming>,
-    first: Bytes,
-) -> (Reason, String, bool) {
-    let settings = writer.settings;
-    let mut reader =
-        std::pin::pin!(read(stream, incoming, writer.receipts, settings.close_timeout));
-    let written = tokio::select! {
-        read = &mut reader => {
-            match &read {
-                ReadEnd::Violation(code, detail) => {
-                    writer.close(*code, detail).await;
-                    // The peer may have sent more. Closing now would reset the connection before
-                    // the peer has read the close frame.
-                    tokio::time::sleep(LINGER.min(settings.close_timeout)).await;
-                }
-                ReadEnd::LaneGone => writer.close(close_code::AWAY, "shutdown").await,
-                ReadEnd::Closed(_) | ReadEnd::Lost(_) | ReadEnd::Silent(_) => {}
-            }
-            return read.into_end();
-        }
-        written = writer.run(first) => written,
-    };
-    // What the peer has sent still counts, so reading continues to the end.
-    match written {
-        WriteEnd::Closed(reason) => {
-            // A silent peer will not answer, and its failure is recorded only after this.
-            let is_silent =
-                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
-            let wait = if is_silent { LINGER } else { settings.close_timeout };
-            let ending = async {
-                let closing = writer.close(code_of(reason), reason.as_str());
-                tokio::join!(closing, reader).1
-            };
-            match timeout(wait, ending).await {
-                Ok(read) => (reason, String::new(), read.into_end().2),
-                Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
-            }
-        }
-        WriteEnd::TimedOut => {
-            let detail = format!("nothing was read for {} s", settings.write_timeout.as_secs());
-            (Reason::WriteTimeout, detail, false)
-        }
-        WriteEnd::Failed(error) => match timeout(settings.close_timeout, reader).await {
-            Ok(read) => read.into_end(),
-            Err(_) => (Reason::ConnectionLost, error, false),
-        },
-    }
 }
 
 /// The close code for a reason.
@@ -151,13 +97,35 @@ const fn code_of(reason: Reason) -> u16 {
     }
 }
 
-enum WriteEnd {
-    /// The lane closed the connection.
-    Closed(Reason),
-    /// The peer does not read.
-    TimedOut,
-    /// The socket failed.
-    Failed(String),
+/// How the service closes a connection.
+struct Closing {
+    code: u16,
+    text: &'static str,
+    reason: Reason,
+}
+
+impl From<Reason> for Closing {
+    fn from(reason: Reason) -> Self {
+        Self { code: code_of(reason), text: reason.as_str(), reason }
+    }
+}
+
+impl From<Violation> for Closing {
+    fn from(_: Violation) -> Self {
+        Reason::ProtocolError.into()
+    }
+}
+
+impl From<&Malformed> for Closing {
+    fn from(&Malformed { code, detail }: &Malformed) -> Self {
+        Self { code, text: detail, reason: Reason::ProtocolError }
+    }
+}
+
+impl Close for Closing {
+    fn reason(&self) -> Reason {
+        self.reason
+    }
 }
 
 struct Writer<'a> {
@@ -166,13 +134,17 @@ struct Writer<'a> {
     control: mpsc::Receiver<Control>,
     receipts: &'a Mutex<Receipts>,
     epoch: Epoch,
-    ping_due: bool,
+    /// The first frame, until it is written.
+    first: Option<Bytes>,
+    due: Due,
     settings: Settings,
 }
 
-impl Writer<'_> {
-    async fn run(&mut self, first: Bytes) -> WriteEnd {
-        let Some(first) = text(first) else {
+impl drive::Writer for Writer<'_> {
+    type Close = Closing;
+
+    async fn run(&mut self) -> WriteEnd<Closing> {
+        let Some(first) = self.first.take().and_then(text) else {
             return WriteEnd::Failed("the first frame is not UTF-8".to_owned());
         };
         let mut event = None;
@@ -180,8 +152,9 @@ impl Writer<'_> {
         loop {
             let sent = tokio::select! {
                 biased;
-                reason = closed(&mut self.control, &mut self.ping_due) => {
-                    return WriteEnd::Closed(reason);
+                // A close does not wait for the write; a ping does.
+                closing = self.due.closed(&mut self.control) => {
+                    return WriteEnd::Closed(closing);
                 }
                 sent = within(
                     self.settings.write_timeout,
@@ -200,41 +173,13 @@ impl Writer<'_> {
                     Some(end) => return end,
                     None => None,
                 },
-                Next::Close(reason) => return WriteEnd::Closed(reason),
+                Next::Close(closing) => return WriteEnd::Closed(closing),
             };
         }
     }
 
-    /// Waits for something to write. Control messages overtake events.
-    async fn next(&mut self) -> Next {
-        if std::mem::take(&mut self.ping_due) {
-            return Next::Ping;
-        }
-        tokio::select! {
-            biased;
-            control = self.control.recv() => match control {
-                // There are no frames for a drain and for violations in plain mode.
-                Some(Control::Probe | Control::Drain(_)) => Next::Ping,
-                Some(Control::Close(reason)) => Next::Close(reason),
-                Some(Control::Violation(_)) => Next::Close(Reason::ProtocolError),
-                None => Next::Close(Reason::Shutdown),
-            },
-            Some(outgoing) = self.events.recv() => Next::Event(outgoing),
-        }
-    }
-
-    async fn ping(&mut self) -> Option<WriteEnd> {
-        let ping = ping(locked(self.receipts).last());
-        match within(self.settings.write_timeout, self.sink.send(ping)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(WriteEnd::Failed(error.to_string())),
-            Err(_) => Some(WriteEnd::TimedOut),
-        }
-    }
-
-    /// Sends the close frame, if the peer reads.
-    async fn close(&mut self, code: u16, reason: &str) {
-        let close = CloseFrame { code, reason: Utf8Bytes::from(reason) };
+    async fn close(&mut self, Closing { code, text, .. }: Closing) {
+        let close = CloseFrame { code, reason: Utf8Bytes::from_static(text) };
         let sending = self.sink.send(Message::Close(Some(close)));
         match timeout(self.settings.close_timeout, sending).await {
             Ok(Ok(())) => {}
@@ -244,23 +189,41 @@ impl Writer<'_> {
     }
 }
 
+impl Writer<'_> {
+    /// Waits for something to write. Control messages overtake events.
+    async fn next(&mut self) -> Next {
+        loop {
+            // There is no frame for a drain in plain mode.
+            let has_drain = self.due.drain.take().is_some();
+            if std::mem::take(&mut self.due.ping) || has_drain {
+                return Next::Ping;
+            }
+            tokio::select! {
+                biased;
+                control = self.control.recv() => {
+                    if let Some(closing) = self.due.note(control) {
+                        return Next::Close(closing);
+                    }
+                }
+                Some(outgoing) = self.events.recv() => return Next::Event(outgoing),
+            }
+        }
+    }
+
+    async fn ping(&mut self) -> Option<WriteEnd<Closing>> {
+        let ping = ping(locked(self.receipts).last());
+        match within(self.settings.write_timeout, self.sink.send(ping)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(WriteEnd::Failed(error.to_string())),
+            Err(_) => Some(WriteEnd::TimedOut),
+        }
+    }
+}
+
 enum Next {
     Event(Box<Outgoing>),
     Ping,
-    Close(Reason),
-}
-
-/// Waits for the lane to close the connection while something is written. A close does not wait for
-/// the write; a ping does.
-async fn closed(control: &mut mpsc::Receiver<Control>, ping_due: &mut bool) -> Reason {
-    loop {
-        match control.recv().await {
-            Some(Control::Probe | Control::Drain(_)) => *ping_due = true,
-            Some(Control::Close(reason)) => return reason,
-            Some(Control::Violation(_)) => return Reason::ProtocolError,
-            None => return Reason::Shutdown,
-        }
-    }
+    Close(Closing),
 }
 
 /// One write of all waiting events.

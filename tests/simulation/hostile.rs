@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_events::event::{Reason, Sequence};
-use gateway_events::transport::frames::{
-    Confirm, Credit, Hello, Nack, NackCode, Position, Resume, ServerFrame,
+use gateway_events::transport::{
+    Confirmation, Control, Credit, DeliveryRequest, Ended, Incoming, Nack, Outgoing, Start,
+    TransportEnd, link,
 };
-use gateway_events::transport::{Control, Ended, Incoming, TransportEnd, link};
 use tokio::time::{Instant, sleep_until};
 
-use crate::network::{delay, frame};
+use crate::network::delay;
 use crate::service::Service;
 use crate::world::{Id, World, note, one_in};
 
@@ -25,33 +25,27 @@ pub(crate) async fn run(world: Arc<World>, service: Arc<Service>, id: Id) {
             continue;
         };
         let greeting = greeted.greeting();
-        let position = Position {
-            epoch: greeting.greeting.epoch,
-            sequence: Sequence(fastrand::i64(0..=greeting.head.0 + 2)),
-            event_id: None,
-        };
-        let hello = Hello {
-            envelope: None,
+        let epoch = greeting.greeting.epoch;
+        let sequence = Sequence(fastrand::i64(0..=greeting.head.0 + 2));
+        let request = DeliveryRequest {
             instance: world.state().gateways[id.gateway].replicas[id.replica].name.clone(),
-            resume: match fastrand::u8(..4) {
-                0 => Resume::Earliest,
-                1 => Resume::After(position.clone()),
-                _ => Resume::Server,
+            start: match fastrand::u8(..4) {
+                0 => Start::Earliest,
+                1 => Start::After { epoch, sequence, event_id: None },
+                _ => Start::Stored,
             },
-            window: one_in(2).then(|| fastrand::u32(0..5)),
-            window_bytes: None,
+            credit: Credit { events: one_in(2).then(|| fastrand::u32(0..5)), bytes: None },
             types: None,
-            confirm: if one_in(2) { Confirm::Applied } else { Confirm::Received },
+            confirmation: if one_in(2) { Confirmation::Applied } else { Confirmation::Received },
         };
-        if let Resume::After(position) = &hello.resume {
+        if let Start::After { epoch, sequence, .. } = &request.start {
             // It says that it has confirmed this.
-            note_sent(&world, id, position.epoch, position.sequence.0);
+            note_sent(&world, id, *epoch, sequence.0);
         }
-        let Ok(session) = greeted.open(hello).await else { continue };
+        let Ok(session) = greeted.open(request).await else { continue };
         note!(world, world.label(id), "connects to node {}", node.number);
         let (lane, end) = link();
         session.start(lane);
-        let epoch = greeting.greeting.epoch;
         let _ = node.down.run_until_cancelled(send_invalid(&world, id, end, epoch)).await;
     }
 }
@@ -84,13 +78,13 @@ async fn send_invalid(
             },
             outgoing = end.events.recv() => {
                 let Some(outgoing) = outgoing else { return };
-                match frame(*outgoing, epoch) {
-                    ServerFrame::Event(event) => seen = seen.max(event.sequence.0),
-                    ServerFrame::Gap(gap) => seen = seen.max(gap.resume_at.0),
-                    ServerFrame::Mark(mark) => seen = seen.max(mark.sequence.0),
-                    ServerFrame::Resumed(resumed) => seen = seen.max(resumed.from.0),
-                    _ => {}
-                }
+                let last = match *outgoing {
+                    Outgoing::Event(event) => event.sequence,
+                    Outgoing::Gap(gap) => gap.resume_at,
+                    Outgoing::Mark(mark) => mark.sequence,
+                    Outgoing::Resumed(resumed) => resumed.from,
+                };
+                seen = seen.max(last.0);
                 note_sent(world, id, epoch, seen);
                 continue;
             },
@@ -117,16 +111,15 @@ fn false_message(seen: i64) -> Incoming {
         3..=5 => Incoming::Applied(sequence),
         6 => Incoming::Nack(Box::new(Nack {
             sequence,
-            code: NackCode::Conflict,
+            reason: Reason::Conflict,
             retryable: one_in(2),
-            retry_after_ms: Some(fastrand::u64(0..2000)),
-            detail: None,
+            retry_after: Some(Duration::from_millis(fastrand::u64(0..2000))),
+            detail: String::new(),
         })),
         7 => Incoming::Progress(sequence),
-        8 => Incoming::Credit(Box::new(Credit {
-            window: Some(fastrand::u32(0..1000)),
-            window_bytes: None,
-        })),
+        8 => {
+            Incoming::Credit(Box::new(Credit { events: Some(fastrand::u32(0..1000)), bytes: None }))
+        }
         _ => Incoming::Alive,
     }
 }

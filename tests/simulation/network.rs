@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use gateway_events::client::reliable::{Closed, ConnectError, Link, Received, Transport};
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{Epoch, Reason};
-use gateway_events::transport::frames::{
-    ConnectionError, EventFrame, GatewayFrame, Hello, ServerFrame,
+use gateway_events::event::Reason;
+use gateway_events::transport::frames::{EventFrame, GatewayFrame, Hello, ServerFrame};
+use gateway_events::transport::reliable::{
+    Closing, Encoding, close_code, connection_ack, incoming, request,
 };
-use gateway_events::transport::reliable::{close_code, connection_error, incoming, violation};
 use gateway_events::transport::{
     Control, Ended, Incoming, Outgoing, OutgoingEvent, TransportEnd, link,
 };
@@ -30,6 +30,8 @@ use crate::world::{Id, World, note, one_in};
 const IN_FLIGHT: usize = 24;
 /// A peer that takes nothing for this long has gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The size of the largest frame, which clients don't check.
+const FRAME_BYTES: u64 = 1 << 20;
 /// How long the service waits for the peer's part of a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -150,14 +152,14 @@ impl Transport for SimTransport {
             return Err(refused());
         };
         let greeting = greeted.greeting();
-        let ack = ServerFrame::Ack(greeting.frame(Timestamp::now()));
+        let ack = ServerFrame::Ack(connection_ack(&greeting, FRAME_BYTES, Timestamp::now()));
         sleep_until(Instant::now() + delay()).await;
         if world.is_faulty() && one_in(20) {
             return failed("the connection broke before the hello arrived");
         }
         note!(world, world.label(id), "connects to node {}: {:?}", node.number, shown(hello));
         let watch = Watch::begin(Arc::clone(world), id, hello);
-        let session = match greeted.open(hello.clone()).await {
+        let session = match greeted.open(request(hello.clone())).await {
             Ok(session) => session,
             Err(error) => return failed(&format!("the service can't open it: {error}")),
         };
@@ -174,7 +176,7 @@ impl Transport for SimTransport {
             down,
             up: Receiver { frames: from_gateway, next: None },
             end,
-            epoch: greeting.greeting.epoch,
+            encoding: Encoding { epoch: greeting.greeting.epoch, envelope: hello.envelope },
             node: node.number,
             last_at: Instant::now(),
             waiting: None,
@@ -309,7 +311,7 @@ struct Socket {
     down: mpsc::Sender<(Instant, FromService)>,
     up: Receiver<FromGateway>,
     end: TransportEnd,
-    epoch: Epoch,
+    encoding: Encoding,
     node: u32,
     last_at: Instant,
     /// What waits for room on the way, and since when.
@@ -329,23 +331,22 @@ enum Next {
 
 impl Socket {
     async fn run(mut self) {
-        let (reason, detail, by_peer) = self.serve().await;
-        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
+        let ended = self.serve().await;
         drop(self.down);
         let _ = self.end.incoming.send(Incoming::Ended(Box::new(ended))).await;
     }
 
-    async fn serve(&mut self) -> (Reason, String, bool) {
+    async fn serve(&mut self) -> Ended {
         loop {
             match self.next().await {
-                Next::Reset => return (Reason::ConnectionLost, "reset".to_owned(), true),
+                Next::Reset => return Ended::new(Reason::ConnectionLost, "reset".to_owned(), true),
                 Next::Overdue => {
-                    return (Reason::WriteTimeout, "nothing was read".to_owned(), false);
+                    return Ended::new(Reason::WriteTimeout, "nothing was read".to_owned(), false);
                 }
                 Next::Sent => {}
                 Next::Control(control) => {
-                    if let Some((reason, error)) = self.control(control) {
-                        return self.close(reason, error).await;
+                    if let Some(closing) = self.control(control) {
+                        return self.close(closing).await;
                     }
                 }
                 Next::Frame(Some(frame)) => {
@@ -354,10 +355,11 @@ impl Socket {
                     }
                 }
                 Next::Frame(None) => {
-                    return (Reason::ConnectionLost, "the peer has gone".to_owned(), true);
+                    let detail = "the peer has gone".to_owned();
+                    return Ended::new(Reason::ConnectionLost, detail, true);
                 }
                 Next::Outgoing(Some(outgoing)) => self.outgoing(*outgoing).await,
-                Next::Outgoing(None) => return self.close(Reason::Shutdown, None).await,
+                Next::Outgoing(None) => return self.close(Reason::Shutdown.into()).await,
             }
         }
     }
@@ -384,7 +386,7 @@ impl Socket {
 
     async fn outgoing(&mut self, outgoing: Outgoing) {
         let Some(outgoing) = self.watch.inject(outgoing) else { return };
-        let frame = frame(outgoing, self.epoch);
+        let frame = frame(outgoing, self.encoding);
         self.watch.sent(&frame);
         if let ServerFrame::Gap(gap) = &frame
             && self.watch.has(Bug::ResumePastGap)
@@ -395,24 +397,23 @@ impl Socket {
     }
 
     /// Handles a control message; returns the reason if the connection is to be closed.
-    fn control(&mut self, control: Option<Control>) -> Option<(Reason, Option<ConnectionError>)> {
+    fn control(&mut self, control: Option<Control>) -> Option<Closing> {
         let at = self.last_at.max(Instant::now() + delay());
         match control {
             Some(Control::Probe) => drop(self.down.try_send((at, FromService::Ping))),
             Some(Control::Drain(drain)) => {
-                let _ = self.down.try_send((at, FromService::Frame(ServerFrame::Drain(*drain))));
+                let drain = ServerFrame::Drain((*drain).into());
+                let _ = self.down.try_send((at, FromService::Frame(drain)));
             }
-            Some(Control::Close(reason)) => return Some((reason, connection_error(reason))),
-            Some(Control::Violation(error)) => {
-                return Some((Reason::ProtocolError, Some(violation(&error))));
-            }
-            None => return Some((Reason::Shutdown, None)),
+            Some(Control::Close(reason)) => return Some(reason.into()),
+            Some(Control::Violation(violation)) => return Some(violation.into()),
+            None => return Some(Reason::Shutdown.into()),
         }
         self.last_at = at;
         None
     }
 
-    async fn receive(&mut self, frame: FromGateway) -> Option<(Reason, String, bool)> {
+    async fn receive(&mut self, frame: FromGateway) -> Option<Ended> {
         let frame = match frame {
             FromGateway::Pong => {
                 let _ = self.end.incoming.send(Incoming::Alive).await;
@@ -420,7 +421,7 @@ impl Socket {
             }
             FromGateway::Close => {
                 let why = "the gateway closed the connection".to_owned();
-                return Some((Reason::ClosedByGateway, why, false));
+                return Some(Ended::new(Reason::ClosedByGateway, why, false));
             }
             FromGateway::Frame(frame) => frame,
         };
@@ -438,11 +439,7 @@ impl Socket {
         None
     }
 
-    async fn close(
-        &mut self,
-        reason: Reason,
-        error: Option<ConnectionError>,
-    ) -> (Reason, String, bool) {
+    async fn close(&mut self, Closing { reason, error }: Closing) -> Ended {
         self.watch.closing(reason, error.as_ref());
         let at = self.last_at.max(Instant::now() + delay());
         if let Some(error) = error {
@@ -462,12 +459,12 @@ impl Socket {
                 () = sleep_until(by) => break,
             }
         }
-        (reason, String::new(), false)
+        Ended::new(reason, String::new(), false)
     }
 }
 
 /// The frame of a message to the peer.
-pub(crate) fn frame(outgoing: Outgoing, epoch: Epoch) -> ServerFrame {
+pub(crate) fn frame(outgoing: Outgoing, encoding: Encoding) -> ServerFrame {
     match outgoing {
         Outgoing::Event(OutgoingEvent { sequence, previous, attempt, event, .. }) => {
             ServerFrame::Event(Box::new(EventFrame {
@@ -479,16 +476,16 @@ pub(crate) fn frame(outgoing: Outgoing, epoch: Epoch) -> ServerFrame {
                 event_id: event.id.clone(),
                 sequence,
                 previous,
-                epoch,
+                epoch: encoding.epoch,
                 attempt,
                 expires_at: event.expires_at,
                 traceparent: None,
                 attributes: None,
             }))
         }
-        Outgoing::Resumed(it) => ServerFrame::Resumed(*it),
-        Outgoing::Mark(it) => ServerFrame::Mark(it),
-        Outgoing::Gap(it) => ServerFrame::Gap(*it),
+        Outgoing::Resumed(it) => ServerFrame::Resumed(encoding.resumed(it)),
+        Outgoing::Mark(it) => ServerFrame::Mark(it.into()),
+        Outgoing::Gap(it) => ServerFrame::Gap(it.as_ref().into()),
     }
 }
 

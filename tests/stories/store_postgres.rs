@@ -12,7 +12,7 @@ use gateway_events::store::postgres::{
 use gateway_events::store::{
     Actions as _, Bulk as _, Conflict, Credentials as _, DeliveryFilter, DeliveryState,
     Health as _, Ledger as _, Maintenance as _, NewToken, Record, RedriveSelection,
-    RetentionLimits, SchemaError, Scope, StoreError, Target, TrimMark,
+    ReportedFailure, RetentionLimits, SchemaError, Scope, StoreError, Target, TrimMark,
 };
 use gateway_events::wake::Wake;
 use sqlx::migrate::Migrator;
@@ -189,7 +189,7 @@ async fn trimmed_dead_letter() -> (Arc<PostgresStore>, Database, OrganisationKey
         connection: id,
         instance: "".into(),
         sequence: Sequence(1),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };

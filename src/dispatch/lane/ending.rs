@@ -10,7 +10,7 @@ use super::super::reports::Reports;
 use super::super::window::Window;
 use super::receipts::reported;
 use super::{Lane, Outcome, State};
-use crate::clock::{Timestamp, millis};
+use crate::clock::millis;
 use crate::event::Reason;
 use crate::metric;
 use crate::transport::{Control, Ended, Incoming};
@@ -31,7 +31,7 @@ impl Lane {
             match timeout_at(by, self.link.incoming.recv()).await {
                 Ok(Some(Incoming::Ended(ended))) => {
                     let Ended { detail, by_peer, shared, .. } = *ended;
-                    Self::note_end(state, by_peer);
+                    state.silence.disconnected(by_peer);
                     return Outcome { reason, detail, shared: Some(shared) };
                 }
                 Ok(Some(incoming)) => self.receive(state, incoming),
@@ -42,20 +42,11 @@ impl Lane {
         Outcome { reason, detail: detail.to_owned(), shared: None }
     }
 
-    /// An end that came from the peer's host counts as activity, unless the peer left a probe
-    /// unanswered: in that case its host may answer for a dead process.
-    pub(super) fn note_end(state: &mut State, by_peer: bool) {
-        let is_silent = state.probed_at.is_some_and(|at| at > state.alive_at);
-        if by_peer && !is_silent {
-            state.alive_at = Instant::now();
-        }
-    }
-
     pub(super) async fn finish(mut self: Box<Self>, mut state: State, outcome: Outcome) {
         let Outcome { reason, detail, shared } = outcome;
         drop((self.registration, self.permit, self.link));
         metrics::counter!(metric::CONNECTIONS_CLOSED, "reason" => reason.as_str()).increment(1);
-        let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
+        let alive_at = state.silence.alive_at();
         tracing::info!(
             gateway = %self.info.gateway_id,
             connection = %self.info.connection,

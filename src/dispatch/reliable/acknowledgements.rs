@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Policy;
-use super::window::{Acknowledged, Nacked, Settled, Violation};
+use super::window::{Acknowledged, Nacked, Settled};
 use super::{Lane, State};
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
-use crate::event::{Reason, Sequence};
+use crate::event::Sequence;
 use crate::store::{InstanceOutcome, Level, Range};
-use crate::transport::frames::{Nack, NackCode};
+use crate::transport::{Nack, Violation};
 
 /// The time before an event is sent again that the peer could not apply, unless the peer states one.
 /// Doubled with each additional time, up to the longest.
@@ -110,18 +110,15 @@ impl Lane {
         nack: Nack,
         now: Instant,
     ) -> Result<(), Violation> {
-        let Nack { sequence, code, retryable, retry_after_ms, detail } = nack;
-        let (code, detail) = (reason(code), detail.unwrap_or_default());
+        let Nack { sequence, reason: code, retryable, retry_after, detail } = nack;
         let nacks = self.window.nacks(sequence);
         let patience = self.timing.patience;
         let is_poison = patience.poison == Policy::DeadLetter
             && nacks.saturating_add(1) >= patience.max_attempts;
         let at = Timestamp::now();
         let retry_at = retryable.then(|| {
-            let wait = retry_after_ms.map_or_else(
-                || retry_pause(nacks),
-                |stated| Duration::from_millis(stated).max(pace(nacks)),
-            );
+            let wait =
+                retry_after.map_or_else(|| retry_pause(nacks), |stated| stated.max(pace(nacks)));
             // An event that expires meanwhile holds back those after it no longer.
             let expires_at = state.in_flight.expires_at(sequence);
             now + expires_at.map_or(wait, |expires_at| wait.min(expires_at.since(at)))
@@ -196,16 +193,4 @@ fn pace(nacks: u32) -> Duration {
 /// one.
 fn retry_pause(nacks: u32) -> Duration {
     Backoff::new(SHORTEST_RETRY, LONGEST_RETRY).without_jitter(nacks.saturating_add(1))
-}
-
-const fn reason(code: NackCode) -> Reason {
-    match code {
-        NackCode::ApplyFailed => Reason::ApplyFailed,
-        NackCode::Invalid => Reason::Invalid,
-        NackCode::Unsupported => Reason::Unsupported,
-        NackCode::DependencyMissing => Reason::DependencyMissing,
-        NackCode::Timeout => Reason::Timeout,
-        NackCode::Overloaded => Reason::Overloaded,
-        NackCode::Conflict => Reason::Conflict,
-    }
 }

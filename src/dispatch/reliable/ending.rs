@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Lane, State};
-use crate::clock::{Timestamp, millis};
+use super::{Lane, Outcome, State};
+use crate::clock::millis;
 use crate::event::{Reason, Sequence};
 use crate::metric;
 use crate::transport::{Control, Ended, Incoming};
@@ -21,11 +21,11 @@ impl Lane {
         state: &mut State,
         control: Control,
         reason: Reason,
-    ) -> (Reason, String) {
+    ) -> Outcome {
         let by = Instant::now() + CLOSE;
         // A violation explains itself; what the peer sends after it does not count.
         let (detail, is_violation) = match &control {
-            Control::Violation(error) => (error.to_string(), true),
+            Control::Violation(violation) => (violation.to_string(), true),
             _ => (String::new(), false),
         };
         // Probes may fill the channel until the transport takes them.
@@ -34,8 +34,9 @@ impl Lane {
             match timeout_at(by, self.link.incoming.recv()).await {
                 Ok(Some(Incoming::Ended(ended))) => {
                     let Ended { detail: more, by_peer, .. } = *ended;
-                    state.note_end(by_peer);
-                    return (reason, if detail.is_empty() { more } else { detail });
+                    state.silence.disconnected(by_peer);
+                    let detail = if detail.is_empty() { more } else { detail };
+                    return Outcome { reason, detail };
                 }
                 Ok(Some(Incoming::Unsent(first))) => self.withdraw(state, first),
                 Ok(Some(_)) if is_violation => {}
@@ -43,8 +44,8 @@ impl Lane {
                     // The connection ends anyway.
                     let _ = self.receive(state, incoming);
                 }
-                Ok(None) => return (reason, "the transport ended without a report".to_owned()),
-                Err(_) => return (reason, "the transport did not end in time".to_owned()),
+                Ok(None) => return Outcome::new(reason, "the transport ended without a report"),
+                Err(_) => return Outcome::new(reason, "the transport did not end in time"),
             }
         }
     }
@@ -55,14 +56,11 @@ impl Lane {
         state.in_flight.remove_from(first);
     }
 
-    pub(super) async fn finish(
-        mut self: Box<Self>,
-        state: State,
-        (reason, detail): (Reason, String),
-    ) {
+    pub(super) async fn finish(mut self: Box<Self>, state: State, outcome: Outcome) {
+        let Outcome { reason, detail } = outcome;
         drop((self.registration, self.permit, self.link));
         metrics::counter!(metric::CONNECTIONS_CLOSED, "reason" => reason.as_str()).increment(1);
-        let alive_at = Timestamp::now().minus(state.alive_at.elapsed());
+        let alive_at = state.silence.alive_at();
         tracing::info!(
             gateway = %self.info.gateway_id,
             connection = %self.info.connection,

@@ -12,8 +12,7 @@ use super::{Lane, State};
 use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::store::{Gap, GapReason, OutboxRow};
-use crate::transport::frames::{self, ConnectionResumed, DeliveryGap, DeliveryMark, ResumeMode};
-use crate::transport::{Outgoing, OutgoingEvent};
+use crate::transport::{self, Mark, Outgoing, OutgoingEvent, Resumed};
 
 /// What happened to an item that was ready.
 enum Sent {
@@ -148,11 +147,8 @@ impl Lane {
         if !state.is_resumed {
             let Some(place) = self.place() else { return Some(true) };
             let (from, head) = (self.window.announced(), self.reader.head());
-            let pending = u64::try_from(head.0 - from.0).unwrap_or(0);
-            let mode = if pending > 0 { ResumeMode::Replay } else { ResumeMode::Live };
-            let (epoch, envelope) = (self.epoch, self.envelope);
-            let resumed = ConnectionResumed { from, head, epoch, mode, pending, envelope };
-            place.send(Box::new(Outgoing::Resumed(Box::new(resumed))));
+            let resumed = Resumed { from, head, epoch: self.epoch };
+            place.send(Box::new(Outgoing::Resumed(resumed)));
             state.is_resumed = true;
         }
         None
@@ -173,14 +169,14 @@ impl Lane {
 
     fn gap_message(&self, gap: Gap) -> Outgoing {
         let Gap { reason, from, to, resume_at } = gap;
-        Outgoing::Gap(Box::new(DeliveryGap {
+        Outgoing::Gap(Box::new(transport::Gap {
             from,
             to,
             reason: match reason {
-                GapReason::Retention => frames::GapReason::Retention,
-                GapReason::Epoch => frames::GapReason::Epoch,
-                GapReason::Purged => frames::GapReason::Purged,
-                GapReason::Resync => frames::GapReason::Resync,
+                GapReason::Retention => transport::GapReason::Retention,
+                GapReason::Epoch => transport::GapReason::Epoch,
+                GapReason::Purged => transport::GapReason::Purged,
+                GapReason::Resync => transport::GapReason::Resync,
             },
             snapshot_url: self.snapshot_url.clone(),
             resume_at,
@@ -258,9 +254,7 @@ impl Lane {
         self.registration.note_sent(sequence);
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (offered.previous, offered.attempt);
-        let envelope = self.envelope.unwrap_or_default();
-        let outgoing =
-            OutgoingEvent { sequence, previous, attempt, event, own_receipt: false, envelope };
+        let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt: false };
         place.send(Box::new(Outgoing::Event(outgoing)));
         self.reader.pop();
         state.metrics.written.increment(1);
@@ -316,7 +310,7 @@ impl Lane {
             return false;
         }
         let Some(place) = self.place() else { return true };
-        let mark = DeliveryMark { sequence: sent, head: head.max(sent) };
+        let mark = Mark { sequence: sent, head: head.max(sent) };
         place.send(Box::new(Outgoing::Mark(mark)));
         self.window.mark();
         state.marked = sent;

@@ -15,7 +15,7 @@ use super::super::window::{Closing, Limits, Patience};
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
 use crate::store::{EarlierNacks, Level, Range, Unconfirmed};
-use crate::transport::frames::{Confirm, Credit};
+use crate::transport::{Credit, Violation};
 
 /// The most runs of events that are received and not applied, on a connection that confirms the
 /// former, and of those that are unconfirmed at its end. What exceeds them is not recorded.
@@ -114,15 +114,6 @@ pub(crate) struct Acknowledged {
     pub(crate) also: Vec<(Range, Option<Timestamp>)>,
 }
 
-/// A message that contradicts what the peer was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Violation {
-    /// It is about a sequence beyond what was sent.
-    BeyondSent(Sequence),
-    /// It rejects an event that the peer has confirmed.
-    Confirmed(Sequence),
-}
-
 /// What a negative acknowledgement means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nacked {
@@ -149,7 +140,8 @@ pub(crate) struct Window {
     most: Limits,
     /// The current limits. Zero pauses delivery.
     limits: Limits,
-    confirm: Confirm,
+    /// The level whose acknowledgement settles events.
+    confirms: Level,
     position: Sequence,
     sent: Sequence,
     /// The highest sequence that was ever announced to the peer. It may acknowledge up to here.
@@ -188,14 +180,14 @@ impl Window {
     /// Starts after `position`.
     pub(crate) fn new(
         most: Limits,
-        confirm: Confirm,
+        confirms: Level,
         position: Sequence,
         suspect: Sequence,
     ) -> Self {
         Self {
             most,
             limits: most,
-            confirm,
+            confirms,
             position,
             sent: position,
             highest: position,
@@ -242,10 +234,7 @@ impl Window {
 
     /// The level whose acknowledgement settles events.
     pub(crate) const fn confirms(&self) -> Level {
-        match self.confirm {
-            Confirm::Received => Level::Received,
-            Confirm::Applied => Level::Applied,
-        }
+        self.confirms
     }
 
     /// The last sequence that was announced to the peer.
@@ -445,9 +434,9 @@ impl Window {
             return Ok(Acknowledged::default());
         }
         self.received = sequence;
-        Ok(match self.confirm {
-            Confirm::Received => Acknowledged { settled: self.confirmed(now), also: Vec::new() },
-            Confirm::Applied => {
+        Ok(match self.confirms {
+            Level::Received => Acknowledged { settled: self.confirmed(now), also: Vec::new() },
+            Level::Applied => {
                 Acknowledged { settled: Vec::new(), also: self.in_flight_within(before, sequence) }
             }
         })
@@ -470,9 +459,9 @@ impl Window {
         self.applied = sequence;
         self.received = self.received.max(sequence);
         let settled = self.confirmed(now);
-        let also = match self.confirm {
-            Confirm::Received => self.take_unapplied(sequence),
-            Confirm::Applied => Vec::new(),
+        let also = match self.confirms {
+            Level::Received => self.take_unapplied(sequence),
+            Level::Applied => Vec::new(),
         };
         Ok(Acknowledged { settled, also })
     }
@@ -543,9 +532,9 @@ impl Window {
 
     /// The last sequence whose confirmation settles events.
     fn confirmation(&self) -> Sequence {
-        match self.confirm {
-            Confirm::Received => self.received,
-            Confirm::Applied => self.applied,
+        match self.confirms {
+            Level::Received => self.received,
+            Level::Applied => self.applied,
         }
     }
 
@@ -569,7 +558,7 @@ impl Window {
             };
             self.open.pop_front();
             self.position = range.last;
-            if matches!(settled, Settled::Confirmed { .. }) && self.confirm == Confirm::Received {
+            if matches!(settled, Settled::Confirmed { .. }) && self.confirms == Level::Received {
                 self.note_unapplied(range);
             }
             if let (
@@ -730,12 +719,12 @@ impl Window {
     }
 
     /// Sets the limits that the peer asks for, within those of the server.
-    pub(crate) fn credit(&mut self, Credit { window, window_bytes }: Credit) {
-        if let Some(events) = window {
+    pub(crate) fn credit(&mut self, Credit { events, bytes }: Credit) {
+        if let Some(events) = events {
             self.limits.events =
                 usize::try_from(events).unwrap_or(usize::MAX).min(self.most.events);
         }
-        if let Some(bytes) = window_bytes {
+        if let Some(bytes) = bytes {
             self.limits.bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(self.most.bytes);
         }
     }

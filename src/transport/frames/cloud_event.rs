@@ -70,5 +70,5 @@ impl Members {
 }
 
 fn invalid(name: &str, why: &impl fmt::Display) -> FrameError {
-    FrameError::invalid(format!("CloudEvent: {name}: {why}"))
+    FrameError::member("CloudEvent", name, why)
 }

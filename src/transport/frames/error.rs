@@ -1,5 +1,7 @@
 //! Errors of frames, and the codes of `connection.error`.
 
+use std::fmt::Display;
+
 macro_rules! codes {
     ($($(#[doc = $meaning:literal])+ $name:ident = $text:literal,)+) => {
         /// Why the service closes a connection: `code` in `connection.error`.
@@ -65,6 +67,17 @@ pub struct FrameError {
     pub code: ErrorCode,
     /// What is wrong, for people: the frame's type, the member and the reason.
     pub message: String,
+    /// The member that is invalid, if the error is about one.
+    pub member: Option<Box<InvalidMember>>,
+}
+
+/// A member of a frame that is missing, of a wrong type or out of range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidMember {
+    /// Its path, such as `resume.sequence`.
+    pub path: String,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// The maximum number of characters of a message. It may quote what the peer sent.
@@ -79,7 +92,16 @@ impl FrameError {
             .take(MESSAGE_CHARACTERS)
             .map(|it| if it.is_control() { char::REPLACEMENT_CHARACTER } else { it })
             .collect();
-        Self { code, message }
+        Self { code, message, member: None }
+    }
+
+    /// An error about a member, whose path is separated by dots.
+    pub fn member(frame_type: &str, path: &str, why: impl Display) -> Self {
+        let prefix = format!("{frame_type}: {path}: ");
+        let error = Self::invalid(format!("{prefix}{why}"));
+        // Shortened with the message, and without control characters.
+        let why = error.message.chars().skip(prefix.chars().count()).collect();
+        Self { member: Some(Box::new(InvalidMember { path: path.to_owned(), why })), ..error }
     }
 
     pub(super) fn malformed(message: impl AsRef<str>) -> Self {

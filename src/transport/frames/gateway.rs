@@ -264,26 +264,30 @@ pub struct Credit {
 
 impl Hello {
     pub(super) fn check(&self) -> Result<(), FrameError> {
-        let invalid = |what: &str| FrameError::invalid(format!("{}: {what}", Self::TYPE));
+        let invalid = |member, why: String| FrameError::member(Self::TYPE, member, why);
         if let Some(instance) = &self.instance
             && (instance.is_empty()
                 || instance.chars().count() > INSTANCE_CHARACTERS
                 || instance.chars().any(char::is_control))
         {
-            return Err(invalid(&format!(
-                "instance: must be 1 to {INSTANCE_CHARACTERS} characters without control characters, not {}",
+            let why = format!(
+                "must be 1 to {INSTANCE_CHARACTERS} characters without control characters, not {}",
                 quoted(instance)
-            )));
+            );
+            return Err(invalid("instance", why));
         }
         if let Resume::After(position) = &self.resume {
             check_sequence(Self::TYPE, "resume.sequence", position.sequence)?;
         }
         check_window_bytes(Self::TYPE, self.window_bytes)?;
         match &self.types {
-            Some(types) if types.is_empty() || types.len() > MAX_TYPES => Err(invalid(&format!(
-                "types: must be 1 to {MAX_TYPES} event types, not {}; omit it for all types",
-                types.len()
-            ))),
+            Some(types) if types.is_empty() || types.len() > MAX_TYPES => {
+                let why = format!(
+                    "must be 1 to {MAX_TYPES} event types, not {}; omit it for all types",
+                    types.len()
+                );
+                Err(invalid("types", why))
+            }
             _ => Ok(()),
         }
     }
@@ -307,17 +311,17 @@ impl Ack {
 
 impl Nack {
     pub(super) fn check(&self) -> Result<(), FrameError> {
-        let invalid = |what: &str| FrameError::invalid(format!("{}: {what}", Self::TYPE));
+        let invalid = |member, why: String| FrameError::member(Self::TYPE, member, why);
         check_sequence(Self::TYPE, "sequence", self.sequence)?;
         if let Some(after) = self.retry_after_ms.filter(|after| *after > MAX_RETRY_AFTER_MS) {
-            return Err(invalid(&format!(
-                "retryAfterMs: must be a whole number from 0 to {MAX_RETRY_AFTER_MS}, not {after}"
-            )));
+            let why = format!("must be a whole number from 0 to {MAX_RETRY_AFTER_MS}, not {after}");
+            return Err(invalid("retryAfterMs", why));
         }
         match self.detail.as_ref().map(String::len) {
-            Some(bytes) if bytes > MAX_DETAIL_BYTES => Err(invalid(&format!(
-                "detail: has {bytes} bytes; at most {MAX_DETAIL_BYTES} are allowed"
-            ))),
+            Some(bytes) if bytes > MAX_DETAIL_BYTES => {
+                let why = format!("has {bytes} bytes; at most {MAX_DETAIL_BYTES} are allowed");
+                Err(invalid("detail", why))
+            }
             _ => Ok(()),
         }
     }
@@ -335,9 +339,10 @@ impl Credit {
 
 fn check_window_bytes(frame_type: &str, bytes: Option<u64>) -> Result<(), FrameError> {
     match bytes {
-        Some(bytes) if bytes > MAX_WINDOW_BYTES => Err(FrameError::invalid(format!(
-            "{frame_type}: windowBytes: must be a whole number from 0 to {MAX_WINDOW_BYTES}, not {bytes}"
-        ))),
+        Some(bytes) if bytes > MAX_WINDOW_BYTES => {
+            let why = format!("must be a whole number from 0 to {MAX_WINDOW_BYTES}, not {bytes}");
+            Err(FrameError::member(frame_type, "windowBytes", why))
+        }
         _ => Ok(()),
     }
 }

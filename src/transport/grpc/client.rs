@@ -211,7 +211,8 @@ fn invalid(member: &str, why: impl Display) -> FrameError {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::super::{Outgoing, OutgoingEvent};
+    use super::super::super::reliable::Encoding;
+    use super::super::super::{Gap, GapReason, Mark, Outgoing, OutgoingEvent, Resumed};
     use super::super::{Messages, frame, server};
     use super::*;
     use crate::event::{Event, Sequence};
@@ -267,9 +268,8 @@ mod tests {
         };
         let (sequence, previous) = (Sequence(2), Sequence(1));
         let (event, own_receipt, attempt) = (Arc::new(event), false, 3);
-        let envelope = Envelope::Native;
-        let sent = OutgoingEvent { sequence, previous, attempt, event, own_receipt, envelope };
-        let gap = DeliveryGap {
+        let sent = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
+        let gap = Gap {
             from: Sequence(3),
             to: Sequence(4),
             reason: GapReason::Purged,
@@ -277,18 +277,17 @@ mod tests {
             resume_at: Sequence(4),
             epoch,
         };
-        let (from, head, mode, pending) = (Sequence(1), Sequence(5), ResumeMode::Replay, 4);
-        let envelope = Some(Envelope::Native);
-        let resumed = ConnectionResumed { from, head, epoch, mode, pending, envelope };
-        let mark = DeliveryMark { sequence: Sequence(5), head: Sequence(5) };
+        let resumed = Resumed { from: Sequence(1), head: Sequence(5), epoch };
+        let mark = Mark { sequence: Sequence(5), head: Sequence(5) };
+        let encoding = Encoding { epoch, envelope: Some(Envelope::Native) };
         for outgoing in [
             Outgoing::Event(sent),
             Outgoing::Gap(Box::new(gap)),
-            Outgoing::Resumed(Box::new(resumed)),
+            Outgoing::Resumed(resumed),
             Outgoing::Mark(mark),
         ] {
-            let text = crate::transport::reliable::outgoing_text(outgoing.clone(), epoch);
-            let message = server(Messages::new(epoch).message(outgoing));
+            let text = encoding.text(&outgoing);
+            let message = server(Messages::new(encoding).message(&outgoing));
             let read = server_frame(message).unwrap().unwrap();
             assert_eq!(read.to_text(), text);
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Events;
 use crate::clock::Timestamp;
 use crate::event::Sequence;
-use crate::transport::frames::{ConnectionResumed, DeliveryGap, GapReason};
-use crate::transport::{Greeting, Outgoing, reliable};
+use crate::transport::reliable::Encoding;
+use crate::transport::{Gap, GapReason, Greeting, Outgoing, Resumed};
 
 /// The most bytes of events in a response, unless one event is larger.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -18,8 +18,9 @@ const SHORTEST_REPEAT: Duration = Duration::from_millis(100);
 const LONGEST_REPEAT: Duration = Duration::from_secs(1);
 
 /// What was answered, and what the next answer will be.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answers {
+    encoding: Encoding,
     /// Whether the lane has said where delivery begins.
     pub(super) is_resumed: bool,
     /// Whether a request has had a response. The connection was opened for the first one.
@@ -56,7 +57,7 @@ pub(super) struct Answers {
 /// A gap that was returned in a response and is not confirmed.
 #[derive(Debug)]
 struct OpenGap {
-    gap: Box<DeliveryGap>,
+    gap: Box<Gap>,
     /// Whether the gateway may state its end without having read the snapshot.
     is_ambiguous: bool,
     /// How many times it was returned again.
@@ -64,6 +65,27 @@ struct OpenGap {
 }
 
 impl Answers {
+    pub(super) const fn new(encoding: Encoding) -> Self {
+        Self {
+            encoding,
+            is_resumed: false,
+            is_used: false,
+            head: Sequence::ZERO,
+            passed: Sequence::ZERO,
+            position: Sequence::ZERO,
+            has: Sequence::ZERO,
+            acked: Sequence::ZERO,
+            confirmed: Sequence::ZERO,
+            gap: None,
+            stated: None,
+            first: None,
+            has_answered: false,
+            kept: Vec::new(),
+            marks: BTreeMap::new(),
+            last_mark: None,
+        }
+    }
+
     /// Keeps what is to be sent to a gateway, and notes the rest.
     pub(super) fn keep(&mut self, mut message: Outgoing) {
         match &mut message {
@@ -122,7 +144,7 @@ impl Answers {
     }
 
     /// The lane passes everything after this again that was not answered.
-    pub(super) fn restart(&mut self, resumed: &ConnectionResumed) {
+    pub(super) fn restart(&mut self, resumed: &Resumed) {
         let passed = resumed.from;
         self.kept.clear();
         self.passed = passed;
@@ -277,7 +299,7 @@ impl Answers {
         for message in self.kept.iter().take(max) {
             match message {
                 Outgoing::Event(event) => {
-                    let text = reliable::outgoing_text(message.clone(), epoch);
+                    let text = self.encoding.event_text(event);
                     bytes += text.len();
                     if bytes > ANSWER_BYTES && !events.is_empty() {
                         break;
@@ -303,12 +325,7 @@ impl Answers {
     }
 
     /// Notes that the next answer was taken.
-    pub(super) fn answered(
-        &mut self,
-        count: usize,
-        position: Sequence,
-        gap: Option<Box<DeliveryGap>>,
-    ) {
+    pub(super) fn answered(&mut self, count: usize, position: Sequence, gap: Option<Box<Gap>>) {
         self.has_answered |= count > usize::from(gap.is_some());
         self.kept.drain(..count);
         self.position = position;
@@ -330,5 +347,5 @@ pub(super) struct Next {
     /// The position of the gateway after it.
     pub(super) position: Sequence,
     /// Its gap.
-    pub(super) gap: Option<Box<DeliveryGap>>,
+    pub(super) gap: Option<Box<Gap>>,
 }

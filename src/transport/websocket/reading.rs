@@ -1,5 +1,6 @@
 //! Reads a socket to its end and reports its messages.
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite;
 
-use super::super::{Incoming, InvalidMessage, frame};
+use super::super::{Ended, Incoming, InvalidMessage, frame};
 use super::receipts::Receipts;
 use crate::event::{Reason, Sequence};
 
@@ -19,31 +20,57 @@ use crate::event::{Reason, Sequence};
 const SILENCE: [ErrorKind; 3] =
     [ErrorKind::TimedOut, ErrorKind::HostUnreachable, ErrorKind::NetworkUnreachable];
 
-/// Why reading ended.
-pub(super) enum ReadEnd {
+/// Why reading ended. `V` is a violation of the protocol in one of the modes.
+pub(super) enum ReadEnd<V> {
     /// The peer closed the connection cleanly.
     Closed(String),
     /// The peer's host ended or reset the socket without a close frame.
     Lost(String),
     /// The socket failed because the peer's host is unreachable.
     Silent(String),
-    /// The peer violated the protocol. It is sent this close code.
-    Violation(u16, &'static str),
+    /// The peer violated the protocol.
+    Violation(V),
     /// The lane has ended.
     LaneGone,
 }
 
-impl ReadEnd {
-    /// The reason, details, and whether the peer's host ended it.
-    pub(super) fn into_end(self) -> (Reason, String, bool) {
+/// A violation of RFC 6455, or a message that exceeds the limit.
+pub(super) struct Malformed {
+    /// The close code that the peer is sent.
+    pub(super) code: u16,
+    pub(super) detail: &'static str,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.detail)
+    }
+}
+
+impl<V> ReadEnd<V> {
+    /// The same, with a violation of the other mode.
+    pub(super) fn map_violation<W>(self, violation: impl FnOnce(V) -> W) -> ReadEnd<W> {
+        match self {
+            Self::Closed(detail) => ReadEnd::Closed(detail),
+            Self::Lost(detail) => ReadEnd::Lost(detail),
+            Self::Silent(detail) => ReadEnd::Silent(detail),
+            Self::Violation(violated) => ReadEnd::Violation(violation(violated)),
+            Self::LaneGone => ReadEnd::LaneGone,
+        }
+    }
+}
+
+impl<V: fmt::Display> ReadEnd<V> {
+    /// The end of the connection.
+    pub(super) fn into_ended(self) -> Ended {
         let by_peer = matches!(self, Self::Lost(_));
         let (reason, detail) = match self {
             Self::Closed(detail) => (Reason::ClosedByGateway, detail),
             Self::Lost(detail) | Self::Silent(detail) => (Reason::ConnectionLost, detail),
-            Self::Violation(_, detail) => (Reason::ProtocolError, detail.to_owned()),
+            Self::Violation(violation) => (Reason::ProtocolError, violation.to_string()),
             Self::LaneGone => (Reason::Shutdown, "the lane ended first".to_owned()),
         };
-        (reason, detail, by_peer)
+        Ended::new(reason, detail, by_peer)
     }
 }
 
@@ -54,7 +81,7 @@ pub(super) async fn read(
     incoming: &mpsc::Sender<Incoming>,
     receipts: &Mutex<Receipts>,
     close_timeout: Duration,
-) -> ReadEnd {
+) -> ReadEnd<Malformed> {
     while let Some(message) = stream.next().await {
         let received = match message {
             Ok(Message::Pong(payload)) => match receipt(&payload) {
@@ -83,12 +110,12 @@ pub(super) async fn read(
 }
 
 /// Completes a close handshake that the peer has begun.
-pub(super) async fn closed_by_peer(
+pub(super) async fn closed_by_peer<V>(
     mut stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,
     close_timeout: Duration,
     frame: Option<CloseFrame>,
-) -> ReadEnd {
+) -> ReadEnd<V> {
     // Reported now, because waiting for the end does not count as activity.
     let _ = incoming.send(Incoming::Alive).await;
     // The answer is queued, and is sent while reading continues.
@@ -120,24 +147,19 @@ fn describe(frame: Option<CloseFrame>) -> String {
 }
 
 /// Distinguishes a protocol violation from a failed connection.
-pub(super) fn broken(error: axum::Error) -> ReadEnd {
+pub(super) fn broken(error: axum::Error) -> ReadEnd<Malformed> {
     use tungstenite::Error;
     use tungstenite::error::ProtocolError;
 
+    let violation = |code, detail| ReadEnd::Violation(Malformed { code, detail });
     let error = error.into_inner();
     match error.downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => {
-            ReadEnd::Violation(close_code::SIZE, "the message is too large")
-        }
-        Some(Error::Utf8(_)) => {
-            ReadEnd::Violation(close_code::INVALID, "the text message is not UTF-8")
-        }
+        Some(Error::Capacity(_)) => violation(close_code::SIZE, "the message is too large"),
+        Some(Error::Utf8(_)) => violation(close_code::INVALID, "the text message is not UTF-8"),
         Some(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
             ReadEnd::Lost("the stream ended without a close frame".to_owned())
         }
-        Some(Error::Protocol(_)) => {
-            ReadEnd::Violation(close_code::PROTOCOL, "the frame violates RFC 6455")
-        }
+        Some(Error::Protocol(_)) => violation(close_code::PROTOCOL, "the frame violates RFC 6455"),
         Some(Error::ConnectionClosed) => ReadEnd::Closed(String::new()),
         Some(Error::Io(io)) if SILENCE.contains(&io.kind()) => ReadEnd::Silent(error.to_string()),
         _ => ReadEnd::Lost(error.to_string()),

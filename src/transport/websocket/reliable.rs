@@ -10,36 +10,37 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::super::frames::{
-    ConnectionDrain, ConnectionError, ErrorCode, FrameError, GatewayFrame, Hello, ServerFrame,
-};
-use super::super::reliable::{self, close_code, connection_error, outgoing_text, violation};
+use super::super::frames::{ErrorCode, FrameError, GatewayFrame, Hello, ServerFrame};
+use super::super::reliable::{self, Closing, Encoding};
 use super::super::write_timeout::within;
 use super::super::{
-    Control, Ended, Incoming, InvalidMessage, Outgoing, ReliableGreeting, TransportEnd,
+    Control, DeliveryRequest, Incoming, InvalidMessage, Outgoing, ReliableGreeting, TransportEnd,
 };
-use super::reading::{ReadEnd, broken, closed_by_peer};
-use super::{BURST_BYTES, LINGER, text};
+use super::drive::{self, Close, Due, Timeouts, WriteEnd, drive};
+use super::reading::{Malformed, ReadEnd, broken, closed_by_peer};
+use super::{BURST_BYTES, text};
 use crate::clock::Timestamp;
-use crate::event::{Epoch, Reason};
+use crate::event::Reason;
 
 /// The name of WebSocket in reliable mode.
 pub const NAME: &str = "websocket.v1";
 
-/// Time limits of a connection.
+/// Limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// For a write: the peer must read it within this time.
+    /// The peer must read a write within this time.
     pub write_timeout: Duration,
-    /// For the peer's part of the close handshake.
+    /// Timeout of the peer's part of the close handshake.
     pub close_timeout: Duration,
+    /// The size of the largest frame.
+    pub frame_bytes: u64,
 }
 
 /// A socket whose gateway was greeted.
 pub struct Greeted {
     sink: SplitSink<WebSocket, Message>,
     stream: SplitStream<WebSocket>,
-    epoch: Epoch,
+    encoding: Encoding,
     settings: Settings,
 }
 
@@ -50,34 +51,39 @@ pub async fn greet(
     greeting: &ReliableGreeting,
     settings: Settings,
     stopped: impl Future<Output = Reason>,
-) -> Option<(Greeted, Hello)> {
+) -> Option<(Greeted, DeliveryRequest)> {
     let (sink, stream) = socket.split();
-    let epoch = greeting.greeting.epoch;
-    let mut greeted = Greeted { sink, stream, epoch, settings };
+    let encoding = Encoding { epoch: greeting.greeting.epoch, envelope: None };
+    let mut greeted = Greeted { sink, stream, encoding, settings };
     let deadline = Instant::now() + greeting.hello_timeout;
-    let ack = ServerFrame::Ack(greeting.frame(Timestamp::now())).to_text();
+    let ack = reliable::connection_ack(greeting, settings.frame_bytes, Timestamp::now());
+    let ack = ServerFrame::Ack(ack).to_text();
     let sent = within(settings.write_timeout, greeted.sink.send(text(ack)?)).await;
     if !matches!(sent, Ok(Ok(()))) {
         return None;
     }
     let hello = tokio::select! {
         biased;
-        reason = stopped => Err(Close::from(reason)),
+        reason = stopped => Err(Closing::from(reason)),
         hello = timeout_at(deadline, first_frame(&mut greeted.stream)) => match hello {
             Ok(Some(Ok(hello))) => Ok(hello),
-            Ok(Some(Err(error))) => Err(Close::from(&error)),
+            Ok(Some(Err(error))) => Err(Closing::from(&error)),
             Ok(None) => return None,
             Err(_) => {
                 let message = "connection.hello did not arrive in time";
-                Err(Close::from(&FrameError::new(ErrorCode::HelloTimeout, message)))
+                Err(Closing::from(&FrameError::new(ErrorCode::HelloTimeout, message)))
             }
         },
     };
     match hello {
-        Ok(hello) => Some((greeted, hello)),
-        Err(close) => {
-            tracing::info!(code = close.code, reason = %close.reason, "no hello from a gateway");
-            greeted.close(close).await;
+        Ok(hello) => {
+            greeted.encoding.envelope = hello.envelope;
+            Some((greeted, reliable::request(hello)))
+        }
+        Err(closing) => {
+            let (code, reason) = (reliable::close_code(closing.reason), closing.reason);
+            tracing::info!(code, %reason, "no hello from a gateway");
+            greeted.close(closing).await;
             None
         }
     }
@@ -92,8 +98,8 @@ async fn first_frame(stream: &mut SplitStream<WebSocket>) -> Option<Result<Hello
             Ok(Message::Ping(_) | Message::Pong(_)) => continue,
             Ok(Message::Close(_)) => return None,
             Err(error) => match unreadable(error) {
-                Ok(error) => Err(error),
-                Err(_) => return None,
+                ReadEnd::Violation(error) => Err(error),
+                _ => return None,
             },
         };
         return Some(match parsed {
@@ -114,46 +120,20 @@ fn binary() -> FrameError {
 }
 
 /// What a failed read means: a violation, or the end of the connection.
-fn unreadable(error: axum::Error) -> Result<FrameError, ReadEnd> {
-    match broken(error) {
-        ReadEnd::Violation(close_code::SIZE, detail) => {
-            Ok(FrameError::new(ErrorCode::FrameTooLarge, detail))
-        }
-        ReadEnd::Violation(_, detail) => Ok(FrameError::new(ErrorCode::MalformedFrame, detail)),
-        end => Err(end),
-    }
-}
-
-/// How the service closes a connection.
-struct Close {
-    error: Option<ConnectionError>,
-    code: u16,
-    reason: Reason,
-}
-
-impl From<Reason> for Close {
-    fn from(reason: Reason) -> Self {
-        Self { error: connection_error(reason), code: close_code(reason), reason }
-    }
-}
-
-impl From<&FrameError> for Close {
-    fn from(error: &FrameError) -> Self {
-        let reason = Reason::ProtocolError;
-        Self { error: Some(violation(error)), code: close_code(reason), reason }
-    }
+fn unreadable(error: axum::Error) -> ReadEnd<FrameError> {
+    broken(error).map_violation(|Malformed { code, detail }| {
+        let is_size = code == close_code::SIZE;
+        let code = if is_size { ErrorCode::FrameTooLarge } else { ErrorCode::MalformedFrame };
+        FrameError::new(code, detail)
+    })
 }
 
 impl Greeted {
-    /// Closes the connection although the gateway has said hello.
-    pub async fn refuse(self, reason: Reason, error: Option<ConnectionError>) {
-        self.close(Close { error, code: close_code(reason), reason }).await;
-    }
-
-    async fn close(mut self, close: Close) {
+    /// Closes the connection before it has a lane.
+    pub async fn close(mut self, closing: Closing) {
         let wait = self.settings.close_timeout;
         let ending = async {
-            send_close(&mut self.sink, close, wait).await;
+            send_close(&mut self.sink, closing, wait).await;
             // The peer's answer.
             while let Some(Ok(_)) = self.stream.next().await {}
         };
@@ -162,86 +142,15 @@ impl Greeted {
 
     /// Runs the socket to its end.
     pub async fn run(self, end: TransportEnd) {
-        let Self { sink, stream, epoch, settings } = self;
+        let Self { sink, stream, encoding, settings } = self;
         let TransportEnd { events, control, incoming } = end;
         let due = Due::default();
-        let mut writer = Writer { sink, events, control, epoch, due, settings };
-        let (reason, detail, by_peer) = drive(&mut writer, stream, &incoming).await;
-        let ended = Ended { reason, detail, by_peer, shared: Vec::new() };
+        let mut writer = Writer { sink, events, control, encoding, due, settings };
+        let reader = read(stream, &incoming, settings.close_timeout);
+        let timeouts = Timeouts { write: settings.write_timeout, close: settings.close_timeout };
+        let ended = drive(&mut writer, reader, timeouts).await;
         // Fails if the lane has ended, so that no one needs the report.
         let _ = incoming.send(Incoming::Ended(Box::new(ended))).await;
-    }
-}
-
-/// Why reading ended.
-enum End {
-    Read(ReadEnd),
-    Violation(FrameError),
-}
-
-impl End {
-    /// The reason, details, and whether the peer's host ended it.
-    fn into_end(self) -> (Reason, String, bool) {
-        match self {
-            Self::Read(read) => read.into_end(),
-            Self::Violation(error) => (Reason::ProtocolError, error.to_string(), false),
-        }
-    }
-}
-
-/// Reads and writes until one of them ends, then ends the other. Returns the reason, details, and
-/// whether the peer's host ended it.
-async fn drive(
-    writer: &mut Writer,
-    stream: SplitStream<WebSocket>,
-    incoming: &mpsc::Sender<Incoming>,
-) -> (Reason, String, bool) {
-    let settings = writer.settings;
-    let mut reader = std::pin::pin!(read(stream, incoming, settings.close_timeout));
-    let written = tokio::select! {
-        read = &mut reader => {
-            match &read {
-                End::Violation(error) => {
-                    send_close(&mut writer.sink, error.into(), settings.close_timeout).await;
-                    // The peer may have sent more. Closing now would reset the connection before
-                    // the peer has read the close frame.
-                    tokio::time::sleep(LINGER.min(settings.close_timeout)).await;
-                }
-                End::Read(ReadEnd::LaneGone) => {
-                    let close = Close::from(Reason::Shutdown);
-                    send_close(&mut writer.sink, close, settings.close_timeout).await;
-                }
-                End::Read(_) => {}
-            }
-            return read.into_end();
-        }
-        written = writer.run() => written,
-    };
-    // What the peer has sent still counts, so reading continues to the end.
-    match written {
-        WriteEnd::Closed(close) => {
-            let reason = close.reason;
-            // A silent peer will not answer, and its failure is recorded only after this.
-            let is_silent =
-                matches!(reason, Reason::HeartbeatTimeout | Reason::ConfirmationTimeout);
-            let wait = if is_silent { LINGER } else { settings.close_timeout };
-            let ending = async {
-                let closing = send_close(&mut writer.sink, close, settings.close_timeout);
-                tokio::join!(closing, reader).1
-            };
-            match timeout(wait, ending).await {
-                Ok(read) => (reason, String::new(), read.into_end().2),
-                Err(_) => (reason, "the peer did not answer the close".to_owned(), false),
-            }
-        }
-        WriteEnd::TimedOut => {
-            let detail = format!("nothing was read for {} s", settings.write_timeout.as_secs());
-            (Reason::WriteTimeout, detail, false)
-        }
-        WriteEnd::Failed(error) => match timeout(settings.close_timeout, reader).await {
-            Ok(read) => read.into_end(),
-            Err(_) => (Reason::ConnectionLost, error, false),
-        },
     }
 }
 
@@ -250,7 +159,7 @@ async fn read(
     mut stream: SplitStream<WebSocket>,
     incoming: &mpsc::Sender<Incoming>,
     close_timeout: Duration,
-) -> End {
+) -> ReadEnd<FrameError> {
     while let Some(message) = stream.next().await {
         let received = match message {
             Ok(Message::Text(text)) => match GatewayFrame::parse(text.as_bytes()) {
@@ -258,76 +167,49 @@ async fn read(
                     Ok(messages) => {
                         for message in messages {
                             if incoming.send(message).await.is_err() {
-                                return End::Read(ReadEnd::LaneGone);
+                                return ReadEnd::LaneGone;
                             }
                         }
                         continue;
                     }
-                    Err(error) => return End::Violation(error),
+                    Err(error) => return ReadEnd::Violation(error),
                 },
                 Ok(None) => Incoming::Invalid(InvalidMessage::UnknownType),
-                Err(error) => return End::Violation(error),
+                Err(error) => return ReadEnd::Violation(error),
             },
             Ok(Message::Ping(_) | Message::Pong(_)) => Incoming::Alive,
-            Ok(Message::Binary(_)) => return End::Violation(binary()),
+            Ok(Message::Binary(_)) => return ReadEnd::Violation(binary()),
             Ok(Message::Close(frame)) => {
-                return End::Read(closed_by_peer(stream, incoming, close_timeout, frame).await);
+                return closed_by_peer(stream, incoming, close_timeout, frame).await;
             }
-            Err(error) => {
-                return match unreadable(error) {
-                    Ok(error) => End::Violation(error),
-                    Err(end) => End::Read(end),
-                };
-            }
+            Err(error) => return unreadable(error),
         };
         if incoming.send(received).await.is_err() {
-            return End::Read(ReadEnd::LaneGone);
+            return ReadEnd::LaneGone;
         }
     }
-    End::Read(ReadEnd::Lost("the stream ended without a close frame".to_owned()))
-}
-
-enum WriteEnd {
-    /// The lane closed the connection.
-    Closed(Close),
-    /// The peer does not read.
-    TimedOut,
-    /// The socket failed.
-    Failed(String),
-}
-
-/// What overtakes events.
-#[derive(Default)]
-struct Due {
-    ping: bool,
-    drain: Option<Box<ConnectionDrain>>,
-}
-
-impl Due {
-    /// Notes a control message. Returns how to close the connection, if it says so.
-    fn note(&mut self, control: Option<Control>) -> Option<Close> {
-        match control {
-            Some(Control::Probe) => self.ping = true,
-            Some(Control::Drain(drain)) => self.drain = Some(drain),
-            Some(Control::Close(reason)) => return Some(reason.into()),
-            Some(Control::Violation(error)) => return Some((&*error).into()),
-            None => return Some(Reason::Shutdown.into()),
-        }
-        None
-    }
+    ReadEnd::Lost("the stream ended without a close frame".to_owned())
 }
 
 struct Writer {
     sink: SplitSink<WebSocket, Message>,
     events: mpsc::Receiver<Box<Outgoing>>,
     control: mpsc::Receiver<Control>,
-    epoch: Epoch,
+    encoding: Encoding,
     due: Due,
     settings: Settings,
 }
 
-impl Writer {
-    async fn run(&mut self) -> WriteEnd {
+impl Close for Closing {
+    fn reason(&self) -> Reason {
+        self.reason
+    }
+}
+
+impl drive::Writer for Writer {
+    type Close = Closing;
+
+    async fn run(&mut self) -> WriteEnd<Closing> {
         loop {
             self.announce_drain().await;
             let mut first = None;
@@ -335,51 +217,48 @@ impl Writer {
                 tokio::select! {
                     biased;
                     control = self.control.recv() => {
-                        if let Some(close) = self.due.note(control) {
-                            return WriteEnd::Closed(close);
+                        if let Some(closing) = self.due.note(control) {
+                            return WriteEnd::Closed(closing);
                         }
                     }
                     Some(outgoing) = self.events.recv() => first = Some(outgoing),
                 }
             }
-            let Self { sink, events, control, epoch, due, settings } = self;
+            let Self { sink, events, control, encoding, due, settings } = self;
             let ping = std::mem::take(&mut due.ping).then(|| Message::Ping(Bytes::new()));
-            let writing = within(settings.write_timeout, write(sink, ping, first, events, *epoch));
+            let writing = write(sink, ping, first, events, *encoding);
+            let writing = within(settings.write_timeout, writing);
             let written = tokio::select! {
                 biased;
                 // A close does not wait for the write; everything else does.
-                close = closed(control, due) => Err(close),
+                closing = due.closed(control) => Err(closing),
                 written = writing => Ok(written),
             };
             match written {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => return WriteEnd::Failed(error.to_string()),
                 Ok(Err(_)) => return WriteEnd::TimedOut,
-                Err(close) => {
+                Err(closing) => {
                     self.announce_drain().await;
-                    return WriteEnd::Closed(close);
+                    return WriteEnd::Closed(closing);
                 }
             }
         }
     }
 
-    /// Asks the peer to reconnect, if that is due. The close that follows waits for it.
-    async fn announce_drain(&mut self) {
-        if let Some(drain) = self.due.drain.take()
-            && let Some(message) = text(ServerFrame::Drain(*drain).to_text())
-        {
-            // An error is found by the next write.
-            let _ = timeout(self.settings.close_timeout, self.sink.send(message)).await;
-        }
+    async fn close(&mut self, closing: Closing) {
+        send_close(&mut self.sink, closing, self.settings.close_timeout).await;
     }
 }
 
-/// Waits for the lane to close the connection while something is written.
-async fn closed(control: &mut mpsc::Receiver<Control>, due: &mut Due) -> Close {
-    loop {
-        let received = control.recv().await;
-        if let Some(close) = due.note(received) {
-            return close;
+impl Writer {
+    /// Asks the peer to reconnect, if that is due. The close that follows waits for it.
+    async fn announce_drain(&mut self) {
+        if let Some(drain) = self.due.drain.take()
+            && let Some(message) = text(ServerFrame::Drain((*drain).into()).to_text())
+        {
+            // An error is found by the next write.
+            let _ = timeout(self.settings.close_timeout, self.sink.send(message)).await;
         }
     }
 }
@@ -390,7 +269,7 @@ async fn write(
     ping: Option<Message>,
     first: Option<Box<Outgoing>>,
     events: &mut mpsc::Receiver<Box<Outgoing>>,
-    epoch: Epoch,
+    encoding: Encoding,
 ) -> Result<(), axum::Error> {
     if let Some(ping) = ping {
         sink.feed(ping).await?;
@@ -398,7 +277,7 @@ async fn write(
     let mut next = first;
     let mut bytes = 0;
     while let Some(outgoing) = next.take() {
-        let frame = outgoing_text(*outgoing, epoch);
+        let frame = encoding.text(&outgoing);
         bytes += frame.len();
         let Some(frame) = text(frame) else {
             return Err(axum::Error::new(std::io::Error::other("a frame is not UTF-8")));
@@ -412,8 +291,12 @@ async fn write(
 }
 
 /// Sends the peer the reason and the close frame, if it reads.
-async fn send_close(sink: &mut SplitSink<WebSocket, Message>, close: Close, limit: Duration) {
-    let Close { error, code, reason } = close;
+async fn send_close(
+    sink: &mut SplitSink<WebSocket, Message>,
+    Closing { reason, error }: Closing,
+    limit: Duration,
+) {
+    let code = reliable::close_code(reason);
     let sending = async {
         if let Some(message) = error.and_then(|error| text(ServerFrame::Error(error).to_text())) {
             sink.feed(message).await?;

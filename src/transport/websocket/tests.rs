@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::event::{ConnectionId, CorrelationId, Event, EventId, EventType, GatewayId};
-use crate::transport::frames::Envelope;
-use crate::transport::{InvalidMessage, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent, link};
+use crate::transport::{
+    Ended, InvalidMessage, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent, link,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings {
@@ -62,7 +63,6 @@ fn outgoing(event_type: EventType, bytes: usize) -> OutgoingEvent {
         attempt: 1,
         event: Arc::new(event),
         own_receipt: false,
-        envelope: Envelope::Native,
     }
 }
 

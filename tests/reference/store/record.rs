@@ -8,7 +8,7 @@ use gateway_events::event::{ConnectionId, GatewayKey, Reason, Sequence};
 use gateway_events::store::ranges::above;
 use gateway_events::store::receipts::{Receipts, Waiting};
 use gateway_events::store::{
-    Confirmation, Failing, Level, Outcome, Range, Record, Result, StoreError,
+    Confirmation, Failing, Level, Outcome, Range, Record, ReportedFailure, Result, StoreError,
 };
 
 use super::closing::End;
@@ -275,12 +275,14 @@ impl Tables {
         &mut self,
         (gateway, connection): (GatewayKey, ConnectionId),
         sequence: Sequence,
-        result: &std::result::Result<(), (Reason, String)>,
+        result: &std::result::Result<(), ReportedFailure>,
         at: Timestamp,
     ) -> Result<()> {
         let (how, outcome, reason) = match result {
             Ok(()) => (How::Applied(""), Outcome::Applied, None),
-            Err((reason, detail)) => (How::Failed(*reason, detail), Outcome::Failed, Some(*reason)),
+            Err(ReportedFailure { reason, detail }) => {
+                (How::Failed(*reason, detail), Outcome::Failed, Some(*reason))
+            }
         };
         let reports: Vec<_> = self
             .attempts

@@ -6,7 +6,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, EventType, GatewayId, Reason, Sequence};
 use gateway_events::store::deployments::CANDIDATES;
 use gateway_events::store::{
-    DeploymentKey, Gateway, Labels, NewEvent, Record, Refusal, Store, Target, ValidationError,
+    DeploymentKey, Gateway, Labels, NewEvent, Record, Refusal, ReportedFailure, Store, Target,
+    ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -361,7 +362,7 @@ pub(crate) async fn an_unmatched_report_finds_its_event_when_it_is_recorded(stor
         sent_here: Sequence(sent_here),
         at: Timestamp::now(),
     };
-    let failed = || Err((Reason::GatewayProcessingError, "no".to_owned()));
+    let failed = || Err(ReportedFailure::new(Reason::GatewayProcessingError, "no".to_owned()));
     fixture.record(vec![unmatched("unknown", 1, failed(), 4)]).await;
     assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(0), "it answers no event");
     let again = unmatched("d1", 2, failed(), 3);

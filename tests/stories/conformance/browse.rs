@@ -8,7 +8,7 @@ use gateway_events::clock::{TimeWindow, Timestamp};
 use gateway_events::event::{CorrelationId, EventId, EventType, GatewayId, Reason, Sequence};
 use gateway_events::store::{
     DeliveryFilter, DeliveryState, EventFilter, EventOrder, EventSummary, NewEvent,
-    PublishedTarget, Record, RedriveSelection, Store, StoreError, Target,
+    PublishedTarget, Record, RedriveSelection, ReportedFailure, Store, StoreError, Target,
 };
 
 use super::{Fixture, Gateway, confirmed, event, event_with};
@@ -233,7 +233,7 @@ pub(crate) async fn a_redriven_event_is_listed_once_at_its_first_place(store: &d
         connection,
         instance: "".into(),
         sequence: Sequence(2),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -317,7 +317,7 @@ pub(crate) async fn deliveries_are_listed_by_state_in_pages(store: &dyn Store) {
         connection: part,
         instance: "".into(),
         sequence: Sequence(2),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -391,7 +391,7 @@ pub(crate) async fn deliveries_are_listed_by_their_newest_outcome(store: &dyn St
         connection: first,
         instance: "".into(),
         sequence: Sequence(2),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };

@@ -7,7 +7,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
     EventState, GatewayChange, GatewayState, GatewayThen, LabelChange, NewToken, Record,
-    RedriveSelection, RolloutOf, Store, StoreError, Target, TargetState, TrimMark, VerdictState,
+    RedriveSelection, ReportedFailure, RolloutOf, Store, StoreError, Target, TargetState, TrimMark,
+    VerdictState,
 };
 
 use super::{Fixture, Gateway, closed, confirmed, event, ids, keep_all, performed, range};
@@ -16,7 +17,7 @@ fn reported(
     gateway: &Gateway,
     connection: ConnectionId,
     sequence: i64,
-    result: Result<(), (Reason, String)>,
+    result: Result<(), ReportedFailure>,
 ) -> Record {
     Record::Reported {
         gateway: gateway.key,
@@ -67,7 +68,7 @@ pub(crate) async fn a_rollout_counts_each_gateway_once_as_far_as_it_came(store: 
     let (one, ..) = fixture.open(received).await;
     fixture.record(vec![confirmed(received, one, 1, 1)]).await;
     let (one, ..) = fixture.open(failed).await;
-    let refused = Err((Reason::GatewayProcessingError, "no".to_owned()));
+    let refused = Err(ReportedFailure::new(Reason::GatewayProcessingError, "no".to_owned()));
     fixture.record(vec![reported(failed, one, 1, refused)]).await;
     let expected = BTreeMap::from([
         (applied.id, (TargetState::Applied, None)),
@@ -165,7 +166,7 @@ pub(crate) async fn evidence_about_a_gateway_is_complete_and_bounded(store: &dyn
         fixture.record(vec![closed(&gateway, one, Reason::ConnectionLost, None, false)]).await;
     }
     let (one, ..) = fixture.open(&gateway).await;
-    let refused = || Err((Reason::GatewayProcessingError, "no".to_owned()));
+    let refused = || Err(ReportedFailure::new(Reason::GatewayProcessingError, "no".to_owned()));
     fixture.record(vec![reported(&gateway, one, 1, refused())]).await;
     fixture.record(vec![reported(&gateway, one, 2, refused())]).await;
     fixture

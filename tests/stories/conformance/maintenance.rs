@@ -5,8 +5,8 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryFilter, DeliveryState, Gateway, Range, Record, RedriveSelection, RetentionLimits,
-    Store, Target, TrimMark, Trimmed, UndeliveredRange,
+    DeliveryFilter, DeliveryState, Gateway, Range, Record, RedriveSelection, ReportedFailure,
+    RetentionLimits, Store, Target, TrimMark, Trimmed, UndeliveredRange,
 };
 
 use super::{Fixture, closed, confirmed, event, keep_all, range};
@@ -108,7 +108,7 @@ pub(crate) async fn removal_by_the_hard_limit_is_recorded_as_a_failure(store: &d
                 connection: id,
                 instance: "".into(),
                 sequence: Sequence(1),
-                result: Err((Reason::ApplyFailed, String::new())),
+                result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
                 confirms: None,
                 at: Timestamp::now(),
             },
@@ -205,7 +205,7 @@ pub(crate) async fn old_dead_letters_are_removed_with_their_deliveries(store: &d
         connection: id,
         instance: "".into(),
         sequence: Sequence(sequence),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -284,7 +284,7 @@ pub(crate) async fn an_open_dead_letter_outlives_its_log_and_can_be_redriven(sto
         connection: id,
         instance: "".into(),
         sequence: Sequence(sequence),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -338,7 +338,7 @@ pub(crate) async fn a_dead_letter_is_removed_by_its_own_age_and_by_the_hard_limi
             connection: id,
             instance: "".into(),
             sequence: Sequence(sequence),
-            result: Err((Reason::ApplyFailed, String::new())),
+            result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
             confirms: None,
             at: Timestamp::now(),
         };

@@ -5,8 +5,8 @@ use std::time::Duration;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Reason, Sequence};
 use gateway_events::store::{
-    Gateway, Outcome, Record, RedriveSelection, RetentionLimits, Store, Target, TrimMark,
-    VerdictState,
+    Gateway, Outcome, Record, RedriveSelection, ReportedFailure, RetentionLimits, Store, Target,
+    TrimMark, VerdictState,
 };
 
 use super::{Fixture, closed, confirmed, event, ids, keep_all, pass, range};
@@ -82,7 +82,7 @@ pub(crate) async fn a_repeated_end_or_report_is_recorded_once(store: &dyn Store)
         connection: id,
         instance: "".into(),
         sequence: Sequence(1),
-        result: Err((Reason::GatewayProcessingError, "no".to_owned())),
+        result: Err(ReportedFailure::new(Reason::GatewayProcessingError, "no".to_owned())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -152,7 +152,7 @@ pub(crate) async fn totals_count_each_outcome_once_through_repeats_redrive_and_r
         connection: id,
         instance: "".into(),
         sequence: Sequence(2),
-        result: Err((reason, String::new())),
+        result: Err(ReportedFailure::new(reason, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -180,7 +180,7 @@ fn reported(
     gateway: &Gateway,
     connection: ConnectionId,
     sequence: i64,
-    result: Result<(), (Reason, String)>,
+    result: Result<(), ReportedFailure>,
 ) -> Record {
     Record::Reported {
         gateway: gateway.key,
@@ -210,7 +210,7 @@ pub(crate) async fn an_applied_delivery_does_not_fail_and_stops_being_a_dead_let
         );
         assert_eq!(grown, expected, "confirmed, failed, dead after {what}");
     };
-    let failed = || Err((Reason::ApplyFailed, "no".to_owned()));
+    let failed = || Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned()));
     fixture.record(vec![reported(&gateway, id, 3, failed())]).await;
     counted("a failed report", (2, 1, 1)).await;
     assert_eq!(fixture.again(&gateway).await.confirmed, Sequence(3), "a report is a receipt");
@@ -296,7 +296,7 @@ pub(crate) async fn a_receipt_revives_what_was_given_up_but_not_what_was_reporte
         fixture.record(vec![confirmed(&gateway, slow, 2, 3)]).await;
         counted(what, (2, 2, 2)).await;
     }
-    let failed = Err((Reason::ApplyFailed, "no".to_owned()));
+    let failed = Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned()));
     fixture.record(vec![reported(&gateway, fast, 5, failed)]).await;
     counted("a failed report", (2, 3, 1)).await;
     fixture.record(vec![confirmed(&gateway, slow, 4, 6)]).await;

@@ -8,8 +8,8 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId, Reason, Sequence};
 use gateway_events::store::{
     DeliveryFilter, DeliveryState, Fleet, GatewayChange, GatewayLag, Idempotency, Level, LogSpan,
-    NewToken, Publish, Published, Record, RedriveSelection, Redriven, ResumeFrom, Scope, Store,
-    StoreError, Target, TokenKind, VerdictState,
+    NewToken, Publish, Published, Record, RedriveSelection, Redriven, ReportedFailure, ResumeFrom,
+    Scope, Store, StoreError, Target, TokenKind, VerdictState,
 };
 
 use crate::support::PATIENCE;
@@ -250,7 +250,7 @@ pub(crate) async fn a_redriven_delivery_shows_its_newest_redrive_and_its_state(s
         connection,
         instance: "".into(),
         sequence: Sequence(sequence),
-        result: Err((Reason::ApplyFailed, String::new())),
+        result: Err(ReportedFailure::new(Reason::ApplyFailed, String::new())),
         confirms: None,
         at: Timestamp::now(),
     };
@@ -323,7 +323,8 @@ pub(crate) async fn a_gateway_is_failing_from_its_first_failed_report_until_a_su
         confirms: None,
         at: Timestamp::now(),
     };
-    let failed = |sequence, reason| reported(sequence, Err((reason, String::new())));
+    let failed =
+        |sequence, reason| reported(sequence, Err(ReportedFailure::new(reason, String::new())));
     let reports = async || {
         let verdict = fixture.again(&gateway).await.verdict();
         let is_failing = verdict.state == VerdictState::Failing;
@@ -373,7 +374,7 @@ pub(crate) async fn a_gateway_is_failing_until_an_event_of_the_same_type_is_appl
         connection,
         instance: "".into(),
         sequence: Sequence(sequence),
-        result: result.map_err(|reason| (reason, String::new())),
+        result: result.map_err(|reason| ReportedFailure::new(reason, String::new())),
         confirms: Some(Sequence(sequence)),
         at: Timestamp::now(),
     };

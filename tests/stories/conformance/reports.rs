@@ -3,7 +3,7 @@
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, EventId, Reason, Sequence};
 use gateway_events::store::{
-    DeliveryState, DeploymentKey, Gateway, Record, RedriveSelection, Store, Target,
+    DeliveryState, DeploymentKey, Gateway, Record, RedriveSelection, ReportedFailure, Store, Target,
 };
 
 use super::{Fixture, closed, confirmed, event, ids, performed, range};
@@ -24,7 +24,7 @@ fn reported(
     gateway: &Gateway,
     connection: ConnectionId,
     sequence: i64,
-    result: Result<(), (Reason, String)>,
+    result: Result<(), ReportedFailure>,
 ) -> Record {
     Record::Reported {
         gateway: gateway.key,
@@ -73,7 +73,7 @@ pub(crate) async fn a_reported_failure_replaces_the_reason_for_which_the_event_w
             }])
             .await;
         counted("the event was given up", (0, 1)).await;
-        let failed = || Err((Reason::ApplyFailed, "no".to_owned()));
+        let failed = || Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned()));
         for what in ["a failed report", "the same report"] {
             fixture.record(vec![reported(&gateway, slow, 1, failed())]).await;
             counted(what, (0, 1)).await;
@@ -95,7 +95,7 @@ pub(crate) async fn a_reported_failure_of_a_redriven_event_keeps_its_record(stor
     fixture.record(vec![expired(&gateway, fast, 1, 1)]).await;
     let one = RedriveSelection::One(gateway.id, Sequence(1));
     store.redrive(&fixture.actor(), one.clone(), false).await.unwrap();
-    let failed = Err((Reason::ApplyFailed, "no".to_owned()));
+    let failed = Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned()));
     fixture.record(vec![reported(&gateway, slow, 1, failed)]).await;
     assert_eq!(counts(fixture).await, (0, 0), "its redrive is another delivery");
     let again = store.redrive(&fixture.actor(), one, false).await.unwrap();
@@ -176,7 +176,7 @@ pub(crate) async fn each_kind_of_confirmation_revives_what_was_given_up_elsewher
         let (slow, ..) = fixture.open(&gateway).await;
         let (fast, ..) = fixture.open(&gateway).await;
         let before = counts(fixture).await;
-        let failed = Err((Reason::ApplyFailed, "no".to_owned()));
+        let failed = Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned()));
         let poison = closed(&gateway, fast, Reason::ConfirmationTimeout, Some(range(3, 4)), true);
         fixture
             .record(vec![expired(&gateway, fast, 1, 1), reported(&gateway, fast, 2, failed)])

@@ -13,8 +13,9 @@ use gateway_events::store::supersession::{Collapse, Supersession};
 use gateway_events::store::{
     DeliveryFilter, DeploymentKey, EditedRow, ExpiryMark, GatewayChange, Idempotency, InboxRow,
     InvalidEvent, Labels, Level, NewConnection, NewEvent, Opened, Publish, Range, Record,
-    RedriveSelection, RejectedEdit, RejectedFilter, Rejection, RejectionReason, RetentionLimits,
-    RetrySelection, Store, Target, Unconfirmed, Validated, ValidatedRow, ValidationError,
+    RedriveSelection, RejectedEdit, RejectedFilter, Rejection, RejectionReason, ReportedFailure,
+    RetentionLimits, RetrySelection, Store, Target, Unconfirmed, Validated, ValidatedRow,
+    ValidationError,
 };
 use serde_json::value::RawValue;
 
@@ -423,13 +424,19 @@ impl World {
             // By the clock of the store, so that connections are alive at the same time.
             RecordKind::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
             RecordKind::Applied => reported(Ok(())),
-            RecordKind::Failed => reported(Err((Reason::ApplyFailed, "no".to_owned()))),
+            RecordKind::Failed => {
+                reported(Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned())))
+            }
             RecordKind::Unmatched { applied } => Record::Unmatched {
                 gateway,
                 connection,
                 instance,
                 key: deployment(first),
-                result: if *applied { Ok(()) } else { Err((Reason::ApplyFailed, String::new())) },
+                result: if *applied {
+                    Ok(())
+                } else {
+                    Err(ReportedFailure::new(Reason::ApplyFailed, String::new()))
+                },
                 sent_here: range.last,
                 at,
             },

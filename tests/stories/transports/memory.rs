@@ -6,10 +6,14 @@ use async_trait::async_trait;
 use gateway_events::client::reliable::{Closed, ConnectError, Link, Received, Transport};
 use gateway_events::clock::Timestamp;
 use gateway_events::dispatch::{Admission, Dispatcher};
-use gateway_events::event::{Epoch, GatewayId, OrganisationKey, Reason};
+use gateway_events::event::{GatewayId, OrganisationKey, Reason};
 use gateway_events::store::Store;
 use gateway_events::transport::frames::{FrameError, GatewayFrame, Hello, ServerFrame};
+use gateway_events::transport::reliable::Encoding;
 use gateway_events::transport::{self, Control, Ended, Incoming, TransportEnd, reliable};
+
+/// The size of the largest frame, which peers in memory don't check.
+const FRAME_BYTES: u64 = 1 << 20;
 
 pub(super) struct Memory {
     pub(super) dispatcher: Arc<Dispatcher>,
@@ -41,18 +45,20 @@ impl Transport for Memory {
         let greeted = self.dispatcher.greet(permit, admission).await;
         let greeted = greeted.map_err(|error| failed(&error))?;
         let greeting = greeted.greeting();
-        let session = greeted.open(hello.clone()).await.map_err(|error| failed(&error))?;
+        let session =
+            greeted.open(reliable::request(hello.clone())).await.map_err(|error| failed(&error))?;
         let (lane, end) = transport::link();
         session.start(lane);
-        let first = ServerFrame::Ack(greeting.frame(Timestamp::now()));
-        let epoch = greeting.greeting.epoch;
-        Ok(Box::new(MemoryLink { end, epoch, next: Some(Ok(first)), closed: None }))
+        let ack = reliable::connection_ack(&greeting, FRAME_BYTES, Timestamp::now());
+        let first = ServerFrame::Ack(ack);
+        let encoding = Encoding { epoch: greeting.greeting.epoch, envelope: hello.envelope };
+        Ok(Box::new(MemoryLink { end, encoding, next: Some(Ok(first)), closed: None }))
     }
 }
 
 struct MemoryLink {
     end: TransportEnd,
-    epoch: Epoch,
+    encoding: Encoding,
     /// What comes next, whatever the lane says.
     next: Option<Result<ServerFrame, Closed>>,
     /// The end, after a frame that announces it.
@@ -99,17 +105,17 @@ impl Link for MemoryLink {
                         return Ok(Received::Alive);
                     }
                     Some(Control::Drain(drain)) => {
-                        return Ok(Received::Frame(ServerFrame::Drain(*drain)));
+                        return Ok(Received::Frame(ServerFrame::Drain((*drain).into())));
                     }
                     Some(Control::Close(reason)) => self.close_for(reason).await,
-                    Some(Control::Violation(error)) => {
+                    Some(Control::Violation(violation)) => {
                         self.ended(Reason::ProtocolError).await;
-                        self.violation(&error);
+                        self.violation(&violation.into());
                     }
                     None => self.closed = Some(Closed::lost("the lane has ended")),
                 },
                 Some(outgoing) = self.end.events.recv() => {
-                    let text = reliable::outgoing_text(*outgoing, self.epoch);
+                    let text = self.encoding.text(&outgoing);
                     let frame = ServerFrame::parse(&text).expect("a valid frame");
                     return Ok(Received::Frame(frame.expect("a known frame")));
                 }

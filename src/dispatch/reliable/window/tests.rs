@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What the peer and the recorder know.
 struct Model {
-    confirm: Confirm,
+    confirm: Level,
     /// The last sequence that was announced to the peer.
     announced: i64,
     /// The last sequence that was announced to the peer before each event.
@@ -76,8 +76,8 @@ impl Model {
             let range = match *one {
                 Settled::Confirmed { range, .. } => {
                     let level = match self.confirm {
-                        Confirm::Received => self.received.max(self.applied),
-                        Confirm::Applied => self.applied,
+                        Level::Received => self.received.max(self.applied),
+                        Level::Applied => self.applied,
                     };
                     assert!(range.last.0 <= level, "confirmed without an acknowledgement");
                     for number in range.first.0..=range.last.0 {
@@ -113,7 +113,7 @@ proptest! {
     ) {
         let now = Instant::now();
         let stamp = Timestamp::from_micros(0);
-        let confirm = if is_applied { Confirm::Applied } else { Confirm::Received };
+        let confirm = if is_applied { Level::Applied } else { Level::Received };
         let mut window = Window::new(LIMITS, confirm, Sequence(start), Sequence(start));
         let mut model = Model {
             confirm,
@@ -248,7 +248,7 @@ proptest! {
                     }
                 }
                 Step::Credit { events, bytes } => {
-                    window.credit(Credit { window: Some(events), window_bytes: Some(bytes) });
+                    window.credit(Credit { events: Some(events), bytes: Some(bytes) });
                     most.events = LIMITS.events.min(usize::try_from(events)?);
                     most.bytes = LIMITS.bytes.min(usize::try_from(bytes)?);
                 }
@@ -284,7 +284,7 @@ proptest! {
 }
 
 /// A window after `sent` events, of which none is confirmed.
-fn sent(count: i64, confirm: Confirm) -> Window {
+fn sent(count: i64, confirm: Level) -> Window {
     let mut window = Window::new(LIMITS, confirm, Sequence::ZERO, Sequence::ZERO);
     for number in 1..=count {
         offer(&mut window, number);
@@ -309,7 +309,7 @@ fn confirmed(first: i64, last: i64) -> Settled {
 #[test]
 fn an_event_that_could_not_be_applied_is_sent_again_with_all_after_it() {
     let now = Instant::now();
-    let mut window = sent(4, Confirm::Applied);
+    let mut window = sent(4, Level::Applied);
     assert_eq!(window.applied(Sequence(1), now).unwrap().settled, [confirmed(1, 1)]);
     let started_at = Timestamp::from_micros(0);
     let nacked = window.nack(Sequence(3), Reason::Overloaded, Some(now));
@@ -328,7 +328,7 @@ fn an_event_that_could_not_be_applied_is_sent_again_with_all_after_it() {
 #[test]
 fn a_rejected_event_holds_back_nothing() {
     let now = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     let started_at = Timestamp::from_micros(0);
     let nacked = window.nack(Sequence(2), Reason::Invalid, None);
     assert_eq!(nacked, Ok(Nacked::Rejected { started_at }));
@@ -341,7 +341,7 @@ fn a_rejected_event_holds_back_nothing() {
 #[test]
 fn filtered_events_are_confirmed_by_the_next_event_or_a_mark() {
     let now = Instant::now();
-    let mut window = sent(1, Confirm::Applied);
+    let mut window = sent(1, Level::Applied);
     assert_eq!(window.filter(Sequence(2)), Ok(vec![]));
     assert_eq!(window.filter(Sequence(5)), Ok(vec![]));
     assert_eq!(offer(&mut window, 6), Offered { previous: Sequence(1), attempt: 1 });
@@ -358,12 +358,12 @@ fn filtered_events_are_confirmed_by_the_next_event_or_a_mark() {
 #[test]
 fn an_acknowledgement_at_the_other_level_settles_nothing_and_is_recorded() {
     let now = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     let Acknowledged { settled, also } = window.received(Sequence(2), now).unwrap();
     assert_eq!((settled.len(), also.len()), (0, 1));
     assert_eq!(also[0].0, range(1, 2));
 
-    let mut window = sent(3, Confirm::Received);
+    let mut window = sent(3, Level::Received);
     assert_eq!(window.received(Sequence(3), now).unwrap().settled, [confirmed(1, 3)]);
     assert_eq!(window.applied(Sequence(2), now).unwrap().also, [(range(1, 2), None)]);
     assert_eq!(window.applied(Sequence(3), now).unwrap().also, [(range(3, 3), None)]);
@@ -372,7 +372,7 @@ fn an_acknowledgement_at_the_other_level_settles_nothing_and_is_recorded() {
 #[test]
 fn what_was_not_sent_or_was_confirmed_is_a_violation() {
     let now = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     let beyond = Violation::BeyondSent(Sequence(4));
     assert_eq!(window.received(Sequence(4), now), Err(beyond));
     assert_eq!(window.applied(Sequence(4), now), Err(beyond));
@@ -387,7 +387,7 @@ fn what_was_not_sent_or_was_confirmed_is_a_violation() {
 #[test]
 fn a_gap_ends_when_its_end_is_applied() {
     let now = Instant::now();
-    let mut window = sent(1, Confirm::Received);
+    let mut window = sent(1, Level::Received);
     assert_eq!(window.gap(Sequence(5)), Err(Refusal::Full));
     window.received(Sequence(1), now).unwrap();
     assert_eq!(window.gap(Sequence(5)), Ok(range(2, 5)));
@@ -397,7 +397,7 @@ fn a_gap_ends_when_its_end_is_applied() {
     assert_eq!(window.applied(Sequence(5), now).unwrap().settled, [Settled::Gap(range(2, 5))]);
     assert_eq!(offer(&mut window, 6).previous, Sequence(5));
 
-    let mut empty = sent(0, Confirm::Applied);
+    let mut empty = sent(0, Level::Applied);
     empty.resync(Sequence::ZERO);
     assert!(!empty.has_room(1));
     let settled = empty.applied(Sequence::ZERO, now).unwrap().settled;
@@ -407,8 +407,8 @@ fn a_gap_ends_when_its_end_is_applied() {
 
 #[test]
 fn credit_is_absolute_and_bounded_by_the_servers_limits() {
-    let mut window = sent(2, Confirm::Applied);
-    let credit = |window: Option<u32>, window_bytes: Option<u64>| Credit { window, window_bytes };
+    let mut window = sent(2, Level::Applied);
+    let credit = |events: Option<u32>, bytes: Option<u64>| Credit { events, bytes };
     window.credit(credit(Some(0), None));
     assert!(!window.has_room(1));
     window.credit(credit(Some(3), None));
@@ -422,7 +422,7 @@ fn credit_is_absolute_and_bounded_by_the_servers_limits() {
 #[test]
 fn progress_extends_the_deadline() {
     let base = Instant::now();
-    let mut window = sent(1, Confirm::Applied);
+    let mut window = sent(1, Level::Applied);
     let later = base + Duration::from_secs(50);
     window.progress(Sequence(1), later).unwrap();
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
@@ -431,7 +431,7 @@ fn progress_extends_the_deadline() {
 #[test]
 fn progress_with_a_skipped_event_extends_the_deadline_of_the_next_one() {
     let base = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     window.skip_sent(Sequence(2), base);
     window.applied(Sequence(1), base).unwrap();
     let later = base + Duration::from_secs(50);
@@ -444,7 +444,7 @@ fn progress_with_a_skipped_event_extends_the_deadline_of_the_next_one() {
 #[test]
 fn a_skipped_event_that_the_peer_confirms_is_confirmed() {
     let now = Instant::now();
-    let mut window = sent(4, Confirm::Applied);
+    let mut window = sent(4, Level::Applied);
     let skipped = |number| Settled::Skipped(range(number, number), Reason::Skipped);
     assert_eq!(window.skip_sent(Sequence(1), now), [skipped(1)]);
     assert_eq!(window.skip_sent(Sequence(3), now), []);
@@ -462,7 +462,7 @@ fn a_skipped_event_that_the_peer_confirms_is_confirmed() {
 #[test]
 fn a_retry_of_a_skipped_event_sends_again_what_follows_it() {
     let now = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     let skipped = Settled::Skipped(range(2, 2), Reason::Skipped);
     assert_eq!(window.skip_sent(Sequence(2), now), []);
     let nacked = window.nack(Sequence(2), Reason::Overloaded, Some(now));
@@ -475,7 +475,7 @@ fn a_retry_of_a_skipped_event_sends_again_what_follows_it() {
     assert_eq!(settled, [confirmed(1, 1), skipped, confirmed(3, 3)]);
 
     // The position is beyond the event.
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     window.skip_sent(Sequence(2), now);
     assert_eq!(window.skip_sent(Sequence(1), now).len(), 2);
     let nacked = window.nack(Sequence(1), Reason::Overloaded, Some(now));
@@ -484,7 +484,7 @@ fn a_retry_of_a_skipped_event_sends_again_what_follows_it() {
     assert_eq!(window.applied(Sequence(3), now).unwrap().settled, [confirmed(3, 3)]);
 
     // The peer has rejected it, and continues with the next one.
-    let mut window = sent(2, Confirm::Applied);
+    let mut window = sent(2, Level::Applied);
     window.skip_sent(Sequence(1), now);
     assert_eq!(window.nack(Sequence(1), Reason::Invalid, None), Ok(Nacked::Stale));
     assert_eq!(window.applied(Sequence(2), now).unwrap().settled, [confirmed(2, 2)]);
@@ -493,7 +493,7 @@ fn a_retry_of_a_skipped_event_sends_again_what_follows_it() {
 #[test]
 fn a_suspect_is_sent_alone() {
     let now = Instant::now();
-    let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence(2));
+    let mut window = Window::new(LIMITS, Level::Applied, Sequence::ZERO, Sequence(2));
     for number in 1..=2 {
         offer(&mut window, number);
         assert!(!window.has_room(1), "{number} may be the cause");
@@ -509,7 +509,7 @@ fn a_suspect_is_sent_alone() {
 fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
     let now = Instant::now();
     let ended = |progress: &[i64], reason| {
-        let mut window = sent(1, Confirm::Applied);
+        let mut window = sent(1, Level::Applied);
         for sequence in progress {
             window.progress(Sequence(*sequence), now).unwrap();
         }
@@ -522,12 +522,12 @@ fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
     assert_eq!(ended(&[1], Reason::ConfirmationTimeout), (false, Some(3)), "there was no more");
 
     // A deadline that the transport postpones is no progress.
-    let mut window = sent(1, Confirm::Applied);
+    let mut window = sent(1, Level::Applied);
     window.postpone(Sequence(1), now).unwrap();
     assert_eq!(window.close(Reason::HeartbeatTimeout, PATIENCE).give_up_after, Some(3));
 
     // Progress on an event that was confirmed or is sent again says nothing about the next one.
-    let mut window = sent(2, Confirm::Applied);
+    let mut window = sent(2, Level::Applied);
     window.progress(Sequence(1), now).unwrap();
     window.applied(Sequence(1), now).unwrap();
     window.progress(Sequence(2), now).unwrap();
@@ -539,13 +539,13 @@ fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
 
 #[test]
 fn events_that_were_not_sent_are_not_unconfirmed() {
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     window.withdraw(Sequence(2));
     let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
     let only = Range { first: Sequence(1), last: Sequence(1) };
     assert_eq!(closing.unconfirmed.iter().map(|run| run.range).collect::<Vec<_>>(), [only]);
     assert_eq!(closing.give_up_after, Some(3));
-    let mut window = sent(1, Confirm::Applied);
+    let mut window = sent(1, Level::Applied);
     window.withdraw(Sequence(1));
     let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
     assert!(closing.unconfirmed.is_empty() && closing.give_up_after.is_none());
@@ -553,7 +553,7 @@ fn events_that_were_not_sent_are_not_unconfirmed() {
 
 #[test]
 fn what_earlier_connections_could_not_apply_is_counted() {
-    let mut window = Window::new(LIMITS, Confirm::Applied, Sequence::ZERO, Sequence::ZERO);
+    let mut window = Window::new(LIMITS, Level::Applied, Sequence::ZERO, Sequence::ZERO);
     let earlier = |number, count| EarlierNacks {
         sequence: Sequence(number),
         count,
@@ -576,7 +576,7 @@ fn what_earlier_connections_could_not_apply_is_counted() {
 #[test]
 fn what_waits_for_the_oldest_event_is_bounded() {
     let now = Instant::now();
-    let mut window = sent(1, Confirm::Applied);
+    let mut window = sent(1, Level::Applied);
     let mut next = 2;
     while window.has_room(1) {
         offer(&mut window, next);
@@ -592,7 +592,7 @@ fn what_waits_for_the_oldest_event_is_bounded() {
 #[test]
 fn an_event_that_was_rejected_is_not_sent_again_with_those_before_it() {
     let now = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     window.nack(Sequence(2), Reason::Invalid, None).unwrap();
     window.nack(Sequence(1), Reason::Overloaded, Some(now)).unwrap();
     window.retry();
@@ -608,7 +608,7 @@ fn an_event_that_was_rejected_is_not_sent_again_with_those_before_it() {
 #[test]
 fn an_event_that_is_given_up_is_passed_over_and_no_mark_precedes_the_next_one() {
     let now = Instant::now();
-    let mut window = sent(3, Confirm::Applied);
+    let mut window = sent(3, Level::Applied);
     window.applied(Sequence(1), now).unwrap();
     window.nack(Sequence(2), Reason::ApplyFailed, Some(now)).unwrap();
     window.give_up(Sequence(2), Reason::ApplyFailed);

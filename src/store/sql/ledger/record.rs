@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::deployments::CANDIDATES_IN_WRITER;
 use crate::store::receipts::Waiting;
-use crate::store::{Confirmation, Level, Outcome, Range, Record, Result};
+use crate::store::{Confirmation, Level, Outcome, Range, Record, ReportedFailure, Result};
 
 pub(crate) use crate::store::receipts::Receipts;
 
@@ -333,13 +333,13 @@ async fn reported(
     node: NodeId,
     (gateway, on): (GatewayKey, ConnectionId),
     sequence: Sequence,
-    result: &std::result::Result<(), (Reason, String)>,
+    result: &std::result::Result<(), ReportedFailure>,
     at: Timestamp,
 ) -> Result<()> {
     let range = Range { first: sequence, last: sequence };
     let (how, reason) = match result {
         Ok(()) => (How::Applied(""), None),
-        Err((reason, detail)) => (How::Failed(*reason, detail), Some(*reason)),
+        Err(ReportedFailure { reason, detail }) => (How::Failed(*reason, detail), Some(*reason)),
     };
     let said = said_before(conn, (gateway, on), sequence, reason).await?;
     if said.applied && result.is_err() {
