@@ -1,6 +1,6 @@
 //! Why an event was not appended.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::event::{EventId, EventType, GatewayId};
 use crate::event_types::FieldError;
@@ -17,7 +17,6 @@ pub enum Refusal {
     /// The id belongs to an event with different content.
     IdTaken(EventId),
     /// It failed validation.
-    #[serde(alias = "Unfit", deserialize_with = "kept_validation_error")]
     Invalid(ValidationError),
 }
 
@@ -90,41 +89,16 @@ impl std::fmt::Display for ValidationError {
     }
 }
 
-/// Also reads answers that earlier versions stored as problem documents. Of these it takes the
-/// field errors, or else the detail.
-fn kept_validation_error<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<ValidationError, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Kept {
-        Error(ValidationError),
-        Problem {
-            #[serde(default)]
-            detail: String,
-            #[serde(default)]
-            errors: Vec<FieldError>,
-        },
-    }
-    Ok(match Kept::deserialize(deserializer)? {
-        Kept::Error(error) => error,
-        Kept::Problem { detail, errors } if errors.is_empty() => {
-            ValidationError::invalid("event", detail)
-        }
-        Kept::Problem { errors, .. } => ValidationError::Invalid(errors),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn kept(json: &str) -> Refusal {
+    fn stored(json: &str) -> Refusal {
         serde_json::from_str(json).unwrap()
     }
 
     #[test]
-    fn a_kept_refusal_is_read_back() {
+    fn a_stored_refusal_is_read_back() {
         let errors =
             ["a", "b"].map(|field| FieldError { field: field.into(), message: "m".into() });
         for error in [
@@ -135,16 +109,7 @@ mod tests {
             ValidationError::TooLarge { bytes: 9, limit: 8 },
         ] {
             let refusal = Refusal::Invalid(error);
-            assert_eq!(kept(&serde_json::to_string(&refusal).unwrap()), refusal);
+            assert_eq!(stored(&serde_json::to_string(&refusal).unwrap()), refusal);
         }
-    }
-
-    #[test]
-    fn a_refusal_kept_by_an_earlier_version_keeps_its_text() {
-        let fields = r#"{"Unfit":{"type":"about:blank","status":422,"code":"invalid","title":"T","detail":"type: is required","errors":[{"field":"type","message":"is required"}]}}"#;
-        let expected = ValidationError::invalid("type", "is required");
-        assert_eq!(kept(fields), Refusal::Invalid(expected));
-        let other = r#"{"Unfit":{"type":"about:blank","status":413,"code":"event_too_large","title":"T","detail":"Too large."}}"#;
-        assert_eq!(kept(other), Refusal::Invalid(ValidationError::invalid("event", "Too large.")));
     }
 }
