@@ -75,6 +75,7 @@ mod nodes;
 mod not_opened;
 mod observability;
 pub mod openapi;
+mod part;
 pub mod problem;
 mod proxy_protocol;
 mod publish;
@@ -103,7 +104,7 @@ pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 /// The state that handlers share.
 pub struct App {
-    store: Arc<dyn Store>,
+    parts: part::Parts,
     dispatcher: Arc<Dispatcher>,
     config: Arc<Config>,
     admissions: Admissions,
@@ -142,7 +143,7 @@ impl App {
         let admissions = Admissions::new(Arc::clone(&store), Arc::clone(&dispatcher), per_minute);
         Arc::new(Self {
             admissions,
-            store,
+            parts: part::Parts::new(store),
             dispatcher,
             config,
             failures: failures::Failures::default(),
@@ -160,6 +161,11 @@ impl App {
             render_metrics,
             supervisors,
         })
+    }
+
+    /// A part of the store. Handlers take it as a [`part::Part`] instead.
+    fn part<T: part::OfStore + ?Sized>(&self) -> &T {
+        self.parts.get()
     }
 
     /// Frees the memory of expired entries, and logs the numbers of suppressed lines. Called every

@@ -12,11 +12,12 @@ use super::auth::Admin;
 use super::extract::{self, Path};
 use super::gateway_tokens::{issue, to_store, with_secret};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{AccessToken, Code, NewAccessToken, Page, Scope, WithSecret};
 use crate::names;
-use crate::store::{self, Actor, TokenInfo};
+use crate::store::{self, Actor, Credentials, TokenInfo};
 use crate::token::{self, Issued, Kind};
 
 /// Create an access token.
@@ -32,27 +33,27 @@ use crate::token::{self, Issued, Kind};
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn create(
-    State(app): State<Arc<App>>,
+    Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(new): extract::Json<NewAccessToken>,
 ) -> Answer<impl IntoResponse> {
     let issued = issue(Kind::Access)?;
-    let info = store_issued(&app, &actor, new, &issued).await?;
+    let info = store_issued(credentials.as_ref(), &actor, new, &issued).await?;
     Ok(with_secret(&issued, info))
 }
 
 /// Creates an access token for a request that may be sent twice. The seed identifies the request: the
 /// second one is a conflict, on any node and after any time.
 pub(super) async fn create_once(
-    app: &App,
+    credentials: &dyn Credentials,
     actor: &Actor,
     new: NewAccessToken,
     seed: &[u8],
 ) -> Answer<(Issued, AccessToken)> {
     let id = token::id_of(seed);
     let exists = async || {
-        let tokens = app.store.access_tokens(actor.organisation).await?;
+        let tokens = credentials.access_tokens(actor.organisation).await?;
         Answer::Ok(tokens.iter().any(|token| token.id == id))
     };
     let repeated = || {
@@ -68,7 +69,7 @@ pub(super) async fn create_once(
         tracing::error!(%error, "failed to generate an access token");
         Problem::internal()
     })?;
-    match store_issued(app, actor, new, &issued).await {
+    match store_issued(credentials, actor, new, &issued).await {
         Ok(info) => Ok((issued, info)),
         // The other request may have been faster.
         Err(problem) if problem.status().is_server_error() && exists().await? => Err(repeated()),
@@ -77,7 +78,7 @@ pub(super) async fn create_once(
 }
 
 async fn store_issued(
-    app: &App,
+    credentials: &dyn Credentials,
     actor: &Actor,
     new: NewAccessToken,
     issued: &Issued,
@@ -99,7 +100,7 @@ async fn store_issued(
         ));
     }
     let token = to_store(issued, new.expires_in_seconds)?;
-    Ok(app.store.create_access_token(actor, name, &scopes, token).await?.into())
+    Ok(credentials.create_access_token(actor, name, &scopes, token).await?.into())
 }
 
 /// List access tokens.
@@ -112,11 +113,11 @@ async fn store_issued(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     _: Query<()>,
 ) -> Answer<Json<Page<AccessToken>>> {
-    let tokens = app.store.access_tokens(actor.organisation).await?;
+    let tokens = credentials.access_tokens(actor.organisation).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
 
@@ -135,11 +136,12 @@ pub(super) async fn list(
 )]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
+    Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    let revoked = app.store.revoke_access_token(&actor, &id).await;
+    let revoked = credentials.revoke_access_token(&actor, &id).await;
     // Even if it is unknown whether that was stored.
     app.access.remove(&id);
     revoked?;

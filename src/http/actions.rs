@@ -10,6 +10,7 @@ use super::auth::Admin;
 use super::extract::{self, Path};
 use super::gateways::shown;
 use super::openapi::{Body, Missing, Problems, ResyncRefused, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{
@@ -18,7 +19,7 @@ use crate::api::{
 };
 use crate::event::{EventId, GatewayId, Reason};
 use crate::names;
-use crate::store::{self, PauseChange, ResyncOutcome};
+use crate::store::{self, Actions, PauseChange, ResyncOutcome};
 
 /// The most characters of a reason.
 const LONGEST_REASON: usize = 500;
@@ -41,6 +42,7 @@ const LONGEST_REASON: usize = 500;
 )]
 pub(super) async fn pause(
     State(app): State<Arc<App>>,
+    Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
@@ -48,7 +50,7 @@ pub(super) async fn pause(
 ) -> Answer<Json<PauseAnswer>> {
     let PauseRequest { reason, dry_run } = request;
     let reason = reason.as_deref().map(reason_of).transpose()?;
-    let change = app.store.pause_gateway(&actor, id, reason.as_deref(), dry_run).await?;
+    let change = actions.pause_gateway(&actor, id, reason.as_deref(), dry_run).await?;
     Ok(Json(paused(&app, change, dry_run)))
 }
 
@@ -67,13 +69,14 @@ pub(super) async fn pause(
 )]
 pub(super) async fn resume(
     State(app): State<Arc<App>>,
+    Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::OptionalJson(request): extract::OptionalJson<ResumeRequest>,
 ) -> Answer<Json<PauseAnswer>> {
     let ResumeRequest { dry_run } = request;
-    let change = app.store.resume_gateway(&actor, id, dry_run).await?;
+    let change = actions.resume_gateway(&actor, id, dry_run).await?;
     Ok(Json(paused(&app, change, dry_run)))
 }
 
@@ -100,6 +103,7 @@ fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseAnswer {
 )]
 pub(super) async fn skip(
     State(app): State<Arc<App>>,
+    Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
@@ -107,7 +111,7 @@ pub(super) async fn skip(
 ) -> Answer<Json<SkipAnswer>> {
     let SkipRequest { sequence, reason, dry_run } = request;
     let reason = reason_of(&reason)?;
-    let done = app.store.skip_delivery(&actor, id, sequence, &reason, dry_run).await?;
+    let done = actions.skip_delivery(&actor, id, sequence, &reason, dry_run).await?;
     let (changed, event) = (done.changed, done.delivery.events.first());
     let event_id = event.map(|event| event.id.clone());
     if changed && !dry_run {
@@ -136,6 +140,7 @@ pub(super) async fn skip(
 )]
 pub(super) async fn resync(
     State(app): State<Arc<App>>,
+    Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
@@ -144,7 +149,7 @@ pub(super) async fn resync(
     let ResyncRequest { instance, reason, dry_run } = request;
     let reason = reason.as_deref().map(reason_of).transpose()?;
     let request = store::ResyncRequest { instance, reason };
-    let done = app.store.request_resync(&actor, id, &request, dry_run).await?;
+    let done = actions.request_resync(&actor, id, &request, dry_run).await?;
     app.dispatcher.resync(done.key, &done.connections);
     let pending = done.pending.into_iter().map(Into::into).collect();
     Ok(Json(ResyncAnswer { changed: done.changed, dry_run, gateway_id: id, pending }))
@@ -167,6 +172,7 @@ pub(super) async fn resync(
 )]
 pub(super) async fn purge(
     State(app): State<Arc<App>>,
+    Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<EventId>,
     _: Query<()>,
@@ -174,7 +180,7 @@ pub(super) async fn purge(
 ) -> Answer<Json<PurgeAnswer>> {
     let PurgeRequest { reason, dry_run } = request;
     let reason = reason_of(&reason)?;
-    let done = app.store.purge_event(&actor, &id, &reason, dry_run).await?;
+    let done = actions.purge_event(&actor, &id, &reason, dry_run).await?;
     if done.changed && !dry_run {
         app.dispatcher.log_given_up(&done.given_up, Reason::Purged, "the payload was purged");
     }

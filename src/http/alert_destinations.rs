@@ -13,13 +13,14 @@ use super::alert_bodies::{check_path_id, to_json};
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::alerts::destinations::{Prepared, prepare};
 use crate::alerts::secrets::SecretsError;
 use crate::api::{AlertDestination, AlertDestinationDefinition, AlertTest, Code, Page};
 use crate::event::OrganisationKey;
-use crate::store::{Actor, Existing, Sealed, StoreError, StoredDestination};
+use crate::store::{Actor, Alerts, Existing, Sealed, StoreError, StoredDestination};
 
 const MISSING: &str = "alert destination";
 
@@ -33,11 +34,11 @@ const MISSING: &str = "alert destination";
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     _: Query<()>,
 ) -> Answer<Json<Page<AlertDestination>>> {
-    let stored = app.store.alert_destinations(organisation).await?;
+    let stored = alerts.alert_destinations(organisation).await?;
     let list = stored.into_iter().map(shown).collect::<Answer<_>>()?;
     Ok(Json(Page::whole(list)))
 }
@@ -53,12 +54,12 @@ pub(super) async fn list(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<Json<AlertDestination>> {
-    Ok(Json(shown(stored(&app, organisation, &id).await?)?))
+    Ok(Json(shown(stored(alerts.as_ref(), organisation, &id).await?)?))
 }
 
 /// Create a destination of alerts.
@@ -104,6 +105,7 @@ pub(super) async fn create(
 )]
 pub(super) async fn put(
     State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
@@ -111,7 +113,7 @@ pub(super) async fn put(
 ) -> Answer<(StatusCode, Json<AlertDestination>)> {
     check_path_id(&id, definition.id.as_deref())?;
     definition.id = Some(id.clone());
-    let existing = app.store.alert_destinations(actor.organisation).await?;
+    let existing = alerts.alert_destinations(actor.organisation).await?;
     let existing = existing.into_iter().find(|destination| destination.id == id);
     // Secrets that can't be decrypted any more can be replaced.
     let kept = existing.and_then(|stored| {
@@ -143,12 +145,12 @@ pub(super) async fn put(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn remove(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    app.store.delete_alert_destination(&actor, &id).await?;
+    alerts.delete_alert_destination(&actor, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -167,11 +169,12 @@ pub(super) async fn remove(
 )]
 pub(super) async fn test(
     State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<Json<AlertTest>> {
-    let stored = stored(&app, actor.organisation, &id).await?;
+    let stored = stored(alerts.as_ref(), actor.organisation, &id).await?;
     let by = &actor.principal.name;
     let test = app
         .alerting
@@ -179,12 +182,16 @@ pub(super) async fn test(
         .await
         .map_err(|error| unsealed(&error))?;
     let outcome = if test.delivered { "delivered" } else { "failed" };
-    app.store.record_destination_test(&actor, &id, outcome).await?;
+    alerts.record_destination_test(&actor, &id, outcome).await?;
     Ok(Json(test))
 }
 
-async fn stored(app: &App, organisation: OrganisationKey, id: &str) -> Answer<StoredDestination> {
-    let all = app.store.alert_destinations(organisation).await?;
+async fn stored(
+    alerts: &dyn Alerts,
+    organisation: OrganisationKey,
+    id: &str,
+) -> Answer<StoredDestination> {
+    let all = alerts.alert_destinations(organisation).await?;
     all.into_iter().find(|one| one.id == id).ok_or_else(|| Problem::not_found(MISSING))
 }
 
@@ -206,8 +213,9 @@ async fn store(
         Ok,
     )?;
     let text = to_json(&prepared.settings)?;
-    let is_new = app.store.put_alert_destination(actor, id, existing, &text, &sealed).await?;
-    let destination = shown(stored(app, organisation, id).await?)?;
+    let alerts = app.part::<dyn Alerts>();
+    let is_new = alerts.put_alert_destination(actor, id, existing, &text, &sealed).await?;
+    let destination = shown(stored(alerts, organisation, id).await?)?;
     Ok((is_new, AlertDestination { secret: prepared.generated, ..destination }))
 }
 

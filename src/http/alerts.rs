@@ -1,20 +1,17 @@
 //! Alerts: the overview, and rules.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::App;
 use super::alert_bodies::{check_path_id, to_json};
 use super::alert_destinations;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::alerts::message::{Noted, key};
@@ -26,7 +23,7 @@ use crate::api::{
 };
 use crate::clock::Timestamp;
 use crate::event::{OrganisationKey, quoted};
-use crate::store::{self, Actor, Existing, StoredAlert, StoredNotification};
+use crate::store::{self, Actor, Alerts, Existing, StoredAlert, StoredNotification};
 
 /// What cursors of the list of alerts are issued for.
 const ALERTS: &str = "alerts";
@@ -49,24 +46,31 @@ const LONGEST_SILENCE: std::time::Duration = std::time::Duration::from_hours(366
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn overview(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     Query(page): Query<PageQuery>,
 ) -> Answer<Json<AlertsOverview>> {
-    Ok(Json(read_overview(&app, organisation, &page).await?))
+    Ok(Json(read_overview(alerts.as_ref(), organisation, &page).await?))
 }
 
 /// The alerts of an organisation that fire, the most urgent ones first.
-pub(super) async fn firing(app: &App, organisation: OrganisationKey) -> Answer<Vec<Alert>> {
-    let rules = rules_of(app, organisation).await?;
-    let mut alerts = alerts_of(app, organisation, &rules).await?;
+pub(super) async fn firing(
+    alerts: &dyn Alerts,
+    organisation: OrganisationKey,
+) -> Answer<Vec<Alert>> {
+    let rules = rules_of(alerts, organisation).await?;
+    let mut alerts = alerts_of(alerts, organisation, &rules).await?;
     alerts.retain(|alert| alert.state == AlertState::Firing);
     Ok(alerts)
 }
 
 /// Alerts: firing ones first, the most urgent and the newest first.
-async fn alerts_of(app: &App, organisation: OrganisationKey, rules: &[Rule]) -> Answer<Vec<Alert>> {
-    let alerts = app.store.alerts(organisation).await?;
+async fn alerts_of(
+    alerts: &dyn Alerts,
+    organisation: OrganisationKey,
+    rules: &[Rule],
+) -> Answer<Vec<Alert>> {
+    let alerts = alerts.alerts(organisation).await?;
     let mut alerts: Vec<Alert> = alerts.into_iter().map(|alert| shown(alert, rules)).collect();
     alerts.sort_by_cached_key(AlertPosition::of);
     Ok(alerts)
@@ -113,25 +117,25 @@ fn counts(alerts: &[Alert]) -> AlertCounts {
 
 /// A page of alerts, and everything else about them.
 async fn read_overview(
-    app: &App,
+    alerts: &dyn Alerts,
     organisation: OrganisationKey,
     page: &PageQuery,
 ) -> Answer<AlertsOverview> {
     let (limit, after) = (page.size(), page.position::<AlertPosition>(&ALERTS)?);
-    let rules = rules_of(app, organisation).await?;
-    let destinations = app.store.alert_destinations(organisation).await?;
-    let mut alerts = alerts_of(app, organisation, &rules).await?;
-    let counts = counts(&alerts);
+    let rules = rules_of(alerts, organisation).await?;
+    let destinations = alerts.alert_destinations(organisation).await?;
+    let mut shown = alerts_of(alerts, organisation, &rules).await?;
+    let counts = counts(&shown);
     if let Some(after) = after {
-        alerts.retain(|alert| AlertPosition::of(alert) > after);
+        shown.retain(|alert| AlertPosition::of(alert) > after);
     }
-    let more = alerts.len() > limit;
-    alerts.truncate(limit);
-    let last = alerts.last().filter(|_| more).map(AlertPosition::of);
+    let more = shown.len() > limit;
+    shown.truncate(limit);
+    let last = shown.last().filter(|_| more).map(AlertPosition::of);
     let next = last.map(|last| cursor::encode(&last, &ALERTS));
-    let notifications = app.store.notifications(organisation, None, NOTIFICATIONS).await?;
+    let notifications = alerts.notifications(organisation, None, NOTIFICATIONS).await?;
     Ok(AlertsOverview {
-        alerts,
+        alerts: shown,
         counts,
         pagination: Pagination { limit, next },
         rules: rules.into_iter().map(AlertRule::from).collect(),
@@ -143,12 +147,12 @@ async fn read_overview(
     })
 }
 
-async fn rules_of(app: &App, organisation: OrganisationKey) -> Answer<Vec<Rule>> {
-    Ok(Rules::new(app.store.alert_rules(organisation).await?).in_force)
+async fn rules_of(alerts: &dyn Alerts, organisation: OrganisationKey) -> Answer<Vec<Rule>> {
+    Ok(Rules::new(alerts.alert_rules(organisation).await?).in_force)
 }
 
-async fn rule_of(app: &App, organisation: OrganisationKey, id: &str) -> Answer<Rule> {
-    let rules = rules_of(app, organisation).await?;
+async fn rule_of(alerts: &dyn Alerts, organisation: OrganisationKey, id: &str) -> Answer<Rule> {
+    let rules = rules_of(alerts, organisation).await?;
     rules.into_iter().find(|rule| rule.id == id).ok_or_else(|| Problem::not_found("alert rule"))
 }
 
@@ -162,11 +166,11 @@ async fn rule_of(app: &App, organisation: OrganisationKey, id: &str) -> Answer<R
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     _: Query<()>,
 ) -> Answer<Json<Page<AlertRule>>> {
-    let rules = rules_of(&app, organisation).await?;
+    let rules = rules_of(alerts.as_ref(), organisation).await?;
     Ok(Json(Page::whole(rules.into_iter().map(Into::into).collect())))
 }
 
@@ -181,12 +185,12 @@ pub(super) async fn list(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<Json<AlertRule>> {
-    Ok(Json(rule_of(&app, organisation, &id).await?.into()))
+    Ok(Json(rule_of(alerts.as_ref(), organisation, &id).await?.into()))
 }
 
 /// Create an alert rule.
@@ -200,14 +204,14 @@ pub(super) async fn show(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn create(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(mut definition): extract::Json<AlertRuleDefinition>,
 ) -> Answer<(StatusCode, Json<AlertRule>)> {
     check(&definition)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
-    put_definition(&app, &actor, &id, Existing::Refuse, &definition).await?;
+    put_definition(alerts.as_ref(), &actor, &id, Existing::Refuse, &definition).await?;
     let rule =
         AlertRule { id, built_in: false, definition, silenced_until: None, silenced_by: None };
     Ok((StatusCode::CREATED, Json(rule)))
@@ -228,7 +232,7 @@ pub(super) async fn create(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn put(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
@@ -238,24 +242,25 @@ pub(super) async fn put(
     definition.id = Some(id.clone());
     check(&definition)?;
     definition.id = None;
-    let is_new = put_definition(&app, &actor, &id, Existing::Replace, &definition).await?;
-    let rule = rule_of(&app, actor.organisation, &id).await?;
+    let is_new =
+        put_definition(alerts.as_ref(), &actor, &id, Existing::Replace, &definition).await?;
+    let rule = rule_of(alerts.as_ref(), actor.organisation, &id).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(rule.into())))
 }
 
 /// Stores the definition of a rule. Returns whether none of its id was in force.
 async fn put_definition(
-    app: &App,
+    alerts: &dyn Alerts,
     actor: &Actor,
     id: &str,
     existing: Existing,
     definition: &AlertRuleDefinition,
 ) -> Answer<bool> {
-    check_destinations(app, actor.organisation, id, definition).await?;
+    check_destinations(alerts, actor.organisation, id, definition).await?;
     let was = built_ins().get(id).map(to_json).transpose()?;
     let text = to_json(definition)?;
-    Ok(app.store.put_alert_rule(actor, id, existing, was.as_deref(), &text).await?)
+    Ok(alerts.put_alert_rule(actor, id, existing, was.as_deref(), &text).await?)
 }
 
 /// Delete an alert rule.
@@ -272,12 +277,12 @@ async fn put_definition(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn remove(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    match app.store.delete_alert_rule(&actor, &id).await {
+    match alerts.delete_alert_rule(&actor, &id).await {
         Err(store::StoreError::NotFound(_)) if built_ins().contains_key(id.as_str()) => {
             Err(Problem::new(
                 Code::Conflict,
@@ -309,26 +314,26 @@ pub(super) async fn remove(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn silence(
-    State(app): State<Arc<App>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
     extract::Json(AlertSilence { until }): extract::Json<AlertSilence>,
 ) -> Answer<Json<AlertRule>> {
-    rule_of(&app, actor.organisation, &id).await?;
+    rule_of(alerts.as_ref(), actor.organisation, &id).await?;
     let now = Timestamp::now();
     if until.is_some_and(|until| until > now.plus(LONGEST_SILENCE)) {
         return Err(Problem::invalid("until", "must be at most a year from now"));
     }
     let until = until.filter(|until| *until > now);
-    app.store.silence_alert_rule(&actor, &id, until).await?;
-    Ok(Json(rule_of(&app, actor.organisation, &id).await?.into()))
+    alerts.silence_alert_rule(&actor, &id, until).await?;
+    Ok(Json(rule_of(alerts.as_ref(), actor.organisation, &id).await?.into()))
 }
 
 /// Refuses a rule that names a destination which does not exist: nothing would be sent there. One that
 /// the rule named before may have been deleted since; the rest of the rule can be changed nevertheless.
 async fn check_destinations(
-    app: &App,
+    alerts: &dyn Alerts,
     organisation: OrganisationKey,
     id: &str,
     definition: &AlertRuleDefinition,
@@ -338,8 +343,8 @@ async fn check_destinations(
         return Ok(());
     }
     let (known, rules) = tokio::try_join!(
-        async { Ok(app.store.alert_destinations(organisation).await?) },
-        rules_of(app, organisation),
+        async { Ok(alerts.alert_destinations(organisation).await?) },
+        rules_of(alerts, organisation),
     )?;
     let before = rules.into_iter().find(|rule| rule.id == id);
     let before = before.and_then(|rule| rule.definition.destinations).unwrap_or_default();

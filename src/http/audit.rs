@@ -1,22 +1,19 @@
 //! Lists the audit log.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
-use super::App;
 use super::auth::Admin;
 use super::cursor;
 use super::deliveries::open_window;
 use super::openapi::{Long, Problems, Scoped};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord, Page, PageQuery};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::names;
-use crate::store::{self, AuditAction, AuditCursor, AuditFilter};
+use crate::store::{self, Audit, AuditAction, AuditCursor, AuditFilter};
 
 /// The longest id or name, in characters. Longer ones are cut when they are recorded.
 const LONGEST: usize = 256;
@@ -68,7 +65,7 @@ struct PagePosition {
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(audit): Part<dyn Audit>,
     Admin(actor): Admin,
     Query((asked, page)): Query<(AuditQuery, PageQuery)>,
 ) -> Answer<Json<Page<AuditRecord>>> {
@@ -87,7 +84,7 @@ pub(super) async fn list(
         sequence,
     });
     let limit = page.size();
-    let mut records = app.store.audit(actor.organisation, &filter, after, limit + 1).await?;
+    let mut records = audit.audit(actor.organisation, &filter, after, limit + 1).await?;
     let more = records.len() > limit;
     records.truncate(limit);
     let next = records.last().filter(|_| more).map(|last| {

@@ -18,7 +18,9 @@ use crate::api::{self, Code};
 use crate::clock::Timestamp;
 use crate::compute::Source;
 use crate::event::OrganisationKey;
-use crate::store::{AccessCredential, Actor, GatewayCredential, Principal, Scope, TokenKind};
+use crate::store::{
+    AccessCredential, Actor, Credentials, GatewayCredential, Principal, Scope, TokenKind,
+};
 use crate::token::{Kind, Presented};
 
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
@@ -95,7 +97,7 @@ impl FromRequestParts<Arc<App>> for Gateway {
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
-        match check_key(app.store.as_ref(), &presented).await? {
+        match check_key(app.part::<dyn Credentials>(), &presented).await? {
             KeyCheck::Valid(credential) => Ok(Self(credential)),
             KeyCheck::Invalid(gateway) => Err(refuse(Some(presented.id()), gateway.as_ref())),
         }
@@ -182,9 +184,10 @@ async fn credential(
         return Ok(Some(known).filter(is_good));
     }
     let load = app.access.begin_load();
-    let found = app.store.access_credential(id).await?.filter(is_good);
+    let credentials = app.part::<dyn Credentials>();
+    let found = credentials.access_credential(id).await?.filter(is_good);
     if let Some(credential) = &found {
-        app.store.note_use(TokenKind::Access, id, credential.last_used_at);
+        credentials.note_use(TokenKind::Access, id, credential.last_used_at);
         app.access.insert(load, id.to_owned(), credential.clone());
     }
     Ok(found)

@@ -1,22 +1,19 @@
 //! `GET /events`: the events of a time window.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
-use super::App;
 use super::auth::Reader;
 use super::cursor;
 use super::deliveries::open_window;
 use super::openapi::{Long, Missing, Problems, Scoped};
+use super::part::Part;
 use super::problem::Answer;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, EventFilter, EventSummary, Page, PageQuery};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::Sequence;
-use crate::store::{self, EventCursor, TimedKey};
+use crate::store::{self, EventCursor, Log, TimedKey};
 
 /// The longest user id that an event may have.
 const LONGEST_USER_ID: usize = 256;
@@ -75,7 +72,7 @@ struct PagePosition {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn events(
-    State(app): State<Arc<App>>,
+    Part(log): Part<dyn Log>,
     Reader(organisation): Reader,
     Query((asked, page)): Query<(EventFilter, PageQuery)>,
 ) -> Answer<Json<Page<EventSummary>>> {
@@ -88,7 +85,7 @@ pub(super) async fn events(
     let filter = in_window(asked.clone(), window);
     let limit = page.size();
     let after = position.map(|position| position.at.into());
-    let found = app.store.events(organisation, &filter, after, limit).await?;
+    let found = log.events(organisation, &filter, after, limit).await?;
     let next =
         found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), window }, &filters));
     let list = found.rows.into_iter().map(Into::into).collect();

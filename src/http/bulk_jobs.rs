@@ -2,16 +2,13 @@
 //! [`deliveries`](super::deliveries) and [`replay`](super::replay) start them. The background jobs of
 //! a node are [something else](crate::jobs).
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 
-use super::App;
 use super::auth::Admin;
 use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -19,7 +16,7 @@ use crate::api::{
     JobState, JobsQuery, Object, Page, PageQuery,
 };
 use crate::event::JobId;
-use crate::store::{self, BulkCounts, BulkJob, BulkJobState, BulkTask};
+use crate::store::{self, Bulk, BulkCounts, BulkJob, BulkJobState, BulkTask};
 
 impl FromQuery for JobsQuery {
     fn names() -> Vec<String> {
@@ -47,7 +44,7 @@ impl FromQuery for JobsQuery {
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(bulk): Part<dyn Bulk>,
     Admin(actor): Admin,
     Query((asked, page)): Query<(JobsQuery, PageQuery)>,
 ) -> Answer<Json<Page<Job>>> {
@@ -55,7 +52,7 @@ pub(super) async fn list(
     let (limit, after) = (page.size(), page.position::<i64>(&filters)?);
     let JobsQuery { state } = &asked;
     let state = state.map(BulkJobState::from);
-    let mut jobs = app.store.bulk_jobs(actor.organisation, state, after, limit + 1).await?;
+    let mut jobs = bulk.bulk_jobs(actor.organisation, state, after, limit + 1).await?;
     let more = jobs.len() > limit;
     jobs.truncate(limit);
     let next = jobs.last().filter(|_| more).map(|last| cursor::encode(&last.key, &filters));
@@ -73,12 +70,12 @@ pub(super) async fn list(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    Part(bulk): Part<dyn Bulk>,
     Admin(actor): Admin,
     Path(id): Path<JobId>,
     _: Query<()>,
 ) -> Answer<Json<Job>> {
-    let job = app.store.bulk_job(actor.organisation, id).await?;
+    let job = bulk.bulk_job(actor.organisation, id).await?;
     Ok(Json(job.ok_or_else(|| Problem::not_found("job"))?.into()))
 }
 
@@ -100,7 +97,7 @@ pub(super) async fn show(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn abort(
-    State(app): State<Arc<App>>,
+    Part(bulk): Part<dyn Bulk>,
     Admin(actor): Admin,
     Path(id): Path<JobId>,
     _: Query<()>,
@@ -108,10 +105,10 @@ pub(super) async fn abort(
 ) -> Answer<Json<Aborted>> {
     let AbortRequest { dry_run } = request;
     let job = if dry_run {
-        let job = app.store.bulk_job(actor.organisation, id).await?;
+        let job = bulk.bulk_job(actor.organisation, id).await?;
         job.ok_or_else(|| Problem::not_found("job"))?
     } else {
-        app.store.abort_bulk_job(&actor, id).await?
+        bulk.abort_bulk_job(&actor, id).await?
     };
     let job = Job::from(job);
     let left = job.progress.total.map(|total| total - job.progress.done);

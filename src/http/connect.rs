@@ -24,7 +24,7 @@ use super::upgrade_headers;
 use crate::admission::{Admitted, Candidate, Cause, Greeted, NotOpened, Refusal};
 use crate::api::Code;
 use crate::clock::Timestamp;
-use crate::store::{GatewayCredential, NotedRefusal};
+use crate::store::{GatewayCredential, Gateways, NotedRefusal};
 use crate::token::Kind;
 use crate::transport::frames::PROTOCOL;
 use crate::transport::reliable::{self, Closing};
@@ -146,7 +146,8 @@ impl Refused {
             let code = if self.is_invalid_key { "unauthorized" } else { self.problem.code() };
             let cause = self.is_invalid_key.then(|| gateway.fault(Timestamp::now()));
             let (code, address) = (code.to_owned(), address.to_string());
-            app.store.note_refusal(gateway.gateway, NotedRefusal { code, cause, address });
+            app.part::<dyn Gateways>()
+                .note_refusal(gateway.gateway, NotedRefusal { code, cause, address });
         }
         let mut response = self.problem.into_response();
         let is_upgrade_required = response.status() == StatusCode::UPGRADE_REQUIRED;

@@ -1,23 +1,20 @@
 //! Connections of gateways, live and past, with the reasons why they ended.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use serde::{Deserialize, Serialize};
 
-use super::App;
 use super::auth::Reader;
 use super::cursor;
 use super::extract::Path;
 use super::openapi::{Long, Missing, Problems, Scoped};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus, Page, PageQuery,
 };
 use crate::event::{ConnectionId, GatewayId, OrganisationKey};
-use crate::store::{ConnectionCursor, ConnectionInfo};
+use crate::store::{ConnectionCursor, ConnectionInfo, Connections, Gateways};
 
 impl FromQuery for ConnectionsQuery {
     fn names() -> Vec<String> {
@@ -43,12 +40,12 @@ impl FromQuery for ConnectionsQuery {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(connections): Part<dyn Connections>,
     Reader(organisation): Reader,
     Query((which, page)): Query<(ConnectionsQuery, PageQuery)>,
 ) -> Answer<Json<Page<Connection>>> {
     let status = which.status.unwrap_or(ConnectionsStatus::Connected);
-    answer(&app, organisation, None, status, &page).await
+    answer(connections.as_ref(), organisation, None, status, &page).await
 }
 
 /// List a gateway's connections, newest first.
@@ -65,16 +62,17 @@ pub(super) async fn list(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn of_gateway(
-    State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
+    Part(connections): Part<dyn Connections>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     Query((which, page)): Query<(ConnectionsQuery, PageQuery)>,
 ) -> Answer<Json<Page<Connection>>> {
-    if app.store.gateway(organisation, id).await?.is_none() {
+    if gateways.gateway(organisation, id).await?.is_none() {
         return Err(Problem::not_found("gateway"));
     }
     let status = which.status.unwrap_or(ConnectionsStatus::All);
-    answer(&app, organisation, Some(id), status, &page).await
+    answer(connections.as_ref(), organisation, Some(id), status, &page).await
 }
 
 /// A [`ConnectionCursor`] inside a cursor of the API.
@@ -97,7 +95,7 @@ impl From<Position> for ConnectionCursor {
 }
 
 async fn answer(
-    app: &App,
+    connections: &dyn Connections,
     organisation: OrganisationKey,
     gateway: Option<GatewayId>,
     status: ConnectionsStatus,
@@ -107,7 +105,7 @@ async fn answer(
     let filters = ("connections", gateway, live_only);
     let after = page.position::<Position>(&filters)?.map(ConnectionCursor::from);
     let limit = page.size();
-    let found = app.store.connections(organisation, gateway, live_only, after, limit).await?;
+    let found = connections.connections(organisation, gateway, live_only, after, limit).await?;
     let next = found.next.map(|at| cursor::encode(&Position::from(at), &filters));
     let list = found.rows.into_iter().map(Into::into).collect();
     Ok(Json(Page::new(list, limit, next)))

@@ -1,18 +1,16 @@
 //! Deliveries in a time window, and redrives.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::idempotency::Keyed;
 use super::openapi::{Body, Idempotent, Long, Missing, Problems, Purging, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -23,7 +21,8 @@ use crate::api::{
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{GatewayKey, JobId, OrganisationKey, Sequence, quoted};
 use crate::store::{
-    self, Actor, DeliveryCursor, DeliveryKey, EarlierResult, RedriveCursor, RedriveSelection,
+    self, Actor, Bulk, DeliveryCursor, DeliveryKey, EarlierResult, Ledger, RedriveCursor,
+    RedriveSelection,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -112,7 +111,7 @@ struct PagePosition {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(ledger): Part<dyn Ledger>,
     Reader(organisation): Reader,
     Query((which, asked, page)): Query<(DeliveriesQuery, DeliveryFilter, PageQuery)>,
 ) -> Answer<Json<Page<Delivery>>> {
@@ -125,7 +124,9 @@ pub(super) async fn list(
                 "`outcome` needs a `status` of `all`, `delivered`, `filtered` or `superseded`",
             ));
         }
-        DeliveriesStatus::Failed => return failed(&app, organisation, asked, &page).await,
+        DeliveriesStatus::Failed => {
+            return failed(ledger.as_ref(), organisation, asked, &page).await;
+        }
         DeliveriesStatus::Pending => Some(store::DeliveryState::Pending),
         DeliveriesStatus::Delivered => Some(store::DeliveryState::Delivered),
         DeliveriesStatus::Filtered => Some(store::DeliveryState::Filtered),
@@ -136,13 +137,13 @@ pub(super) async fn list(
         return Err(Problem::invalid("reason", "applies to failed deliveries only"));
     }
     if by_outcome {
-        return of_outcomes(&app, organisation, (status, state), asked, &page).await;
+        return of_outcomes(ledger.as_ref(), organisation, (status, state), asked, &page).await;
     }
-    in_state(&app, organisation, (status, state), asked, &page).await
+    in_state(ledger.as_ref(), organisation, (status, state), asked, &page).await
 }
 
 async fn of_outcomes(
-    app: &App,
+    ledger: &dyn Ledger,
     organisation: OrganisationKey,
     (status, state): (DeliveriesStatus, Option<store::DeliveryState>),
     asked: DeliveryFilter,
@@ -165,7 +166,7 @@ async fn of_outcomes(
     let filter = in_window(asked.clone(), window);
     let after = position.map(|position| position.at.into());
     let limit = page.size();
-    let found = app.store.deliveries_by_outcome(organisation, &filter, state, after, limit).await?;
+    let found = ledger.deliveries_by_outcome(organisation, &filter, state, after, limit).await?;
     let next =
         found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), window }, &filters));
     let list = found.rows.into_iter().map(Into::into).collect();
@@ -173,7 +174,7 @@ async fn of_outcomes(
 }
 
 async fn failed(
-    app: &App,
+    ledger: &dyn Ledger,
     organisation: OrganisationKey,
     asked: DeliveryFilter,
     page: &PageQuery,
@@ -186,7 +187,7 @@ async fn failed(
     let filter = in_window(asked.clone(), window);
     let limit = page.size();
     let after = position.map(|position| position.at.into());
-    let found = app.store.failed_deliveries(organisation, &filter, after, limit).await?;
+    let found = ledger.failed_deliveries(organisation, &filter, after, limit).await?;
     let next = found.next.map(|at| cursor::encode(&PagePosition { at: at.into(), window }, &asked));
     let list = found.rows.into_iter().map(Into::into).collect();
     Ok(Json(Page::new(list, limit, next)))
@@ -201,7 +202,7 @@ struct StatePosition {
 }
 
 async fn in_state(
-    app: &App,
+    ledger: &dyn Ledger,
     organisation: OrganisationKey,
     (status, state): (DeliveriesStatus, Option<store::DeliveryState>),
     asked: DeliveryFilter,
@@ -221,7 +222,7 @@ async fn in_state(
     let limit = page.size();
     let after =
         position.map(|at| DeliveryKey { gateway: GatewayKey(at.gateway), sequence: at.sequence });
-    let found = app.store.deliveries_in_state(organisation, &filter, state, after, limit).await?;
+    let found = ledger.deliveries_in_state(organisation, &filter, state, after, limit).await?;
     let next = found.next.map(|DeliveryKey { gateway, sequence }| {
         cursor::encode(&StatePosition { gateway: gateway.0, sequence, window }, &filters)
     });
@@ -242,14 +243,14 @@ async fn in_state(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn summary(
-    State(app): State<Arc<App>>,
+    Part(ledger): Part<dyn Ledger>,
     Reader(organisation): Reader,
     Query((asked, query)): Query<(Window, SummaryQuery)>,
 ) -> Answer<Json<Summary>> {
     let window = closed_window(asked.from, asked.to)?;
     let bucket = bucket_in(window, query.bucket.as_deref())?;
     let by = query.by.unwrap_or(SummaryBy::Reason);
-    let rows = app.store.failure_summary(organisation, window, bucket, by.into()).await?;
+    let rows = ledger.failure_summary(organisation, window, bucket, by.into()).await?;
     let list: Vec<FailuresByBucket> = rows.into_iter().map(Into::into).collect();
     let (count, bucket_seconds) = (list.len(), bucket.as_secs());
     let (from, to) = (window.from(), window.to());
@@ -295,7 +296,8 @@ struct RedrivePosition {
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn redrive(
-    State(app): State<Arc<App>>,
+    Part(bulk): Part<dyn Bulk>,
+    Part(ledger): Part<dyn Ledger>,
     Admin(actor): Admin,
     _: Query<()>,
     Keyed(key, asked): Keyed<RedriveRequest>,
@@ -305,7 +307,7 @@ pub(super) async fn redrive(
     let at = asked.cursor.as_deref();
     let at = at.map(|text| cursor::decode::<RedrivePosition>(text, &filters)).transpose()?;
     let (selection, examined) = selection(asked.clone(), at)?;
-    match app.store.earlier_result(&actor).await? {
+    match bulk.earlier_result(&actor).await? {
         Some(EarlierResult::Redriven(done)) => return Ok(redriven(done, examined, &filters)),
         Some(EarlierResult::RedriveStarted(job)) => return Ok(started(job)),
         _ => {}
@@ -313,14 +315,12 @@ pub(super) async fn redrive(
     let mut total = None;
     if let RedriveSelection::Filter(filter, None) = &selection {
         if asked.dry_run {
-            total = Some(count(&app, &actor, filter).await?);
-        } else if would_redrive(&app, &actor, filter, None).await?.next.is_some() {
-            return Ok(started(
-                app.store.start_redrive(&actor, JobId::new(), filter.clone()).await?,
-            ));
+            total = Some(count(ledger.as_ref(), &actor, filter).await?);
+        } else if would_redrive(ledger.as_ref(), &actor, filter, None).await?.next.is_some() {
+            return Ok(started(bulk.start_redrive(&actor, JobId::new(), filter.clone()).await?));
         }
     }
-    let done = app.store.redrive(&actor, selection, asked.dry_run).await?;
+    let done = ledger.redrive(&actor, selection, asked.dry_run).await?;
     let (status, Json(answer)) = redriven(done, examined, &filters);
     Ok((status, Json(Redriven { total, ..answer })))
 }
@@ -379,20 +379,20 @@ fn selection(
 
 /// What one call would do, starting at a cursor.
 async fn would_redrive(
-    app: &App,
+    ledger: &dyn Ledger,
     actor: &Actor,
     filter: &store::DeliveryFilter,
     at: Option<RedriveCursor>,
 ) -> Answer<store::Redriven> {
     let selection = RedriveSelection::Filter(filter.clone(), at);
-    Ok(app.store.redrive(actor, selection, true).await?)
+    Ok(ledger.redrive(actor, selection, true).await?)
 }
 
 /// How many deliveries a redrive would append in all.
-async fn count(app: &App, actor: &Actor, filter: &store::DeliveryFilter) -> Answer<i64> {
+async fn count(ledger: &dyn Ledger, actor: &Actor, filter: &store::DeliveryFilter) -> Answer<i64> {
     let (mut total, mut at) = (0, None);
     loop {
-        let part = would_redrive(app, actor, filter, at).await?;
+        let part = would_redrive(ledger, actor, filter, at).await?;
         total += i64::try_from(part.redriven.len()).unwrap_or(i64::MAX);
         at = part.next;
         if at.is_none() {

@@ -1,15 +1,12 @@
 //! Diagnoses of gateways and of events.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 
-use super::App;
 use super::auth::Reader;
 use super::extract::Path;
 use super::gateways;
 use super::openapi::{Long, Missing, Problems, Scoped};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -20,7 +17,7 @@ use crate::api::{
 use crate::clock::Timestamp;
 use crate::diagnosis::{Step, event, gateway, labels};
 use crate::event::{EventId, GatewayId};
-use crate::store::{self, Few, RejectionReason};
+use crate::store::{self, Diagnosis, EventTypes, Few, RejectionReason};
 
 impl FromQuery for EventDiagnosisQuery {
     fn names() -> Vec<String> {
@@ -46,16 +43,17 @@ impl FromQuery for EventDiagnosisQuery {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn of_gateway(
-    State(app): State<Arc<App>>,
+    Part(diagnosis): Part<dyn Diagnosis>,
+    Part(event_types): Part<dyn EventTypes>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> Answer<Json<GatewayDiagnosis>> {
-    let found = app.store.gateway_evidence(organisation, id).await?;
+    let found = diagnosis.gateway_evidence(organisation, id).await?;
     let evidence = found.ok_or_else(|| Problem::not_found("gateway"))?;
     let is_unknown = |row: &store::RejectedRow| row.reason == RejectionReason::UnknownEventType;
     let types = if evidence.rejected.iter().any(is_unknown) {
-        let types = app.store.event_types(organisation).await?;
+        let types = event_types.event_types(organisation).await?;
         types.into_iter().map(|info| info.name).collect()
     } else {
         Vec::new()
@@ -103,12 +101,12 @@ pub(super) async fn of_gateway(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn of_event(
-    State(app): State<Arc<App>>,
+    Part(diagnosis): Part<dyn Diagnosis>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
     Query(asked): Query<EventDiagnosisQuery>,
 ) -> Answer<Json<EventDiagnosis>> {
-    let found = app.store.event_evidence(organisation, &id, asked.gateway_id).await?;
+    let found = diagnosis.event_evidence(organisation, &id, asked.gateway_id).await?;
     let evidence = found.ok_or_else(|| Problem::not_found("event"))?;
     let open = event::open(&evidence);
     let gateways = match asked.gateway_id {

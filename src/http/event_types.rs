@@ -13,6 +13,7 @@ use super::extract::{self, Path};
 use super::openapi::{
     Bodiless, Body, Compute, InUse, Long, Missing, Problems, Scoped, Taken, Write,
 };
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
@@ -20,7 +21,7 @@ use crate::compute::Source;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::built_in;
 use crate::ingest::{LONGEST_TTL_SECS, SchemaCheckError};
-use crate::store::{self, Actor};
+use crate::store::{self, Actor, EventTypes, Log};
 
 /// List event types.
 #[utoipa::path(
@@ -32,11 +33,11 @@ use crate::store::{self, Actor};
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(event_types): Part<dyn EventTypes>,
     Reader(organisation): Reader,
     _: Query<()>,
 ) -> Answer<Json<Page<EventTypeInfo>>> {
-    let types = app.store.event_types(organisation).await?;
+    let types = event_types.event_types(organisation).await?;
     Ok(Json(Page::whole(types.into_iter().map(Into::into).collect())))
 }
 
@@ -51,13 +52,13 @@ pub(super) async fn list(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    Part(event_types): Part<dyn EventTypes>,
     Reader(organisation): Reader,
     Path(name): Path<String>,
     _: Query<()>,
 ) -> Answer<Json<EventTypeInfo>> {
     let name = named(&name)?;
-    let info = app.store.event_type(organisation, &name).await?;
+    let info = event_types.event_type(organisation, &name).await?;
     info.map(|info| Json(info.into())).ok_or_else(|| Problem::not_found("event type"))
 }
 
@@ -118,7 +119,7 @@ pub(super) async fn define(
         ttl_secs: definition.ttl_seconds,
         barrier: definition.barrier,
     };
-    let put = app.store.put_event_type(actor, &info).await;
+    let put = app.part::<dyn EventTypes>().put_event_type(actor, &info).await;
     // Even if it is unknown whether that was stored.
     app.types.remove(&(actor.organisation, name));
     let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
@@ -141,17 +142,19 @@ pub(super) async fn define(
 )]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
+    Part(event_types): Part<dyn EventTypes>,
+    Part(log): Part<dyn Log>,
     Admin(actor): Admin,
     Path(name): Path<String>,
     Query(EventTypeDeletion { force }): Query<EventTypeDeletion>,
 ) -> Answer<StatusCode> {
     let name = named(&name)?;
-    let exists = app.store.event_type(actor.organisation, &name).await?;
+    let exists = event_types.event_type(actor.organisation, &name).await?;
     if exists.is_none() {
         return Err(Problem::not_found("event type"));
     }
     let is_built_in = built_in(name.as_str()).is_some();
-    if !force && !is_built_in && is_used(&app, actor.organisation, &name).await? {
+    if !force && !is_built_in && is_used(log.as_ref(), actor.organisation, &name).await? {
         return Err(Problem::new(
             Code::EventTypeInUse,
             format!(
@@ -159,7 +162,7 @@ pub(super) async fn remove(
             ),
         ));
     }
-    let deleted = app.store.delete_event_type(&actor, &name).await;
+    let deleted = event_types.delete_event_type(&actor, &name).await;
     app.types.remove(&(actor.organisation, name));
     deleted?;
     Ok(StatusCode::NO_CONTENT)
@@ -167,7 +170,7 @@ pub(super) async fn remove(
 
 /// Whether there are events of this type from the last 24 hours. Also true if that can't be found
 /// out with bounded work, among many other events.
-async fn is_used(app: &App, organisation: OrganisationKey, name: &EventType) -> Answer<bool> {
+async fn is_used(log: &dyn Log, organisation: OrganisationKey, name: &EventType) -> Answer<bool> {
     const MOST_PAGES: usize = 20;
     let filter = store::EventFilter {
         window: open_window(None, None)?,
@@ -176,7 +179,7 @@ async fn is_used(app: &App, organisation: OrganisationKey, name: &EventType) -> 
     };
     let mut cursor = None;
     for _ in 0..MOST_PAGES {
-        let page = app.store.events(organisation, &filter, cursor, 1).await?;
+        let page = log.events(organisation, &filter, cursor, 1).await?;
         if !page.rows.is_empty() {
             return Ok(true);
         }

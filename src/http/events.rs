@@ -19,6 +19,7 @@ use super::observability;
 use super::openapi::{
     Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Waiting, Write,
 };
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::publish;
 use super::query::Query;
@@ -32,7 +33,9 @@ use crate::event::{Event, EventId};
 use crate::ingest;
 use crate::ingest::body::Items;
 use crate::metric;
-use crate::store::{Appended, Idempotency, Publish, Published, Refusal, RolloutOf, Validated};
+use crate::store::{
+    Appended, Idempotency, Ledger, Log, Publish, Published, Refusal, RolloutOf, Validated,
+};
 
 /// The response to a request that publishes: a single event's, or a batch's.
 #[derive(Debug, Serialize, ToSchema)]
@@ -134,7 +137,7 @@ async fn append(app: &App, publish: Publish) -> Answer<Published> {
         let invalid = publish.events.into_iter().filter_map(Result::err);
         return Ok(Published::Done(invalid.map(|it| Err(Refusal::Invalid(it.error))).collect()));
     }
-    Ok(app.store.append(publish).await?)
+    Ok(app.part::<dyn Log>().append(publish).await?)
 }
 
 /// Show an event with its state at each gateway.
@@ -152,6 +155,7 @@ async fn append(app: &App, publish: Publish) -> Answer<Published> {
 )]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
+    Part(ledger): Part<dyn Ledger>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
     Query(wait): Query<WaitQuery>,
@@ -164,7 +168,7 @@ pub(super) async fn show(
         }
     };
     // Read afterwards, so that the deliveries are at least as far as the rollout.
-    let history = app.store.event_history(organisation, &id).await?;
+    let history = ledger.event_history(organisation, &id).await?;
     let history = history.ok_or_else(|| Problem::not_found("event"))?;
     let event = Event::clone(&history.event);
     let verdict = history.verdict().into();

@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::App;
 use super::auth::{self, Watcher};
 use super::openapi::{Problems, Scoped, Watching};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, FeedEndReason, FeedGapReason, FeedKind, FeedMessage, FeedQuery, Outcome};
@@ -24,7 +25,7 @@ use crate::clock::Timestamp;
 use crate::event::{EventType, OrganisationKey};
 use crate::feed::{Content, ListenError, Listener, Message, Position, Purpose, Table};
 use crate::names::closest;
-use crate::store::FeedDetails;
+use crate::store::{Diagnosis, EventTypes, Feed, FeedDetails, Gateways};
 use crate::token::Presented;
 
 mod filter;
@@ -130,6 +131,9 @@ fn listed<T>(
 )]
 pub(super) async fn follow(
     State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
+    Part(diagnosis): Part<dyn Diagnosis>,
+    Part(event_types): Part<dyn EventTypes>,
     Watcher { organisation, token }: Watcher,
     Query(asked): Query<FeedQuery>,
     headers: HeaderMap,
@@ -145,10 +149,10 @@ pub(super) async fn follow(
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }
-    check_gateways(&app, organisation, &asked).await?;
+    check_gateways(gateways.as_ref(), diagnosis.as_ref(), organisation, &asked).await?;
     // A type may have been deleted since a stream began that is continued.
     if matches!(begin, Begin::Now) {
-        check_types(&app, organisation, &asked).await?;
+        check_types(event_types.as_ref(), organisation, &asked).await?;
     }
     let details =
         FeedDetails { gateways: asked.gateway_id.clone(), types: !asked.event_type.is_empty() };
@@ -175,10 +179,15 @@ pub(super) async fn follow(
 }
 
 /// Refuses gateways that never existed. Deleted ones are followed to their end.
-async fn check_gateways(app: &App, organisation: OrganisationKey, asked: &FeedQuery) -> Answer<()> {
+async fn check_gateways(
+    gateways: &dyn Gateways,
+    diagnosis: &dyn Diagnosis,
+    organisation: OrganisationKey,
+    asked: &FeedQuery,
+) -> Answer<()> {
     for id in &asked.gateway_id {
-        if app.store.gateway(organisation, *id).await?.is_none()
-            && app.store.gateway_evidence(organisation, *id).await?.is_none()
+        if gateways.gateway(organisation, *id).await?.is_none()
+            && diagnosis.gateway_evidence(organisation, *id).await?.is_none()
         {
             return Err(Problem::invalid("gatewayId", format!("no gateway has the id {id}")));
         }
@@ -188,11 +197,15 @@ async fn check_gateways(app: &App, organisation: OrganisationKey, asked: &FeedQu
 
 /// Refuses event types that are not registered: no event of such a type can be published, so it is
 /// probably mistyped.
-async fn check_types(app: &App, organisation: OrganisationKey, asked: &FeedQuery) -> Answer<()> {
+async fn check_types(
+    event_types: &dyn EventTypes,
+    organisation: OrganisationKey,
+    asked: &FeedQuery,
+) -> Answer<()> {
     if asked.event_type.is_empty() {
         return Ok(());
     }
-    let known = app.store.event_types(organisation).await?;
+    let known = event_types.event_types(organisation).await?;
     let is_known = |name: &EventType| known.iter().any(|info| info.name == name.as_str());
     let Some(unknown) = asked.event_type.iter().find(|name| !is_known(name)) else {
         return Ok(());
@@ -287,7 +300,7 @@ impl FeedTask {
         let (least, most) = position.behind(&end);
         // Another node may have read further; the database can't end earlier.
         if least < 0 {
-            let ends = self.app.store.feed_ends().await;
+            let ends = self.app.part::<dyn Feed>().feed_ends().await;
             let ends = ends.map_err(|_| Ended::For(FeedEndReason::Unavailable))?;
             if position.behind(&Position::ends(end.at, ends)).0 < 0 {
                 return self.send_gap(&gap(FeedGapReason::UnknownId, None)).await;

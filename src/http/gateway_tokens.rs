@@ -14,12 +14,13 @@ use super::App;
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason};
-use crate::store::{Actor, NewToken, TokenInfo};
+use crate::store::{Actor, Credentials, NewToken, TokenInfo};
 use crate::token::{self, Issued, Kind};
 
 /// Ten years.
@@ -41,26 +42,26 @@ const LONGEST_SECS: u64 = 10 * 366 * 24 * 3600;
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn create(
-    State(app): State<Arc<App>>,
+    Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::Json(new): extract::Json<NewGatewayToken>,
 ) -> Answer<impl IntoResponse> {
-    let (issued, info) = new_key(&app, &actor, id, new).await?;
+    let (issued, info) = new_key(credentials.as_ref(), &actor, id, new).await?;
     Ok(with_secret(&issued, info))
 }
 
 /// Creates a key, whose text is in the first part of the result only.
 pub(super) async fn new_key(
-    app: &App,
+    credentials: &dyn Credentials,
     actor: &Actor,
     id: GatewayId,
     new: NewGatewayToken,
 ) -> Answer<(Issued, GatewayToken)> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
-    let info = app.store.create_gateway_token(actor, id, token).await?;
+    let info = credentials.create_gateway_token(actor, id, token).await?;
     Ok((issued, info.into()))
 }
 
@@ -76,12 +77,12 @@ pub(super) async fn new_key(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(credentials): Part<dyn Credentials>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> Answer<Json<Page<GatewayToken>>> {
-    let tokens = app.store.gateway_tokens(organisation, id).await?;
+    let tokens = credentials.gateway_tokens(organisation, id).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
 
@@ -104,11 +105,12 @@ pub(super) async fn list(
 )]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
+    Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    app.store.revoke_gateway_token(&actor, id, &token).await?;
+    credentials.revoke_gateway_token(&actor, id, &token).await?;
     app.dispatcher.close_token(&token, Reason::TokenRevoked);
     Ok(StatusCode::NO_CONTENT)
 }

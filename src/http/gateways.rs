@@ -12,12 +12,13 @@ use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, FieldError, GatewayChange, GatewaysQuery, NewGateway, Page, PageQuery};
 use crate::event::{GatewayId, Reason};
 use crate::names;
-use crate::store::{self, GatewayFilter, MOST_LABELS};
+use crate::store::{self, GatewayFilter, Gateways, MOST_LABELS};
 
 /// The maximum number of replicas that can be declared for a gateway.
 const MOST_REPLICAS: i64 = 1000;
@@ -36,6 +37,7 @@ const LONGEST_NAME: usize = 128;
 )]
 pub(super) async fn create(
     State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(new): extract::Json<NewGateway>,
@@ -45,7 +47,7 @@ pub(super) async fn create(
         return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
     }
     let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
-    let gateway = app.store.create_gateway(&actor, id, &new.name, &new.labels, replicas).await?;
+    let gateway = gateways.create_gateway(&actor, id, &new.name, &new.labels, replicas).await?;
     Ok((StatusCode::CREATED, Json(shown(&app, gateway))))
 }
 
@@ -74,6 +76,7 @@ impl FromQuery for GatewaysQuery {
 )]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
     Reader(organisation): Reader,
     Query((which, page)): Query<(GatewaysQuery, PageQuery)>,
 ) -> Answer<Json<Page<api::Gateway>>> {
@@ -82,7 +85,7 @@ pub(super) async fn list(
     let GatewaysQuery { name, id_prefix } = which.clone();
     let filter = GatewayFilter { name, id_prefix };
     let mut gateways =
-        app.store.gateways(organisation, &filter, after.as_deref(), limit + 1).await?;
+        gateways.gateways(organisation, &filter, after.as_deref(), limit + 1).await?;
     let more = gateways.len() > limit;
     gateways.truncate(limit);
     let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &filters));
@@ -102,11 +105,12 @@ pub(super) async fn list(
 )]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> Answer<Json<api::Gateway>> {
-    let gateway = app.store.gateway(organisation, id).await?;
+    let gateway = gateways.gateway(organisation, id).await?;
     let gateway = gateway.ok_or_else(|| Problem::not_found("gateway"))?;
     Ok(Json(shown(&app, gateway)))
 }
@@ -132,6 +136,7 @@ pub(super) async fn show(
 )]
 pub(super) async fn change(
     State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
@@ -144,7 +149,7 @@ pub(super) async fn change(
     let set = labels.into_iter().flatten();
     let set = set.filter_map(|(name, value)| Some((name, value.as_ref()?)));
     check(change.name.as_deref(), set, change.replicas)?;
-    let gateway = app.store.update_gateway(&actor, id, change.into()).await?;
+    let gateway = gateways.update_gateway(&actor, id, change.into()).await?;
     if gateway.disabled_at.is_some() {
         app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
     }
@@ -166,11 +171,12 @@ pub(super) async fn change(
 )]
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    let deleted = app.store.delete_gateway(&actor, id).await?;
+    let deleted = gateways.delete_gateway(&actor, id).await?;
     app.dispatcher.close_deleted(&deleted);
     Ok(StatusCode::NO_CONTENT)
 }

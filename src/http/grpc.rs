@@ -101,7 +101,8 @@ impl Health for Probe {
         if !matches!(service.as_str(), "" | grpc::SERVICE) {
             return Err(Status::not_found("there is no such service"));
         }
-        let is_ready = health::readyz(State(Arc::clone(&self.0))).await.is_ok();
+        let is_ready =
+            health::readyz(State(Arc::clone(&self.0)), self.0.parts.share()).await.is_ok();
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         Ok(tonic::Response::new(HealthCheckResponse { status: status.into() }))
     }

@@ -9,9 +9,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::openapi::{Problems, Readiness};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use crate::api::Code;
 use crate::jobs::Supervisor;
+use crate::store::Health;
 
 /// Check whether the process runs.
 #[utoipa::path(
@@ -35,11 +37,14 @@ pub(super) async fn livez() -> &'static str {
         Problems<(Readiness,)>,
     ),
 )]
-pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> {
+pub(super) async fn readyz(
+    State(app): State<Arc<App>>,
+    Part(health): Part<dyn Health>,
+) -> Answer<&'static str> {
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }
-    app.store.check().await?;
+    health.check().await?;
     let overdue = app.supervisors.iter().filter_map(Supervisor::overdue);
     if let Some(overdue) = overdue.max_by_key(|overdue| overdue.age) {
         let job = overdue.job;
@@ -51,7 +56,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<&'static str> 
             ),
         ));
     }
-    if !app.store.has_room().await {
+    if !health.has_room().await {
         return Ok(
             "degraded: the disk is nearly full, and publishing is refused (507); delivery continues\n",
         );

@@ -13,6 +13,7 @@ use super::cursor;
 use super::extract::{self, Path};
 use super::inbox_edit;
 use super::openapi::{Bodiless, Body, Compute, Long, Missing, Problems, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -22,7 +23,7 @@ use crate::api::{
 use crate::clock::{EmptyWindow, TimeWindow, Timestamp};
 use crate::compute::Source;
 use crate::store::{
-    self, Actor, RejectedContent, Rejection, RetrySelection, Retryable, ValidationError,
+    self, Actor, Inbox, RejectedContent, Rejection, RetrySelection, Retryable, ValidationError,
 };
 
 /// The number of characters returned of a payload.
@@ -60,14 +61,14 @@ impl FromQuery for RejectedFilter {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(inbox): Part<dyn Inbox>,
     Reader(organisation): Reader,
     Query((filter, page)): Query<(RejectedFilter, PageQuery)>,
 ) -> Answer<Json<Page<RejectedRow>>> {
     let before = page.position::<i64>(&filter)?;
     let limit = page.size();
     let of = filter.clone().try_into()?;
-    let mut rows = app.store.rejected(organisation, &of, before, limit + 1).await?;
+    let mut rows = inbox.rejected(organisation, &of, before, limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| cursor::encode(&row.id, &filter));
@@ -85,12 +86,12 @@ pub(super) async fn list(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    Part(inbox): Part<dyn Inbox>,
     Reader(organisation): Reader,
     Path(id): Path<i64>,
     _: Query<()>,
 ) -> Answer<Json<RejectedRowWithPayload>> {
-    let found = app.store.rejected_row(organisation, id, SHOWN_CHARS).await?;
+    let found = inbox.rejected_row(organisation, id, SHOWN_CHARS).await?;
     let (row, payload) = found.ok_or_else(|| Problem::not_found("rejected row"))?;
     Ok(Json(RejectedRowWithPayload { row: row.into(), payload }))
 }
@@ -115,6 +116,7 @@ pub(super) async fn show(
 )]
 pub(super) async fn retry_one(
     State(app): State<Arc<App>>,
+    Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
@@ -125,7 +127,7 @@ pub(super) async fn retry_one(
     if request.dry_run {
         return would_retry(&app, &actor, &headers, selection).await;
     }
-    let retried = app.store.retry_rejected(&actor, selection).await?;
+    let retried = inbox.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
@@ -154,6 +156,7 @@ pub(super) async fn retry_one(
 )]
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
+    Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     _: Query<()>,
     headers: HeaderMap,
@@ -172,7 +175,7 @@ pub(super) async fn retry(
     if dry_run {
         return would_retry(&app, &actor, &headers, selection).await;
     }
-    let retried = app.store.retry_rejected(&actor, selection).await?;
+    let retried = inbox.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
 }
 
@@ -183,7 +186,8 @@ async fn would_retry(
     headers: &HeaderMap,
     selection: RetrySelection,
 ) -> Answer<(StatusCode, Json<Retried>)> {
-    let Retryable { ids, more } = app.store.retryable(actor.organisation, selection).await?;
+    let inbox = app.part::<dyn Inbox>();
+    let Retryable { ids, more } = inbox.retryable(actor.organisation, selection).await?;
     let source = auth::source(headers);
     let mut rows = Vec::with_capacity(ids.len().min(TRIED_ROWS));
     // One at a time, because payloads are large.
@@ -203,8 +207,8 @@ async fn would_become(
     id: i64,
 ) -> Answer<Option<RetriedRow>> {
     let (organisation, now) = (actor.organisation, Timestamp::now());
-    let limit = app.rules.event_bytes();
-    let Some(found) = app.store.rejected_content(organisation, id, limit).await? else {
+    let (inbox, limit) = (app.part::<dyn Inbox>(), app.rules.event_bytes());
+    let Some(found) = inbox.rejected_content(organisation, id, limit).await? else {
         return Ok(None);
     };
     let RejectedContent { content, payload_bytes, inserted_at, .. } = found;
@@ -213,7 +217,7 @@ async fn would_become(
         Err(Rejection::from(ValidationError::TooLarge { bytes, limit }))
     } else {
         match inbox_edit::validate(app, actor, source, content, inserted_at, now).await? {
-            Ok(event) => app.store.would_publish(organisation, event).await?,
+            Ok(event) => inbox.would_publish(organisation, event).await?,
             Err(rejection) => Err(rejection),
         }
     };
@@ -242,12 +246,12 @@ async fn would_become(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn remove(
-    State(app): State<Arc<App>>,
+    Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    app.store.delete_rejected(&actor, id).await?;
+    inbox.delete_rejected(&actor, id).await?;
     tracing::info!(rejected_id = id, "an admin deleted a rejected row");
     Ok(StatusCode::NO_CONTENT)
 }

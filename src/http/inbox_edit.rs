@@ -11,6 +11,7 @@ use super::App;
 use super::auth::{self, Admin};
 use super::extract::{self, Path};
 use super::openapi::{Body, Compute, Long, Missing, Problems, Scoped, Storing, Taken};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::publish;
 use super::query::Query;
@@ -20,7 +21,7 @@ use crate::compute::Source;
 use crate::ingest::inbox::read_row;
 use crate::metric;
 use crate::store::{
-    Conflict, EditedRow, InboxContent, NewEvent, RejectedContent, RejectedEdit, Rejection,
+    Conflict, EditedRow, Inbox, InboxContent, NewEvent, RejectedContent, RejectedEdit, Rejection,
     StoreError,
 };
 
@@ -51,6 +52,7 @@ pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
 )]
 pub(super) async fn edit(
     State(app): State<Arc<App>>,
+    Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
@@ -60,7 +62,7 @@ pub(super) async fn edit(
     let (source, now) = (auth::source(&headers), Timestamp::now());
     let organisation = actor.organisation;
     let limit = app.rules.event_bytes();
-    let found = app.store.rejected_content(organisation, id, limit).await?;
+    let found = inbox.rejected_content(organisation, id, limit).await?;
     let found = found.ok_or_else(|| Problem::not_found("rejected row"))?;
     let RejectedContent { content, payload_bytes, inserted_at, version, retried_at } = found;
     if retried_at.is_some() {
@@ -78,7 +80,7 @@ pub(super) async fn edit(
     let content = apply(content, change)?;
     let result = validate(&app, &actor, &source, content.clone(), inserted_at, now).await?;
     let edit = RejectedEdit { id, version, content, has_payload, result };
-    let edited = app.store.edit_rejected(&actor, edit, dry_run).await?;
+    let edited = inbox.edit_rejected(&actor, edit, dry_run).await?;
     if !dry_run && matches!(edited, EditedRow::Published(_)) {
         metrics::counter!(metric::INBOX_APPENDED).increment(1);
     }

@@ -1,15 +1,12 @@
 //! Named instances of gateways: listing and forgetting them.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::App;
 use super::auth::{Admin, Reader};
 use super::extract::Path;
 use super::openapi::{Bodiless, Long, Missing, Problems, Scoped, Taken, Write};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{ExpiredInstance, Instance, InstanceConnection, Instances, Level, Resync};
@@ -30,12 +27,12 @@ use crate::store;
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(instances): Part<dyn store::Instances>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> Answer<Json<Instances>> {
-    let found = app.store.instances(organisation, id).await?;
+    let found = instances.instances(organisation, id).await?;
     let found = found.ok_or_else(|| Problem::not_found("gateway"))?;
     let mut list: Vec<Instance> = found.instances.into_iter().map(Into::into).collect();
     let expired = found.expired.into_iter().map(Into::into).collect();
@@ -65,12 +62,12 @@ pub(super) async fn list(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn forget(
-    State(app): State<Arc<App>>,
+    Part(instances): Part<dyn store::Instances>,
     Admin(actor): Admin,
     Path((id, name)): Path<(GatewayId, String)>,
     _: Query<()>,
 ) -> Answer<StatusCode> {
-    app.store.forget_instance(&actor, id, &name).await?;
+    instances.forget_instance(&actor, id, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -14,11 +14,12 @@ use super::App;
 use super::auth::Reader;
 use super::extract::Path;
 use super::openapi::{Long, Missing, Problems, Scoped};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::api::{LogEntry, LogPage, LogPagination, LogQuery, PageQuery};
 use crate::event::{GatewayId, Sequence, quoted};
-use crate::store::{self, LogSpan};
+use crate::store::{self, Log, LogSpan};
 
 /// Payload bytes of a page.
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -71,6 +72,7 @@ impl FromQuery for LogQuery {
 )]
 pub(super) async fn show(
     State(app): State<Arc<App>>,
+    Part(log): Part<dyn Log>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     Query(query): Query<LogQuery>,
@@ -81,7 +83,7 @@ pub(super) async fn show(
     let wait = query.wait.as_deref().map(wait).transpose()?.unwrap_or_default();
     let wait = wait.min(most(app.config.server.request_timeout));
     let read = async || {
-        let page = app.store.gateway_log(organisation, id, span).await?;
+        let page = log.gateway_log(organisation, id, span).await?;
         page.ok_or_else(|| Problem::not_found("gateway"))
     };
     let mut page = read().await?;

@@ -5,21 +5,18 @@
 //! request is refused with 401 if its key is not valid, and otherwise with a status after which
 //! gateways retry. The `Content-Type` is not checked.
 
-use std::sync::Arc;
-
-use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::value::RawValue;
 
-use super::App;
 use super::auth;
 use super::extract::{Bytes, Path};
 use super::openapi::{Keyed, Manifest, Problems};
+use super::part::Part;
 use super::problem::{Answer, Challenge, Problem};
 use crate::api::Code;
 use crate::event::GatewayId;
 use crate::ingest::body::malformed;
-use crate::store::{StoreError, ValidationError};
+use crate::store::{Gateways, StoreError, ValidationError};
 
 /// The maximum size of a manifest. No more of a body is read.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
@@ -40,7 +37,7 @@ pub(super) const MAX_BYTES: usize = 1024 * 1024;
     security(("gateway_key" = [])),
 )]
 pub(super) async fn keep(
-    State(app): State<Arc<App>>,
+    Part(gateways): Part<dyn Gateways>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
     Path(id): Path<String>,
@@ -67,7 +64,7 @@ pub(super) async fn keep(
     if !manifest.get().starts_with('{') {
         return Err(Problem::bad_request("The manifest must be a JSON object."));
     }
-    match app.store.set_manifest(credential.gateway, manifest.get()).await {
+    match gateways.set_manifest(credential.gateway, manifest.get()).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         // The gateway was deleted after its key was read, so the key is no longer valid.
         Err(StoreError::NotFound(_)) => Err(Problem::unauthorized(Challenge::ApiKey)),

@@ -2,18 +2,15 @@
 //! its node, so the same tokens give access to both. The only information about other organisations
 //! is the number of connections of a node.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 
-use super::App;
 use super::auth::Reader;
 use super::openapi::{Problems, Scoped};
+use super::part::Part;
 use super::problem::Answer;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Node, NodeStats, NodeStatus, NodesQuery, Page, PageQuery};
-use crate::store::{self, NodeInfo};
+use crate::store::{self, NodeInfo, Nodes};
 
 impl FromQuery for NodesQuery {
     fn names() -> Vec<String> {
@@ -38,12 +35,12 @@ impl FromQuery for NodesQuery {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    Part(nodes): Part<dyn Nodes>,
     Reader(_): Reader,
     Query(query): Query<NodesQuery>,
 ) -> Answer<Json<Page<Node>>> {
     let limit = query.limit.unwrap_or(PageQuery::DEFAULT_LIMIT);
-    let nodes = app.store.nodes(limit).await?;
+    let nodes = nodes.nodes(limit).await?;
     Ok(Json(Page::new(nodes.into_iter().map(Into::into).collect(), limit, None)))
 }
 

@@ -10,7 +10,7 @@ use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
 use crate::ingest::{Candidate, Draft};
-use crate::store::{InvalidEvent, Validated, ValidationError};
+use crate::store::{EventTypes, InvalidEvent, Validated, ValidationError};
 
 /// Validates the events of a request, in order. An error concerns the whole request, which must be
 /// repeated.
@@ -54,7 +54,7 @@ async fn event_type(
         return Ok(Some(known));
     }
     let load = app.types.begin_load();
-    let found = app.store.event_type(organisation, name).await?.map(Arc::new);
+    let found = app.part::<dyn EventTypes>().event_type(organisation, name).await?.map(Arc::new);
     if let Some(info) = &found {
         app.types.insert(load, key, Arc::clone(info));
     }

@@ -1,22 +1,19 @@
 //! `POST /gateways/{id}/replay`: part of a gateway's log is appended again.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::App;
 use super::auth::Admin;
 use super::extract::Path;
 use super::idempotency::Keyed;
 use super::openapi::{Body, Idempotent, Long, Missing, Problems, Scoped, Storing, Taken};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::Query;
 use crate::api::{ReplayRequest, Replayed};
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{GatewayId, JobId, Sequence};
-use crate::store::{self, EarlierResult, ReplaySelection};
+use crate::store::{self, Bulk, EarlierResult, Gateways, ReplaySelection};
 
 /// Replay part of a gateway's log.
 ///
@@ -52,18 +49,19 @@ use crate::store::{self, EarlierResult, ReplaySelection};
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn replay(
-    State(app): State<Arc<App>>,
+    Part(bulk): Part<dyn Bulk>,
+    Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
     Keyed(key, asked): Keyed<ReplayRequest>,
 ) -> Answer<(StatusCode, Json<Replayed>)> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
-    if let Some(EarlierResult::Replayed(done)) = app.store.earlier_result(&actor).await? {
+    if let Some(EarlierResult::Replayed(done)) = bulk.earlier_result(&actor).await? {
         return Ok(answer(id, done));
     }
     let selection = selection(&asked)?;
-    let gateway = app.store.gateway(actor.organisation, id).await?;
+    let gateway = gateways.gateway(actor.organisation, id).await?;
     let head = gateway.ok_or_else(|| Problem::not_found("gateway"))?.head;
     if let ReplaySelection::Range(first, last) = selection {
         for (field, sequence) in [("fromSequence", Some(first)), ("toSequence", last)] {
@@ -73,7 +71,7 @@ pub(super) async fn replay(
             }
         }
     }
-    let done = app.store.replay(&actor, JobId::new(), id, selection, asked.dry_run).await?;
+    let done = bulk.replay(&actor, JobId::new(), id, selection, asked.dry_run).await?;
     Ok(answer(id, done))
 }
 

@@ -1,21 +1,18 @@
 //! `POST /events/{id}/resend`: an existing event is appended for more gateways.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 
-use super::App;
 use super::auth::Admin;
 use super::extract::Path;
 use super::idempotency::Keyed;
 use super::openapi::{Body, Idempotent, Missing, Problems, Resending, Scoped, Storing, Taken};
+use super::part::Part;
 use super::problem::Answer;
 use super::query::Query;
 use crate::api::{AcceptedDelivery, Object, ResendRequest, Resent, ResentDelivery, Warning};
 use crate::event::EventId;
 use crate::ingest;
-use crate::store::{self, EarlierResult};
+use crate::store::{self, Bulk, EarlierResult};
 
 /// Resend an event to more gateways.
 ///
@@ -50,19 +47,19 @@ use crate::store::{self, EarlierResult};
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn resend(
-    State(app): State<Arc<App>>,
+    Part(bulk): Part<dyn Bulk>,
     Admin(actor): Admin,
     Path(id): Path<EventId>,
     _: Query<()>,
     Keyed(key, asked): Keyed<ResendRequest>,
 ) -> Answer<Json<Resent>> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
-    if let Some(EarlierResult::Resent(resent)) = app.store.earlier_result(&actor).await? {
+    if let Some(EarlierResult::Resent(resent)) = bulk.earlier_result(&actor).await? {
         return Ok(Json(answer(id, resent)));
     }
     let selected = asked.target.map(|Object(target)| target);
     let target = ingest::target(asked.gateway_ids, selected)?;
-    let resent = app.store.resend(&actor, &id, target, asked.force, asked.dry_run).await??;
+    let resent = bulk.resend(&actor, &id, target, asked.force, asked.dry_run).await??;
     Ok(Json(answer(id, resent)))
 }
 

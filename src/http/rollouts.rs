@@ -21,7 +21,7 @@ use crate::api::{
     WaitFor, WaitQuery,
 };
 use crate::event::OrganisationKey;
-use crate::store::{self, EventState, RolloutOf, TargetState};
+use crate::store::{self, EventState, Ledger, RolloutOf, TargetState};
 
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -164,7 +164,7 @@ pub(super) async fn of_events(
     wait: Option<Wait>,
 ) -> Answer<RolloutOfEvents> {
     let read = async || {
-        let rollout = app.store.rollout(organisation, of).await?;
+        let rollout = app.part::<dyn Ledger>().rollout(organisation, of).await?;
         if rollout.events.is_empty() {
             return Err(Problem::not_found(match of {
                 RolloutOf::Event(_) => "event",

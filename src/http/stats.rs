@@ -1,15 +1,12 @@
 //! Totals from the database: they survive restarts and cover all nodes.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 
-use super::App;
 use super::auth::Reader;
 use super::deliveries::{bucket_in, closed_window};
 use super::nodes;
 use super::openapi::{Long, Problems, Scoped};
+use super::part::Part;
 use super::problem::{Answer, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
@@ -17,7 +14,7 @@ use crate::api::{
     PublishedSummary, Stats, Window,
 };
 use crate::event::OrganisationKey;
-use crate::store::{PublishedCount, Totals};
+use crate::store::{Connections, Ledger, Log, Nodes, PublishedCount, Totals};
 
 /// The maximum number of connections returned. The limit on live ones is a setting.
 const SHOWN: usize = 10_000;
@@ -36,14 +33,16 @@ const NODES: usize = 1000;
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    Part(connections): Part<dyn Connections>,
+    Part(ledger): Part<dyn Ledger>,
+    Part(nodes): Part<dyn Nodes>,
     Reader(organisation): Reader,
     _: Query<()>,
 ) -> Answer<Json<Stats>> {
     let (connections, totals, nodes) = tokio::try_join!(
-        app.store.connections(organisation, None, true, None, SHOWN),
-        app.store.totals(organisation),
-        app.store.nodes(NODES),
+        connections.connections(organisation, None, true, None, SHOWN),
+        ledger.totals(organisation),
+        nodes.nodes(NODES),
     )?;
     let connections: Vec<Connection> = connections.rows.into_iter().map(Into::into).collect();
     Ok(Json(Stats {
@@ -77,7 +76,7 @@ impl FromQuery for PublishedQuery {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn published(
-    State(app): State<Arc<App>>,
+    Part(log): Part<dyn Log>,
     Reader(organisation): Reader,
     Query((asked, query)): Query<(Window, PublishedQuery)>,
 ) -> Answer<Json<PublishedSummary>> {
@@ -86,7 +85,7 @@ pub(super) async fn published(
     if bucket.as_secs() % 60 > 0 {
         return Err(Problem::invalid("bucket", "must be a whole number of minutes"));
     }
-    let rows = app.store.published_summary(organisation, window, bucket).await?;
+    let rows = log.published_summary(organisation, window, bucket).await?;
     let in_bucket = |it: PublishedCount| PublishedByBucket { from: it.from, count: it.count };
     let list: Vec<PublishedByBucket> = rows.into_iter().map(in_bucket).collect();
     let (count, bucket_seconds) = (list.len(), bucket.as_secs());
@@ -95,8 +94,11 @@ pub(super) async fn published(
 }
 
 /// Totals of the deliveries of an organisation.
-pub(super) async fn deliveries(app: &App, organisation: OrganisationKey) -> Answer<DeliveryStats> {
-    Ok(app.store.totals(organisation).await?.into())
+pub(super) async fn deliveries(
+    ledger: &dyn Ledger,
+    organisation: OrganisationKey,
+) -> Answer<DeliveryStats> {
+    Ok(ledger.totals(organisation).await?.into())
 }
 
 impl From<Totals> for DeliveryStats {

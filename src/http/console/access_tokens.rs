@@ -19,6 +19,7 @@ use super::states::{Tone, state};
 use super::text::{none, said, when, when_any};
 use super::visit::{Key, View, Visit};
 use crate::api::{AccessToken, NewAccessToken, Scope};
+use crate::store::Credentials;
 
 /// The page's path.
 const PATH: &str = "/console/access-tokens";
@@ -46,7 +47,7 @@ pub(super) async fn page(visit: Visit) -> Response {
 }
 
 async fn content(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
-    let page = access_tokens::list(visit.state(), visit.session.admin()?, Query(())).await?.0;
+    let page = access_tokens::list(visit.part(), visit.session.admin()?, Query(())).await?.0;
     let body = html! {
         h1 { "Access tokens" }
         @if let Some(problem) = problem { (layout::refusal(problem)) }
@@ -144,7 +145,8 @@ pub(super) async fn create(submission: Submission) -> Response {
         let new = requested(fields)?;
         let call = Call::post("/access-tokens", &new);
         let seed = seed(visit, fields.get(ONCE))?;
-        let (issued, info) = access_tokens::create_once(&visit.app, &admin.0, new, &seed).await?;
+        let credentials = visit.app.part::<dyn Credentials>();
+        let (issued, info) = access_tokens::create_once(credentials, &admin.0, new, &seed).await?;
         Ok((issued, info, call))
     };
     match created.await {
@@ -212,7 +214,7 @@ pub(super) async fn revoke(Key(id): Key<String>, submission: Submission) -> Resp
     let done = async {
         let visit = &submission.visit;
         let admin = visit.session.admin()?;
-        access_tokens::revoke(visit.state(), admin, Path(id), Query(())).await
+        access_tokens::revoke(visit.state(), visit.part(), admin, Path(id), Query(())).await
     };
     match done.await {
         Ok(_) => (StatusCode::SEE_OTHER, [(header::LOCATION, PATH)]).into_response(),

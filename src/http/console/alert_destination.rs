@@ -120,8 +120,8 @@ pub(super) async fn page(visit: Visit, Key(id): Key<String>) -> Response {
 }
 
 async fn shown(visit: &Visit, id: &str) -> Answer<AlertDestination> {
-    let (state, reader) = (visit.state(), visit.session.reader()?);
-    Ok(alert_destinations::show(state, reader, Path(id.to_owned()), Query(())).await?.0)
+    let reader = visit.session.reader()?;
+    Ok(alert_destinations::show(visit.part(), reader, Path(id.to_owned()), Query(())).await?.0)
 }
 
 fn view(
@@ -195,7 +195,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
         let admin = visit.session.admin()?;
         refuse_outdated(fields, &shown(visit, &id).await?.updated_at)?;
         let (path, json) = (Path(id.clone()), Json(definition(fields)?));
-        alert_destinations::put(visit.state(), admin, path, Query(()), json).await
+        alert_destinations::put(visit.state(), visit.part(), admin, path, Query(()), json).await
     };
     match saved.await {
         Ok((_, destination)) => stored(visit, &destination.0),
@@ -214,7 +214,7 @@ pub(super) async fn delete(Key(id): Key<String>, submission: Submission) -> Resp
     let visit = &submission.visit;
     let done = async {
         let admin = visit.session.admin()?;
-        alert_destinations::remove(visit.state(), admin, Path(id), Query(())).await
+        alert_destinations::remove(visit.part(), admin, Path(id), Query(())).await
     };
     match done.await {
         Ok(_) => to("/console/alerts"),
@@ -228,7 +228,7 @@ pub(super) async fn test(Key(id): Key<String>, submission: Submission) -> Respon
     let tested = async {
         let path = Path(id.clone());
         let admin = visit.session.admin()?;
-        alert_destinations::test(visit.state(), admin, path, Query(())).await
+        alert_destinations::test(visit.state(), visit.part(), admin, path, Query(())).await
     };
     match tested.await {
         Ok(test) => visit.page(Section::Alerts, StatusCode::OK, &answered(&id, &test.0)),

@@ -78,8 +78,8 @@ async fn new_view(visit: &Visit, filled: &Filled<'_>) -> Answer<View> {
 }
 
 async fn destinations(visit: &Visit) -> Answer<Vec<AlertDestination>> {
-    let (state, reader) = (visit.state(), visit.session.reader()?);
-    let page = super::super::alert_destinations::list(state, reader, Query(())).await?;
+    let reader = visit.session.reader()?;
+    let page = super::super::alert_destinations::list(visit.part(), reader, Query(())).await?;
     Ok(page.0.list)
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn create(submission: Submission) -> Response {
         let mut definition = definition(fields)?;
         definition.id = Some(fields.get("id").to_owned()).filter(|id| !id.is_empty());
         let json = Json(definition);
-        let (_, rule) = alerts::create(visit.state(), admin, Query(()), json).await?;
+        let (_, rule) = alerts::create(visit.part(), admin, Query(()), json).await?;
         Ok(to(path(&rule.0.id)))
     };
     match created.await {
@@ -118,8 +118,8 @@ pub(super) async fn page(visit: Visit, Key(id): Key<String>) -> Response {
 }
 
 async fn shown(visit: &Visit, id: &str) -> Answer<AlertRule> {
-    let (state, reader) = (visit.state(), visit.session.reader()?);
-    Ok(alerts::show(state, reader, Path(id.to_owned()), Query(())).await?.0)
+    let reader = visit.session.reader()?;
+    Ok(alerts::show(visit.part(), reader, Path(id.to_owned()), Query(())).await?.0)
 }
 
 async fn view(visit: &Visit, rule: &AlertRule, filled: &Filled<'_>) -> Answer<View> {
@@ -281,7 +281,7 @@ async fn put(
     definition: AlertRuleDefinition,
 ) -> Answer<()> {
     let (path, json) = (Path(id.to_owned()), Json(definition));
-    alerts::put(visit.state(), admin, path, Query(()), json).await.map(|_| ())
+    alerts::put(visit.part(), admin, path, Query(()), json).await.map(|_| ())
 }
 
 /// Has the rule evaluated.
@@ -314,7 +314,7 @@ pub(super) async fn silence(Key(id): Key<String>, submission: Submission) -> Res
         let admin = visit.session.admin()?;
         let until = silence_end(visit, fields)?;
         let json = Json(AlertSilence { until });
-        alerts::silence(visit.state(), admin, Path(id.clone()), Query(()), json).await
+        alerts::silence(visit.part(), admin, Path(id.clone()), Query(()), json).await
     };
     match done.await {
         Ok(_) => to(path(&id)),
@@ -359,7 +359,7 @@ pub(super) async fn delete(Key(id): Key<String>, submission: Submission) -> Resp
     let visit = &submission.visit;
     let done = async {
         let admin = visit.session.admin()?;
-        alerts::remove(visit.state(), admin, Path(id.clone()), Query(())).await
+        alerts::remove(visit.part(), admin, Path(id.clone()), Query(())).await
     };
     match done.await {
         Ok(_) if built_ins().contains_key(id.as_str()) => to(path(&id)),

@@ -26,7 +26,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         _ => visit.query.clone(),
     };
     let asked: PageQuery = query.query()?;
-    let overview = alerts::overview(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let overview = alerts::overview(visit.part(), visit.session.reader()?, Query(asked)).await?.0;
     let counts = overview.counts;
     let changing = html! {
         section aria-labelledby="alerts" {

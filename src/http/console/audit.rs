@@ -37,7 +37,7 @@ fn filters(visit: &Visit) -> Markup {
 async fn content(visit: &Visit) -> Answer<View> {
     let query = in_window(visit)?;
     let asked: Asked = query.query()?;
-    let page = audit::list(visit.state(), visit.session.admin()?, Query(asked)).await?.0;
+    let page = audit::list(visit.part(), visit.session.admin()?, Query(asked)).await?.0;
     let body = html! {
         h1 { "Audit" }
         p.hint { "Every change that an access token or a local command made, except for publishing." }

@@ -19,7 +19,7 @@ use super::super::problem::{Answer, Problem};
 use super::visit::Visit;
 use crate::api::{Code, FeedQuery};
 use crate::feed::{Listener, Purpose};
-use crate::store::FeedDetails;
+use crate::store::{ConsoleSessions, FeedDetails};
 
 /// The shortest time between two messages.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -119,7 +119,7 @@ impl Changes {
     /// Whether the session goes on. If the database can't be read, the page will say so.
     async fn has_session(&self) -> bool {
         let (digest, token) = &self.session;
-        let found = self.app.store.console_session(digest).await;
+        let found = self.app.part::<dyn ConsoleSessions>().console_session(digest).await;
         matches!(found, Ok(Some(_)))
             && matches!(auth::of_session(&self.app, token).await, Ok(Some(_)))
     }

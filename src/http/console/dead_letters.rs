@@ -94,7 +94,7 @@ async fn matching(visit: &Visit, query: &Pairs) -> Answer<(Vec<Delivery>, Option
     loop {
         let asked: Asked = query.query()?;
         let reader = visit.session.reader()?;
-        let page = deliveries::list(visit.state(), reader, Query(asked)).await?.0;
+        let page = deliveries::list(visit.part(), reader, Query(asked)).await?.0;
         read += page.list.len().max(1);
         found.extend(page.list.into_iter().filter(is_dead_letter));
         match page.pagination.next {

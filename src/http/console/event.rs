@@ -44,9 +44,9 @@ async fn content(visit: &Visit, id: EventId) -> Answer<View> {
     let of = RolloutQuery { event_id: Some(id.clone()), correlation_id: None };
     let asked = EventDiagnosisQuery { gateway_id: None };
     let (event, rollout, diagnosis) = tokio::try_join!(
-        events::show(visit.state(), reader()?, Path(id.clone()), Query(wait())),
+        events::show(visit.state(), visit.part(), reader()?, Path(id.clone()), Query(wait())),
         rollouts::show(visit.state(), reader()?, Query((of, wait()))),
-        diagnosis::of_event(visit.state(), reader()?, Path(id.clone()), Query(asked)),
+        diagnosis::of_event(visit.part(), reader()?, Path(id.clone()), Query(asked)),
     )?;
     let (event, rollout, diagnosis) = (event.0, rollout.0.rollout, diagnosis.0);
     let is_pending = event.verdict.state == EventState::Pending;

@@ -37,7 +37,7 @@ pub(super) fn registration(name: &str) -> String {
 
 /// The list, with the form that registers a type.
 pub(super) async fn list(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
-    let page = event_types::list(visit.state(), visit.session.reader()?, Query(())).await?.0;
+    let page = event_types::list(visit.part(), visit.session.reader()?, Query(())).await?.0;
     let rows: Vec<Vec<Markup>> = page
         .list
         .iter()
@@ -80,7 +80,7 @@ pub(super) async fn one(visit: Visit, Key(name): Key<String>) -> Response {
 async fn shown(visit: &Visit, name: String, typed: Option<(&Pairs, &Problem)>) -> Answer<View> {
     let call = Call::get(format!("/event-types/{}", encode(&name)), &Pairs::default());
     let reader = visit.session.reader()?;
-    let of = event_types::show(visit.state(), reader, Path(name), Query(())).await?.0;
+    let of = event_types::show(visit.part(), reader, Path(name), Query(())).await?.0;
     let published = Pairs::default().with("type", of.name.as_str());
     let body = html! {
         p.up { a href="/console/event-types" { "Event types" } }
@@ -133,7 +133,7 @@ pub(super) async fn register(submission: Submission) -> Response {
             return Err(Problem::invalid("name", "is required"));
         }
         let (reader, key) = (visit.session.reader()?, Path(name.to_owned()));
-        match event_types::show(visit.state(), reader, key, Query(())).await {
+        match event_types::show(visit.part(), reader, key, Query(())).await {
             Ok(_) => {
                 let why = "An event type of this name is registered. Change it on its own page.";
                 return Err(Problem::new(Code::Conflict, why));
@@ -160,7 +160,7 @@ pub(super) async fn save(Key(name): Key<String>, submission: Submission) -> Resp
     let saved = async {
         visit.session.admin()?;
         let (reader, key) = (visit.session.reader()?, Path(name.clone()));
-        let shown = event_types::show(visit.state(), reader, key, Query(())).await?.0;
+        let shown = event_types::show(visit.part(), reader, key, Query(())).await?.0;
         refuse_outdated(fields, &shown)?;
         put(visit, &name, event_type_form::definition(fields)?).await
     };

@@ -77,7 +77,7 @@ pub(super) async fn page(visit: Visit) -> Response {
 async fn content(visit: &Visit) -> Answer<View> {
     let (query, gateway) = lookup::filter(visit, &in_window(visit)?).await?;
     let asked: (EventFilter, PageQuery) = query.query()?;
-    let page = browse::events(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let page = browse::events(visit.part(), visit.session.reader()?, Query(asked)).await?.0;
     let list = html! {
         @if page.list.is_empty() { (nothing()) } @else { (rows(visit, &page.list)) }
         (paging(visit, page.pagination.next.as_deref(), &query))

@@ -120,11 +120,12 @@ async fn names(visit: &Visit, chosen: &[Chosen]) -> Answer<Names> {
             continue;
         }
         let reader = visit.session.reader()?;
-        let link = match gateways::show(visit.state(), reader, Path(id), Query(())).await {
-            Ok(gateway) => gateway_link(id, &gateway.0.name),
-            Err(problem) if problem.code() == "not_found" => html! { code.id { (text) } },
-            Err(problem) => return Err(problem),
-        };
+        let link =
+            match gateways::show(visit.state(), visit.part(), reader, Path(id), Query(())).await {
+                Ok(gateway) => gateway_link(id, &gateway.0.name),
+                Err(problem) if problem.code() == "not_found" => html! { code.id { (text) } },
+                Err(problem) => return Err(problem),
+            };
         names.insert(text, link);
     }
     Ok(names)
@@ -143,7 +144,7 @@ async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answ
         let request = one.request(true);
         calls.push(Call::post(REDRIVE, &request));
         let (admin, keyed) = (visit.session.admin()?, Keyed(None, request));
-        let done = deliveries::redrive(visit.state(), admin, Query(()), keyed).await;
+        let done = deliveries::redrive(visit.part(), visit.part(), admin, Query(()), keyed).await;
         let (event, what) = match done {
             Ok((_, done)) => {
                 appended += done.0.redriven.len();
@@ -216,7 +217,8 @@ async fn execute(
             calls.push(Call::post(REDRIVE, &request).with_key(&key));
             let keyed = Keyed::new(key, REDRIVE, request)?;
             let admin = visit.session.admin()?;
-            let done = deliveries::redrive(visit.state(), admin, Query(()), keyed).await;
+            let done =
+                deliveries::redrive(visit.part(), visit.part(), admin, Query(()), keyed).await;
             run.outcome(done.map(|(_, done)| {
                 of = event(&done.0);
                 let sequence = done.0.redriven.first().and_then(|it| it.new_sequence);

@@ -45,7 +45,7 @@ async fn content(visit: &Visit) -> Answer<View> {
     let asked: Asked = query.query()?;
     let status = asked.0.status.unwrap_or_default();
     let is_failed = status == DeliveriesStatus::Failed;
-    let page = deliveries::list(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let page = deliveries::list(visit.part(), visit.session.reader()?, Query(asked)).await?.0;
     let list = html! {
         @if page.list.is_empty() { (nothing(status)) } @else { (rows(visit, &page.list, caption(status), is_failed && visit.session.is_admin())) }
         (paging(visit, page.pagination.next.as_deref(), &query))
@@ -126,7 +126,7 @@ async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> Answe
         Some(SummaryBy::Type) => "Type",
         _ => "Reason",
     };
-    let summary = deliveries::summary(visit.state(), visit.session.reader()?, Query(asked)).await?;
+    let summary = deliveries::summary(visit.part(), visit.session.reader()?, Query(asked)).await?;
     calls.push(Call::get("/deliveries/summary", &query));
     Ok(html! {
         section aria-labelledby="over-time" {

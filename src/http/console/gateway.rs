@@ -28,9 +28,9 @@ pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
 async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
     let reader = || visit.session.reader();
     let (gateway, diagnosis, instances) = tokio::try_join!(
-        gateways::show(visit.state(), reader()?, Path(id), Query(())),
-        diagnosis::of_gateway(visit.state(), reader()?, Path(id), Query(())),
-        instances::list(visit.state(), reader()?, Path(id), Query(())),
+        gateways::show(visit.state(), visit.part(), reader()?, Path(id), Query(())),
+        diagnosis::of_gateway(visit.part(), visit.part(), reader()?, Path(id), Query(())),
+        instances::list(visit.part(), reader()?, Path(id), Query(())),
     )?;
     let (gateway, diagnosis, instances) = (gateway.0, diagnosis.0, instances.0);
     let name = short(&gateway.name, 64);

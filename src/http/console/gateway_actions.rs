@@ -126,7 +126,15 @@ pub(super) async fn pause(Key(id): Key<GatewayId>, submission: Submission) -> Re
     let done = async {
         let visit = &submission.visit;
         let admin = visit.session.admin()?;
-        actions::pause(visit.state(), admin, Path(id), Query(()), OptionalJson(request)).await
+        actions::pause(
+            visit.state(),
+            visit.part(),
+            admin,
+            Path(id),
+            Query(()),
+            OptionalJson(request),
+        )
+        .await
     };
     match done.await {
         Ok(_) => back(id),
@@ -138,7 +146,7 @@ pub(super) async fn resume(Key(id): Key<GatewayId>, submission: Submission) -> R
     let done = async {
         let visit = &submission.visit;
         let (admin, request) = (visit.session.admin()?, OptionalJson(ResumeRequest::default()));
-        actions::resume(visit.state(), admin, Path(id), Query(()), request).await
+        actions::resume(visit.state(), visit.part(), admin, Path(id), Query(()), request).await
     };
     match done.await {
         Ok(_) => back(id),
@@ -159,7 +167,15 @@ async fn set_disabled(id: GatewayId, submission: &Submission, disabled: bool) ->
     let done = async {
         let visit = &submission.visit;
         let admin = visit.session.admin()?;
-        gateways::change(visit.state(), admin, Path(id), Query(()), MergePatch(change)).await
+        gateways::change(
+            visit.state(),
+            visit.part(),
+            admin,
+            Path(id),
+            Query(()),
+            MergePatch(change),
+        )
+        .await
     };
     match done.await {
         Ok(_) => back(id),
@@ -177,7 +193,9 @@ pub(super) async fn skip(Key(id): Key<GatewayId>, submission: Submission) -> Res
         let request = SkipRequest { sequence, reason, dry_run: false };
         let call = Call::post(format!("/gateways/{id}/skip"), &request);
         let admin = visit.session.admin()?;
-        let done = actions::skip(visit.state(), admin, Path(id), Query(()), Json(request)).await?;
+        let done =
+            actions::skip(visit.state(), visit.part(), admin, Path(id), Query(()), Json(request))
+                .await?;
         Ok((done.0, call))
     };
     match done.await {
@@ -204,7 +222,9 @@ pub(super) async fn resync(Key(id): Key<GatewayId>, submission: Submission) -> R
         let request = ResyncRequest { instance, reason, dry_run: false };
         let call = Call::post(format!("/gateways/{id}/resync"), &request);
         let (admin, request) = (visit.session.admin()?, OptionalJson(request));
-        let done = actions::resync(visit.state(), admin, Path(id), Query(()), request).await?;
+        let done =
+            actions::resync(visit.state(), visit.part(), admin, Path(id), Query(()), request)
+                .await?;
         Ok((done.0, call))
     }
     .await;

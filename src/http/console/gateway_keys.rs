@@ -17,6 +17,7 @@ use super::text::{when, when_any};
 use super::visit::{Key, View, Visit};
 use crate::api::{GatewayDiagnosis, KeyRecord, KeyState, NewGatewayToken};
 use crate::event::GatewayId;
+use crate::store::Credentials;
 
 /// The choices of a key's lifetime, in days.
 const LIFETIMES: [(&str, &str); 4] =
@@ -122,7 +123,8 @@ async fn created(submission: &Submission, id: GatewayId) -> Answer<View> {
     let new = NewGatewayToken { expires_in_seconds };
     let call = Call::post(format!("/gateways/{id}/tokens"), &new);
     let admin = visit.session.admin()?;
-    let (issued, _) = gateway_tokens::new_key(&visit.app, &admin.0, id, new).await?;
+    let credentials = visit.app.part::<dyn Credentials>();
+    let (issued, _) = gateway_tokens::new_key(credentials, &admin.0, id, new).await?;
     let title = "A new key".to_owned();
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Back to the gateway" } }
@@ -146,7 +148,7 @@ pub(super) async fn revoke(
     let done = async {
         let visit = &submission.visit;
         let admin = visit.session.admin()?;
-        gateway_tokens::revoke(visit.state(), admin, Path((id, key)), Query(())).await
+        gateway_tokens::revoke(visit.state(), visit.part(), admin, Path((id, key)), Query(())).await
     };
     match done.await {
         Ok(_) => super::gateway_actions::back(id),

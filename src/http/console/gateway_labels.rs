@@ -71,7 +71,7 @@ pub(super) async fn save(Key(id): Key<GatewayId>, submission: Submission) -> Res
 async fn again(submission: &Submission, id: GatewayId, problem: &Problem) -> Answer<View> {
     let visit = &submission.visit;
     let reader = visit.session.reader()?;
-    let gateway = gateways::show(visit.state(), reader, Path(id), Query(())).await?.0;
+    let gateway = gateways::show(visit.state(), visit.part(), reader, Path(id), Query(())).await?.0;
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Gateway " bdi { (short(&gateway.name, 64)) } } }
         h1 { "Labels" }
@@ -89,11 +89,15 @@ async fn saved(submission: &Submission, id: GatewayId) -> Answer<()> {
     let wanted = reader.labels(NAME);
     let wanted = reader.finish(wanted)?;
     let shown =
-        gateways::show(visit.state(), visit.session.reader()?, Path(id), Query(())).await?.0;
+        gateways::show(visit.state(), visit.part(), visit.session.reader()?, Path(id), Query(()))
+            .await?
+            .0;
     refuse_outdated(&submission.fields, &shown.labels)?;
     let labels = Some(LabelChange::Merge(changes(&shown.labels, wanted)));
     let change = MergePatch(GatewayChange { labels, ..GatewayChange::default() });
-    gateways::change(visit.state(), admin, Path(id), Query(()), change).await.map(drop)
+    gateways::change(visit.state(), visit.part(), admin, Path(id), Query(()), change)
+        .await
+        .map(drop)
 }
 
 /// What turns some labels into others. Labels that stay as they are, are not part of it, so that

@@ -26,7 +26,9 @@ pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
 /// Reads the entries after a sequence.
 async fn read(visit: &Visit, id: GatewayId, after: Sequence) -> Answer<LogPage> {
     let query = LogQuery { after: Some(after), limit: Some(ROWS), wait: None };
-    Ok(log::show(visit.state(), visit.session.reader()?, Path(id), Query(query)).await?.0)
+    Ok(log::show(visit.state(), visit.part(), visit.session.reader()?, Path(id), Query(query))
+        .await?
+        .0)
 }
 
 async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {

@@ -162,7 +162,9 @@ async fn chosen(submission: &Submission) -> Answer<Response> {
 
 /// A gateway as it is now; `None` if there is none with this id.
 async fn current(visit: &Visit, id: GatewayId) -> Answer<Option<Gateway>> {
-    let found = gateways::show(visit.state(), visit.session.reader()?, Path(id), Query(())).await;
+    let found =
+        gateways::show(visit.state(), visit.part(), visit.session.reader()?, Path(id), Query(()))
+            .await;
     match found {
         Ok(gateway) => Ok(Some(gateway.0)),
         Err(problem) if problem.code() == "not_found" => Ok(None),
@@ -304,20 +306,23 @@ async fn attempt(
         Action::Pause => {
             let request = PauseRequest { reason: reason.map(str::to_owned), dry_run: false };
             let call = Call::post(format!("/gateways/{id}/pause"), &request);
-            let done = actions::pause(state, admin, path, no, OptionalJson(request)).await;
+            let done =
+                actions::pause(state, visit.part(), admin, path, no, OptionalJson(request)).await;
             (done.map(|done| done.0.changed), call)
         }
         Action::Resume => {
             let request = ResumeRequest::default();
             let call = Call::post(format!("/gateways/{id}/resume"), &request);
-            let done = actions::resume(state, admin, path, no, OptionalJson(request)).await;
+            let done =
+                actions::resume(state, visit.part(), admin, path, no, OptionalJson(request)).await;
             (done.map(|done| done.0.changed), call)
         }
         Action::Disable | Action::Enable => {
             let disabled = Some(action == Action::Disable);
             let change = GatewayChange { disabled, ..GatewayChange::default() };
             let call = Call::patch(format!("/gateways/{id}"), &change);
-            let done = gateways::change(state, admin, path, no, MergePatch(change)).await;
+            let done =
+                gateways::change(state, visit.part(), admin, path, no, MergePatch(change)).await;
             (done.map(|_| true), call)
         }
     };

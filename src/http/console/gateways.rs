@@ -112,7 +112,8 @@ async fn matching(visit: &Visit, wanted: &Wanted) -> Answer<(Vec<Gateway>, Optio
     loop {
         let page = PageQuery { limit: Some(limit), cursor };
         let asked = Query((query.clone(), page));
-        let page = gateways::list(visit.state(), visit.session.reader()?, asked).await?.0;
+        let page =
+            gateways::list(visit.state(), visit.part(), visit.session.reader()?, asked).await?.0;
         let next = page.pagination.next;
         let last = page.list.len();
         for (nth, gateway) in page.list.into_iter().enumerate() {

@@ -38,7 +38,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         _ => visit.query.clone(),
     };
     let asked: Asked = query.query()?;
-    let page = inbox::list(visit.state(), visit.session.reader()?, Query(asked)).await?.0;
+    let page = inbox::list(visit.part(), visit.session.reader()?, Query(asked)).await?.0;
     let mut reasons = vec![("", "any")];
     reasons.extend(RejectionReason::ALL.iter().map(|it| (it.as_str(), it.as_str())));
     let filters = Filters::of(visit)
@@ -90,7 +90,7 @@ pub(super) async fn row(visit: Visit, Key(id): Key<i64>) -> Response {
 }
 
 async fn one(visit: &Visit, id: i64) -> Answer<View> {
-    let found = inbox::show(visit.state(), visit.session.reader()?, Path(id), Query(())).await?.0;
+    let found = inbox::show(visit.part(), visit.session.reader()?, Path(id), Query(())).await?.0;
     let title = format!("Rejected row {id}");
     let body = html! {
         p.up { a href="/console/inbox" { "Rejected rows" } }
@@ -179,7 +179,7 @@ pub(super) async fn edit(Key(id): Key<i64>, submission: Submission) -> Response 
         let version = fields.get("version").parse();
         let version = version.map_err(|_| Problem::invalid("version", "must be a whole number"))?;
         let reader = visit.session.reader()?;
-        let found = inbox::show(visit.state(), reader, Path(id), Query(())).await?.0;
+        let found = inbox::show(visit.part(), reader, Path(id), Query(())).await?.0;
         // Browsers end the lines of a text with CR LF.
         let payload = fields.raw("payload").replace("\r\n", "\n");
         let is_new = found.payload.replace("\r\n", "\n") != payload;
@@ -197,7 +197,15 @@ pub(super) async fn edit(Key(id): Key<i64>, submission: Submission) -> Response 
             ..RejectedRowChange::default()
         };
         let (headers, patch) = (HeaderMap::new(), MergePatch(change));
-        let done = inbox_edit::edit(visit.state(), admin, Path(id), Query(()), headers, patch);
+        let done = inbox_edit::edit(
+            visit.state(),
+            visit.part(),
+            admin,
+            Path(id),
+            Query(()),
+            headers,
+            patch,
+        );
         Ok(done.await?.0)
     }
     .await;
@@ -234,7 +242,8 @@ pub(super) async fn retry(Key(id): Key<i64>, submission: Submission) -> Response
         let visit = &submission.visit;
         let (headers, asked) = (HeaderMap::new(), OptionalJson(RetryRowRequest::default()));
         let admin = visit.session.admin()?;
-        inbox::retry_one(visit.state(), admin, Path(id), Query(()), headers, asked).await
+        inbox::retry_one(visit.state(), visit.part(), admin, Path(id), Query(()), headers, asked)
+            .await
     };
     answer(&submission, done.await.map(|_| format!("/console/inbox/{id}")))
 }
@@ -243,7 +252,7 @@ pub(super) async fn retry(Key(id): Key<i64>, submission: Submission) -> Response
 pub(super) async fn delete(Key(id): Key<i64>, submission: Submission) -> Response {
     let done = async {
         let visit = &submission.visit;
-        inbox::remove(visit.state(), visit.session.admin()?, Path(id), Query(())).await
+        inbox::remove(visit.part(), visit.session.admin()?, Path(id), Query(())).await
     };
     answer(&submission, done.await.map(|_| "/console/inbox".to_owned()))
 }

@@ -27,7 +27,7 @@ pub(super) async fn page(visit: Visit) -> Response {
 async fn content(visit: &Visit) -> Answer<View> {
     let query = visit.query.with("limit", "50");
     let asked: Asked = query.query()?;
-    let page = bulk_jobs::list(visit.state(), visit.session.admin()?, Query(asked)).await?.0;
+    let page = bulk_jobs::list(visit.part(), visit.session.admin()?, Query(asked)).await?.0;
     let filters = Filters::of(visit)
         .choice(
             "state",
@@ -104,7 +104,7 @@ pub(super) async fn abort(Key(id): Key<JobId>, submission: Submission) -> Respon
     let done = async {
         let visit = &submission.visit;
         let (admin, request) = (visit.session.admin()?, OptionalJson(AbortRequest::default()));
-        bulk_jobs::abort(visit.state(), admin, Path(id), Query(()), request).await
+        bulk_jobs::abort(visit.part(), admin, Path(id), Query(()), request).await
     };
     match done.await {
         Ok(_) => (StatusCode::SEE_OTHER, [(header::LOCATION, "/console/jobs")]).into_response(),

@@ -19,8 +19,8 @@ const ID: &str = "gatewayId";
 /// The gateway with this name or id. Names are never UUIDs.
 pub(super) async fn gateway(visit: &Visit, field: &str, text: &str) -> Answer<Gateway> {
     if let Ok(id) = text.parse::<GatewayId>() {
-        let (state, reader) = (visit.state(), visit.session.reader()?);
-        let found = gateways::show(state, reader, Path(id), Query(())).await;
+        let reader = visit.session.reader()?;
+        let found = gateways::show(visit.state(), visit.part(), reader, Path(id), Query(())).await;
         return match found {
             Err(problem) if problem.code() == "not_found" => {
                 Err(Problem::invalid(field, format!("no gateway has the id {id}")))
@@ -30,8 +30,8 @@ pub(super) async fn gateway(visit: &Visit, field: &str, text: &str) -> Answer<Ga
     }
     let named = GatewaysQuery { name: Some(text.to_owned()), id_prefix: None };
     let page = PageQuery { limit: Some(1), cursor: None };
-    let (state, reader) = (visit.state(), visit.session.reader()?);
-    let found = gateways::list(state, reader, Query((named, page))).await?.0;
+    let reader = visit.session.reader()?;
+    let found = gateways::list(visit.state(), visit.part(), reader, Query((named, page))).await?.0;
     let missing = || Problem::invalid(field, format!("no gateway is named {}", quoted(text)));
     found.list.into_iter().next().ok_or_else(missing)
 }

@@ -21,7 +21,7 @@ pub(super) async fn page(visit: Visit) -> Response {
 
 async fn content(visit: &Visit) -> Answer<View> {
     let query = Query(NodesQuery { limit: Some(100) });
-    let page = nodes::list(visit.state(), visit.session.reader()?, query).await?.0;
+    let page = nodes::list(visit.part(), visit.session.reader()?, query).await?.0;
     let body = html! {
         h1 { "Nodes" }
         p.hint { "A process that restarts is a new node. Gateways may connect to any of them." }

@@ -69,7 +69,7 @@ async fn read(visit: &Visit) -> Answer<(Counts, DeliveryStats)> {
         if !visit.session.is_admin() {
             return Ok(None);
         }
-        let list = access_tokens::list(visit.state(), visit.session.admin()?, Query(())).await?.0;
+        let list = access_tokens::list(visit.part(), visit.session.admin()?, Query(())).await?.0;
         let is_valid =
             |expiry: Option<crate::clock::Timestamp>| expiry.is_none_or(|at| at > visit.now);
         let valid =
@@ -77,11 +77,16 @@ async fn read(visit: &Visit) -> Answer<(Counts, DeliveryStats)> {
         Ok(Some(valid.count()))
     };
     let (totals, gateways, types, rules, destinations, tokens) = tokio::try_join!(
-        stats::show(visit.state(), reader()?, Query(())),
-        gateways::list(visit.state(), reader()?, Query((GatewaysQuery::default(), first))),
-        event_types::list(visit.state(), reader()?, Query(())),
-        alerts::list(visit.state(), reader()?, Query(())),
-        alert_destinations::list(visit.state(), reader()?, Query(())),
+        stats::show(visit.part(), visit.part(), visit.part(), reader()?, Query(())),
+        gateways::list(
+            visit.state(),
+            visit.part(),
+            reader()?,
+            Query((GatewaysQuery::default(), first))
+        ),
+        event_types::list(visit.part(), reader()?, Query(())),
+        alerts::list(visit.part(), reader()?, Query(())),
+        alert_destinations::list(visit.part(), reader()?, Query(())),
         tokens,
     )?;
     let counts = Counts {

@@ -18,6 +18,7 @@ use crate::api::{
     GatewaysQuery, Node, NodeStatus, NodesQuery, PageQuery, PublishedQuery, PublishedSummary,
     Summary, SummaryQuery, VerdictState, Window,
 };
+use crate::store::{Alerts, Ledger};
 
 mod lists;
 
@@ -75,17 +76,17 @@ async fn read(visit: &Visit) -> Answer<Overview> {
             return Ok(Vec::new());
         }
         let query = Query((AuditQuery::default(), few()));
-        Ok(audit::list(visit.state(), visit.session.admin()?, query).await?.0.list)
+        Ok(audit::list(visit.part(), visit.session.admin()?, query).await?.0.list)
     };
     let organisation = reader()?.0;
     let (gateways, totals, failures, published, nodes, alerts, events, changes) = tokio::try_join!(
         all_gateways(visit),
-        stats::deliveries(&visit.app, organisation),
-        deliveries::summary(visit.state(), reader()?, Query(summary)),
-        stats::published(visit.state(), reader()?, Query(published)),
-        nodes::list(visit.state(), reader()?, Query(NodesQuery { limit: Some(100) })),
-        alerts::firing(&visit.app, organisation),
-        browse::events(visit.state(), reader()?, Query((EventFilter::default(), few()))),
+        stats::deliveries(visit.app.part::<dyn Ledger>(), organisation),
+        deliveries::summary(visit.part(), reader()?, Query(summary)),
+        stats::published(visit.part(), reader()?, Query(published)),
+        nodes::list(visit.part(), reader()?, Query(NodesQuery { limit: Some(100) })),
+        alerts::firing(visit.app.part::<dyn Alerts>(), organisation),
+        browse::events(visit.part(), reader()?, Query((EventFilter::default(), few()))),
         changes,
     )?;
     let (gateways, more) = gateways;
@@ -108,7 +109,8 @@ async fn all_gateways(visit: &Visit) -> Answer<(Vec<Gateway>, bool)> {
     loop {
         let page = PageQuery { limit: Some(PageQuery::MAX_LIMIT), cursor };
         let query = Query((GatewaysQuery::default(), page));
-        let page = gateways::list(visit.state(), visit.session.reader()?, query).await?.0;
+        let page =
+            gateways::list(visit.state(), visit.part(), visit.session.reader()?, query).await?.0;
         all.extend(page.list);
         cursor = page.pagination.next;
         if cursor.is_none() || all.len() >= COUNTED {

@@ -91,7 +91,7 @@ fn type_call(name: &str) -> Vec<Call> {
 /// The type of this name, if it is registered.
 async fn show_type(visit: &Visit, name: &str) -> Answer<Option<EventTypeInfo>> {
     let reader = visit.session.reader()?;
-    match event_types::show(visit.state(), reader, Path(name.to_owned()), Query(())).await {
+    match event_types::show(visit.part(), reader, Path(name.to_owned()), Query(())).await {
         Ok(info) => Ok(Some(info.0)),
         Err(problem) if matches!(problem.code(), "not_found" | "invalid") => Ok(None),
         Err(problem) => Err(problem),
@@ -100,7 +100,7 @@ async fn show_type(visit: &Visit, name: &str) -> Answer<Option<EventTypeInfo>> {
 
 /// The choice of a type.
 async fn chooser(visit: &Visit, chosen: &str) -> Answer<Markup> {
-    let page = event_types::list(visit.state(), visit.session.reader()?, Query(())).await?.0;
+    let page = event_types::list(visit.part(), visit.session.reader()?, Query(())).await?.0;
     Ok(html! {
         form.inline method="get" action=(PATH) aria-label="Event type" {
             div.field.wide {

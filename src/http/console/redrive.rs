@@ -73,7 +73,8 @@ async fn redrive(submission: &Submission) -> Answer<View> {
     let call = Call::post("/deliveries/redrive", &request);
     let admin = visit.session.admin()?;
     let (_, done) =
-        deliveries::redrive(visit.state(), admin, Query(()), Keyed(None, request)).await?;
+        deliveries::redrive(visit.part(), visit.part(), admin, Query(()), Keyed(None, request))
+            .await?;
     let list = DeliveryList::of(&submission.fields);
     let title = if dry_run { "Redrive: preview" } else { "Redrive" };
     let body = html! {

@@ -60,8 +60,15 @@ async fn replayed(submission: &Submission, id: GatewayId) -> Answer<View> {
     let request = ReplayRequest { from_sequence, to_sequence, dry_run, ..ReplayRequest::default() };
     let call = Call::post(format!("/gateways/{id}/replay"), &request);
     let admin = visit.session.admin()?;
-    let (_, done) =
-        replay::replay(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?;
+    let (_, done) = replay::replay(
+        visit.part(),
+        visit.part(),
+        admin,
+        Path(id),
+        Query(()),
+        Keyed(None, request),
+    )
+    .await?;
     let title = if dry_run { "Replay: preview" } else { "Replay" };
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Back to the gateway" } }

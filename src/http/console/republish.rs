@@ -42,7 +42,7 @@ pub(super) async fn old(visit: &Visit) -> Answer<EventWithDeliveries> {
     let id = EventId::new(visit.query.get(AGAIN))
         .map_err(|error| Problem::invalid(AGAIN, error.to_string()))?;
     let (reader, wait) = (visit.session.reader()?, Query(WaitQuery::default()));
-    let old = events::show(visit.state(), reader, Path(id), wait).await?.0;
+    let old = events::show(visit.state(), visit.part(), reader, Path(id), wait).await?.0;
     if old.purged.is_some() {
         let why = "names an event whose payload was purged; there is nothing to publish";
         return Err(Problem::invalid(AGAIN, why));

@@ -92,7 +92,7 @@ async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
     let admin = visit.session.admin()?;
     let back = event_path(id.as_str());
     let done =
-        resend::resend(visit.state(), admin, Path(id), Query(()), Keyed(None, request)).await?.0;
+        resend::resend(visit.part(), admin, Path(id), Query(()), Keyed(None, request)).await?.0;
     let title = if dry_run { "Resend: preview" } else { "Resend" };
     let body = html! {
         p.up { a href=(back) { "Back to the event" } }

@@ -19,7 +19,7 @@ use super::super::problem::{Answer, Problem};
 use crate::api::{self, Code};
 use crate::compute::Source;
 use crate::event::OrganisationKey;
-use crate::store::{AccessCredential, Actor, Principal, Scope};
+use crate::store::{AccessCredential, Actor, ConsoleSessions, Principal, Scope};
 
 /// The cookie's name: with this prefix, browsers accept it only from this host, over TLS.
 const COOKIE: &str = "__Host-session";
@@ -110,14 +110,14 @@ impl Session {
         extensions: &Extensions,
     ) -> Answer<Option<Self>> {
         let Some(id) = SessionId::of(headers) else { return Ok(None) };
-        let digest = id.digest();
-        let Some(found) = app.store.console_session(&digest).await? else { return Ok(None) };
+        let (sessions, digest) = (app.part::<dyn ConsoleSessions>(), id.digest());
+        let Some(found) = sessions.console_session(&digest).await? else { return Ok(None) };
         let Some(credential) = auth::of_session(app, &found.token).await? else { return Ok(None) };
         if !credential.scopes.contains(&Scope::Read) {
             return Ok(None);
         }
         auth::admit(extensions, &credential)?;
-        app.store.note_console_use(&digest, found.last_used_at);
+        sessions.note_console_use(&digest, found.last_used_at);
         let AccessCredential { organisation, name, scopes, .. } = credential;
         let address = auth::address(app, extensions, headers);
         let request = observability::request_id(headers);
@@ -195,7 +195,7 @@ pub(super) async fn begin(
     }
     auth::admit(extensions, &credential)?;
     let id = SessionId::new()?;
-    app.store.begin_console_session(id.digest(), &token, LIFETIME).await?;
+    app.part::<dyn ConsoleSessions>().begin_console_session(id.digest(), &token, LIFETIME).await?;
     let address = address.map(tracing::field::display);
     tracing::info!(address, token, "signed in to the console");
     Ok(Some(id))

@@ -17,6 +17,7 @@ use super::layout;
 use super::pairs::Pairs;
 use super::session::{self, Session, SessionId};
 use super::visit::{self, Visit};
+use crate::store::ConsoleSessions;
 
 /// The sign-in form. Redirects requests that have a session already.
 pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -59,7 +60,7 @@ async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> Answer<HeaderValue> 
     let id = begun.ok_or_else(refuse)?;
     // A browser has one session.
     if let Some(earlier) = SessionId::of(&parts.headers) {
-        app.store.end_console_session(&earlier.digest()).await?;
+        app.part::<dyn ConsoleSessions>().end_console_session(&earlier.digest()).await?;
     }
     id.cookie()
 }
@@ -67,7 +68,8 @@ async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> Answer<HeaderValue> 
 /// Ends the session.
 pub(super) async fn end(submission: Submission) -> Response {
     let Visit { app, session, .. } = &submission.visit;
-    if let Err(error) = app.store.end_console_session(&session.id.digest()).await {
+    let sessions = app.part::<dyn ConsoleSessions>();
+    if let Err(error) = sessions.end_console_session(&session.id.digest()).await {
         return submission.refused(&error.into());
     }
     let mut response = lead_to("/console/sign-in");

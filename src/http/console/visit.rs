@@ -15,6 +15,7 @@ use super::super::App;
 use super::super::client_address;
 use super::super::extract::Path;
 use super::super::listener::Peer;
+use super::super::part::{OfStore, Part};
 use super::super::problem::{Answer, Problem};
 use super::ROOT;
 use super::layout::{self, Call, Section};
@@ -58,6 +59,11 @@ impl Visit {
     /// The state that handlers of the API take.
     pub(super) fn state(&self) -> State<Arc<App>> {
         State(Arc::clone(&self.app))
+    }
+
+    /// A part of the store, which handlers of the API take.
+    pub(super) fn part<T: OfStore + ?Sized>(&self) -> Part<T> {
+        self.app.parts.share()
     }
 
     /// The page with this content, or with the reason why there is none.

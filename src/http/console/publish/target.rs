@@ -114,7 +114,9 @@ impl Aim {
         while compared < COMPARED {
             let page = PageQuery { limit: Some(AT_ONCE), cursor };
             let asked = Query((GatewaysQuery::default(), page));
-            let page = gateways::list(visit.state(), visit.session.reader()?, asked).await?.0;
+            let page = gateways::list(visit.state(), visit.part(), visit.session.reader()?, asked)
+                .await?
+                .0;
             compared += page.list.len();
             for gateway in page.list {
                 let has = |(name, value)| gateway.labels.get(name) == Some(value);
