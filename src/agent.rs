@@ -36,9 +36,9 @@ use forward::Forwarder;
 use outcome::{Answer, Reply};
 
 /// The longest pause before an event is tried again, unless the product asks for a longer one.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// The longest pause that a product may ask for.
-const LONGEST_REQUESTED_PAUSE: Duration = Duration::from_hours(1);
+const MAX_REQUESTED_PAUSE: Duration = Duration::from_hours(1);
 
 /// How events are handed to the product.
 #[derive(Debug)]
@@ -109,8 +109,8 @@ impl Agent {
         stop: CancellationToken,
         gap: CancellationToken,
     ) -> Self {
-        let retries = Backoff::new(retry_delay, LONGEST_PAUSE);
-        let retry_delay = retry_delay.min(LONGEST_REQUESTED_PAUSE);
+        let retries = Backoff::new(retry_delay, MAX_PAUSE);
+        let retry_delay = retry_delay.min(MAX_REQUESTED_PAUSE);
         Self { target, on_gap, retries, retry_delay, retried: Mutex::default(), stop, gap }
     }
 
@@ -145,7 +145,7 @@ impl Agent {
     fn pause(&self, requested: Option<Duration>, sequence: Sequence) -> Duration {
         let times = self.retried.lock().unwrap_or_else(PoisonError::into_inner).again(sequence);
         match requested {
-            Some(pause) => pause.clamp(self.retry_delay, LONGEST_REQUESTED_PAUSE),
+            Some(pause) => pause.clamp(self.retry_delay, MAX_REQUESTED_PAUSE),
             None => self.retries.pause(times, fastrand::f64()),
         }
     }

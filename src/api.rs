@@ -32,8 +32,8 @@ mod stats;
 mod tokens;
 
 pub use actions::{
-    Pause, PauseAnswer, PauseRequest, Purge, PurgeAnswer, PurgeRequest, ResumeRequest, Resync,
-    ResyncAnswer, ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
+    Pause, PauseRequest, PauseResponse, Purge, PurgeRequest, PurgeResponse, ResumeRequest, Resync,
+    ResyncRequest, ResyncResponse, ResyncState, SkipRequest, SkipResponse,
 };
 pub use alerts::{
     Alert, AlertAttempt, AlertCounts, AlertDestination, AlertDestinationDefinition,
@@ -62,7 +62,7 @@ pub use diagnosis::{
 pub use event_types::{EventTypeDefinition, EventTypeDeletion, EventTypeInfo};
 pub use events::{
     Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, EventBatch, EventWithDeliveries,
-    MOST_EVENTS, NewEvent, PublishBody, Target, Warning,
+    MAX_EVENTS, NewEvent, PublishBody, Target, Warning,
 };
 pub use feed::{
     ConnectionChange, FeedAttempt, FeedConnection, FeedEnd, FeedEndReason, FeedGap, FeedGapReason,

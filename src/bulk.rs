@@ -18,18 +18,18 @@ use crate::wake::Wake;
 
 /// After each run, the worker pauses for this many times as long as the run took.
 const SHARE: u32 = 3;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// A run that took longer was itself waiting for other transactions.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How often a node looks for jobs of other nodes.
-const SHARED: Duration = Duration::from_secs(5);
+const POLL_INTERVAL_SHARED: Duration = Duration::from_secs(5);
 /// Without other nodes, this only shows that the worker is alive.
-const ALONE: Duration = Duration::from_mins(1);
+const POLL_INTERVAL_ALONE: Duration = Duration::from_mins(1);
 /// A chunk that failed this often in a row, with an error that a retry does not cure, ends its job.
-const MOST_FAILURES: u32 = 5;
+const MAX_FAILURES: u32 = 5;
 /// A chunk that failed this often in a row with another error, while other statements succeed, ends its
 /// job, after about an hour and a half. An example is a statement that always exceeds its timeout.
-const MOST_INTERRUPTIONS: u32 = 100;
+const MAX_INTERRUPTIONS: u32 = 100;
 /// The pauses after failures of a job's chunk.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_mins(1);
@@ -37,7 +37,7 @@ const LAST_RETRY: Duration = Duration::from_mins(1);
 /// Starts the worker of this node as a housekeeping job of the supervisor. `is_shared`: other nodes
 /// use the same database, so new jobs are polled for at a shorter interval.
 pub fn start(store: Arc<dyn Bulk>, wake: Wake, is_shared: bool, jobs: &Supervisor) {
-    let interval = if is_shared { SHARED } else { ALONE };
+    let interval = if is_shared { POLL_INTERVAL_SHARED } else { POLL_INTERVAL_ALONE };
     let worker = Worker { store, wake, failures: HashMap::new() };
     jobs.start_housekeeping("bulk_jobs", interval, worker);
 }
@@ -90,7 +90,7 @@ impl Worker {
         } else {
             failures.interrupted += 1;
         }
-        if failures.refused < MOST_FAILURES && failures.interrupted < MOST_INTERRUPTIONS {
+        if failures.refused < MAX_FAILURES && failures.interrupted < MAX_INTERRUPTIONS {
             failures.retry_at = Instant::now() + failures.pause();
             tracing::warn!(job = %job.id, %error, "a chunk of a job failed and is tried again");
             self.failures.insert(job.id, failures);
@@ -143,8 +143,8 @@ impl Job for Worker {
         match failed {
             // All that could be tried have failed: the database may be unavailable.
             Some(error) if self.all_wait(&due) => Err(error),
-            _ if due.is_empty() && !waiting.is_empty() => Ok(Next::After(LONGEST_PAUSE)),
-            _ => Ok(Next::After((begun.elapsed() * SHARE).clamp(SHORTEST_PAUSE, LONGEST_PAUSE))),
+            _ if due.is_empty() && !waiting.is_empty() => Ok(Next::After(MAX_PAUSE)),
+            _ => Ok(Next::After((begun.elapsed() * SHARE).clamp(MIN_PAUSE, MAX_PAUSE))),
         }
     }
 }

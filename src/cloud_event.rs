@@ -28,13 +28,13 @@ pub const DEFAULT_SOURCE: &str = "/api/internal/v1/events";
 pub const HEADER_PREFIX: &str = "ce-";
 
 /// The maximum number of attributes of an event.
-pub const MOST_ATTRIBUTES: usize = 64;
+pub const MAX_ATTRIBUTES: usize = 64;
 /// The maximum length of an attribute's name.
-pub const LONGEST_NAME: usize = 64;
+pub const MAX_NAME_BYTES: usize = 64;
 /// The maximum size of a value that is kept as it is, in bytes.
-pub const LONGEST_VALUE: usize = 1024;
+pub const MAX_VALUE_BYTES: usize = 1024;
 /// The maximum size of all names and values that are kept as they are, in bytes.
-pub const MOST_BYTES: usize = 8 * 1024;
+pub const MAX_ATTRIBUTES_BYTES: usize = 8 * 1024;
 
 /// Names of attributes.
 pub mod name {
@@ -167,11 +167,11 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if name == name::DATA {
         return Err("is the event's data, which is no attribute; rename the attribute".to_owned());
     }
-    if (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_valid) {
+    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_valid) {
         return Ok(());
     }
     Err(format!(
-        "is not the name of an attribute: names are 1 to {LONGEST_NAME} lower-case letters a to z and digits; rename the attribute"
+        "is not the name of an attribute: names are 1 to {MAX_NAME_BYTES} lower-case letters a to z and digits; rename the attribute"
     ))
 }
 
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn names_are_lower_case_letters_and_digits() {
-        for good in ["a", "source", "comexampleextension1", "1a", &"x".repeat(LONGEST_NAME)] {
+        for good in ["a", "source", "comexampleextension1", "1a", &"x".repeat(MAX_NAME_BYTES)] {
             assert_eq!(check_name(good), Ok(()), "{good}");
         }
         for bad in ["", "A", "a_b", "a-b", "é", "data", "data_base64", &"x".repeat(65)] {

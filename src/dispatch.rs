@@ -161,8 +161,8 @@ impl Options {
     /// answers no ping, but its kernel acknowledges the ping. A dead host is detected after the
     /// time until the next ping and this time, which together are `heartbeat_timeout`.
     pub fn unacknowledged(&self) -> Duration {
-        const SHORTEST: Duration = Duration::from_secs(1);
-        self.heartbeat_timeout.saturating_sub(self.heartbeat_interval).max(SHORTEST)
+        const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+        self.heartbeat_timeout.saturating_sub(self.heartbeat_interval).max(MIN_TIMEOUT)
     }
 }
 

@@ -53,7 +53,7 @@ const MAX_CACHED_PATTERNS: usize = 256;
 
 /// Errors reported per payload, and characters of each.
 const MAX_FINDINGS: usize = 20;
-const LONGEST_MESSAGE: usize = 500;
+const MAX_MESSAGE_CHARS: usize = 500;
 
 /// Members that identify the artifact of an event.
 const ARTIFACT_IDS: [&str; 5] = ["apiId", "providerId", "proxyId", "artifactUuid", "artifactId"];
@@ -218,7 +218,7 @@ impl std::fmt::Debug for Validator {
 }
 
 fn finding(error: &jsonschema::ValidationError<'_>) -> FieldError {
-    let shorten = |text: String| match text.char_indices().nth(LONGEST_MESSAGE) {
+    let shorten = |text: String| match text.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     };

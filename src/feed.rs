@@ -37,11 +37,11 @@ pub enum Purpose {
 }
 
 /// The maximum number of listeners with the same purpose on this node.
-pub const MOST_ON_NODE: usize = 128;
+pub const MAX_PER_NODE: usize = 128;
 /// The maximum number of listeners of one organisation with the same purpose on this node.
-pub const MOST_OF_ORGANISATION: usize = 64;
+pub const MAX_PER_ORGANISATION: usize = 64;
 /// The maximum number of listeners with one access token and the same purpose on this node.
-pub const MOST_OF_TOKEN: usize = 16;
+pub const MAX_PER_TOKEN: usize = 16;
 
 /// Messages that wait for a slow listener before it loses the oldest.
 const QUEUED: usize = 4096;
@@ -217,11 +217,11 @@ impl Feed {
         for (count, most, of) in [
             (
                 count(&|key| key.1 == organisation && key.2 == token),
-                MOST_OF_TOKEN,
+                MAX_PER_TOKEN,
                 "with this token",
             ),
-            (count(&|key| key.1 == organisation), MOST_OF_ORGANISATION, "in this organisation"),
-            (count(&|_| true), MOST_ON_NODE, "on this node"),
+            (count(&|key| key.1 == organisation), MAX_PER_ORGANISATION, "in this organisation"),
+            (count(&|_| true), MAX_PER_NODE, "on this node"),
         ] {
             if count >= most {
                 return Err(ListenError::TooMany { of, most });

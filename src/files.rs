@@ -99,9 +99,9 @@ pub fn directory_of(path: &Path) -> &Path {
 /// to which a link at the end leads; its directory does.
 pub fn resolved(path: &Path) -> io::Result<PathBuf> {
     /// As many as Linux follows.
-    const MOST_LINKS: usize = 40;
+    const MAX_LINKS: usize = 40;
     let mut path = path.to_owned();
-    for _ in 0..=MOST_LINKS {
+    for _ in 0..=MAX_LINKS {
         let Some(name) = path.file_name() else {
             return std::fs::canonicalize(&path);
         };

@@ -37,12 +37,12 @@ mod tests;
 pub use crate::store::ValidationError;
 
 /// Ten years.
-pub const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
+pub const MAX_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
 
 /// How far a publisher's clock may be ahead of the service's.
 const CLOCK_SKEW: Duration = Duration::from_mins(5);
 /// How long ago an event may have occurred.
-const OLDEST: Duration = Duration::from_secs(LONGEST_TTL_SECS);
+const MAX_EVENT_AGE: Duration = Duration::from_secs(MAX_TTL_SECS);
 
 /// Up to this many bytes of a request are read and checked on the async worker.
 const INLINE_BYTES: usize = 64 * 1024;
@@ -321,7 +321,7 @@ fn occurred_at(said: Option<Timestamp>, now: Timestamp) -> Result<Timestamp, Val
         Some(at) if at > now.plus(CLOCK_SKEW) => {
             Err(ValidationError::invalid("timestamp", "is more than five minutes in the future"))
         }
-        Some(at) if at < now.minus(OLDEST) => {
+        Some(at) if at < now.minus(MAX_EVENT_AGE) => {
             Err(ValidationError::invalid("timestamp", "is more than ten years in the past"))
         }
         Some(at) => Ok(at.min(now)),
@@ -362,8 +362,8 @@ fn expiry(
             "must not be given together with an instant of expiry",
         )),
         (Some(at), None) if at <= now => Err(ValidationError::Expired),
-        (None, Some(secs)) if !(1..=LONGEST_TTL_SECS).contains(&secs) => {
-            Err(ValidationError::invalid("ttlSeconds", format!("must be 1 to {LONGEST_TTL_SECS}")))
+        (None, Some(secs)) if !(1..=MAX_TTL_SECS).contains(&secs) => {
+            Err(ValidationError::invalid("ttlSeconds", format!("must be 1 to {MAX_TTL_SECS}")))
         }
         (at, ttl_secs) => {
             Ok(at.or_else(|| ttl_secs.map(|secs| now.plus(Duration::from_secs(secs)))))

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, Unexpected, Visitor};
 use serde_path_to_error::Segment;
 
 /// The largest number that all JSON parsers represent exactly (RFC 8259, section 6).
-const LARGEST: u64 = (1 << 53) - 1;
+const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 /// The most characters of a wrong value that an error quotes.
 const QUOTED: usize = 80;
 /// The most characters of a member's name that an error quotes.
@@ -97,7 +97,7 @@ fn kind(expected: &str) -> String {
         "u8" => return whole(u8::MAX.into()),
         "u16" => return whole(u16::MAX.into()),
         "u32" => return whole(u32::MAX.into()),
-        "u64" | "usize" | "u128" => return whole(LARGEST),
+        "u64" | "usize" | "u128" => return whole(MAX_SAFE_INTEGER),
         "i8" | "i16" | "i32" | "i64" | "isize" | "i128" => "a whole number",
         "f32" | "f64" => "a number",
         "a boolean" => "true or false",

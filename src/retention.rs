@@ -14,7 +14,7 @@ use crate::wake::Wake;
 /// After each batch, the job pauses for this many times as long as the batch took.
 const SHARE: u32 = 4;
 /// The longest pause. A batch that took longer was itself waiting for other transactions.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the job, which makes a pass every interval, give or take a tenth.
 pub fn start(
@@ -34,10 +34,10 @@ pub fn start(
         pass: Trimmed::default(),
         has_begun: false,
     };
-    jobs.start_housekeeping("retention", interval.mul_f64(LONGEST_JITTER), job);
+    jobs.start_housekeeping("retention", interval.mul_f64(MAX_JITTER), job);
 }
 
-const LONGEST_JITTER: f64 = 1.1;
+const MAX_JITTER: f64 = 1.1;
 
 /// The job. Each run is one batch.
 struct Retention {
@@ -99,7 +99,7 @@ impl Job for Retention {
         self.pass.attempts += batch.attempts;
         self.pass.lost += batch.lost;
         if batch.more {
-            return Ok(Next::After((begun.elapsed() * SHARE).min(LONGEST_PAUSE)));
+            return Ok(Next::After((begun.elapsed() * SHARE).min(MAX_PAUSE)));
         }
         self.report();
         self.wake.forget_idle();

@@ -81,8 +81,8 @@ pub use credentials::*;
 pub use delivery_filter::DeliveryFilter;
 pub use deployments::{DeploymentKey, DeploymentMatch};
 pub use diagnosis::{
-    Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, GatewayState, GatewayThen,
-    LabelTarget, NamedByRow, PendingDelivery, ReasonTally, Said,
+    Diagnosis, EventEvidence, FailureDetail, GatewayEvidence, GatewayHistory, GatewayState,
+    GatewayThen, LabelTarget, NamedByRow, PendingDelivery, ReasonTally, TruncatedList,
 };
 pub use event_types::*;
 pub use expiry_mark::ExpiryMark;
@@ -94,7 +94,7 @@ pub use high_water::*;
 pub use inbox::*;
 pub use instances::{
     Confirmation, EarlierNacks, ExpiredInstance, Gap, GapReason, InstanceConnection, InstanceInfo,
-    InstanceList, Instances, LISTED_EXPIRED, Level, LogState, MOST_DETAIL, MOST_INSTANCES,
+    InstanceList, Instances, LISTED_EXPIRED, Level, LogState, MAX_INSTANCES, MAX_NACK_DETAIL_BYTES,
     OpenInstance, OpenedInstance, ReplacedConnection, ResumeFrom,
 };
 pub use ledger::*;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use super::{LONGEST_PAUSE, millis};
+use super::{MAX_PAUSE, millis};
 use crate::backoff::Backoff;
 use crate::client::reliable::{FilePosition, PositionError, PositionStore, StoredPosition};
 
@@ -31,7 +31,7 @@ impl PositionStore for RetryingPosition {
     }
 
     async fn save(&self, position: &StoredPosition) -> Result<(), PositionError> {
-        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut pauses = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         loop {
             let error = match self.file.save(position).await {
                 Err(error @ PositionError::Io { .. }) if !self.stop.is_cancelled() => error,

@@ -26,25 +26,26 @@ pub(super) fn url(mut base: Url) -> Url {
 
 /// The body of a request.
 pub(super) fn body(message: &Message, now: Timestamp) -> Value {
-    let Data { key, rule, group, since, fired_at, resolved_at, noted } = &message.data;
+    let Data { key, rule, group, since, fired_at, resolved_at, stored_finding } = &message.data;
     let mut labels = json!({
         "alertname": rule,
         "key": key,
-        "severity": noted.severity.as_str(),
+        "severity": stored_finding.severity.as_str(),
         "service": "gateway-events",
     });
     // Empty labels are the same as none.
-    for (name, value) in [("group", group), ("owner", &noted.owner)] {
+    for (name, value) in [("group", group), ("owner", &stored_finding.owner)] {
         if !value.is_empty() {
             labels[name] = json!(value);
         }
     }
-    let names: Vec<&str> = noted.finding.gateways.iter().map(|it| it.name.as_str()).collect();
+    let names: Vec<&str> =
+        stored_finding.finding.gateways.iter().map(|it| it.name.as_str()).collect();
     json!([{
         "labels": labels,
         "annotations": {
-            "summary": noted.finding.summary,
-            "description": noted.description,
+            "summary": stored_finding.finding.summary,
+            "description": stored_finding.description,
             "gateways": names.join(", "),
         },
         "startsAt": fired_at.unwrap_or(*since),

@@ -16,14 +16,14 @@ const NAMED: usize = 20;
 /// Gateways, nodes and keys whose names a summary lists.
 const LISTED: usize = 5;
 /// The maximum number of groups of a rule. All others are one group together.
-const MOST_GROUPS: usize = 200;
+const MAX_GROUPS: usize = 200;
 /// The group of those.
 const OTHERS: &str = "…";
 /// Rejected rows that are counted.
-const MOST_REJECTED: i64 = 10_000;
-const MOST_NODES: i64 = 1_000;
-const MOST_TOKENS: i64 = 1_000;
-const MOST_ADDRESSES: i64 = 20_000;
+const MAX_REJECTED: i64 = 10_000;
+const MAX_NODES: i64 = 1_000;
+const MAX_TOKENS: i64 = 1_000;
+const MAX_ADDRESSES: i64 = 20_000;
 /// How long something that has expired is reported, and how recently an access token was used.
 const WEEK: Duration = Duration::from_hours(7 * 24);
 /// A node that has stored no heartbeat for this long is not looked at.
@@ -122,7 +122,7 @@ impl<'a> Facts<'a> {
             return Ok(Arc::clone(known));
         }
         let since = self.now.minus(NODES_SINCE);
-        let read = Arc::new(self.store.node_conditions(since, MOST_NODES).await?);
+        let read = Arc::new(self.store.node_conditions(since, MAX_NODES).await?);
         Ok(Arc::clone(self.nodes.insert(read)))
     }
 
@@ -145,7 +145,7 @@ impl<'a> Facts<'a> {
     }
 
     async fn rejected(&self, rule: &AlertRuleDefinition) -> Result<Findings> {
-        let count = self.store.rejected_count(self.organisation, MOST_REJECTED).await?;
+        let count = self.store.rejected_count(self.organisation, MAX_REJECTED).await?;
         let count = u64::try_from(count).unwrap_or(0);
         let mut findings = Findings::default();
         if count >= rule.threshold.unwrap_or(1) {
@@ -165,7 +165,7 @@ impl<'a> Facts<'a> {
         let gateways = self.gateways().await?;
         let measured: HashMap<GatewayId, i64> = match rule.kind {
             AlertKind::DeliveryFailures => self.failures(rule, since).await?.as_ref().clone(),
-            AlertKind::UnexpectedAddress => self.strangers(rule, since).await?,
+            AlertKind::UnexpectedAddress => self.unexpected_addresses(rule, since).await?,
             _ => HashMap::new(),
         };
         let measure = |gateway: &WatchedGateway| -> u64 {
@@ -181,12 +181,12 @@ impl<'a> Facts<'a> {
     }
 
     /// Gateways whose key was used from an unexpected address.
-    async fn strangers(
+    async fn unexpected_addresses(
         &self,
         rule: &AlertRuleDefinition,
         since: Timestamp,
     ) -> Result<HashMap<GatewayId, i64>> {
-        let used = self.store.used_addresses(self.organisation, since, MOST_ADDRESSES).await?;
+        let used = self.store.used_addresses(self.organisation, since, MAX_ADDRESSES).await?;
         let mut found = HashMap::new();
         for one in used.iter().filter(|one| !is_allowed(rule, &one.address)) {
             *found.entry(one.gateway).or_default() += 1;
@@ -200,7 +200,7 @@ impl<'a> Facts<'a> {
         let to = self.now.plus(Duration::from_secs(rule.window_seconds.unwrap_or_default()));
         let store = self.store;
         let tokens =
-            store.expiring_tokens(self.organisation, week_ago, to, week_ago, MOST_TOKENS).await?;
+            store.expiring_tokens(self.organisation, week_ago, to, week_ago, MAX_TOKENS).await?;
         let is_general = rule.selector.is_empty();
         let by_id: HashMap<GatewayId, &WatchedGateway> =
             gateways.iter().map(|gateway| (gateway.id, gateway)).collect();
@@ -286,7 +286,7 @@ fn grouped(
             continue;
         }
         let mut group = group_of(rule, gateway);
-        if sums.len() >= MOST_GROUPS && !sums.contains_key(&group) {
+        if sums.len() >= MAX_GROUPS && !sums.contains_key(&group) {
             OTHERS.clone_into(&mut group);
         }
         let (sum, named) = sums.entry(group).or_default();
@@ -339,7 +339,7 @@ fn summary(rule: &AlertRuleDefinition, count: u64, gateways: &[AlertGateway]) ->
 fn rows(count: u64) -> String {
     match i64::try_from(count) {
         Ok(1) => "1 row".to_owned(),
-        Ok(MOST_REJECTED) => format!("{MOST_REJECTED} or more rows"),
+        Ok(MAX_REJECTED) => format!("{MAX_REJECTED} or more rows"),
         _ => format!("{count} rows"),
     }
 }

@@ -10,11 +10,11 @@ use crate::api::{
 };
 use crate::names;
 
-const LONGEST_TEXT: usize = 1_000;
-const LONGEST_URL: usize = 2_048;
-const LONGEST_SECRET: usize = 1_024;
-const LONGEST_NAME: usize = 256;
-const MOST_RECIPIENTS: usize = 16;
+const MAX_DESCRIPTION_CHARS: usize = 1_000;
+const MAX_URL_BYTES: usize = 2_048;
+const MAX_SECRET_CHARS: usize = 1_024;
+const MAX_NAME_CHARS: usize = 256;
+const MAX_RECIPIENTS: usize = 16;
 /// Why a stored secret is not kept.
 const SECRET_STAYS: &str = "is required when the scheme, host or port of the URL changes or TLS is disabled; the stored secret is not sent elsewhere";
 
@@ -158,8 +158,8 @@ fn secret(
             }
         },
     };
-    if given.as_ref().is_some_and(|secret| !names::is_plain(secret, LONGEST_SECRET)) {
-        errors.push(error("secret", format!("must be at most {LONGEST_SECRET} characters")));
+    if given.as_ref().is_some_and(|secret| !names::is_plain(secret, MAX_SECRET_CHARS)) {
+        errors.push(error("secret", format!("must be at most {MAX_SECRET_CHARS} characters")));
     }
     match definition.kind {
         AlertDestinationKind::Webhook => match given {
@@ -194,14 +194,19 @@ fn secret(
 }
 
 fn check_texts(definition: &AlertDestinationDefinition, errors: &mut Vec<FieldError>) {
-    if definition.description.chars().count() > LONGEST_TEXT {
-        errors.push(error("description", format!("must be at most {LONGEST_TEXT} characters")));
+    if definition.description.chars().count() > MAX_DESCRIPTION_CHARS {
+        errors.push(error(
+            "description",
+            format!("must be at most {MAX_DESCRIPTION_CHARS} characters"),
+        ));
     }
     let texts = [("username", &definition.username), ("from", &definition.from)];
     for (field, text) in texts {
-        if text.as_ref().is_some_and(|text| text.is_empty() || !names::is_plain(text, LONGEST_NAME))
+        if text
+            .as_ref()
+            .is_some_and(|text| text.is_empty() || !names::is_plain(text, MAX_NAME_CHARS))
         {
-            errors.push(error(field, format!("must be 1 to {LONGEST_NAME} characters")));
+            errors.push(error(field, format!("must be 1 to {MAX_NAME_CHARS} characters")));
         }
     }
 }
@@ -214,10 +219,10 @@ fn check_email(
     if definition.from.as_ref().is_none_or(|from| !is_mailbox(from)) {
         errors.push(error("from", "is required for email: an address such as alerts@example.com"));
     }
-    let recipients = 1..=MOST_RECIPIENTS;
+    let recipients = 1..=MAX_RECIPIENTS;
     if !recipients.contains(&definition.to.len()) || !definition.to.iter().all(|to| is_mailbox(to))
     {
-        errors.push(error("to", format!("must be 1 to {MOST_RECIPIENTS} e-mail addresses")));
+        errors.push(error("to", format!("must be 1 to {MAX_RECIPIENTS} e-mail addresses")));
     }
     let is_named = errors.iter().any(|error| error.field == "secret");
     if definition.username.is_some() && !has_password && !is_named {
@@ -245,15 +250,15 @@ fn is_mailbox(text: &str) -> bool {
         |c: char| !c.is_whitespace() && !c.is_control() && !"<>,;:\"\\()[]".contains(c);
     !user.is_empty()
         && !domain.is_empty()
-        && text.len() <= LONGEST_NAME
+        && text.len() <= MAX_NAME_CHARS
         && text.chars().all(is_allowed)
         && !user.contains('@')
 }
 
 /// Parses the URL of a kind of destination.
 pub(super) fn parsed(kind: AlertDestinationKind, text: &str) -> Result<Url, String> {
-    if text.len() > LONGEST_URL {
-        return Err(format!("must be at most {LONGEST_URL} characters"));
+    if text.len() > MAX_URL_BYTES {
+        return Err(format!("must be at most {MAX_URL_BYTES} characters"));
     }
     let is_email = kind == AlertDestinationKind::Email;
     let allowed: &[&str] = if is_email { &["smtp"] } else { &["https", "http"] };

@@ -32,7 +32,7 @@ use crate::config::Network;
 use crate::names;
 
 /// What a server may send on one connection, its certificates included.
-const MOST_READ_BYTES: usize = 256 * 1024;
+const MAX_READ_BYTES: usize = 256 * 1024;
 /// The longest subject, in characters.
 const SUBJECT_CHARS: usize = 200;
 
@@ -100,7 +100,7 @@ async fn greeted(
 ) -> Result<AsyncSmtpConnection, String> {
     let name = ClientId::default();
     let peer = tcp.peer_addr().map_err(|error| error.to_string())?;
-    let stream = Limited { inner: tcp, left: MOST_READ_BYTES, peer };
+    let stream = Limited { inner: tcp, left: MAX_READ_BYTES, peer };
     if tls == SmtpTls::Implicit {
         let server = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let connector = TlsConnector::from(Arc::clone(reach.tls));

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::alertmanager::REFRESH;
 use super::conditions::{Finding, Findings};
-use super::message::{Message, Noted};
+use super::message::{Message, StoredFinding};
 use super::rules::Rule;
 use crate::clock::Timestamp;
 use crate::store::{AlertChange, AlertEvent, AlertState, NewNotification, StoredAlert};
@@ -86,8 +86,8 @@ fn found(
         notified: Vec::new(),
         notified_at: None,
     });
-    let noted = Noted::new(rule, finding.shown());
-    alert.found = to_json(&noted);
+    let stored_finding = StoredFinding::new(rule, finding.shown());
+    alert.found = to_json(&stored_finding);
     alert.clear_since = None;
     let hold = Duration::from_secs(rule.definition.for_seconds);
     if alert.state == AlertState::Pending && now.since(alert.since) >= hold {
@@ -104,7 +104,7 @@ fn found(
         };
         if !to.is_empty() {
             alert.notified_at = Some(now);
-            new = notifications(&alert, &to, noted, AlertEvent::Firing, now);
+            new = notifications(&alert, &to, stored_finding, AlertEvent::Firing, now);
         }
     }
     (open.as_ref() != Some(&alert)).then_some(AlertChange {
@@ -184,10 +184,11 @@ fn resolved(before: StoredAlert, why: &str, now: Timestamp) -> AlertChange {
     let mut alert = before;
     alert.state = AlertState::Resolved;
     alert.resolved_at = Some(now);
-    let mut noted = Noted::read(&alert.found);
-    why.clone_into(&mut noted.finding.summary);
-    alert.found = to_json(&noted);
-    let notifications = notifications(&alert, &alert.notified, noted, AlertEvent::Resolved, now);
+    let mut stored_finding = StoredFinding::read(&alert.found);
+    why.clone_into(&mut stored_finding.finding.summary);
+    alert.found = to_json(&stored_finding);
+    let notifications =
+        notifications(&alert, &alert.notified, stored_finding, AlertEvent::Resolved, now);
     AlertChange { alert, is_forgotten: false, notifications }
 }
 
@@ -195,11 +196,11 @@ fn resolved(before: StoredAlert, why: &str, now: Timestamp) -> AlertChange {
 fn notifications(
     alert: &StoredAlert,
     destinations: &[String],
-    noted: Noted,
+    stored_finding: StoredFinding,
     event: AlertEvent,
     now: Timestamp,
 ) -> Vec<NewNotification> {
-    let body = to_json(&Message::new(alert, noted, event, now));
+    let body = to_json(&Message::new(alert, stored_finding, event, now));
     let notify = |destination: &String| NewNotification {
         id: Uuid::now_v7().to_string(),
         destination: destination.clone(),

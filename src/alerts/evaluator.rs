@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use super::Measure;
 use super::conditions::{Facts, Findings};
 use super::evaluation::{Evaluated, Target, decide};
-use super::message::Noted;
+use super::message::StoredFinding;
 use super::rules::{Rule, Rules};
 use crate::api::{AlertDestinationKind, AlertDestinationSettings, AlertSeverity};
 use crate::event::OrganisationKey;
 use crate::jobs::{Job, Next};
 use crate::metric;
 use crate::store::{
-    AlertState, AlertTurn, Alerts, Result, StoreError, StoredAlert, StoredDestination,
+    AlertState, Alerts, EvaluationLease, Result, StoreError, StoredAlert, StoredDestination,
 };
 
 /// The shortest lease.
-const SHORTEST_LEASE: Duration = Duration::from_secs(5);
+const MIN_LEASE: Duration = Duration::from_secs(5);
 /// Changes that one transaction stores, at most.
 const CHANGES: usize = 100;
 
@@ -37,7 +37,7 @@ impl Evaluator {
     /// another node has acquired the lease.
     async fn evaluate(
         &self,
-        turn: AlertTurn,
+        lease: EvaluationLease,
         organisation: OrganisationKey,
     ) -> Result<Option<Vec<StoredAlert>>> {
         let Rules { in_force, unreadable } =
@@ -45,24 +45,24 @@ impl Evaluator {
         let destinations = self.store.alert_destinations(organisation).await?;
         let destinations: Vec<Target> = destinations.into_iter().map(target).collect();
         let known = self.store.alerts(organisation).await?;
-        let mut facts = Facts::new(&self.store, organisation, turn.at);
+        let mut facts = Facts::new(&self.store, organisation, lease.at);
         let mut evaluated: Vec<Evaluated<'_>> = Vec::with_capacity(in_force.len());
         for rule in in_force.iter().filter(|rule| rule.definition.enabled) {
             evaluated.push((rule, findings(&mut facts, rule).await?));
         }
         let mut decidable = known.clone();
         decidable.retain(|alert| !unreadable.contains(&alert.rule));
-        let changes = decide(&evaluated, decidable, &destinations, turn.at);
+        let changes = decide(&evaluated, decidable, &destinations, lease.at);
         for part in changes.chunks(CHANGES) {
-            if !self.store.change_alerts(turn, organisation, part).await? {
+            if !self.store.change_alerts(lease, organisation, part).await? {
                 return Ok(None);
             }
         }
         for change in &changes {
             let (rule, group, state) =
                 (&change.alert.rule, &change.alert.group, change.alert.state);
-            if !change.notifications.is_empty() || change.alert.resolved_at == Some(turn.at) {
-                let summary = Noted::read(&change.alert.found).finding.summary;
+            if !change.notifications.is_empty() || change.alert.resolved_at == Some(lease.at) {
+                let summary = StoredFinding::read(&change.alert.found).finding.summary;
                 tracing::info!(rule, group, state = state.as_str(), summary, "alert");
             }
         }
@@ -101,14 +101,14 @@ impl Job for Evaluator {
     async fn run_once(&mut self) -> Result<Next> {
         let begin = Instant::now();
         self.store.note_node_health((self.measure)()).await?;
-        let lease = (self.interval * 3).max(SHORTEST_LEASE);
-        let Some(turn) = self.store.take_alert_turn(lease).await? else {
+        let length = (self.interval * 3).max(MIN_LEASE);
+        let Some(lease) = self.store.acquire_evaluation_lease(length).await? else {
             count(&[]);
             return Ok(Next::Wait);
         };
         let mut alerts = Vec::new();
         for organisation in self.store.organisations().await? {
-            match self.evaluate(turn, organisation).await? {
+            match self.evaluate(lease, organisation).await? {
                 Some(mut known) => alerts.append(&mut known),
                 None => return Ok(Next::Wait),
             }
@@ -123,7 +123,8 @@ impl Job for Evaluator {
 fn count(alerts: &[StoredAlert]) {
     for severity in AlertSeverity::ALL {
         let firing = alerts.iter().filter(|alert| {
-            alert.state == AlertState::Firing && Noted::read(&alert.found).severity == severity
+            alert.state == AlertState::Firing
+                && StoredFinding::read(&alert.found).severity == severity
         });
         let firing = u32::try_from(firing.count()).unwrap_or(u32::MAX);
         metrics::gauge!(metric::ALERTS_FIRING, "severity" => severity.as_str()).set(firing);

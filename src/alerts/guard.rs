@@ -10,7 +10,7 @@ use tokio::net::lookup_host;
 use crate::config::Network;
 
 /// Addresses of one name that are used, at most.
-const MOST_ADDRESSES: usize = 16;
+const MAX_ADDRESSES: usize = 16;
 
 /// A host whose addresses were checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(super) async fn check(host: &str, port: u16, allowed: &[Network]) -> Result<
         Err(_) => lookup_host((bare, port))
             .await
             .map_err(|error| Refused::Unresolved(bare.to_owned(), error.to_string()))?
-            .take(MOST_ADDRESSES)
+            .take(MAX_ADDRESSES)
             .collect(),
     };
     if found.is_empty() {

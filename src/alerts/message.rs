@@ -14,7 +14,7 @@ use crate::store::{AlertEvent, StoredAlert};
 /// `alerts.found`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Noted {
+pub struct StoredFinding {
     /// What it found.
     #[serde(flatten)]
     pub finding: AlertFinding,
@@ -26,7 +26,7 @@ pub struct Noted {
     pub description: String,
 }
 
-impl Noted {
+impl StoredFinding {
     /// What a rule found.
     pub(super) fn new(rule: &Rule, finding: AlertFinding) -> Self {
         Self {
@@ -73,7 +73,7 @@ pub struct Data {
     pub resolved_at: Option<Timestamp>,
     /// What was found.
     #[serde(flatten)]
-    pub noted: Noted,
+    pub stored_finding: StoredFinding,
 }
 
 /// The key of a thread.
@@ -83,7 +83,12 @@ pub fn key(rule: &str, group: &str) -> String {
 
 impl Message {
     /// A message about an alert.
-    pub(super) fn new(alert: &StoredAlert, noted: Noted, event: AlertEvent, at: Timestamp) -> Self {
+    pub(super) fn new(
+        alert: &StoredAlert,
+        stored_finding: StoredFinding,
+        event: AlertEvent,
+        at: Timestamp,
+    ) -> Self {
         Self {
             kind: format!("alert.{}", event.as_str()),
             timestamp: at,
@@ -94,7 +99,7 @@ impl Message {
                 since: alert.since,
                 fired_at: alert.fired_at,
                 resolved_at: alert.resolved_at,
-                noted,
+                stored_finding,
             },
         }
     }
@@ -112,7 +117,7 @@ impl Message {
                 since: at,
                 fired_at: Some(at),
                 resolved_at: Some(at),
-                noted: Noted {
+                stored_finding: StoredFinding {
                     finding: AlertFinding { summary, count: 0, gateways: Vec::new() },
                     severity: AlertSeverity::Info,
                     owner: by.to_owned(),
@@ -129,18 +134,18 @@ impl Message {
     /// One line: what happened, to which alert, and what was found. Names and texts that others wrote
     /// are inert in it: they can't change how the text around them is displayed.
     pub fn title(&self) -> String {
-        let Data { key, noted, .. } = &self.data;
+        let Data { key, stored_finding, .. } = &self.data;
         let what = match self.kind.as_str() {
             "alert.test" => "TEST".to_owned(),
             _ if self.is_resolved() => "RESOLVED".to_owned(),
-            _ => noted.severity.as_str().to_uppercase(),
+            _ => stored_finding.severity.as_str().to_uppercase(),
         };
-        inert(&format!("[{what}] {key}: {}", noted.finding.summary))
+        inert(&format!("[{what}] {key}: {}", stored_finding.finding.summary))
     }
 
     /// Several lines of plain text, each of them inert.
     pub fn text(&self) -> String {
-        let Noted { finding, owner, description, .. } = &self.data.noted;
+        let StoredFinding { finding, owner, description, .. } = &self.data.stored_finding;
         let mut lines = vec![self.title()];
         lines.extend((!description.is_empty()).then(|| description.clone()));
         lines.extend((!owner.is_empty()).then(|| format!("Owner: {owner}")));
@@ -171,11 +176,11 @@ mod tests {
         let mut message = Message::test("pager", "anna", Timestamp::from_micros(0));
         let hostile = "a\u{202e}b\u{200b}c\u{2066}d\u{7}\r\nSince: never";
         message.data.key = hostile.to_owned();
-        let noted = &mut message.data.noted;
-        noted.description = hostile.to_owned();
-        noted.owner = hostile.to_owned();
-        noted.finding.summary = hostile.to_owned();
-        noted.finding.gateways =
+        let stored_finding = &mut message.data.stored_finding;
+        stored_finding.description = hostile.to_owned();
+        stored_finding.owner = hostile.to_owned();
+        stored_finding.finding.summary = hostile.to_owned();
+        stored_finding.finding.gateways =
             vec![AlertGateway { id: GatewayId::new(), name: hostile.to_owned() }];
         let slack = message.slack();
         let slack = slack["text"].as_str().unwrap();

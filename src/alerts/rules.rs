@@ -12,19 +12,19 @@ use crate::names;
 use crate::store::StoredRule;
 
 /// The longest id of a rule or a destination.
-pub const LONGEST_ID: usize = 63;
+pub const MAX_ID_BYTES: usize = 63;
 /// The longest description, in characters.
-const LONGEST_TEXT: usize = 1_000;
-const LONGEST_OWNER: usize = 128;
+const MAX_DESCRIPTION_CHARS: usize = 1_000;
+const MAX_OWNER_CHARS: usize = 128;
 /// The longest name and value of a label.
-const LONGEST_LABEL: usize = 64;
-const LONGEST_VALUE: usize = 256;
-const MOST_LABELS: usize = 64;
-const MOST_NETWORKS: usize = 64;
-const MOST_DESTINATIONS: usize = 32;
+const MAX_LABEL_NAME_CHARS: usize = 64;
+const MAX_LABEL_VALUE_CHARS: usize = 256;
+const MAX_LABELS: usize = 64;
+const MAX_NETWORKS: usize = 64;
+const MAX_DESTINATIONS: usize = 32;
 const DAY_SECS: u64 = 86_400;
-const MOST_WINDOW_SECS: u64 = 90 * DAY_SECS;
-const MOST_THRESHOLD: u64 = 1_000_000_000;
+const MAX_WINDOW_SECS: u64 = 90 * DAY_SECS;
+const MAX_THRESHOLD: u64 = 1_000_000_000;
 
 /// A rule in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,7 +208,9 @@ impl Rules {
 /// Whether a text can be the id of a rule or a destination.
 pub fn is_id(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(is_allowed) && !text.starts_with('-')
+    (1..=MAX_ID_BYTES).contains(&text.len())
+        && text.bytes().all(is_allowed)
+        && !text.starts_with('-')
 }
 
 /// What is wrong with an id.
@@ -237,44 +239,47 @@ pub fn problems(rule: &AlertRuleDefinition) -> Vec<FieldError> {
 }
 
 fn check_texts(rule: &AlertRuleDefinition, errors: &mut Vec<FieldError>) {
-    if rule.description.chars().count() > LONGEST_TEXT {
-        errors.push(error("description", format!("must be at most {LONGEST_TEXT} characters")));
-    }
-    if !names::is_plain(&rule.owner, LONGEST_OWNER) {
+    if rule.description.chars().count() > MAX_DESCRIPTION_CHARS {
         errors.push(error(
-            "owner",
-            format!("must be at most {LONGEST_OWNER} characters, without control characters"),
+            "description",
+            format!("must be at most {MAX_DESCRIPTION_CHARS} characters"),
         ));
     }
-    if rule.selector.len() > MOST_LABELS {
-        errors.push(error("selector", format!("must be at most {MOST_LABELS} labels")));
+    if !names::is_plain(&rule.owner, MAX_OWNER_CHARS) {
+        errors.push(error(
+            "owner",
+            format!("must be at most {MAX_OWNER_CHARS} characters, without control characters"),
+        ));
+    }
+    if rule.selector.len() > MAX_LABELS {
+        errors.push(error("selector", format!("must be at most {MAX_LABELS} labels")));
     }
     for (name, value) in &rule.selector {
-        let is_valid =
-            names::is_plain(name, LONGEST_LABEL) && names::is_plain(value, LONGEST_VALUE);
+        let is_valid = names::is_plain(name, MAX_LABEL_NAME_CHARS)
+            && names::is_plain(value, MAX_LABEL_VALUE_CHARS);
         if !is_valid || name.is_empty() {
             errors.push(error("selector", "has a name or a value that no label can have"));
         }
     }
-    let is_label = |name: &String| !name.is_empty() && names::is_plain(name, LONGEST_LABEL);
+    let is_label = |name: &String| !name.is_empty() && names::is_plain(name, MAX_LABEL_NAME_CHARS);
     if !rule.group_by.as_ref().is_none_or(is_label) {
         errors.push(error("groupBy", "must be the name of a label"));
     }
     let destinations = rule.destinations.as_deref().unwrap_or_default();
-    if destinations.len() > MOST_DESTINATIONS || !destinations.iter().all(|id| is_id(id)) {
+    if destinations.len() > MAX_DESTINATIONS || !destinations.iter().all(|id| is_id(id)) {
         errors.push(error(
             "destinations",
-            format!("must be at most {MOST_DESTINATIONS} ids of destinations"),
+            format!("must be at most {MAX_DESTINATIONS} ids of destinations"),
         ));
     }
 }
 
 fn check_numbers(rule: &AlertRuleDefinition, errors: &mut Vec<FieldError>) {
-    let most = if rule.kind == AlertKind::DeliveryFailures { DAY_SECS } else { MOST_WINDOW_SECS };
+    let most = if rule.kind == AlertKind::DeliveryFailures { DAY_SECS } else { MAX_WINDOW_SECS };
     if rule.window_seconds.is_some_and(|secs| !(1..=most).contains(&secs)) {
         errors.push(error("windowSeconds", format!("must be 1 to {most}")));
     }
-    let most = if rule.kind == AlertKind::DiskSpace { 99 } else { MOST_THRESHOLD };
+    let most = if rule.kind == AlertKind::DiskSpace { 99 } else { MAX_THRESHOLD };
     if rule.threshold.is_some_and(|number| !(1..=most).contains(&number)) {
         errors.push(error("threshold", format!("must be 1 to {most}")));
     }
@@ -338,8 +343,8 @@ fn check_filters(rule: &AlertRuleDefinition, errors: &mut Vec<FieldError>) {
         errors.extend(rule.group_by.is_some().then(|| without("groupBy")));
     }
     if rule.kind == AlertKind::UnexpectedAddress {
-        if rule.allowed_networks.is_empty() || rule.allowed_networks.len() > MOST_NETWORKS {
-            errors.push(error("allowedNetworks", format!("must be 1 to {MOST_NETWORKS} networks")));
+        if rule.allowed_networks.is_empty() || rule.allowed_networks.len() > MAX_NETWORKS {
+            errors.push(error("allowedNetworks", format!("must be 1 to {MAX_NETWORKS} networks")));
         }
         for network in &rule.allowed_networks {
             if let Err(why) = network.parse::<Network>() {

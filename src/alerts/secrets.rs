@@ -18,7 +18,7 @@ use crate::store::Sealed;
 
 const KEY_BYTES: usize = 32;
 /// The longest file that is read.
-const MOST_FILE_BYTES: u64 = 4096;
+const MAX_FILE_BYTES: u64 = 4096;
 
 /// Why secrets can't be encrypted or decrypted. No text contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +70,7 @@ pub struct Secrets {
 }
 
 /// Parts of a secret that are shorter are too common to recognise.
-const SHORTEST_PART: usize = 8;
+const MIN_PART_BYTES: usize = 8;
 
 impl Secrets {
     /// A text without the secrets and their parts, also in Base64 and percent-encoded. Servers repeat in
@@ -90,7 +90,7 @@ impl Secrets {
             if path.trim_matches('/').len() > 1 {
                 parts.push(path.trim_end_matches('/').to_owned());
             }
-            let long = |part: &&str| part.len() >= SHORTEST_PART;
+            let long = |part: &&str| part.len() >= MIN_PART_BYTES;
             let own = path.split('/').chain(url.query()).chain(url.password());
             let values = url.query().into_iter().flat_map(|query| query.split(['&', '=']));
             parts.extend(own.chain(values).filter(long).map(str::to_owned));
@@ -143,7 +143,7 @@ impl SecretKey {
             why: error.to_string(),
         };
         let length = std::fs::metadata(path).map_err(unreadable)?.len();
-        if length > MOST_FILE_BYTES {
+        if length > MAX_FILE_BYTES {
             return Err(SecretsError::Malformed(path.to_owned()));
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;

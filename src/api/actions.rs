@@ -32,7 +32,7 @@ pub struct ResumeRequest {
 /// The result of a pause or a resume.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PauseAnswer {
+pub struct PauseResponse {
     /// Whether it changed something or, in a dry run, would. `false` for a repeat.
     #[schema(example = true)]
     pub changed: bool,
@@ -73,7 +73,7 @@ pub struct SkipRequest {
 /// The result of a skip.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct SkipAnswer {
+pub struct SkipResponse {
     /// Whether it changed something or, in a dry run, would. `false` if it was skipped before.
     #[schema(example = true)]
     pub changed: bool,
@@ -107,7 +107,7 @@ pub struct ResyncRequest {
 /// The result of a resync request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ResyncAnswer {
+pub struct ResyncResponse {
     /// Whether it changed something or, in a dry run, would. `false` if a resync of each of these
     /// instances was pending before.
     #[schema(example = true)]
@@ -195,7 +195,7 @@ pub struct PurgeRequest {
 /// The result of a purge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PurgeAnswer {
+pub struct PurgeResponse {
     /// Whether it changed something or, in a dry run, would. `false` if it was purged before.
     #[schema(example = true)]
     pub changed: bool,

@@ -17,7 +17,7 @@ use crate::event::{CollapseKey, CorrelationId, EventId, EventType, GatewayId, Se
 use crate::trace_context::TraceParent;
 
 /// The maximum number of events in a batch.
-pub const MOST_EVENTS: usize = 1000;
+pub const MAX_EVENTS: usize = 1000;
 
 /// An event to publish. Exactly one of `gatewayIds`, `gatewayId` and `target` selects the gateways
 /// that it is for.
@@ -139,7 +139,7 @@ impl PartialSchema for PublishBody {
         let list = ArrayBuilder::new()
             .items(Ref::from_schema_name("NewEvent"))
             .min_items(Some(1))
-            .max_items(Some(MOST_EVENTS));
+            .max_items(Some(MAX_EVENTS));
         OneOfBuilder::new()
             .item(Ref::from_schema_name("NewEvent"))
             .item(list)

@@ -41,7 +41,7 @@ pub struct FeedQuery {
 
 impl FeedQuery {
     /// The maximum number of values of a parameter.
-    pub const MOST_VALUES: usize = 20;
+    pub const MAX_VALUES: usize = 20;
 }
 
 /// Texts, separated by commas.

@@ -25,7 +25,7 @@ use crate::store::{HighWater, Log, StoreError};
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 /// Epochs that are remembered: one for each restore, and for each other database that the data
 /// directory was used with.
-const MOST: usize = 16;
+const MAX_MARKS: usize = 16;
 
 /// Why a node can't work with a database.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +78,7 @@ impl Marks {
         }
         self.marks.retain(|known| known.epoch != epoch);
         self.marks.push(mark);
-        let excess = self.marks.len().saturating_sub(MOST);
+        let excess = self.marks.len().saturating_sub(MAX_MARKS);
         self.marks.drain(..excess);
         Ok(true)
     }
@@ -192,10 +192,10 @@ mod tests {
         assert!(rolled_back.to_string().contains("gateway-events epoch renew"));
         assert!(marks.raise(at(one, 12)).unwrap(), "nothing is missing");
         assert!(!marks.raise(HighWater::default()).unwrap(), "an empty database");
-        for _ in 0..MOST {
+        for _ in 0..MAX_MARKS {
             marks.raise(at(Epoch::new(), 1)).unwrap();
         }
-        assert_eq!(marks.marks.len(), MOST);
+        assert_eq!(marks.marks.len(), MAX_MARKS);
     }
 
     #[test]

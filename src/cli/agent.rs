@@ -23,7 +23,7 @@ use super::access::{ClientOptions, secret};
 use super::listen::gateway::{KEY_VARIABLE, refused};
 use super::output::described;
 use super::time::parse_duration;
-use super::transport::Carrier;
+use super::transport::TransportKind;
 
 /// The exit code if events can't be delivered, by `--on-gap exit`.
 const EXIT_GAP: u8 = 4;
@@ -109,7 +109,7 @@ struct Gateway {
     types: Vec<EventType>,
     /// How to connect
     #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t)]
-    transport: Carrier,
+    transport: TransportKind,
 }
 
 /// What the agent reports about itself.

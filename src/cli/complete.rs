@@ -17,9 +17,9 @@ use super::access::ClientOptions;
 use super::output::say;
 
 /// A shell waits for the candidates.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// Candidates, at most.
-const MOST: usize = 1000;
+const MAX_CANDIDATES: usize = 1000;
 /// The client options that have a value. `--insecure` has none.
 const WITH_VALUE: [&str; 4] = ["--url", "--context", "--ca-file", "--token-file"];
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, command: Command) -> anyhow::Result<ExitCode
         args.words.into_iter().map(|word| word.into_string().ok()).collect();
     let (words, typed) = rejoined(words.unwrap_or_default());
     let Some(kind) = kind(command, &words) else { return Ok(ExitCode::SUCCESS) };
-    let found = timeout(PATIENCE, candidates(kind, &words)).await;
+    let found = timeout(TIMEOUT, candidates(kind, &words)).await;
     let found = found.ok().and_then(Result::ok).unwrap_or_default();
     let last = words.last().map(String::as_str).unwrap_or_default();
     // Of `--gateway=b` only what follows is completed.
@@ -178,12 +178,12 @@ async fn candidates(kind: Kind, words: &[String]) -> anyhow::Result<Vec<String>>
             types.into_iter().map(|info| info.name.clone()).collect()
         }
         Kind::Job => {
-            let jobs = api(words)?.jobs(&JobsQuery::default(), MOST).await?.list;
+            let jobs = api(words)?.jobs(&JobsQuery::default(), MAX_CANDIDATES).await?.list;
             jobs.into_iter().map(|job| job.id.to_string()).collect()
         }
         Kind::AlertRule => {
             let rules = api(words)?.alert_rules().await?.list;
-            rules.into_iter().take(MOST).map(|rule| rule.id).collect()
+            rules.into_iter().take(MAX_CANDIDATES).map(|rule| rule.id).collect()
         }
         Kind::AlertDestination => {
             let destinations = api(words)?.alert_destinations().await?.list;
@@ -199,7 +199,7 @@ type Labels = std::collections::BTreeMap<String, String>;
 
 async fn gateways(words: &[String]) -> anyhow::Result<Vec<(String, Labels)>> {
     let query = gateway_events::api::GatewaysQuery::default();
-    let found = api(words)?.matching_gateways(&query, MOST).await?;
+    let found = api(words)?.matching_gateways(&query, MAX_CANDIDATES).await?;
     Ok(found.into_iter().map(|gateway| (gateway.name, gateway.labels)).collect())
 }
 
@@ -212,7 +212,7 @@ async fn labels(
     for (_, labels) in gateways(words).await? {
         all.extend(labels.iter().map(|(name, value)| shown(name, value)));
     }
-    Ok(all.into_iter().take(MOST).collect())
+    Ok(all.into_iter().take(MAX_CANDIDATES).collect())
 }
 
 /// A client of the service that the command line names: by its options, the environment, or a

@@ -33,8 +33,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 100, value_parser = whole(1_u32..))]
         limit: u32,
     },
-    /// List pending or delivered deliveries, by gateway and newest first (by default of the last 24 hours,
-    /// and pending ones of any time)
+    /// List deliveries by state (pending, delivered, filtered, superseded or all), by gateway and newest
+    /// first (by default of the last 24 hours, and pending ones of any time)
     List(list::List),
     /// Count failed attempts over time, by reason, gateway or event type
     Summary(summary::Count),

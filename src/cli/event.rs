@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use gateway_events::api::{
-    Accepted, Attempt, Delivery, DeliveryState, EventWithDeliveries, NewEvent, Purge, PurgeAnswer,
-    PurgeRequest, RolloutQuery, Target, Warning,
+    Accepted, Attempt, Delivery, DeliveryState, EventWithDeliveries, NewEvent, Purge, PurgeRequest,
+    PurgeResponse, RolloutQuery, Target, Warning,
 };
 use gateway_events::client::api::Api;
 use gateway_events::event::{CollapseKey, CorrelationId, EventId, EventType};
@@ -242,7 +242,7 @@ pub(crate) fn payload_text(argument: &str) -> anyhow::Result<String> {
 }
 
 /// The answer to `event purge`.
-fn purged(done: &PurgeAnswer) -> String {
+fn purged(done: &PurgeResponse) -> String {
     let id = &done.event_id;
     let deliveries = match done.given_up {
         0 => "no delivery is pending".to_owned(),

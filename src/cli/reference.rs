@@ -13,7 +13,7 @@ use gateway_events::names::closest;
 use super::output::cell;
 
 /// The shortest beginning of an id that stands for it.
-const SHORTEST_PREFIX: usize = 4;
+const MIN_PREFIX_BYTES: usize = 4;
 /// Jobs among which a beginning is looked up.
 const NEWEST_JOBS: usize = 1000;
 /// The maximum number of candidates in an error.
@@ -69,7 +69,7 @@ async fn named(name: &str, api: &Api) -> anyhow::Result<GatewayId> {
         return Ok(id);
     }
     let found = match name.len() {
-        0..SHORTEST_PREFIX => Vec::new(),
+        0..MIN_PREFIX_BYTES => Vec::new(),
         _ => beginning_with(name, CANDIDATES + 1, api).await?,
     };
     match &found[..] {
@@ -123,7 +123,7 @@ pub(crate) async fn event_id(given: &EventId, api: &Api) -> anyhow::Result<Event
     const UUID: usize = 36;
     let Some(prefix) = EventIdPrefix::new(given.as_str())
         .ok()
-        .filter(|_| (SHORTEST_PREFIX..UUID).contains(&given.as_str().len()))
+        .filter(|_| (MIN_PREFIX_BYTES..UUID).contains(&given.as_str().len()))
     else {
         return Ok(given.clone());
     };
@@ -174,13 +174,13 @@ pub(crate) async fn job_id(given: &str, api: &Api) -> anyhow::Result<JobId> {
 
 /// Whether a text may be the beginning of a UUID.
 fn is_id_prefix(text: &str) -> bool {
-    text.len() >= SHORTEST_PREFIX
+    text.len() >= MIN_PREFIX_BYTES
         && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 /// The public id with this beginning among these; what was given if there is none.
 pub(crate) fn token_id(given: &str, ids: Vec<(String, String)>) -> anyhow::Result<String> {
-    if given.len() < SHORTEST_PREFIX || ids.iter().any(|(id, _)| id == given) {
+    if given.len() < MIN_PREFIX_BYTES || ids.iter().any(|(id, _)| id == given) {
         return Ok(given.to_owned());
     }
     let found: Vec<(String, String)> =

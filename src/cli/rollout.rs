@@ -24,13 +24,13 @@ use super::time::parse_duration;
 /// The longest a single request waits: so often the display is refreshed.
 const REFRESH: Duration = Duration::from_secs(2);
 /// The pause before a request that failed is repeated.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How much later than requested an answer may come.
 const OVERDUE: Duration = Duration::from_secs(5);
 /// The time to wait if none is given.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Gateways that are examined before an event is published.
-const MOST_EXAMINED: usize = 100;
+const MAX_EXAMINED: usize = 100;
 /// Gateways that are shown on a terminal while waiting, at most.
 const SHOWN: usize = 10;
 /// The width of a line on a terminal while waiting.
@@ -104,14 +104,14 @@ pub(crate) async fn check(wait: WaitOptions, event: &NewEvent, api: &Api) -> any
 
 /// Whether one of these gateways has an instance in reliable mode, which acknowledges every event.
 async fn any_acknowledges(gateways: &BTreeSet<GatewayId>, api: &Api) -> anyhow::Result<bool> {
-    for id in gateways.iter().take(MOST_EXAMINED) {
+    for id in gateways.iter().take(MAX_EXAMINED) {
         let instances = api.instances(*id).await?.list;
         if instances.iter().any(|instance| instance.confirm == Level::Applied) {
             return Ok(true);
         }
     }
     // The service decides for the others.
-    Ok(gateways.len() > MOST_EXAMINED)
+    Ok(gateways.len() > MAX_EXAMINED)
 }
 
 /// The gateways that an event would be for.
@@ -197,10 +197,10 @@ pub(crate) async fn waited(
                     return Ok(rollout);
                 }
                 if ended == Some(WaitEnd::Shutdown) {
-                    sleep(AGAIN).await;
+                    sleep(RETRY_PAUSE).await;
                 }
             }
-            Err(error) if may_pass(&error) && Instant::now() < deadline => sleep(AGAIN).await,
+            Err(error) if may_pass(&error) && Instant::now() < deadline => sleep(RETRY_PAUSE).await,
             Err(error) => return Err(error.into()),
         }
         time = deadline.saturating_duration_since(Instant::now()).min(REFRESH);

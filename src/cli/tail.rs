@@ -7,7 +7,7 @@ use gateway_events::api::{
     ConnectionChange, FeedAttempt, FeedConnection, FeedGap, FeedGapReason, FeedKind, FeedMessage,
     FeedPublished, FeedQuery, Outcome,
 };
-use gateway_events::client::feed::{Fed, FeedFollower};
+use gateway_events::client::feed::{FeedFollower, FeedItem};
 use gateway_events::event::EventType;
 use serde_json::json;
 
@@ -95,8 +95,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             next = follower.next() => next?,
         };
         match next {
-            Fed::Connected => note("following the feed; Ctrl-C ends it"),
-            Fed::Message { id, message } if as_json => {
+            FeedItem::Connected => note("following the feed; Ctrl-C ends it"),
+            FeedItem::Message { id, message } if as_json => {
                 let mut shown = serde_json::to_value(&message)?;
                 shown["id"] = json!(id);
                 say(escaped(&shown.to_string()))?;
@@ -104,14 +104,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     note(missing(gap));
                 }
             }
-            Fed::Message { message, .. } => match *message {
+            FeedItem::Message { message, .. } => match *message {
                 FeedMessage::Published(event) => say_prose(published(&event))?,
                 FeedMessage::Attempt(it) => say_prose(attempt(&it))?,
                 FeedMessage::Connection(change) => say_prose(connection(&change))?,
                 FeedMessage::Gap(gap) => note(missing(&gap)),
                 FeedMessage::End(_) => {}
             },
-            Fed::Disconnected { why, wait } => note(format_args!(
+            FeedItem::Disconnected { why, wait } => note(format_args!(
                 "{}; connecting again in {:.1} s",
                 clean(&why.replace('\n', ";")),
                 wait.as_secs_f64()

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 /// A transport of reliable mode.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-pub(crate) enum Carrier {
+pub(crate) enum TransportKind {
     /// WebSocket
     #[default]
     Websocket,
@@ -18,7 +18,7 @@ pub(crate) enum Carrier {
     Grpc,
 }
 
-impl Carrier {
+impl TransportKind {
     /// A transport of this kind to a service, with a gateway's key.
     pub(crate) fn transport(
         self,

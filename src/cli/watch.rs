@@ -39,7 +39,7 @@ const WATCHED: &[&[&str]] = &[
 ];
 
 const OPTION: &str = "watch";
-const SHORTEST: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Adds the option to the commands that have it.
 pub(crate) fn with_option(command: Command) -> Command {
@@ -66,7 +66,7 @@ fn at(command: Command, path: &[&'static str]) -> Command {
 
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = parse_duration(text)?;
-    if interval < SHORTEST {
+    if interval < MIN_INTERVAL {
         return Err("the shortest interval is 1s".to_owned());
     }
     Ok(interval)

@@ -22,7 +22,7 @@ use super::reference::{GatewayRef, Names, beginning_with, gateway_named};
 /// Matches of a prefix that an error lists, and gateways of a target that are named.
 const SHOWN: usize = 5;
 /// Characters of a detail that are shown, at most.
-const LONGEST_DETAIL: usize = 160;
+const MAX_DETAIL_CHARS: usize = 160;
 
 #[derive(Debug, Args)]
 pub(crate) struct Why {
@@ -335,7 +335,7 @@ fn failures(failures: &FailuresByReason) -> String {
 
 /// The beginning of a text.
 fn shortened(text: &str) -> String {
-    match text.char_indices().nth(LONGEST_DETAIL) {
+    match text.char_indices().nth(MAX_DETAIL_CHARS) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }

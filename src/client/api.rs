@@ -24,11 +24,11 @@ use crate::api::{
     EventTypeDeletion, EventTypeInfo, EventWithDeliveries, FeedQuery, Gateway, GatewayChange,
     GatewayDiagnosis, GatewayToken, GatewaysQuery, Instances, Job, JobsQuery, LogPage, LogQuery,
     NewAccessToken, NewEvent, NewGateway, NewGatewayToken, Node, NodesQuery, Page, PageQuery,
-    PauseAnswer, PauseRequest, Problem, PublishedQuery, PublishedSummary, PurgeAnswer,
-    PurgeRequest, RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowChange,
+    PauseRequest, PauseResponse, Problem, PublishedQuery, PublishedSummary, PurgeRequest,
+    PurgeResponse, RedriveRequest, Redriven, RejectedFilter, RejectedRow, RejectedRowChange,
     RejectedRowWithPayload, ReplayRequest, Replayed, ResendRequest, Resent, ResumeRequest,
-    ResyncAnswer, ResyncRequest, Retried, RetryRequest, RetryRowRequest, RolloutOfEvents,
-    RolloutQuery, SkipAnswer, SkipRequest, Stats, Summary, SummaryQuery, WaitQuery, Window,
+    ResyncRequest, ResyncResponse, Retried, RetryRequest, RetryRowRequest, RolloutOfEvents,
+    RolloutQuery, SkipRequest, SkipResponse, Stats, Summary, SummaryQuery, WaitQuery, Window,
     WithSecret,
 };
 use crate::clock::Timestamp;
@@ -221,7 +221,7 @@ impl Api {
         &self,
         id: GatewayId,
         request: &PauseRequest,
-    ) -> Result<PauseAnswer> {
+    ) -> Result<PauseResponse> {
         self.call(Method::POST, &format!("/gateways/{id}/pause"), request).await
     }
 
@@ -230,12 +230,16 @@ impl Api {
         &self,
         id: GatewayId,
         request: &ResumeRequest,
-    ) -> Result<PauseAnswer> {
+    ) -> Result<PauseResponse> {
         self.call(Method::POST, &format!("/gateways/{id}/resume"), request).await
     }
 
     /// `POST /gateways/{id}/skip`.
-    pub async fn skip_delivery(&self, id: GatewayId, request: &SkipRequest) -> Result<SkipAnswer> {
+    pub async fn skip_delivery(
+        &self,
+        id: GatewayId,
+        request: &SkipRequest,
+    ) -> Result<SkipResponse> {
         self.call(Method::POST, &format!("/gateways/{id}/skip"), request).await
     }
 
@@ -244,12 +248,16 @@ impl Api {
         &self,
         id: GatewayId,
         request: &ResyncRequest,
-    ) -> Result<ResyncAnswer> {
+    ) -> Result<ResyncResponse> {
         self.call(Method::POST, &format!("/gateways/{id}/resync"), request).await
     }
 
     /// `DELETE /events/{id}/payload`.
-    pub async fn purge_payload(&self, id: &EventId, request: &PurgeRequest) -> Result<PurgeAnswer> {
+    pub async fn purge_payload(
+        &self,
+        id: &EventId,
+        request: &PurgeRequest,
+    ) -> Result<PurgeResponse> {
         let url = self.url(&["events", id.as_str(), "payload"], &());
         self.send(self.authorized(Method::DELETE, url).json(request)).await
     }
@@ -338,13 +346,13 @@ impl Api {
         limit: usize,
     ) -> Result<Page<Delivery>> {
         #[derive(Serialize)]
-        struct Asked<'a> {
+        struct Parameters<'a> {
             #[serde(flatten)]
             query: &'a DeliveriesQuery,
             #[serde(flatten)]
             filter: &'a DeliveryFilter,
         }
-        self.pages(&["deliveries"], &Asked { query, filter }, limit).await
+        self.pages(&["deliveries"], &Parameters { query, filter }, limit).await
     }
 
     /// `POST /deliveries/redrive`: one call.

@@ -14,13 +14,13 @@ use crate::backoff::Backoff;
 /// A feed that sends nothing for so long is lost: it sends a comment every 10 s.
 const SILENCE: Duration = Duration::from_secs(35);
 /// The length of the longest line. Messages are much shorter.
-const LONGEST_LINE: usize = 256 * 1024;
+const MAX_LINE_BYTES: usize = 256 * 1024;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// What a follower has received.
 #[derive(Debug)]
-pub enum Fed {
+pub enum FeedItem {
     /// The feed is open, again if it was before.
     Connected,
     /// A message, and the position after it.
@@ -49,7 +49,7 @@ pub struct FeedFollower {
     returned_id: Option<String>,
     stream: Option<reqwest::Response>,
     lines: Lines,
-    ready: VecDeque<Fed>,
+    ready: VecDeque<FeedItem>,
     backoff: Backoff,
     /// The earliest time of the next attempt.
     not_before: Instant,
@@ -64,7 +64,7 @@ impl FeedFollower {
             returned_id: last_id.clone(),
             last_id,
             stream: None,
-            lines: Lines::new(LONGEST_LINE),
+            lines: Lines::new(MAX_LINE_BYTES),
             ready: VecDeque::new(),
             backoff: Backoff::new(FIRST_RETRY, MAX_RETRY),
             not_before: Instant::now(),
@@ -79,10 +79,10 @@ impl FeedFollower {
     }
 
     /// Waits for what comes next. An error is permanent. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Fed, ApiError> {
+    pub async fn next(&mut self) -> Result<FeedItem, ApiError> {
         loop {
             if let Some(next) = self.ready.pop_front() {
-                if let Fed::Message { id, .. } = &next {
+                if let FeedItem::Message { id, .. } = &next {
                     self.returned_id = Some(id.clone());
                 }
                 return Ok(next);
@@ -112,8 +112,8 @@ impl FeedFollower {
         match self.api.feed(&self.query, self.last_id.as_deref()).await {
             Ok(stream) => {
                 self.stream = Some(stream);
-                self.lines = Lines::new(LONGEST_LINE);
-                self.ready.push_back(Fed::Connected);
+                self.lines = Lines::new(MAX_LINE_BYTES);
+                self.ready.push_back(FeedItem::Connected);
                 Ok(())
             }
             Err(error) if super::follow::is_passing(&error) => {
@@ -128,7 +128,7 @@ impl FeedFollower {
         self.stream = None;
         let wait = self.backoff.next_pause();
         self.not_before = Instant::now() + wait;
-        self.ready.push_back(Fed::Disconnected { why, wait });
+        self.ready.push_back(FeedItem::Disconnected { why, wait });
     }
 
     /// Takes the messages that are complete.
@@ -151,7 +151,7 @@ impl FeedFollower {
                         return;
                     }
                     let id = self.last_id.clone().unwrap_or_default();
-                    self.ready.push_back(Fed::Message { id, message: Box::new(message) });
+                    self.ready.push_back(FeedItem::Message { id, message: Box::new(message) });
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::event::{Epoch, GatewayId, Sequence};
 
 const WAIT: &str = "20s";
 /// The shortest interval between requests to a service that answers without waiting for events.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
@@ -111,7 +111,7 @@ impl Follower {
             return;
         }
         if page.list.is_empty() {
-            self.not_before = asked_at + SHORTEST_INTERVAL;
+            self.not_before = asked_at + MIN_INTERVAL;
         }
         let next = page.list.first().map(|entry| entry.sequence);
         let last = next.map_or(page.floor, Sequence::previous);

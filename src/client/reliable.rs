@@ -48,7 +48,7 @@ pub use handler::{Handler, Notice, Outcome, SnapshotError};
 pub use link::{Closed, ConnectError, Link, Received, Transport};
 pub use long_poll::LongPoll;
 pub use position::{
-    FilePosition, MOST_REJECTIONS, MemoryPosition, PositionError, PositionStore, StoredPosition,
+    FilePosition, MAX_REJECTIONS, MemoryPosition, PositionError, PositionStore, StoredPosition,
 };
 pub use websocket::WebSocket;
 

@@ -19,7 +19,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The longest time to live that the service accepts (`ttlSeconds`): ten years.
-const LONGEST_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
+const MAX_TTL_SECS: u64 = 10 * 366 * 24 * 3600;
 
 /// Parses the time to live of an event, such as `90s` or `7d`, into seconds.
 pub fn parse_ttl(text: &str) -> Result<u64, String> {
@@ -29,9 +29,9 @@ pub fn parse_ttl(text: &str) -> Result<u64, String> {
         return Err("give whole seconds, at least one".to_owned());
     }
     let seconds = duration.as_secs();
-    if seconds > LONGEST_TTL_SECS {
-        let days = LONGEST_TTL_SECS / DAY;
-        return Err(format!("give at most {LONGEST_TTL_SECS} s ({days} days)"));
+    if seconds > MAX_TTL_SECS {
+        let days = MAX_TTL_SECS / DAY;
+        return Err(format!("give at most {MAX_TTL_SECS} s ({days} days)"));
     }
     Ok(seconds)
 }

@@ -7,7 +7,7 @@ pub(super) const PREFIX: &str = "GATEWAY_EVENTS__";
 /// The prefix without underscores, shortened so that it is found in misspelt names.
 const NORMALIZED_PREFIX: &str = "GATEWAYEVENT";
 /// The maximum edit distance at which a name counts as misspelt.
-const MOST_EDITS: usize = 2;
+const MAX_EDIT_DISTANCE: usize = 2;
 /// The minimum similarity of a suggested key, from 0 to 1.
 const SIMILAR: f64 = 0.8;
 
@@ -101,7 +101,7 @@ pub(super) fn is_similar(variable: &str) -> bool {
 /// The variable of a setting to which a misspelt one probably refers: with missing or extra
 /// underscores, in lower case, or with up to two wrong characters.
 pub(super) fn meant(misspelt: &str, defaults: &Table) -> Option<String> {
-    let most = if is_service_link(misspelt) { 0 } else { MOST_EDITS };
+    let most = if is_service_link(misspelt) { 0 } else { MAX_EDIT_DISTANCE };
     leaves(defaults)
         .iter()
         .map(|key| variable(key))

@@ -12,25 +12,25 @@ use super::{Config, ConfigError};
 const DETECTION: Duration = Duration::from_secs(30);
 
 /// The guaranteed time in which failures are recorded.
-const LONGEST_GRACE: Duration = Duration::from_mins(1);
+const MAX_GRACE: Duration = Duration::from_mins(1);
 
 /// Two heartbeats of a node, which are sent every 5 s.
-const SHORTEST_NODE_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest timeout or interval. The clock that measures them can't represent much longer ones.
-const LONGEST: Duration = Duration::from_hours(30 * 24);
+const MAX_TIMEOUT: Duration = Duration::from_hours(30 * 24);
 
 /// The most connections of one kind to the database.
-const MOST_CONNECTIONS: u32 = 10_000;
+const MAX_CONNECTIONS: u32 = 10_000;
 
 /// The most events that may wait to be committed.
-const MOST_QUEUED: usize = 10_000_000;
+const MAX_QUEUED_EVENTS: usize = 10_000_000;
 
 /// More memory than any machine has.
-const LARGEST_MEMORY: ByteSize = ByteSize::tib(1);
+const MAX_MEMORY: ByteSize = ByteSize::tib(1);
 
 /// A write-ahead log that is truncated at less than this would be truncated constantly.
-const SMALLEST_WAL: ByteSize = ByteSize::mib(1);
+const MIN_WAL: ByteSize = ByteSize::mib(1);
 
 /// Checks all ranges; the error names the first setting outside of its range.
 pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigError> {
@@ -41,13 +41,13 @@ pub(super) fn check(config: &Config, origins: &Origins<'_>) -> Result<(), Config
     if server.body_memory.as_u64() < server.body_limit.as_u64().saturating_mul(2) {
         return refuse("server.body_memory", "must be at least twice server.body_limit");
     }
-    if !(limits.event_bytes..=LARGEST_MEMORY).contains(&database.queue_bytes) {
+    if !(limits.event_bytes..=MAX_MEMORY).contains(&database.queue_bytes) {
         return refuse(
             "database.queue_bytes",
             "must be at least limits.event_bytes, and at most \"1TiB\"",
         );
     }
-    if database.max_wal_bytes < SMALLEST_WAL {
+    if database.max_wal_bytes < MIN_WAL {
         return refuse("database.max_wal_bytes", "must be at least \"1MiB\"");
     }
     Ok(())
@@ -77,16 +77,16 @@ fn check_counts(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigErro
         }
     }
     for (key, count, most) in [
-        ("database.connections", database.connections, MOST_CONNECTIONS),
-        ("database.readers", database.readers, MOST_CONNECTIONS),
-        ("database.query_connections", database.query_connections, MOST_CONNECTIONS),
+        ("database.connections", database.connections, MAX_CONNECTIONS),
+        ("database.readers", database.readers, MAX_CONNECTIONS),
+        ("database.query_connections", database.query_connections, MAX_CONNECTIONS),
     ] {
         if count > most {
             return refuse(key, &format!("must be at most {most}"));
         }
     }
-    if database.queue_events > MOST_QUEUED {
-        return refuse("database.queue_events", &format!("must be at most {MOST_QUEUED}"));
+    if database.queue_events > MAX_QUEUED_EVENTS {
+        return refuse("database.queue_events", &format!("must be at most {MAX_QUEUED_EVENTS}"));
     }
     Ok(())
 }
@@ -126,14 +126,14 @@ fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigE
         ("shutdown.drain", shutdown.drain),
         ("shutdown.grace", shutdown.grace),
     ] {
-        if duration > LONGEST {
+        if duration > MAX_TIMEOUT {
             return refuse(key, "must be at most \"30d\"");
         }
     }
-    if database.node_timeout < SHORTEST_NODE_TIMEOUT {
+    if database.node_timeout < MIN_NODE_TIMEOUT {
         return refuse("database.node_timeout", "must be at least \"10s\"");
     }
-    if delivery.not_connected_grace > LONGEST_GRACE {
+    if delivery.not_connected_grace > MAX_GRACE {
         return refuse("delivery.not_connected_grace", "must be at most \"1m\"");
     }
     if delivery.heartbeat_timeout > DETECTION {
@@ -145,7 +145,7 @@ fn check_durations(config: &Config, origins: &Origins<'_>) -> Result<(), ConfigE
             "must be longer than delivery.heartbeat_interval, so that gateways have time to answer",
         );
     }
-    if reliable.hello_timeout > LONGEST_GRACE {
+    if reliable.hello_timeout > MAX_GRACE {
         return refuse("reliable.hello_timeout", "must be at most \"1m\"");
     }
     Ok(())

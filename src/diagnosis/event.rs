@@ -8,13 +8,13 @@ use super::step::{argument, gateway_word, labels_in_words};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, Reason, Sequence};
 use crate::store::{
-    Delivery, DeliveryState, EventEvidence, EventState, Few, GatewayHistory, GatewayState,
-    GatewayThen, Labels, Outcome, PublishedTarget, reason_in_words, to_the_second,
+    Delivery, DeliveryState, EventEvidence, EventState, GatewayHistory, GatewayState, GatewayThen,
+    Labels, Outcome, PublishedTarget, TruncatedList, reason_in_words, to_the_second,
 };
 
 /// A gateway that an event was for, or might have been for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct GatewayMatch {
     /// The gateway.
     pub id: GatewayId,
     /// Its newest name.
@@ -22,7 +22,7 @@ pub struct Answer {
     /// When it was registered.
     pub registered_at: Timestamp,
     /// Whether the event was for it.
-    pub then: Then,
+    pub then: TargetMatch,
     /// Its labels when the event was published; `None` if they are unknown.
     pub labels: Option<Labels>,
     /// Which labels of the target it did not have then.
@@ -33,7 +33,7 @@ pub struct Answer {
 
 /// Whether an event was for a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Then {
+pub enum TargetMatch {
     /// The event was for it.
     Matched,
     /// The gateway was registered later.
@@ -48,7 +48,7 @@ pub enum Then {
     Unknown,
 }
 
-impl Then {
+impl TargetMatch {
     /// Its name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -62,27 +62,27 @@ impl Then {
     }
 }
 
-impl Answer {
+impl GatewayMatch {
     /// A sentence for people, which begins with the gateway's name.
     pub fn in_words(&self) -> String {
         let Self { name, then, registered_at, .. } = self;
         match then {
-            Then::Matched => format!("{name} matched, and has the event in its log"),
-            Then::NotRegistered => format!(
+            TargetMatch::Matched => format!("{name} matched, and has the event in its log"),
+            TargetMatch::NotRegistered => format!(
                 "{name} was registered at {}, after the event was published",
                 to_the_second(*registered_at)
             ),
-            Then::Deleted(at) => format!(
+            TargetMatch::Deleted(at) => format!(
                 "{name} was deleted at {}, before the event was published",
                 to_the_second(*at)
             ),
-            Then::Differed => {
+            TargetMatch::Differed => {
                 let parts: Vec<String> =
                     self.differences.iter().map(Difference::in_words).collect();
                 format!("{name} {}", parts.join("; and it "))
             }
-            Then::NotNamed => format!("{name} was registered; the target does not name it"),
-            Then::Unknown => {
+            TargetMatch::NotNamed => format!("{name} was registered; the target does not name it"),
+            TargetMatch::Unknown => {
                 format!("{name} was registered; its labels at that time are not on record")
             }
         }
@@ -138,7 +138,7 @@ fn newest(evidence: &EventEvidence) -> impl Iterator<Item = &Delivery> {
 }
 
 /// The gateways whose instances did not want the event, by name.
-pub fn filtered(evidence: &EventEvidence) -> Few<Filtered> {
+pub fn filtered(evidence: &EventEvidence) -> TruncatedList<Filtered> {
     let filtered = newest(evidence).filter(|it| it.state == DeliveryState::Filtered);
     let mut filtered: Vec<Filtered> = filtered
         .map(|it| {
@@ -153,11 +153,11 @@ pub fn filtered(evidence: &EventEvidence) -> Few<Filtered> {
         })
         .collect();
     filtered.sort_by(|a, b| a.gateway_name.cmp(&b.gateway_name));
-    Few::of(filtered)
+    TruncatedList::of(filtered)
 }
 
 /// The gateways at which the event failed or is pending, failures first.
-pub fn open(evidence: &EventEvidence) -> Few<Open> {
+pub fn open(evidence: &EventEvidence) -> TruncatedList<Open> {
     let open = newest(evidence).filter(|it| !it.state.is_settled());
     let mut open: Vec<Open> = open
         .map(|it| Open {
@@ -172,11 +172,11 @@ pub fn open(evidence: &EventEvidence) -> Few<Open> {
         })
         .collect();
     open.sort_by_key(|it| (it.state != DeliveryState::Failed, it.gateway_name.clone()));
-    Few::of(open)
+    TruncatedList::of(open)
 }
 
 /// What the event was to one gateway; `None` without any record of the gateway.
-pub fn answer(evidence: &EventEvidence, gateway: &GatewayHistory) -> Option<Answer> {
+pub fn gateway_match(evidence: &EventEvidence, gateway: &GatewayHistory) -> Option<GatewayMatch> {
     let event = &evidence.event;
     let published = event.appended_at;
     let state = GatewayState::at(&gateway.changes, gateway.registered_at, published);
@@ -187,18 +187,18 @@ pub fn answer(evidence: &EventEvidence, gateway: &GatewayHistory) -> Option<Answ
     };
     let mut missing = Vec::new();
     let then = match (state, &event.target) {
-        _ if is_delivered => Then::Matched,
-        (GatewayThen::NotRegistered, _) => Then::NotRegistered,
-        (GatewayThen::Deleted(at), _) => Then::Deleted(at),
+        _ if is_delivered => TargetMatch::Matched,
+        (GatewayThen::NotRegistered, _) => TargetMatch::NotRegistered,
+        (GatewayThen::Deleted(at), _) => TargetMatch::Deleted(at),
         (GatewayThen::Was(state), Some(PublishedTarget::Labels(target))) => {
             missing = differences(target, &state.labels, &gateway.changes, published);
-            if missing.is_empty() { Then::Unknown } else { Then::Differed }
+            if missing.is_empty() { TargetMatch::Unknown } else { TargetMatch::Differed }
         }
-        (_, Some(PublishedTarget::Gateways(_))) => Then::NotNamed,
-        _ => Then::Unknown,
+        (_, Some(PublishedTarget::Gateways(_))) => TargetMatch::NotNamed,
+        _ => TargetMatch::Unknown,
     };
     let newest = gateway.changes.first()?;
-    Some(Answer {
+    Some(GatewayMatch {
         id: gateway.id,
         name: newest.name.clone(),
         is_deleted: newest.deleted_at.is_some(),
@@ -211,12 +211,12 @@ pub fn answer(evidence: &EventEvidence, gateway: &GatewayHistory) -> Option<Answ
 
 /// The gateways that a target of labels missed, although a removed, changed or mistyped label is all
 /// that kept the event from them.
-pub fn missed(evidence: &EventEvidence) -> Few<Answer> {
+pub fn missed(evidence: &EventEvidence) -> TruncatedList<GatewayMatch> {
     let is_unmatched = evidence.event.deliveries.is_empty();
-    let answers = evidence.gateways.iter().filter_map(|gateway| answer(evidence, gateway));
+    let answers = evidence.gateways.iter().filter_map(|gateway| gateway_match(evidence, gateway));
     let near = answers.filter(|answer| {
         let mut differences = answer.differences.iter();
-        answer.then == Then::Differed
+        answer.then == TargetMatch::Differed
             && !answer.is_deleted
             && if is_unmatched {
                 differences.all(Difference::is_explained)
@@ -224,11 +224,15 @@ pub fn missed(evidence: &EventEvidence) -> Few<Answer> {
                 differences.all(|it| it.until.is_some())
             }
     });
-    Few::of(near.collect())
+    TruncatedList::of(near.collect())
 }
 
 /// What to do next, the most urgent first. Empty if nothing is wrong.
-pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) -> Vec<Step> {
+pub fn next(
+    evidence: &EventEvidence,
+    open: &TruncatedList<Open>,
+    missed: &TruncatedList<GatewayMatch>,
+) -> Vec<Step> {
     let event = &evidence.event;
     let id = argument(event.event.id.as_str());
     let mut steps = Vec::new();
@@ -253,8 +257,8 @@ pub fn next(evidence: &EventEvidence, open: &Few<Open>, missed: &Few<Answer>) ->
             format!("event resend {id} --gateway {name}"),
         ));
     }
-    let has_none = |answer: &&Answer| {
-        !matches!(answer.then, Then::Matched | Then::Deleted(_)) && !answer.is_deleted
+    let has_none = |answer: &&GatewayMatch| {
+        !matches!(answer.then, TargetMatch::Matched | TargetMatch::Deleted(_)) && !answer.is_deleted
     };
     for answer in missed.list.iter().filter(has_none) {
         let name = gateway_word(&answer.name, answer.id);

@@ -9,17 +9,17 @@ use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, Reason};
 use crate::names::{closest, is_misspelling};
 use crate::store::{
-    Few, Gateway, GatewayEvidence, GatewayState, GatewayThen, LabelTarget, Labels, NamedByRow,
-    ReasonTally, RejectedRow, RejectionReason, TokenInfo, VerdictState, reason_in_words,
-    to_the_second,
+    Gateway, GatewayEvidence, GatewayState, GatewayThen, LabelTarget, Labels, NamedByRow,
+    ReasonTally, RejectedRow, RejectionReason, TokenInfo, TruncatedList, VerdictState,
+    reason_in_words, to_the_second,
 };
 
 /// A key that expires within this time is about to expire.
 const SOON: Duration = Duration::from_hours(7 * 24);
 /// Events that missed a gateway and are listed, at most.
-pub const OLDEST: usize = 100;
+pub const MAX_LISTED_EVENTS: usize = 100;
 /// Steps that are proposed, at most.
-const MOST_STEPS: usize = 12;
+const MAX_STEPS: usize = 12;
 
 /// Events for labels that missed a gateway, although a removed, changed or mistyped label is all
 /// that kept them from it.
@@ -41,7 +41,7 @@ pub struct Missed {
     pub last_at: Timestamp,
     /// The last of them.
     pub last_event: EventId,
-    /// The oldest of them, oldest first, at most [`OLDEST`].
+    /// The oldest of them, oldest first, at most [`MAX_LISTED_EVENTS`].
     pub oldest: Vec<MissedEvent>,
 }
 
@@ -95,7 +95,7 @@ impl KeyState {
 }
 
 /// The targets of labels that missed the gateway, the last one first.
-pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
+pub fn missed(evidence: &GatewayEvidence) -> TruncatedList<Missed> {
     let mut found: Vec<Missed> = Vec::new();
     for target in evidence.label_targets.iter().filter(|target| !target.is_logged) {
         let Some((kind, differences, mistyped)) = why_missed(evidence, target) else { continue };
@@ -125,9 +125,9 @@ pub fn missed(evidence: &GatewayEvidence) -> Few<Missed> {
     }
     for missed in &mut found {
         missed.oldest.reverse();
-        missed.oldest.truncate(OLDEST);
+        missed.oldest.truncate(MAX_LISTED_EVENTS);
     }
-    Few::of(found)
+    TruncatedList::of(found)
 }
 
 /// Why a target missed the gateway, in which labels it differs, and which labels of the gateway are
@@ -183,7 +183,7 @@ pub struct Rejected {
 
 /// The rejected rows that name the gateway, by its id, its labels, or as one of all; also by similar
 /// labels. `types` are the names of the event types that can be published.
-pub fn rejected(evidence: &GatewayEvidence, types: &[String]) -> Few<Rejected> {
+pub fn rejected(evidence: &GatewayEvidence, types: &[String]) -> TruncatedList<Rejected> {
     let gateway = &evidence.gateway;
     let found = evidence.rejected.iter().filter_map(|row| {
         let named = NamedByRow::of(row);
@@ -204,14 +204,14 @@ pub fn rejected(evidence: &GatewayEvidence, types: &[String]) -> Few<Rejected> {
         let did_you_mean = closest(&row.event_type, similar).map(str::to_owned);
         Some(Rejected { row: row.clone(), is_similar, did_you_mean, is_registered_now })
     });
-    Few::of(found.collect())
+    TruncatedList::of(found.collect())
 }
 
 /// What to do next, the most urgent first. Empty if nothing is wrong.
 pub fn next(
     evidence: &GatewayEvidence,
-    missed: &Few<Missed>,
-    rejected: &Few<Rejected>,
+    missed: &TruncatedList<Missed>,
+    rejected: &TruncatedList<Rejected>,
 ) -> Vec<Step> {
     let mut steps = Vec::new();
     connection(evidence, &mut steps);
@@ -229,7 +229,7 @@ pub fn next(
     }
     let mut unique: Vec<Step> = Vec::new();
     for step in steps {
-        if !unique.iter().any(|it| it.command == step.command) && unique.len() < MOST_STEPS {
+        if !unique.iter().any(|it| it.command == step.command) && unique.len() < MAX_STEPS {
             unique.push(step);
         }
     }

@@ -5,7 +5,7 @@ use crate::names::inert;
 use crate::store::Labels;
 
 /// Characters of a quotation, at most.
-const LONGEST_QUOTE: usize = 160;
+const MAX_QUOTE_CHARS: usize = 160;
 
 /// Something to do, and the command that does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ fn is_word(text: &str) -> bool {
 /// What another program said, in a sentence: one line without effect on a terminal, shortened.
 pub(super) fn quoted(text: &str) -> String {
     let text = inert(text.trim());
-    let mut quoted: String = text.chars().take(LONGEST_QUOTE).collect();
+    let mut quoted: String = text.chars().take(MAX_QUOTE_CHARS).collect();
     if quoted.len() < text.len() {
         quoted.push('…');
     }
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn a_quotation_is_one_short_line() {
         assert_eq!(quoted(" no\u{1b}[31m\nway "), "\"no\u{fffd}[31m way\"");
-        assert_eq!(quoted(&"é".repeat(LONGEST_QUOTE)), format!("\"{}\"", "é".repeat(160)));
+        assert_eq!(quoted(&"é".repeat(MAX_QUOTE_CHARS)), format!("\"{}\"", "é".repeat(160)));
         assert_eq!(quoted(&"é".repeat(161)), format!("\"{}…\"", "é".repeat(160)));
     }
 

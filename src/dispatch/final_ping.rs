@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long before a deadline the peer is pinged, unless the deadline is short.
-const LONGEST_LEAD: Duration = Duration::from_secs(1);
+const MAX_LEAD: Duration = Duration::from_secs(1);
 
 /// What a lane does about a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) struct FinalPing {
 impl FinalPing {
     /// For deadlines that are at least `shortest` away.
     pub(super) fn new(shortest: Duration, answer_timeout: Duration) -> Self {
-        Self { lead: LONGEST_LEAD.min(shortest / 4), answer_timeout, pinged: None }
+        Self { lead: MAX_LEAD.min(shortest / 4), answer_timeout, pinged: None }
     }
 
     /// When the lane must check this deadline next.
@@ -78,7 +78,7 @@ mod tests {
         let mut final_ping = FinalPing::new(TIMEOUT, ANSWER_TIMEOUT);
         let deadline = Instant::now() + TIMEOUT;
         let first = final_ping.wakes_at(deadline);
-        assert_eq!(first, deadline - LONGEST_LEAD);
+        assert_eq!(first, deadline - MAX_LEAD);
         assert_eq!(final_ping.due(deadline, first), Due::Ping);
         assert_eq!(final_ping.wakes_at(deadline), deadline);
         assert_eq!(final_ping.due(deadline, deadline), Due::Close);

@@ -22,7 +22,7 @@ use super::recorder::Recorder;
 use super::registry::Registration;
 use super::reports::{Pushed, Reports};
 use super::silence::{Silence, probes};
-use super::window::{Patience, Window};
+use super::window::{GiveUpPolicy, Window};
 use crate::clock::Timestamp;
 use crate::event::{Event, Reason, Sequence};
 use crate::metric;
@@ -55,7 +55,7 @@ pub(super) struct Timing {
     pub(super) heartbeat_timeout: Duration,
     pub(super) confirmation_timeout: Duration,
     pub(super) final_ping: FinalPing,
-    pub(super) patience: Patience,
+    pub(super) give_up: GiveUpPolicy,
     /// When the token expires.
     pub(super) token_expires: Option<Instant>,
 }
@@ -185,8 +185,8 @@ impl Lane {
                         return end;
                     }
                 }
-                Some(place) = recorder.reserve(), if !self.outcomes.is_empty() => {
-                    self.outcomes.hand_in(place);
+                Some(slot) = recorder.reserve(), if !self.outcomes.is_empty() => {
+                    self.outcomes.hand_in(slot);
                 }
                 matched = self.reports.next(), if matching => {
                     if let Some(matched) = matched {
@@ -320,8 +320,8 @@ impl Lane {
         if !self.window.has_room(bytes) {
             return Sent::Refused;
         }
-        let place = match self.link.events.try_reserve() {
-            Ok(place) => place,
+        let slot = match self.link.events.try_reserve() {
+            Ok(slot) => slot,
             Err(TrySendError::Full(())) => return Sent::LinkFull,
             // The transport reports why it has ended.
             Err(TrySendError::Closed(())) => return Sent::Refused,
@@ -340,7 +340,7 @@ impl Lane {
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (sequence.previous(), 1);
         let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
-        place.send(Box::new(Outgoing::Event(outgoing)));
+        slot.send(Box::new(Outgoing::Event(outgoing)));
         self.reader.pop();
         state.metrics.written.increment(1);
         Sent::Done

@@ -21,7 +21,7 @@ use crate::wake::{Control, Hint, Subscription};
 const FIRST_PAGE: usize = 8;
 /// Rows of the largest page, in windows. Each page costs a query, and small events are sent faster
 /// than one page after another can be read.
-const LONGEST_PAGE: usize = 4;
+const MAX_PAGE_WINDOWS: usize = 4;
 /// Reads that must not find an event before it is given up.
 const MISSING_READS: u32 = 3;
 /// The size of a row besides its payload, in bytes: ids, timestamps and this struct.
@@ -97,7 +97,7 @@ impl LogReader {
             store,
             gateway,
             reads,
-            most_rows: LONGEST_PAGE * limits.events,
+            most_rows: MAX_PAGE_WINDOWS * limits.events,
             most_bytes: limits.bytes,
             subscription,
             ready: VecDeque::new(),

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::failure_log::{Failed, FailureLog};
-use super::recorder::{Place, Recorder};
+use super::recorder::{QueueSlot, Recorder};
 use super::reports::Unmatched;
 use super::window::Closing;
 use crate::clock::Timestamp;
@@ -221,19 +221,19 @@ impl Outcomes {
 
     /// Hands over the last activity, which is rare and might otherwise wait forever behind
     /// receipts, or else the oldest outcome.
-    pub(super) fn hand_in(&mut self, place: Place<'_>) {
+    pub(super) fn hand_in(&mut self, slot: QueueSlot<'_>) {
         if let Some(at) = self.heartbeat.take() {
-            place.put(Record::Heartbeat { connection: self.info.connection, at });
+            slot.put(Record::Heartbeat { connection: self.info.connection, at });
         } else if let Some(record) = self.records.pop_front() {
             self.log_outcome(&record);
-            place.put(record);
+            slot.put(record);
         }
     }
 
     /// Hands over all outcomes.
     pub(super) async fn hand_in_all(&mut self, recorder: &Recorder) {
         while !self.is_empty() {
-            let Some(place) = recorder.reserve().await else {
+            let Some(slot) = recorder.reserve().await else {
                 tracing::error!(
                     connection = %self.info.connection,
                     lost = self.records.len(),
@@ -241,7 +241,7 @@ impl Outcomes {
                 );
                 return;
             };
-            self.hand_in(place);
+            self.hand_in(slot);
         }
     }
 

@@ -8,7 +8,7 @@
 //! each outcome is stored by itself, so that it does not hold up the outcomes of other
 //! gateways. One that fails alone for a permanent reason is discarded, logged and counted
 //! (`gateway_events_outcomes_discarded_total`). One whose statements fail is retried beside
-//! the following groups, and is discarded after [`MOST_FAILURES`] failures while the store
+//! the following groups, and is discarded after [`MAX_FAILURES`] failures while the store
 //! is healthy. Of the end of a connection only the outcome of its deliveries is discarded: a
 //! connection that looked live would keep the failures of its gateway from being recorded.
 
@@ -32,11 +32,11 @@ const GROUP: usize = 512;
 /// the rejections of one gateway would delay publishers and the outcomes of others by seconds.
 const FULL_COST: usize = 8;
 /// How long activity waits for an outcome to be recorded with.
-const SIGNS: Duration = Duration::from_secs(1);
+const ACTIVITY_DELAY: Duration = Duration::from_secs(1);
 /// Attempts at a group after the last lane has ended.
 const LAST_TRIES: u32 = 5;
 /// After this many failures an outcome is the cause of its failures.
-const MOST_FAILURES: u32 = 6;
+const MAX_FAILURES: u32 = 6;
 /// How long outcomes whose statements failed wait for their next attempt.
 const RETRY: Duration = Duration::from_millis(500);
 /// The interval of the job.
@@ -80,9 +80,9 @@ pub(super) struct Recorder(mpsc::Sender<Entry>);
 
 /// A reserved slot in the queue.
 #[derive(Debug)]
-pub(super) struct Place<'a>(mpsc::Permit<'a, Entry>);
+pub(super) struct QueueSlot<'a>(mpsc::Permit<'a, Entry>);
 
-impl Place<'_> {
+impl QueueSlot<'_> {
     /// Fills the slot.
     pub(super) fn put(self, record: Record) {
         self.0.send(Entry::Record(record));
@@ -104,14 +104,14 @@ impl Recorder {
     }
 
     /// Waits for a free slot; `None` if the job has ended.
-    pub(super) async fn reserve(&self) -> Option<Place<'_>> {
-        self.0.reserve().await.ok().map(Place)
+    pub(super) async fn reserve(&self) -> Option<QueueSlot<'_>> {
+        self.0.reserve().await.ok().map(QueueSlot)
     }
 
     /// Waits for a free slot and fills it.
     pub(super) async fn record(&self, record: Record) {
-        if let Some(place) = self.reserve().await {
-            place.put(record);
+        if let Some(slot) = self.reserve().await {
+            slot.put(record);
         }
     }
 
@@ -134,7 +134,7 @@ struct Recording {
     waiting: mpsc::Receiver<Entry>,
     entries: Vec<Entry>,
     /// Activity, and when to store it without any outcome.
-    signs: Vec<Record>,
+    activity: Vec<Record>,
     due: Instant,
     /// A group, which is committed together.
     group: Vec<Record>,
@@ -150,7 +150,7 @@ struct Recording {
     groups: u64,
     flushes: Vec<(u64, oneshot::Sender<()>)>,
     /// Set while the store has a group, and still set after a panic there.
-    is_in_hand: bool,
+    is_store_busy: bool,
     is_last: bool,
     last_tries: u32,
 }
@@ -176,7 +176,7 @@ impl Recording {
             recorded,
             waiting,
             entries: Vec::with_capacity(GROUP),
-            signs: Vec::new(),
+            activity: Vec::new(),
             due: Instant::now(),
             group: Vec::new(),
             singly: VecDeque::new(),
@@ -185,7 +185,7 @@ impl Recording {
             retry_at: Instant::now(),
             groups: 0,
             flushes: Vec::new(),
-            is_in_hand: false,
+            is_store_busy: false,
             is_last: false,
             last_tries: 0,
         }
@@ -203,27 +203,27 @@ impl Recording {
         let taken = fitting(&self.entries);
         for entry in self.entries.drain(..taken) {
             match entry {
-                Entry::Record(sign @ Record::Heartbeat { .. }) => {
-                    if self.signs.is_empty() {
-                        self.due = Instant::now() + SIGNS;
+                Entry::Record(heartbeat @ Record::Heartbeat { .. }) => {
+                    if self.activity.is_empty() {
+                        self.due = Instant::now() + ACTIVITY_DELAY;
                     }
-                    self.signs.push(sign);
+                    self.activity.push(heartbeat);
                 }
                 Entry::Record(record) => self.group.push(record),
                 Entry::Flush(done) => self.flushes.push((self.groups, done)),
             }
         }
-        let is_time = self.is_last || Instant::now() >= self.due || self.signs.len() >= GROUP;
+        let is_time = self.is_last || Instant::now() >= self.due || self.activity.len() >= GROUP;
         if !self.group.is_empty() || is_time {
-            self.group.append(&mut self.signs);
+            self.group.append(&mut self.activity);
         }
     }
 
     /// Stores some records. An error that may pass is returned, and they are kept.
     async fn store(&mut self, records: Vec<Record>) -> Result<Stored, StoreError> {
-        self.is_in_hand = true;
+        self.is_store_busy = true;
         let stored = self.ledger.record(records).await;
-        self.is_in_hand = false;
+        self.is_store_busy = false;
         match stored {
             Ok(()) => {
                 self.recorded.send_replace(());
@@ -254,8 +254,8 @@ impl Recording {
     }
 
     /// The store panicked at these records, which must not be retried forever.
-    fn put_down(&mut self) {
-        self.is_in_hand = false;
+    fn recover_after_panic(&mut self) {
+        self.is_store_busy = false;
         if !self.group.is_empty() {
             self.singly.extend(self.group.drain(..));
         } else if let Some(record) = self.singly.pop_front() {
@@ -303,7 +303,7 @@ impl Recording {
                 Stored::Refused(error) => error,
                 Stored::Failed(error) => {
                     failing.failures += 1;
-                    let is_cause = failing.failures >= MOST_FAILURES || self.failing.len() >= GROUP;
+                    let is_cause = failing.failures >= MAX_FAILURES || self.failing.len() >= GROUP;
                     if !(self.is_last || is_cause && self.health.check().await.is_ok()) {
                         self.failing.push_back(failing);
                         continue;
@@ -353,17 +353,17 @@ impl Job for Recording {
         }
         let more = self.waiting.recv_many(&mut self.entries, GROUP);
         // When there is something to do although no outcome arrives.
-        let signs = (!self.signs.is_empty()).then_some(self.due);
+        let activity = (!self.activity.is_empty()).then_some(self.due);
         let retry = (!self.failing.is_empty()).then_some(self.retry_at);
-        self.is_last = match signs.into_iter().chain(retry).min() {
+        self.is_last = match activity.into_iter().chain(retry).min() {
             None => more.await == 0,
             Some(at) => timeout_at(at, more).await == Ok(0),
         };
     }
 
     async fn run_once(&mut self) -> Result<Next, StoreError> {
-        if self.is_in_hand {
-            self.put_down();
+        if self.is_store_busy {
+            self.recover_after_panic();
         }
         if !self.has_work() && self.failing.len() < GROUP {
             self.gather();

@@ -24,7 +24,7 @@ struct Connection {
 
 /// A gateway's live connections.
 #[derive(Debug, Default)]
-struct Place {
+struct GatewayConnections {
     connections: Vec<Connection>,
     /// The last sequence that any of them was sent, including those that ended.
     sent: Arc<AtomicI64>,
@@ -33,7 +33,7 @@ struct Place {
 /// All live connections.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    gateways: DashMap<GatewayKey, Place>,
+    gateways: DashMap<GatewayKey, GatewayConnections>,
     live: AtomicUsize,
     /// Locked to register and to close, so that a drain finds every connection that
     /// was registered before it.
@@ -60,12 +60,12 @@ impl Registry {
         let (stop, stopped) = mpsc::channel(WAITING_REASONS);
         let probe = Arc::new(Notify::new());
         let sent = {
-            let mut place = self.gateways.entry(gateway).or_default();
-            for other in &place.connections {
+            let mut entry = self.gateways.entry(gateway).or_default();
+            for other in &entry.connections {
                 other.probe.notify_one();
             }
-            place.connections.push(Connection { id, token, stop, probe: Arc::clone(&probe) });
-            Arc::clone(&place.sent)
+            entry.connections.push(Connection { id, token, stop, probe: Arc::clone(&probe) });
+            Arc::clone(&entry.sent)
         };
         self.live.fetch_add(1, Ordering::Relaxed);
         let open = metrics::gauge!(metric::CONNECTIONS, "transport" => transport);
@@ -82,7 +82,7 @@ impl Registry {
 
     /// A gateway's connections.
     pub(super) fn connected(&self, gateway: GatewayKey) -> usize {
-        self.gateways.get(&gateway).map_or(0, |place| place.connections.len())
+        self.gateways.get(&gateway).map_or(0, |entry| entry.connections.len())
     }
 
     /// The number of connections on this node.
@@ -92,8 +92,8 @@ impl Registry {
 
     /// Stops a gateway's connections.
     pub(super) fn stop_gateway(&self, gateway: GatewayKey, reason: Reason) {
-        if let Some(place) = self.gateways.get(&gateway) {
-            for connection in &place.connections {
+        if let Some(entry) = self.gateways.get(&gateway) {
+            for connection in &entry.connections {
                 stop(&connection.stop, reason);
             }
         }
@@ -101,8 +101,8 @@ impl Registry {
 
     /// Stops one connection.
     pub(super) fn stop_connection(&self, gateway: GatewayKey, id: ConnectionId, reason: Reason) {
-        if let Some(place) = self.gateways.get(&gateway)
-            && let Some(connection) = place.connections.iter().find(|one| one.id == id)
+        if let Some(entry) = self.gateways.get(&gateway)
+            && let Some(connection) = entry.connections.iter().find(|one| one.id == id)
         {
             stop(&connection.stop, reason);
         }
@@ -110,8 +110,8 @@ impl Registry {
 
     /// Stops the connections that were opened with a token.
     pub(super) fn stop_token(&self, token: &str, reason: Reason) {
-        for place in &self.gateways {
-            for connection in place.connections.iter().filter(|one| one.token == token) {
+        for entry in &self.gateways {
+            for connection in entry.connections.iter().filter(|one| one.token == token) {
                 stop(&connection.stop, reason);
             }
         }
@@ -119,8 +119,10 @@ impl Registry {
 
     /// All connections, by their ids.
     pub(super) fn ids(&self) -> Vec<ConnectionId> {
-        let ids = |place: &Place| place.connections.iter().map(|one| one.id).collect::<Vec<_>>();
-        self.gateways.iter().flat_map(|place| ids(&place)).collect()
+        let ids = |entry: &GatewayConnections| {
+            entry.connections.iter().map(|one| one.id).collect::<Vec<_>>()
+        };
+        self.gateways.iter().flat_map(|entry| ids(&entry)).collect()
     }
 
     /// Senders to stop these connections, in random order.
@@ -128,8 +130,8 @@ impl Registry {
         let mut stops: Vec<_> = self
             .gateways
             .iter()
-            .flat_map(|place| {
-                let those = place.connections.iter().filter(|one| of(&one.id));
+            .flat_map(|entry| {
+                let those = entry.connections.iter().filter(|one| of(&one.id));
                 those.map(|one| (one.id, one.stop.clone())).collect::<Vec<_>>()
             })
             .collect();
@@ -179,10 +181,10 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // The entry stays locked until it is removed, so that a connection that is
         // registered meanwhile is not removed with it.
-        if let Entry::Occupied(mut place) = self.registry.gateways.entry(self.gateway) {
-            place.get_mut().connections.retain(|connection| connection.id != self.id);
-            if place.get().connections.is_empty() {
-                place.remove();
+        if let Entry::Occupied(mut entry) = self.registry.gateways.entry(self.gateway) {
+            entry.get_mut().connections.retain(|connection| connection.id != self.id);
+            if entry.get().connections.is_empty() {
+                entry.remove();
             }
         }
         self.registry.live.fetch_sub(1, Ordering::Relaxed);

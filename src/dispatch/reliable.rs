@@ -201,8 +201,8 @@ impl Lane {
                         return end;
                     }
                 }
-                Some(place) = recorder.reserve(), if !self.outcomes.is_empty() => {
-                    self.outcomes.hand_in(place);
+                Some(slot) = recorder.reserve(), if !self.outcomes.is_empty() => {
+                    self.outcomes.hand_in(slot);
                 }
                 Ok(_) = events.reserve(), if link_is_full => {}
                 () = self.reader.more(), if state.wind_down.is_none() => {}

@@ -16,10 +16,10 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The time between two sockets that are closed because their connections are
 /// lost. Gateways reconnect at once, and should not all do so at the same moment.
-const APART: Duration = Duration::from_millis(5);
+const CLOSE_SPACING: Duration = Duration::from_millis(5);
 /// The most steps in which they are closed, because the node's heartbeat waits for
 /// the last one.
-const STEPS: usize = 400;
+const MAX_CLOSE_STEPS: usize = 400;
 
 /// The job that polls for revocations at other nodes.
 pub(super) struct Poll(pub(super) Arc<Dispatcher>);
@@ -67,11 +67,11 @@ pub(super) async fn close_lost(dispatcher: &Dispatcher) -> Result<usize> {
     }
     let lost: HashSet<_> = dispatcher.store.not_on_record(&ids).await?.into_iter().collect();
     let stops = dispatcher.registry.stops(|id| lost.contains(id));
-    for few in stops.chunks(stops.len().div_ceil(STEPS).max(1)) {
+    for few in stops.chunks(stops.len().div_ceil(MAX_CLOSE_STEPS).max(1)) {
         for stop in few {
             registry::stop(stop, Reason::NodeLost);
         }
-        tokio::time::sleep(APART).await;
+        tokio::time::sleep(CLOSE_SPACING).await;
     }
     Ok(stops.len())
 }

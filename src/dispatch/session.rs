@@ -18,7 +18,7 @@ use super::outcomes::{ConnectionInfo, Outcomes};
 use super::permit::Permit;
 use super::registry::Registration;
 use super::reports::Reports;
-use super::window::{Closing, Limits, Patience, Window};
+use super::window::{Closing, GiveUpPolicy, Limits, Window};
 use super::{Dispatcher, reliable};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
@@ -161,7 +161,7 @@ impl Ready {
                 options.heartbeat_timeout.min(options.confirmation_timeout),
                 options.unacknowledged(),
             ),
-            patience: Patience { max_attempts: options.max_attempts, poison: options.poison },
+            give_up: GiveUpPolicy { max_attempts: options.max_attempts, poison: options.poison },
             token_expires: self
                 .admission
                 .token_expires_at
@@ -262,7 +262,7 @@ impl Ready {
         };
         let confirms = level(request.confirmation);
         let mut window = reliable::Window::new(limits, confirms, position, opened.suspect);
-        window.nacked_before(&nacked, timing.patience);
+        window.nacked_before(&nacked, timing.give_up);
         window.credit(request.credit);
         let lane = Box::new(reliable::Lane {
             info: info.clone(),

@@ -23,7 +23,7 @@ pub struct Limits {
 
 /// When delivery of an event is given up.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct GiveUpPolicy {
     /// Attempts, on any connections, before the event counts as poison.
     pub max_attempts: u32,
     /// What happens to poison events.
@@ -242,13 +242,18 @@ impl Window {
     /// connection gives each event a receipt of its own. `None` means that the
     /// transport did not say, with the same consequence; so has an event that was settled without a
     /// receipt, which may be the cause, too.
-    pub fn close(self, reason: Reason, shared: Option<&[Sequence]>, patience: Patience) -> Closing {
+    pub fn close(
+        self,
+        reason: Reason,
+        shared: Option<&[Sequence]>,
+        give_up: GiveUpPolicy,
+    ) -> Closing {
         let Some(oldest) = self.in_flight.front() else {
             return Closing::default();
         };
         let is_alone = self.in_flight.len() == 1
             || shared.is_some_and(|shared| !shared.contains(&oldest.sequence));
-        let may_give_up = patience.poison == Policy::DeadLetter
+        let may_give_up = give_up.poison == Policy::DeadLetter
             && is_alone
             && self.settled.is_empty()
             && reason.is_attributed_to_the_event();
@@ -256,7 +261,7 @@ impl Window {
         Closing {
             unconfirmed: vec![Unconfirmed { range, started_at: oldest.started_at }],
             is_in_progress: false,
-            give_up_after: may_give_up.then_some(patience.max_attempts),
+            give_up_after: may_give_up.then_some(give_up.max_attempts),
         }
     }
 }

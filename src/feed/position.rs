@@ -11,9 +11,9 @@ use crate::store::{FeedEnds, FeedSpans};
 
 /// Runs of missing keys in the text of a position, per table. If there are more, the text is that
 /// of an earlier position, after which some messages are repeated.
-const MOST_RUNS: usize = 16;
+const MAX_RUNS: usize = 16;
 /// The length of the longest text that is read.
-const LONGEST: usize = 4096;
+const MAX_TEXT_BYTES: usize = 4096;
 
 /// The tables that the feed is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,8 +110,8 @@ impl Mark {
 
     /// This mark, or an earlier one with few missing keys.
     fn write(&self, text: &mut String) {
-        let listed = &self.missing[..self.missing.len().min(MOST_RUNS)];
-        let high = self.missing.get(MOST_RUNS).map_or(self.high, |run| run.start() - 1);
+        let listed = &self.missing[..self.missing.len().min(MAX_RUNS)];
+        let high = self.missing.get(MAX_RUNS).map_or(self.high, |run| run.start() - 1);
         _ = write!(text, " {high}");
         for run in listed {
             _ = write!(text, ",{}-{}", run.start(), run.end());
@@ -126,7 +126,7 @@ impl Mark {
             let (first, last) = part.split_once('-')?;
             let (first, last): (i64, i64) = (first.parse().ok()?, last.parse().ok()?);
             let after = missing.last().map_or(0, |run| *run.end());
-            if first <= after || last < first || last >= high || missing.len() == MOST_RUNS {
+            if first <= after || last < first || last >= high || missing.len() == MAX_RUNS {
                 return None;
             }
             missing.push(first..=last);
@@ -226,7 +226,7 @@ impl Position {
 
     /// Reads such a text; `None` if it is not one.
     pub fn decode(text: &str) -> Option<Self> {
-        if text.len() > LONGEST {
+        if text.len() > MAX_TEXT_BYTES {
             return None;
         }
         let text = String::from_utf8(BASE64URL_NOPAD.decode(text.as_bytes()).ok()?).ok()?;
@@ -283,7 +283,7 @@ mod tests {
             position.events.pass(20 + 2 * key, true);
         }
         let read = Position::decode(&position.encode()).unwrap();
-        assert_eq!(read.events.missing().len(), MOST_RUNS);
+        assert_eq!(read.events.missing().len(), MAX_RUNS);
         assert!((1..=300).all(|key| position.events.includes(key) || !read.events.includes(key)));
         for bad in ["", "!", "MQ", &"A".repeat(5000)] {
             assert_eq!(Position::decode(bad), None, "{bad}");

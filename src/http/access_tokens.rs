@@ -13,7 +13,7 @@ use super::extract::{self, Path};
 use super::gateway_tokens::{issue, to_store, with_secret};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::{AccessToken, Code, NewAccessToken, Page, Scope, WithSecret};
 use crate::names;
@@ -37,7 +37,7 @@ pub(super) async fn create(
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(new): extract::Json<NewAccessToken>,
-) -> Answer<impl IntoResponse> {
+) -> HandlerResult<impl IntoResponse> {
     let issued = issue(Kind::Access)?;
     let info = store_issued(credentials.as_ref(), &actor, new, &issued).await?;
     Ok(with_secret(&issued, info))
@@ -50,11 +50,11 @@ pub(super) async fn create_once(
     actor: &Actor,
     new: NewAccessToken,
     seed: &[u8],
-) -> Answer<(Issued, AccessToken)> {
+) -> HandlerResult<(Issued, AccessToken)> {
     let id = token::id_of(seed);
     let exists = async || {
         let tokens = credentials.access_tokens(actor.organisation).await?;
-        Answer::Ok(tokens.iter().any(|token| token.id == id))
+        HandlerResult::Ok(tokens.iter().any(|token| token.id == id))
     };
     let repeated = || {
         let why = format!(
@@ -82,7 +82,7 @@ async fn store_issued(
     actor: &Actor,
     new: NewAccessToken,
     issued: &Issued,
-) -> Answer<AccessToken> {
+) -> HandlerResult<AccessToken> {
     let name = new.name.trim();
     if !names::is_name(name, 128) {
         return Err(Problem::invalid(
@@ -116,7 +116,7 @@ pub(super) async fn list(
     Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     _: Query<()>,
-) -> Answer<Json<Page<AccessToken>>> {
+) -> HandlerResult<Json<Page<AccessToken>>> {
     let tokens = credentials.access_tokens(actor.organisation).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
@@ -140,7 +140,7 @@ pub(super) async fn revoke(
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     let revoked = credentials.revoke_access_token(&actor, &id).await;
     // Even if it is unknown whether that was stored.
     app.access.remove(&id);

@@ -11,18 +11,18 @@ use super::extract::{self, Path};
 use super::gateways::shown;
 use super::openapi::{Body, Missing, Problems, ResyncRefused, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::{
-    self, PauseAnswer, PauseRequest, PurgeAnswer, PurgeRequest, ResumeRequest, ResyncAnswer,
-    ResyncRequest, ResyncState, SkipAnswer, SkipRequest,
+    self, PauseRequest, PauseResponse, PurgeRequest, PurgeResponse, ResumeRequest, ResyncRequest,
+    ResyncResponse, ResyncState, SkipRequest, SkipResponse,
 };
 use crate::event::{EventId, GatewayId, Reason};
 use crate::names;
 use crate::store::{self, Actions, PauseChange, ResyncOutcome};
 
 /// The most characters of a reason.
-const LONGEST_REASON: usize = 500;
+const MAX_REASON_CHARS: usize = 500;
 
 /// Pause the delivery to a gateway.
 ///
@@ -35,7 +35,7 @@ const LONGEST_REASON: usize = 500;
     params(("id" = GatewayId, Path, description = "The gateway.")),
     request_body(content = Option<PauseRequest>),
     responses(
-        (status = 200, description = "It is paused.", body = PauseAnswer),
+        (status = 200, description = "It is paused.", body = PauseResponse),
         Problems<(Scoped, Missing, Body, Write)>,
     ),
     security(("access_token" = ["admin"])),
@@ -47,7 +47,7 @@ pub(super) async fn pause(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::OptionalJson(request): extract::OptionalJson<PauseRequest>,
-) -> Answer<Json<PauseAnswer>> {
+) -> HandlerResult<Json<PauseResponse>> {
     let PauseRequest { reason, dry_run } = request;
     let reason = reason.as_deref().map(reason_of).transpose()?;
     let change = actions.pause_gateway(&actor, id, reason.as_deref(), dry_run).await?;
@@ -62,7 +62,7 @@ pub(super) async fn pause(
     params(("id" = GatewayId, Path, description = "The gateway.")),
     request_body(content = Option<ResumeRequest>),
     responses(
-        (status = 200, description = "It is not paused.", body = PauseAnswer),
+        (status = 200, description = "It is not paused.", body = PauseResponse),
         Problems<(Scoped, Missing, Body, Write)>,
     ),
     security(("access_token" = ["admin"])),
@@ -74,15 +74,15 @@ pub(super) async fn resume(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::OptionalJson(request): extract::OptionalJson<ResumeRequest>,
-) -> Answer<Json<PauseAnswer>> {
+) -> HandlerResult<Json<PauseResponse>> {
     let ResumeRequest { dry_run } = request;
     let change = actions.resume_gateway(&actor, id, dry_run).await?;
     Ok(Json(paused(&app, change, dry_run)))
 }
 
-fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseAnswer {
+fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseResponse {
     let PauseChange { changed, gateway, .. } = change;
-    PauseAnswer { changed, dry_run, gateway: shown(app, gateway) }
+    PauseResponse { changed, dry_run, gateway: shown(app, gateway) }
 }
 
 /// Skip a pending delivery.
@@ -96,7 +96,7 @@ fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseAnswer {
     params(("id" = GatewayId, Path, description = "The gateway.")),
     request_body = SkipRequest,
     responses(
-        (status = 200, description = "It is skipped.", body = SkipAnswer),
+        (status = 200, description = "It is skipped.", body = SkipResponse),
         Problems<(Scoped, Missing, Body, Taken, Write)>,
     ),
     security(("access_token" = ["admin"])),
@@ -108,7 +108,7 @@ pub(super) async fn skip(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::Json(request): extract::Json<SkipRequest>,
-) -> Answer<Json<SkipAnswer>> {
+) -> HandlerResult<Json<SkipResponse>> {
     let SkipRequest { sequence, reason, dry_run } = request;
     let reason = reason_of(&reason)?;
     let done = actions.skip_delivery(&actor, id, sequence, &reason, dry_run).await?;
@@ -118,7 +118,7 @@ pub(super) async fn skip(
         let detail = store::Skipped::detail(&actor.principal.name, &reason);
         app.dispatcher.log_given_up(&[done.delivery], Reason::Skipped, &detail);
     }
-    Ok(Json(SkipAnswer { changed, dry_run, gateway_id: id, sequence, event_id }))
+    Ok(Json(SkipResponse { changed, dry_run, gateway_id: id, sequence, event_id }))
 }
 
 /// Request a resync of a gateway.
@@ -133,7 +133,7 @@ pub(super) async fn skip(
     params(("id" = GatewayId, Path, description = "The gateway.")),
     request_body(content = Option<ResyncRequest>),
     responses(
-        (status = 200, description = "It is requested.", body = ResyncAnswer),
+        (status = 200, description = "It is requested.", body = ResyncResponse),
         Problems<(Scoped, Missing, Body, ResyncRefused, Write)>,
     ),
     security(("access_token" = ["admin"])),
@@ -145,14 +145,14 @@ pub(super) async fn resync(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::OptionalJson(request): extract::OptionalJson<ResyncRequest>,
-) -> Answer<Json<ResyncAnswer>> {
+) -> HandlerResult<Json<ResyncResponse>> {
     let ResyncRequest { instance, reason, dry_run } = request;
     let reason = reason.as_deref().map(reason_of).transpose()?;
     let request = store::ResyncRequest { instance, reason };
     let done = actions.request_resync(&actor, id, &request, dry_run).await?;
     app.dispatcher.resync(done.key, &done.connections);
     let pending = done.pending.into_iter().map(Into::into).collect();
-    Ok(Json(ResyncAnswer { changed: done.changed, dry_run, gateway_id: id, pending }))
+    Ok(Json(ResyncResponse { changed: done.changed, dry_run, gateway_id: id, pending }))
 }
 
 /// Purge an event's payload.
@@ -165,7 +165,7 @@ pub(super) async fn resync(
     params(("id" = EventId, Path, description = "The event.")),
     request_body = PurgeRequest,
     responses(
-        (status = 200, description = "It is purged.", body = PurgeAnswer),
+        (status = 200, description = "It is purged.", body = PurgeResponse),
         Problems<(Scoped, Missing, Body, Write)>,
     ),
     security(("access_token" = ["admin"])),
@@ -177,14 +177,14 @@ pub(super) async fn purge(
     Path(id): Path<EventId>,
     _: Query<()>,
     extract::Json(request): extract::Json<PurgeRequest>,
-) -> Answer<Json<PurgeAnswer>> {
+) -> HandlerResult<Json<PurgeResponse>> {
     let PurgeRequest { reason, dry_run } = request;
     let reason = reason_of(&reason)?;
     let done = actions.purge_event(&actor, &id, &reason, dry_run).await?;
     if done.changed && !dry_run {
         app.dispatcher.log_given_up(&done.given_up, Reason::Purged, "the payload was purged");
     }
-    Ok(Json(PurgeAnswer {
+    Ok(Json(PurgeResponse {
         changed: done.changed,
         dry_run,
         event_id: id,
@@ -195,9 +195,9 @@ pub(super) async fn purge(
 
 /// A reason as it is recorded: without control and format characters, which could change how the
 /// text around it is displayed.
-fn reason_of(text: &str) -> Answer<String> {
+fn reason_of(text: &str) -> HandlerResult<String> {
     let reason = names::inert(text.trim());
-    if reason.is_empty() || reason.chars().count() > LONGEST_REASON {
+    if reason.is_empty() || reason.chars().count() > MAX_REASON_CHARS {
         return Err(Problem::invalid("reason", "must be 1 to 500 characters"));
     }
     Ok(reason)

@@ -14,7 +14,7 @@ use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::alerts::destinations::{Prepared, prepare};
 use crate::alerts::secrets::SecretsError;
@@ -37,9 +37,9 @@ pub(super) async fn list(
     Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     _: Query<()>,
-) -> Answer<Json<Page<AlertDestination>>> {
+) -> HandlerResult<Json<Page<AlertDestination>>> {
     let stored = alerts.alert_destinations(organisation).await?;
-    let list = stored.into_iter().map(shown).collect::<Answer<_>>()?;
+    let list = stored.into_iter().map(shown).collect::<HandlerResult<_>>()?;
     Ok(Json(Page::whole(list)))
 }
 
@@ -58,7 +58,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(id): Path<String>,
     _: Query<()>,
-) -> Answer<Json<AlertDestination>> {
+) -> HandlerResult<Json<AlertDestination>> {
     Ok(Json(shown(stored(alerts.as_ref(), organisation, &id).await?)?))
 }
 
@@ -80,7 +80,7 @@ pub(super) async fn create(
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(mut definition): extract::Json<AlertDestinationDefinition>,
-) -> Answer<(StatusCode, Json<AlertDestination>)> {
+) -> HandlerResult<(StatusCode, Json<AlertDestination>)> {
     let prepared = prepare(&definition, None).map_err(Problem::invalid_fields)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
     let (_, destination) = store(&app, &actor, &id, Existing::Refuse, prepared, None).await?;
@@ -110,7 +110,7 @@ pub(super) async fn put(
     Path(id): Path<String>,
     _: Query<()>,
     extract::Json(mut definition): extract::Json<AlertDestinationDefinition>,
-) -> Answer<(StatusCode, Json<AlertDestination>)> {
+) -> HandlerResult<(StatusCode, Json<AlertDestination>)> {
     check_path_id(&id, definition.id.as_deref())?;
     definition.id = Some(id.clone());
     let existing = alerts.alert_destinations(actor.organisation).await?;
@@ -149,7 +149,7 @@ pub(super) async fn remove(
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     alerts.delete_alert_destination(&actor, &id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -173,7 +173,7 @@ pub(super) async fn test(
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
-) -> Answer<Json<AlertTest>> {
+) -> HandlerResult<Json<AlertTest>> {
     let stored = stored(alerts.as_ref(), actor.organisation, &id).await?;
     let by = &actor.principal.name;
     let test = app
@@ -190,7 +190,7 @@ async fn stored(
     alerts: &dyn Alerts,
     organisation: OrganisationKey,
     id: &str,
-) -> Answer<StoredDestination> {
+) -> HandlerResult<StoredDestination> {
     let all = alerts.alert_destinations(organisation).await?;
     all.into_iter().find(|one| one.id == id).ok_or_else(|| Problem::not_found(MISSING))
 }
@@ -204,7 +204,7 @@ async fn store(
     existing: Existing,
     prepared: Prepared,
     sealed: Option<Sealed>,
-) -> Answer<(bool, AlertDestination)> {
+) -> HandlerResult<(bool, AlertDestination)> {
     let checked = app.alerting.check_host(&prepared).await;
     checked.map_err(|error| Problem::invalid_fields(vec![error]))?;
     let organisation = actor.organisation;
@@ -220,7 +220,7 @@ async fn store(
 }
 
 /// What is not secret about a destination.
-pub(super) fn shown(stored: StoredDestination) -> Answer<AlertDestination> {
+pub(super) fn shown(stored: StoredDestination) -> HandlerResult<AlertDestination> {
     let settings = serde_json::from_str(&stored.definition).map_err(|error| {
         StoreError::Corrupt(format!("alert destination {}: {error}", stored.id))
     })?;

@@ -12,9 +12,9 @@ use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
-use crate::alerts::message::{Noted, key};
+use crate::alerts::message::{StoredFinding, key};
 use crate::alerts::rules::{Rule, Rules, built_ins, problems};
 use crate::api::{
     Alert, AlertAttempt, AlertCounts, AlertEvent, AlertNotification, AlertNotificationState,
@@ -30,7 +30,7 @@ const ALERTS: &str = "alerts";
 /// The newest notifications that the overview has.
 const NOTIFICATIONS: usize = 100;
 /// The longest silence.
-const LONGEST_SILENCE: std::time::Duration = std::time::Duration::from_hours(366 * 24);
+const MAX_SILENCE: std::time::Duration = std::time::Duration::from_hours(366 * 24);
 
 /// Show rules, destinations, alerts and notifications.
 ///
@@ -49,7 +49,7 @@ pub(super) async fn overview(
     Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     Query(page): Query<PageQuery>,
-) -> Answer<Json<AlertsOverview>> {
+) -> HandlerResult<Json<AlertsOverview>> {
     Ok(Json(read_overview(alerts.as_ref(), organisation, &page).await?))
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn overview(
 pub(super) async fn firing(
     alerts: &dyn Alerts,
     organisation: OrganisationKey,
-) -> Answer<Vec<Alert>> {
+) -> HandlerResult<Vec<Alert>> {
     let rules = rules_of(alerts, organisation).await?;
     let mut alerts = alerts_of(alerts, organisation, &rules).await?;
     alerts.retain(|alert| alert.state == AlertState::Firing);
@@ -69,7 +69,7 @@ async fn alerts_of(
     alerts: &dyn Alerts,
     organisation: OrganisationKey,
     rules: &[Rule],
-) -> Answer<Vec<Alert>> {
+) -> HandlerResult<Vec<Alert>> {
     let alerts = alerts.alerts(organisation).await?;
     let mut alerts: Vec<Alert> = alerts.into_iter().map(|alert| shown(alert, rules)).collect();
     alerts.sort_by_cached_key(AlertPosition::of);
@@ -120,7 +120,7 @@ async fn read_overview(
     alerts: &dyn Alerts,
     organisation: OrganisationKey,
     page: &PageQuery,
-) -> Answer<AlertsOverview> {
+) -> HandlerResult<AlertsOverview> {
     let (limit, after) = (page.size(), page.position::<AlertPosition>(&ALERTS)?);
     let rules = rules_of(alerts, organisation).await?;
     let destinations = alerts.alert_destinations(organisation).await?;
@@ -142,16 +142,20 @@ async fn read_overview(
         destinations: destinations
             .into_iter()
             .map(alert_destinations::shown)
-            .collect::<Answer<_>>()?,
+            .collect::<HandlerResult<_>>()?,
         notifications: notifications.into_iter().map(Into::into).collect(),
     })
 }
 
-async fn rules_of(alerts: &dyn Alerts, organisation: OrganisationKey) -> Answer<Vec<Rule>> {
+async fn rules_of(alerts: &dyn Alerts, organisation: OrganisationKey) -> HandlerResult<Vec<Rule>> {
     Ok(Rules::new(alerts.alert_rules(organisation).await?).in_force)
 }
 
-async fn rule_of(alerts: &dyn Alerts, organisation: OrganisationKey, id: &str) -> Answer<Rule> {
+async fn rule_of(
+    alerts: &dyn Alerts,
+    organisation: OrganisationKey,
+    id: &str,
+) -> HandlerResult<Rule> {
     let rules = rules_of(alerts, organisation).await?;
     rules.into_iter().find(|rule| rule.id == id).ok_or_else(|| Problem::not_found("alert rule"))
 }
@@ -169,7 +173,7 @@ pub(super) async fn list(
     Part(alerts): Part<dyn Alerts>,
     Reader(organisation): Reader,
     _: Query<()>,
-) -> Answer<Json<Page<AlertRule>>> {
+) -> HandlerResult<Json<Page<AlertRule>>> {
     let rules = rules_of(alerts.as_ref(), organisation).await?;
     Ok(Json(Page::whole(rules.into_iter().map(Into::into).collect())))
 }
@@ -189,7 +193,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(id): Path<String>,
     _: Query<()>,
-) -> Answer<Json<AlertRule>> {
+) -> HandlerResult<Json<AlertRule>> {
     Ok(Json(rule_of(alerts.as_ref(), organisation, &id).await?.into()))
 }
 
@@ -208,7 +212,7 @@ pub(super) async fn create(
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(mut definition): extract::Json<AlertRuleDefinition>,
-) -> Answer<(StatusCode, Json<AlertRule>)> {
+) -> HandlerResult<(StatusCode, Json<AlertRule>)> {
     check(&definition)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
     put_definition(alerts.as_ref(), &actor, &id, Existing::Refuse, &definition).await?;
@@ -237,7 +241,7 @@ pub(super) async fn put(
     Path(id): Path<String>,
     _: Query<()>,
     extract::Json(mut definition): extract::Json<AlertRuleDefinition>,
-) -> Answer<(StatusCode, Json<AlertRule>)> {
+) -> HandlerResult<(StatusCode, Json<AlertRule>)> {
     check_path_id(&id, definition.id.as_deref())?;
     definition.id = Some(id.clone());
     check(&definition)?;
@@ -256,7 +260,7 @@ async fn put_definition(
     id: &str,
     existing: Existing,
     definition: &AlertRuleDefinition,
-) -> Answer<bool> {
+) -> HandlerResult<bool> {
     check_destinations(alerts, actor.organisation, id, definition).await?;
     let was = built_ins().get(id).map(to_json).transpose()?;
     let text = to_json(definition)?;
@@ -281,7 +285,7 @@ pub(super) async fn remove(
     Admin(actor): Admin,
     Path(id): Path<String>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     match alerts.delete_alert_rule(&actor, &id).await {
         Err(store::StoreError::NotFound(_)) if built_ins().contains_key(id.as_str()) => {
             Err(Problem::new(
@@ -319,10 +323,10 @@ pub(super) async fn silence(
     Path(id): Path<String>,
     _: Query<()>,
     extract::Json(AlertSilence { until }): extract::Json<AlertSilence>,
-) -> Answer<Json<AlertRule>> {
+) -> HandlerResult<Json<AlertRule>> {
     rule_of(alerts.as_ref(), actor.organisation, &id).await?;
     let now = Timestamp::now();
-    if until.is_some_and(|until| until > now.plus(LONGEST_SILENCE)) {
+    if until.is_some_and(|until| until > now.plus(MAX_SILENCE)) {
         return Err(Problem::invalid("until", "must be at most a year from now"));
     }
     let until = until.filter(|until| *until > now);
@@ -337,7 +341,7 @@ async fn check_destinations(
     organisation: OrganisationKey,
     id: &str,
     definition: &AlertRuleDefinition,
-) -> Answer<()> {
+) -> HandlerResult<()> {
     let named = definition.destinations.as_deref().unwrap_or_default();
     if named.is_empty() {
         return Ok(());
@@ -359,13 +363,13 @@ async fn check_destinations(
     Err(Problem::invalid("destinations", why))
 }
 
-fn check(definition: &AlertRuleDefinition) -> Answer<()> {
+fn check(definition: &AlertRuleDefinition) -> HandlerResult<()> {
     let errors = problems(definition);
     if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
 }
 
 fn shown(alert: StoredAlert, rules: &[Rule]) -> Alert {
-    let noted = Noted::read(&alert.found);
+    let stored_finding = StoredFinding::read(&alert.found);
     let rule = rules.iter().find(|rule| rule.id == alert.rule);
     Alert {
         key: key(&alert.rule, &alert.group),
@@ -374,13 +378,13 @@ fn shown(alert: StoredAlert, rules: &[Rule]) -> Alert {
             store::AlertState::Firing => AlertState::Firing,
             store::AlertState::Resolved => AlertState::Resolved,
         },
-        severity: noted.severity,
-        owner: noted.owner,
+        severity: stored_finding.severity,
+        owner: stored_finding.owner,
         since: alert.since,
         fired_at: alert.fired_at,
         resolved_at: alert.resolved_at,
         silenced: rule.is_some_and(|rule| rule.is_silent(Timestamp::now())),
-        found: noted.finding,
+        found: stored_finding.finding,
         notified: alert.notified,
         rule: alert.rule,
         group: alert.group,

@@ -8,7 +8,7 @@ use super::cursor;
 use super::deliveries::open_window;
 use super::openapi::{Long, Problems, Scoped};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{AuditObject, AuditPrincipal, AuditQuery, AuditRecord, Page, PageQuery};
 use crate::clock::{TimeWindow, Timestamp};
@@ -16,19 +16,19 @@ use crate::names;
 use crate::store::{self, Audit, AuditAction, AuditCursor, AuditFilter};
 
 /// The longest id or name, in characters. Longer ones are cut when they are recorded.
-const LONGEST: usize = 256;
+const MAX_CHARS: usize = 256;
 
 impl FromQuery for AuditQuery {
     fn names() -> Vec<String> {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let action: Option<AuditAction> = parameters.get("action")?;
         let action = action.map(|action| action.as_str().to_owned());
         let name = |parameter| {
             parameters.parse(parameter, |text| {
-                if !text.is_empty() && names::is_plain(text, LONGEST) {
+                if !text.is_empty() && names::is_plain(text, MAX_CHARS) {
                     Ok(text.to_owned())
                 } else {
                     Err("must be 1 to 256 characters, none of them a control or format character")
@@ -68,7 +68,7 @@ pub(super) async fn list(
     Part(audit): Part<dyn Audit>,
     Admin(actor): Admin,
     Query((asked, page)): Query<(AuditQuery, PageQuery)>,
-) -> Answer<Json<Page<AuditRecord>>> {
+) -> HandlerResult<Json<Page<AuditRecord>>> {
     let filters = ("audit", &asked);
     let position = page.position::<PagePosition>(&filters)?;
     let window = match &position {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::body::Bytes;
 
 use super::extract;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::Code;
 use crate::compute::Source;
 use crate::metric;
@@ -51,7 +51,7 @@ impl Memory {
         self: &Arc<Self>,
         source: Source,
         request: axum::extract::Request,
-    ) -> Answer<Body> {
+    ) -> HandlerResult<Body> {
         let mut parts = extract::BodyParts::new(request, self.body_limit);
         let mut share = Share { memory: Arc::clone(self), source, bytes: 0 };
         let mut kept = Vec::new();

@@ -8,7 +8,7 @@ use super::cursor;
 use super::deliveries::open_window;
 use super::openapi::{Long, Missing, Problems, Scoped};
 use super::part::Part;
-use super::problem::Answer;
+use super::problem::HandlerResult;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, EventFilter, EventSummary, Page, PageQuery};
 use crate::clock::{TimeWindow, Timestamp};
@@ -16,14 +16,14 @@ use crate::event::Sequence;
 use crate::store::{self, EventCursor, Log, TimedKey};
 
 /// The longest user id that an event may have.
-const LONGEST_USER_ID: usize = 256;
+const MAX_USER_ID_BYTES: usize = 256;
 
 impl FromQuery for EventFilter {
     fn names() -> Vec<String> {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self {
             from: parameters.instant("from")?,
             to: parameters.instant("to")?,
@@ -39,7 +39,7 @@ impl FromQuery for EventFilter {
 }
 
 fn user_id(text: &str) -> Result<String, &'static str> {
-    if text.len() > LONGEST_USER_ID || text.chars().any(char::is_control) {
+    if text.len() > MAX_USER_ID_BYTES || text.chars().any(char::is_control) {
         return Err("must be at most 256 bytes, none of them a control character");
     }
     not_empty(text)
@@ -75,7 +75,7 @@ pub(super) async fn events(
     Part(log): Part<dyn Log>,
     Reader(organisation): Reader,
     Query((asked, page)): Query<(EventFilter, PageQuery)>,
-) -> Answer<Json<Page<EventSummary>>> {
+) -> HandlerResult<Json<Page<EventSummary>>> {
     let filters = ("events", &asked);
     let position = page.position::<PagePosition>(&filters)?;
     let window = match &position {

@@ -9,7 +9,7 @@ use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Body, Long, Missing, Problems, Scoped, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     AbortRequest, Aborted, AuditPrincipal, Job, JobKind, JobParameters, JobProgress, JobSkips,
@@ -23,7 +23,7 @@ impl FromQuery for JobsQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let words = [JobState::Running, JobState::Done, JobState::Aborted, JobState::Failed]
             .map(|state| (state.as_str(), state));
         Ok(Self { state: parameters.one_of("state", &words)? })
@@ -47,7 +47,7 @@ pub(super) async fn list(
     Part(bulk): Part<dyn Bulk>,
     Admin(actor): Admin,
     Query((asked, page)): Query<(JobsQuery, PageQuery)>,
-) -> Answer<Json<Page<Job>>> {
+) -> HandlerResult<Json<Page<Job>>> {
     let filters = ("jobs", &asked);
     let (limit, after) = (page.size(), page.position::<i64>(&filters)?);
     let JobsQuery { state } = &asked;
@@ -74,7 +74,7 @@ pub(super) async fn show(
     Admin(actor): Admin,
     Path(id): Path<JobId>,
     _: Query<()>,
-) -> Answer<Json<Job>> {
+) -> HandlerResult<Json<Job>> {
     let job = bulk.bulk_job(actor.organisation, id).await?;
     Ok(Json(job.ok_or_else(|| Problem::not_found("job"))?.into()))
 }
@@ -102,7 +102,7 @@ pub(super) async fn abort(
     Path(id): Path<JobId>,
     _: Query<()>,
     extract::OptionalJson(request): extract::OptionalJson<AbortRequest>,
-) -> Answer<Json<Aborted>> {
+) -> HandlerResult<Json<Aborted>> {
     let AbortRequest { dry_run } = request;
     let job = if dry_run {
         let job = bulk.bulk_job(actor.organisation, id).await?;

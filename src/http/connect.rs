@@ -19,7 +19,7 @@ use super::listener::Peer;
 use super::not_opened::{self, closing};
 use super::observability;
 use super::openapi::{Connecting, Problems};
-use super::problem::{Answer, Challenge, Problem};
+use super::problem::{Challenge, HandlerResult, Problem};
 use super::upgrade_headers;
 use crate::admission::{Admitted, Candidate, Cause, Greeted, NotOpened, Refusal};
 use crate::api::Code;
@@ -280,7 +280,7 @@ fn too_many(wait: Duration) -> Problem {
 /// Browsers send an Origin header, gateways don't. A web page must not be able to use a key that it
 /// obtained. The status is 400, after which gateways retry, so that a proxy which adds the header
 /// does not stop a fleet.
-pub(super) fn check_origin(app: &App, headers: &HeaderMap) -> Answer<()> {
+pub(super) fn check_origin(app: &App, headers: &HeaderMap) -> HandlerResult<()> {
     let allowed = &app.config.server.allowed_origins;
     let listed =
         |origin: &HeaderValue| allowed.iter().any(|one| one.as_bytes() == origin.as_bytes());

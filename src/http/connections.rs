@@ -8,7 +8,7 @@ use super::cursor;
 use super::extract::Path;
 use super::openapi::{Long, Missing, Problems, Scoped};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Connection, ConnectionStatus, ConnectionsQuery, ConnectionsStatus, Page, PageQuery,
@@ -21,7 +21,7 @@ impl FromQuery for ConnectionsQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let words = [("connected", ConnectionsStatus::Connected), ("all", ConnectionsStatus::All)];
         Ok(Self { status: parameters.one_of("status", &words)? })
     }
@@ -43,7 +43,7 @@ pub(super) async fn list(
     Part(connections): Part<dyn Connections>,
     Reader(organisation): Reader,
     Query((which, page)): Query<(ConnectionsQuery, PageQuery)>,
-) -> Answer<Json<Page<Connection>>> {
+) -> HandlerResult<Json<Page<Connection>>> {
     let status = which.status.unwrap_or(ConnectionsStatus::Connected);
     answer(connections.as_ref(), organisation, None, status, &page).await
 }
@@ -67,7 +67,7 @@ pub(super) async fn of_gateway(
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     Query((which, page)): Query<(ConnectionsQuery, PageQuery)>,
-) -> Answer<Json<Page<Connection>>> {
+) -> HandlerResult<Json<Page<Connection>>> {
     if gateways.gateway(organisation, id).await?.is_none() {
         return Err(Problem::not_found("gateway"));
     }
@@ -100,7 +100,7 @@ async fn answer(
     gateway: Option<GatewayId>,
     status: ConnectionsStatus,
     page: &PageQuery,
-) -> Answer<Json<Page<Connection>>> {
+) -> HandlerResult<Json<Page<Connection>>> {
     let live_only = status == ConnectionsStatus::Connected;
     let filters = ("connections", gateway, live_only);
     let after = page.position::<Position>(&filters)?.map(ConnectionCursor::from);

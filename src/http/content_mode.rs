@@ -5,11 +5,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest as _, Sha256};
 
 use super::extract::require_json;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::cloud_event::{
-    BATCH_MEDIA_TYPE, HEADER_PREFIX, LONGEST_VALUE, MEDIA_TYPE, MEDIA_TYPES, is_json,
+    BATCH_MEDIA_TYPE, HEADER_PREFIX, MAX_VALUE_BYTES, MEDIA_TYPE, MEDIA_TYPES, is_json,
 };
 use crate::ingest::body::{self, Items};
 use crate::ingest::{ValidationError, cloud_events};
@@ -35,7 +35,7 @@ pub(super) struct Binary {
 
 impl ContentMode {
     /// The mode of a request. `Content-Type` decides, and then whether there are headers of attributes.
-    pub(super) fn of(headers: &HeaderMap) -> Answer<Self> {
+    pub(super) fn of(headers: &HeaderMap) -> HandlerResult<Self> {
         let content_type = content_type(headers)?;
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let is = |media_type: &str| essence.eq_ignore_ascii_case(media_type);
@@ -110,15 +110,15 @@ impl ContentMode {
 }
 
 /// The value of `Content-Type`; empty if there is none.
-fn content_type(headers: &HeaderMap) -> Answer<&str> {
+fn content_type(headers: &HeaderMap) -> HandlerResult<&str> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let Some(value) = values.next() else { return Ok("") };
-    let text = value.to_str().ok().filter(|text| text.len() <= LONGEST_VALUE);
+    let text = value.to_str().ok().filter(|text| text.len() <= MAX_VALUE_BYTES);
     match (text, values.next()) {
         (Some(text), None) => Ok(text),
         _ => Err(Problem::invalid(
             "Content-Type",
-            format!("must be given once, in at most {LONGEST_VALUE} ASCII characters"),
+            format!("must be given once, in at most {MAX_VALUE_BYTES} ASCII characters"),
         )),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::PageQuery;
 
 const DIGEST_BYTES: usize = 8;
@@ -22,7 +22,7 @@ impl PageQuery {
     pub(super) fn position<T: DeserializeOwned>(
         &self,
         filters: &impl Serialize,
-    ) -> Answer<Option<T>> {
+    ) -> HandlerResult<Option<T>> {
         self.cursor.as_deref().map(|text| decode(text, filters)).transpose()
     }
 }
@@ -35,7 +35,10 @@ pub(super) fn encode(position: &impl Serialize, filters: &impl Serialize) -> Str
 }
 
 /// Decodes a cursor that was issued for the same filters.
-pub(super) fn decode<T: DeserializeOwned>(text: &str, filters: &impl Serialize) -> Answer<T> {
+pub(super) fn decode<T: DeserializeOwned>(
+    text: &str,
+    filters: &impl Serialize,
+) -> HandlerResult<T> {
     let refuse = || {
         Problem::invalid(
             "cursor",

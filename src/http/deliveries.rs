@@ -11,7 +11,7 @@ use super::cursor;
 use super::idempotency::Keyed;
 use super::openapi::{Body, Idempotent, Long, Missing, Problems, Purging, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     self, DeliveriesQuery, DeliveriesStatus, DeliveriesWindow, Delivery, DeliveryFilter,
@@ -27,7 +27,7 @@ use crate::store::{
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
-const LONGEST_BUCKET_SECS: u64 = 366 * 24 * 3600;
+const MAX_BUCKET_SECS: u64 = 366 * 24 * 3600;
 /// Maximum number of buckets per response; a chart cannot show more.
 const MAX_BUCKETS: u128 = 2000;
 
@@ -36,7 +36,7 @@ impl FromQuery for DeliveryFilter {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self {
             from: parameters.instant("from")?,
             to: parameters.instant("to")?,
@@ -54,7 +54,7 @@ impl FromQuery for DeliveriesQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let words = [
             ("failed", DeliveriesStatus::Failed),
             ("pending", DeliveriesStatus::Pending),
@@ -77,7 +77,7 @@ impl FromQuery for SummaryQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let words = [
             ("reason", SummaryBy::Reason),
             ("gateway", SummaryBy::Gateway),
@@ -114,7 +114,7 @@ pub(super) async fn list(
     Part(ledger): Part<dyn Ledger>,
     Reader(organisation): Reader,
     Query((which, asked, page)): Query<(DeliveriesQuery, DeliveryFilter, PageQuery)>,
-) -> Answer<Json<Page<Delivery>>> {
+) -> HandlerResult<Json<Page<Delivery>>> {
     let status = which.status.unwrap_or_default();
     let by_outcome = which.window_of == Some(DeliveriesWindow::Outcome);
     let state = match status {
@@ -148,7 +148,7 @@ async fn of_outcomes(
     (status, state): (DeliveriesStatus, Option<store::DeliveryState>),
     asked: DeliveryFilter,
     page: &PageQuery,
-) -> Answer<Json<Page<Delivery>>> {
+) -> HandlerResult<Json<Page<Delivery>>> {
     let named =
         [("eventId", asked.event_id.is_some()), ("correlationId", asked.correlation_id.is_some())];
     if let Some((field, _)) = named.iter().find(|(_, is_there)| *is_there) {
@@ -178,7 +178,7 @@ async fn failed(
     organisation: OrganisationKey,
     asked: DeliveryFilter,
     page: &PageQuery,
-) -> Answer<Json<Page<Delivery>>> {
+) -> HandlerResult<Json<Page<Delivery>>> {
     let position = page.position::<PagePosition>(&asked)?;
     let window = match &position {
         Some(position) => position.window,
@@ -207,7 +207,7 @@ async fn in_state(
     (status, state): (DeliveriesStatus, Option<store::DeliveryState>),
     asked: DeliveryFilter,
     page: &PageQuery,
-) -> Answer<Json<Page<Delivery>>> {
+) -> HandlerResult<Json<Page<Delivery>>> {
     let filters = (status, &asked);
     let position = page.position::<StatePosition>(&filters)?;
     let window = match &position {
@@ -246,7 +246,7 @@ pub(super) async fn summary(
     Part(ledger): Part<dyn Ledger>,
     Reader(organisation): Reader,
     Query((asked, query)): Query<(Window, SummaryQuery)>,
-) -> Answer<Json<Summary>> {
+) -> HandlerResult<Json<Summary>> {
     let window = closed_window(asked.from, asked.to)?;
     let bucket = bucket_in(window, query.bucket.as_deref())?;
     let by = query.by.unwrap_or(SummaryBy::Reason);
@@ -301,7 +301,7 @@ pub(super) async fn redrive(
     Admin(actor): Admin,
     _: Query<()>,
     Keyed(key, asked): Keyed<RedriveRequest>,
-) -> Answer<(StatusCode, Json<Redriven>)> {
+) -> HandlerResult<(StatusCode, Json<Redriven>)> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
     let filters = ("redrive", asked.filter.clone(), asked.dry_run);
     let at = asked.cursor.as_deref();
@@ -347,7 +347,7 @@ fn redriven(
 fn selection(
     asked: RedriveRequest,
     at: Option<RedrivePosition>,
-) -> Answer<(RedriveSelection, Option<TimeWindow>)> {
+) -> HandlerResult<(RedriveSelection, Option<TimeWindow>)> {
     match (asked.gateway_id, asked.sequence, asked.filter) {
         (Some(gateway), Some(sequence), None) if at.is_none() => {
             if !(1..=Sequence::MAX.0).contains(&sequence.0) {
@@ -383,13 +383,17 @@ async fn would_redrive(
     actor: &Actor,
     filter: &store::DeliveryFilter,
     at: Option<RedriveCursor>,
-) -> Answer<store::Redriven> {
+) -> HandlerResult<store::Redriven> {
     let selection = RedriveSelection::Filter(filter.clone(), at);
     Ok(ledger.redrive(actor, selection, true).await?)
 }
 
 /// How many deliveries a redrive would append in all.
-async fn count(ledger: &dyn Ledger, actor: &Actor, filter: &store::DeliveryFilter) -> Answer<i64> {
+async fn count(
+    ledger: &dyn Ledger,
+    actor: &Actor,
+    filter: &store::DeliveryFilter,
+) -> HandlerResult<i64> {
     let (mut total, mut at) = (0, None);
     loop {
         let part = would_redrive(ledger, actor, filter, at).await?;
@@ -403,19 +407,25 @@ async fn count(ledger: &dyn Ledger, actor: &Actor, filter: &store::DeliveryFilte
 
 /// The last 24 hours by default. Without an end the window is open, so that it includes what was
 /// recorded before the clock was set back.
-pub(super) fn open_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
+pub(super) fn open_window(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> HandlerResult<TimeWindow> {
     let from = from.unwrap_or_else(|| to.unwrap_or_else(Timestamp::now).minus(DAY));
     Ok(TimeWindow::new(from, to.unwrap_or(Timestamp::LAST))?)
 }
 
 /// The last 24 hours until now by default.
-pub(super) fn closed_window(from: Option<Timestamp>, to: Option<Timestamp>) -> Answer<TimeWindow> {
+pub(super) fn closed_window(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+) -> HandlerResult<TimeWindow> {
     let to = to.unwrap_or_else(Timestamp::now);
     Ok(TimeWindow::new(from.unwrap_or_else(|| to.minus(DAY)), to)?)
 }
 
 /// The width of a window's buckets; an hour by default.
-pub(super) fn bucket_in(window: TimeWindow, asked: Option<&str>) -> Answer<Duration> {
+pub(super) fn bucket_in(window: TimeWindow, asked: Option<&str>) -> HandlerResult<Duration> {
     let bucket = asked.map(bucket).transpose();
     let bucket = bucket.map_err(|why| Problem::invalid("bucket", why))?.unwrap_or(HOUR);
     if window.length().as_micros() / bucket.as_micros() > MAX_BUCKETS {
@@ -438,7 +448,7 @@ fn bucket(text: &str) -> Result<Duration, String> {
     let read = || {
         let unit = text.chars().last()?;
         let number: u64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
-        number.checked_mul(secs(unit)?).filter(|secs| (1..=LONGEST_BUCKET_SECS).contains(secs))
+        number.checked_mul(secs(unit)?).filter(|secs| (1..=MAX_BUCKET_SECS).contains(secs))
     };
     read().map(Duration::from_secs).ok_or_else(|| {
         format!(

@@ -7,7 +7,7 @@ use super::extract::Path;
 use super::gateways;
 use super::openapi::{Long, Missing, Problems, Scoped};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     self, EventDiagnosis, EventDiagnosisQuery, Evidence, FailuresByReason, FilteredDelivery,
@@ -17,14 +17,14 @@ use crate::api::{
 use crate::clock::Timestamp;
 use crate::diagnosis::{Step, event, gateway, labels};
 use crate::event::{EventId, GatewayId};
-use crate::store::{self, Diagnosis, EventTypes, Few, RejectionReason};
+use crate::store::{self, Diagnosis, EventTypes, RejectionReason, TruncatedList};
 
 impl FromQuery for EventDiagnosisQuery {
     fn names() -> Vec<String> {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self { gateway_id: parameters.gateway_id("gatewayId")? })
     }
 }
@@ -48,7 +48,7 @@ pub(super) async fn of_gateway(
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-) -> Answer<Json<GatewayDiagnosis>> {
+) -> HandlerResult<Json<GatewayDiagnosis>> {
     let found = diagnosis.gateway_evidence(organisation, id).await?;
     let evidence = found.ok_or_else(|| Problem::not_found("gateway"))?;
     let is_unknown = |row: &store::RejectedRow| row.reason == RejectionReason::UnknownEventType;
@@ -73,13 +73,13 @@ pub(super) async fn of_gateway(
         verdict,
         next: steps(next),
         registered_at: gateway.created_at,
-        history: list(Few::of(history)),
+        history: list(TruncatedList::of(history)),
         keys: few(keys, |key| key_record(key, gateway.as_of)),
         connections: list(connections),
         resyncs: list(evidence.resyncs),
         last_refusal: gateway.last_refusal.map(Into::into),
         failures: by_reason(evidence.failures),
-        pending: list(Few { list: pending, more: not_listed }),
+        pending: list(TruncatedList { list: pending, more: not_listed }),
         dead_letters: evidence.dead_total,
         dead_letters_by_reason: by_reason(evidence.dead_letters),
         rejected: list(rejected),
@@ -105,14 +105,16 @@ pub(super) async fn of_event(
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
     Query(asked): Query<EventDiagnosisQuery>,
-) -> Answer<Json<EventDiagnosis>> {
+) -> HandlerResult<Json<EventDiagnosis>> {
     let found = diagnosis.event_evidence(organisation, &id, asked.gateway_id).await?;
     let evidence = found.ok_or_else(|| Problem::not_found("event"))?;
     let open = event::open(&evidence);
     let gateways = match asked.gateway_id {
         Some(_) => {
             let of = evidence.gateways.iter();
-            Few::of(of.filter_map(|gateway| event::answer(&evidence, gateway)).collect())
+            TruncatedList::of(
+                of.filter_map(|gateway| event::gateway_match(&evidence, gateway)).collect(),
+            )
         }
         None => event::missed(&evidence),
     };
@@ -137,11 +139,11 @@ pub(super) async fn of_event(
     }))
 }
 
-fn few<T, U>(few: Few<T>, shown: impl Fn(T) -> U) -> Evidence<U> {
+fn few<T, U>(few: TruncatedList<T>, shown: impl Fn(T) -> U) -> Evidence<U> {
     Evidence { list: few.list.into_iter().map(shown).collect(), more: few.more }
 }
 
-fn list<T, U: From<T>>(list: Few<T>) -> Evidence<U> {
+fn list<T, U: From<T>>(list: TruncatedList<T>) -> Evidence<U> {
     few(list, U::from)
 }
 
@@ -180,7 +182,7 @@ impl From<store::GatewayState> for GatewayChangeRecord {
     }
 }
 
-fn failures(tally: store::ReasonTally, said: &[store::Said]) -> FailuresByReason {
+fn failures(tally: store::ReasonTally, said: &[store::FailureDetail]) -> FailuresByReason {
     let store::ReasonTally { reason, count, first_at, last_at } = tally;
     let last_detail = said.iter().find(|it| it.reason == reason).map(|it| it.detail.clone());
     FailuresByReason { reason, count, first_at, last_at, last_detail }
@@ -262,8 +264,8 @@ impl From<event::Filtered> for FilteredDelivery {
     }
 }
 
-impl From<event::Answer> for api::GatewayThen {
-    fn from(answer: event::Answer) -> Self {
+impl From<event::GatewayMatch> for api::GatewayThen {
+    fn from(answer: event::GatewayMatch) -> Self {
         let summary = answer.in_words();
         Self {
             gateway_id: answer.id,

@@ -20,7 +20,7 @@ use super::asyncapi;
 use super::extract::Path;
 use super::listener::Peer;
 use super::openapi::{self, Missing, Problems, Public};
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 
 /// Allows only what this origin serves. Swagger UI sets styles in elements, and has its icons in
 /// data URLs.
@@ -76,7 +76,7 @@ const FILES: [File; 3] = [
         Problems<(Public,)>,
     ),
 )]
-pub(super) async fn document(peer: Option<Extension<Peer>>) -> Answer<Response> {
+pub(super) async fn document(peer: Option<Extension<Peer>>) -> HandlerResult<Response> {
     serve(peer, &json("openapi.json", &DOCUMENT))
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn document(peer: Option<Extension<Peer>>) -> Answer<Response> 
         Problems<(Public,)>,
     ),
 )]
-pub(super) async fn streams(peer: Option<Extension<Peer>>) -> Answer<Response> {
+pub(super) async fn streams(peer: Option<Extension<Peer>>) -> HandlerResult<Response> {
     serve(peer, &json("asyncapi.json", &STREAMS))
 }
 
@@ -106,7 +106,7 @@ fn json(name: &'static str, document: &'static LazyLock<String>) -> File {
         Problems<(Public,)>,
     ),
 )]
-pub(super) async fn page(peer: Option<Extension<Peer>>) -> Answer<Response> {
+pub(super) async fn page(peer: Option<Extension<Peer>>) -> HandlerResult<Response> {
     serve(peer, &PAGE)
 }
 
@@ -127,12 +127,12 @@ pub(super) async fn page(peer: Option<Extension<Peer>>) -> Answer<Response> {
 pub(super) async fn file(
     peer: Option<Extension<Peer>>,
     Path(name): Path<String>,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     let file = FILES.iter().find(|file| file.name == name);
     serve(peer, file.ok_or_else(|| Problem::not_found("file"))?)
 }
 
-fn serve(peer: Option<Extension<Peer>>, file: &File) -> Answer<Response> {
+fn serve(peer: Option<Extension<Peer>>, file: &File) -> HandlerResult<Response> {
     if peer.is_some_and(|Extension(peer)| peer.slot.is_reserve()) {
         return Err(Problem::http_connection_limit());
     }

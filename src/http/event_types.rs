@@ -14,13 +14,13 @@ use super::openapi::{
     Bodiless, Body, Compute, InUse, Long, Missing, Problems, Scoped, Taken, Write,
 };
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
 use crate::compute::Source;
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::built_in;
-use crate::ingest::{LONGEST_TTL_SECS, SchemaCheckError};
+use crate::ingest::{MAX_TTL_SECS, SchemaCheckError};
 use crate::store::{self, Actor, EventTypes, Log};
 
 /// List event types.
@@ -36,7 +36,7 @@ pub(super) async fn list(
     Part(event_types): Part<dyn EventTypes>,
     Reader(organisation): Reader,
     _: Query<()>,
-) -> Answer<Json<Page<EventTypeInfo>>> {
+) -> HandlerResult<Json<Page<EventTypeInfo>>> {
     let types = event_types.event_types(organisation).await?;
     Ok(Json(Page::whole(types.into_iter().map(Into::into).collect())))
 }
@@ -56,7 +56,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(name): Path<String>,
     _: Query<()>,
-) -> Answer<Json<EventTypeInfo>> {
+) -> HandlerResult<Json<EventTypeInfo>> {
     let name = named(&name)?;
     let info = event_types.event_type(organisation, &name).await?;
     info.map(|info| Json(info.into())).ok_or_else(|| Problem::not_found("event type"))
@@ -85,7 +85,7 @@ pub(super) async fn put(
     _: Query<()>,
     headers: HeaderMap,
     extract::Json(definition): extract::Json<EventTypeDefinition>,
-) -> Answer<(StatusCode, Json<EventTypeInfo>)> {
+) -> HandlerResult<(StatusCode, Json<EventTypeInfo>)> {
     let source = auth::source(&headers);
     let (status, info) = define(&app, &actor, &source, &name, definition).await?;
     Ok((status, Json(info)))
@@ -98,13 +98,13 @@ pub(super) async fn define(
     source: &Source,
     name: &str,
     definition: EventTypeDefinition,
-) -> Answer<(StatusCode, EventTypeInfo)> {
+) -> HandlerResult<(StatusCode, EventTypeInfo)> {
     let name = named(name)?;
     if definition.description.chars().count() > 1000 {
         return Err(Problem::invalid("description", "must be at most 1000 characters"));
     }
-    if definition.ttl_seconds.is_some_and(|secs| !(1..=LONGEST_TTL_SECS).contains(&secs)) {
-        return Err(Problem::invalid("ttlSeconds", format!("must be 1 to {LONGEST_TTL_SECS}")));
+    if definition.ttl_seconds.is_some_and(|secs| !(1..=MAX_TTL_SECS).contains(&secs)) {
+        return Err(Problem::invalid("ttlSeconds", format!("must be 1 to {MAX_TTL_SECS}")));
     }
     if let Some(schema) = &definition.schema {
         app.rules.check_schema(source, schema.clone()).await.map_err(|error| match error {
@@ -147,7 +147,7 @@ pub(super) async fn remove(
     Admin(actor): Admin,
     Path(name): Path<String>,
     Query(EventTypeDeletion { force }): Query<EventTypeDeletion>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     let name = named(&name)?;
     let exists = event_types.event_type(actor.organisation, &name).await?;
     if exists.is_none() {
@@ -170,15 +170,19 @@ pub(super) async fn remove(
 
 /// Whether there are events of this type from the last 24 hours. Also true if that can't be found
 /// out with bounded work, among many other events.
-async fn is_used(log: &dyn Log, organisation: OrganisationKey, name: &EventType) -> Answer<bool> {
-    const MOST_PAGES: usize = 20;
+async fn is_used(
+    log: &dyn Log,
+    organisation: OrganisationKey,
+    name: &EventType,
+) -> HandlerResult<bool> {
+    const MAX_PAGES: usize = 20;
     let filter = store::EventFilter {
         window: open_window(None, None)?,
         event_type: Some(name.clone()),
         ..store::EventFilter::default()
     };
     let mut cursor = None;
-    for _ in 0..MOST_PAGES {
+    for _ in 0..MAX_PAGES {
         let page = log.events(organisation, &filter, cursor, 1).await?;
         if !page.rows.is_empty() {
             return Ok(true);
@@ -196,13 +200,13 @@ impl FromQuery for EventTypeDeletion {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let force = parameters.one_of("force", &[("true", true), ("false", false)])?;
         Ok(Self { force: force.unwrap_or_default() })
     }
 }
 
-fn named(name: &str) -> Answer<EventType> {
+fn named(name: &str) -> HandlerResult<EventType> {
     EventType::new(name).map_err(|error| Problem::invalid("name", error.to_string()))
 }
 

@@ -20,7 +20,7 @@ use super::openapi::{
     Append, Body, Compute, Long, Missing, Problems, Publishing, Scoped, Waiting, Write,
 };
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::publish;
 use super::query::Query;
 use super::rollouts;
@@ -40,7 +40,7 @@ use crate::store::{
 /// The response to a request that publishes: a single event's, or a batch's.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-pub(super) enum PublishAnswer {
+pub(super) enum PublishResponse {
     One(Accepted),
     Batch(AcceptedBatch),
 }
@@ -71,7 +71,7 @@ pub(super) enum PublishAnswer {
         (Vec<CloudEvent> = "application/cloudevents-batch+json"),
     )),
     responses(
-        (status = 202, description = "All events are committed.", body = PublishAnswer),
+        (status = 202, description = "All events are committed.", body = PublishResponse),
         (status = 207, description = "Some events of the batch were refused.", body = AcceptedBatch),
         Problems<(Scoped, Body, Publishing, Compute, Write, Append)>,
     ),
@@ -82,7 +82,7 @@ pub(super) async fn publish(
     Publisher { organisation, source }: Publisher,
     _: Query<()>,
     request: Request,
-) -> Answer<(StatusCode, Json<PublishAnswer>)> {
+) -> HandlerResult<(StatusCode, Json<PublishResponse>)> {
     let mode = ContentMode::of(request.headers())?;
     extract::refuse_encoded(request.headers())?;
     let key = idempotency::key(request.headers())?;
@@ -116,7 +116,7 @@ pub(super) async fn publish(
 }
 
 /// Validates an event as [`publish()`] does, and stores nothing.
-pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> Answer<()> {
+pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> HandlerResult<()> {
     let Publisher { organisation, source } = publisher;
     let body = serde_json::to_vec(event).map_err(|_| Problem::internal())?;
     let (length, now) = (body.len(), Timestamp::now());
@@ -131,7 +131,7 @@ pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> 
 
 /// Appends the events, or finds the first answer to a repeat. Invalid events are looked
 /// up in the store, too, unless the whole request is certain to be unknown there.
-async fn append(app: &App, publish: Publish) -> Answer<Published> {
+async fn append(app: &App, publish: Publish) -> HandlerResult<Published> {
     let unknown = |item: &Validated| matches!(item, Err(invalid) if invalid.identity.is_none());
     if publish.idempotency.is_none() && publish.events.iter().all(unknown) {
         let invalid = publish.events.into_iter().filter_map(Result::err);
@@ -159,7 +159,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
     Query(wait): Query<WaitQuery>,
-) -> Answer<Json<EventWithDeliveries>> {
+) -> HandlerResult<Json<EventWithDeliveries>> {
     let rollout = match wait.wait()? {
         None => None,
         wait => {
@@ -226,11 +226,11 @@ fn accepted(appended: Appended) -> Accepted {
 fn answer(
     mut results: Vec<Result<Appended, Refusal>>,
     is_single: bool,
-) -> Answer<(StatusCode, Json<PublishAnswer>)> {
+) -> HandlerResult<(StatusCode, Json<PublishResponse>)> {
     if is_single {
         let result = results.pop().ok_or_else(Problem::internal)?;
         let accepted = accepted(result?);
-        return Ok((StatusCode::ACCEPTED, Json(PublishAnswer::One(accepted))));
+        return Ok((StatusCode::ACCEPTED, Json(PublishResponse::One(accepted))));
     }
     let all_accepted = results.iter().all(Result::is_ok);
     let results = results
@@ -244,5 +244,5 @@ fn answer(
         })
         .collect();
     let status = if all_accepted { StatusCode::ACCEPTED } else { StatusCode::MULTI_STATUS };
-    Ok((status, Json(PublishAnswer::Batch(AcceptedBatch { results }))))
+    Ok((status, Json(PublishResponse::Batch(AcceptedBatch { results }))))
 }

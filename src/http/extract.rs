@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use futures_util::StreamExt as _;
 use serde::de::DeserializeOwned;
 
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::{Code, Object};
 use crate::ingest::body::unreadable;
 
@@ -49,7 +49,7 @@ pub(super) struct Path<T>(pub(super) T);
 impl<S: Send + Sync> FromRequest<S> for Bytes {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _state: &S) -> Answer<Self> {
+    async fn from_request(request: Request, _state: &S) -> HandlerResult<Self> {
         refuse_encoded(request.headers())?;
         let BodyLimit(limit) = request.extensions().get().copied().unwrap_or_default();
         let mut parts = BodyParts::new(request, limit);
@@ -91,7 +91,7 @@ impl BodyParts {
 
     /// The next part; none at the body's end. A body that is too large, or that breaks off, is
     /// an error.
-    pub(super) async fn next(&mut self) -> Option<Answer<axum::body::Bytes>> {
+    pub(super) async fn next(&mut self) -> Option<HandlerResult<axum::body::Bytes>> {
         if self.is_declared_too_large {
             return Some(Err(too_large()));
         }
@@ -115,7 +115,7 @@ impl BodyParts {
 }
 
 /// Refuses compressed bodies: one could be far larger than its limit.
-pub(super) fn refuse_encoded(headers: &HeaderMap) -> Answer<()> {
+pub(super) fn refuse_encoded(headers: &HeaderMap) -> HandlerResult<()> {
     let is_identity = |value: &HeaderValue| {
         let codings = value.to_str().unwrap_or("unreadable").split(',').map(str::trim);
         codings.filter(|coding| !coding.is_empty()).all(|it| it.eq_ignore_ascii_case("identity"))
@@ -132,14 +132,14 @@ pub(super) fn refuse_encoded(headers: &HeaderMap) -> Answer<()> {
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+    async fn from_request(request: Request, state: &S) -> HandlerResult<Self> {
         require_json(request.headers())?;
         Bytes::from_request(request, state).await.map(|Bytes(bytes)| Self(bytes))
     }
 }
 
 /// Refuses a body whose `Content-Type` is not JSON.
-pub(super) fn require_json(headers: &HeaderMap) -> Answer<()> {
+pub(super) fn require_json(headers: &HeaderMap) -> HandlerResult<()> {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     if is_media(content_type, "application/json") {
         return Ok(());
@@ -157,7 +157,7 @@ fn too_large() -> Problem {
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+    async fn from_request(request: Request, state: &S) -> HandlerResult<Self> {
         let Body(bytes) = Body::from_request(request, state).await?;
         parse_object(&bytes).map(Self)
     }
@@ -166,7 +166,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+    async fn from_request(request: Request, state: &S) -> HandlerResult<Self> {
         let Body(bytes) = Body::from_request(request, state).await?;
         // Some clients send `null` where they mean that there is none.
         if bytes.is_empty() || bytes.trim_ascii() == b"null" {
@@ -179,7 +179,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalJ
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for MergePatch<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Answer<Self> {
+    async fn from_request(request: Request, state: &S) -> HandlerResult<Self> {
         if let Some(content_type) = request.headers().get(header::CONTENT_TYPE)
             && !["application/merge-patch+json", "application/json"]
                 .iter()
@@ -202,20 +202,20 @@ fn is_media(content_type: &HeaderValue, media: &str) -> bool {
 }
 
 /// Reads a JSON object.
-pub(super) fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+pub(super) fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> HandlerResult<T> {
     parse(bytes).map(|Object(value)| value)
 }
 
 /// Reads JSON. A text that is not JSON is refused with 400, JSON of another shape with
 /// 422.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> HandlerResult<T> {
     serde_json::from_slice(bytes).map_err(|error| unreadable::<T>(bytes, &error).into())
 }
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Answer<Self> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> HandlerResult<Self> {
         axum::extract::Path::from_request_parts(parts, state)
             .await
             .map(|axum::extract::Path(value)| Self(value))

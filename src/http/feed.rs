@@ -18,7 +18,7 @@ use super::App;
 use super::auth::{self, Watcher};
 use super::openapi::{Problems, Scoped, Watching};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, FeedEndReason, FeedGapReason, FeedKind, FeedMessage, FeedQuery, Outcome};
 use crate::clock::Timestamp;
@@ -56,7 +56,7 @@ const QUEUED: usize = 16;
 /// Messages in one chunk.
 const CHUNK: usize = 64;
 /// How old a position may be, and how many rows behind the end of a table.
-const OLDEST: Duration = Duration::from_hours(1);
+const MAX_POSITION_AGE: Duration = Duration::from_hours(1);
 const FURTHEST: i64 = 10_000;
 
 impl FromQuery for FeedQuery {
@@ -64,7 +64,7 @@ impl FromQuery for FeedQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let kind = |word: &str| {
             [FeedKind::Published, FeedKind::Attempt, FeedKind::Connection]
                 .into_iter()
@@ -96,11 +96,11 @@ fn listed<T>(
     parameters: &Parameters,
     name: &str,
     parse: impl Fn(&str) -> Result<T, &'static str>,
-) -> Answer<Vec<T>> {
+) -> HandlerResult<Vec<T>> {
     let Some(text) = parameters.text(name) else { return Ok(Vec::new()) };
     let values: Vec<&str> = text.split(',').collect();
-    if values.len() > FeedQuery::MOST_VALUES {
-        let most = FeedQuery::MOST_VALUES;
+    if values.len() > FeedQuery::MAX_VALUES {
+        let most = FeedQuery::MAX_VALUES;
         return Err(Problem::invalid(name, format!("must have at most {most} values")));
     }
     let values = values.into_iter().map(|value| parse(value.trim()));
@@ -137,7 +137,7 @@ pub(super) async fn follow(
     Watcher { organisation, token }: Watcher,
     Query(asked): Query<FeedQuery>,
     headers: HeaderMap,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     let ids = headers.get_all(LAST_EVENT_ID);
     let begin = match ids.iter().collect::<Vec<_>>()[..] {
         [] => Begin::Now,
@@ -184,7 +184,7 @@ async fn check_gateways(
     diagnosis: &dyn Diagnosis,
     organisation: OrganisationKey,
     asked: &FeedQuery,
-) -> Answer<()> {
+) -> HandlerResult<()> {
     for id in &asked.gateway_id {
         if gateways.gateway(organisation, *id).await?.is_none()
             && diagnosis.gateway_evidence(organisation, *id).await?.is_none()
@@ -201,7 +201,7 @@ async fn check_types(
     event_types: &dyn EventTypes,
     organisation: OrganisationKey,
     asked: &FeedQuery,
-) -> Answer<()> {
+) -> HandlerResult<()> {
     if asked.event_type.is_empty() {
         return Ok(());
     }
@@ -307,7 +307,7 @@ impl FeedTask {
             }
         }
         self.resumed = position.clone();
-        let oldest = OLDEST.min(self.app.config.retention.max_age());
+        let oldest = MAX_POSITION_AGE.min(self.app.config.retention.max_age());
         if most > FURTHEST || end.at.since(position.at) > oldest {
             return self.send_gap(&gap(FeedGapReason::TooFarBehind, Some(position.at))).await;
         }

@@ -12,7 +12,7 @@ use super::auth;
 use super::extract::{Bytes, Path};
 use super::listener::Peer;
 use super::openapi::{Frames, Keyed, Problems};
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::Code;
 use crate::event::{ConnectionId, GatewayId};
@@ -78,7 +78,7 @@ pub(super) async fn send(
     Query(()): Query<()>,
     Path(id): Path<String>,
     body: Result<Bytes, Problem>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     peer.slot.authenticated();
     peer.keep();
     let stream = id.parse().ok().and_then(|id| app.streams.find(credential.gateway_id, id));
@@ -89,7 +89,7 @@ pub(super) async fn send(
 }
 
 /// Passes one frame or an array of frames on. An error ends the connection.
-pub(super) async fn accept(to: &Inbound, body: &[u8]) -> Answer<()> {
+pub(super) async fn accept(to: &Inbound, body: &[u8]) -> HandlerResult<()> {
     let frames = match GatewayFrame::parse_batch(body) {
         Ok(frames) => frames,
         Err(error) => {

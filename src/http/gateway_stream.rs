@@ -18,7 +18,7 @@ use super::connect::{Refused, check_origin, invalid_request};
 use super::listener::{Peer, StreamSlot};
 use super::observability;
 use super::openapi::{Problems, Streaming};
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::admission::{Attempt, Candidate};
 use crate::api::{EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
@@ -38,7 +38,7 @@ impl FromQuery for StreamQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let confirm = [("received", StreamConfirm::Received), ("applied", StreamConfirm::Applied)];
         let types = parameters.parse("types", |text| {
             text.split(',').map(|name| name.trim().parse()).collect::<Result<Vec<_>, _>>()
@@ -129,8 +129,8 @@ async fn open(
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
-    let Asked { request, envelope } = match asked(app, parts).await {
-        Ok(asked) => asked,
+    let StreamRequest { request, envelope } = match read_request(app, parts).await {
+        Ok(request) => request,
         Err(problem) => return Err(invalid_request(app, candidate, problem).await),
     };
     let greeted = app.admissions.greet(candidate, sse::NAME).await?;
@@ -142,15 +142,15 @@ async fn open(
 }
 
 /// What a request asks for.
-struct Asked {
+struct StreamRequest {
     request: DeliveryRequest,
     envelope: Option<Envelope>,
 }
 
-async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
-    let Query(asked) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
+async fn read_request(app: &Arc<App>, parts: &mut Parts) -> HandlerResult<StreamRequest> {
+    let Query(query) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
     let last = last_event_id(&parts.headers)?;
-    let (resume, start) = match (last, asked.confirm, asked.resume) {
+    let (resume, start) = match (last, query.confirm, query.resume) {
         (Some(last), StreamConfirm::Received, _) => (Resume::After(last), None),
         // `EventSource` sends the position by itself, whatever was applied.
         (Some(Position { epoch, sequence, .. }), StreamConfirm::Applied, _) => {
@@ -163,14 +163,14 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
             (Resume::After(Position { epoch, sequence, event_id: None }), None)
         }
     };
-    let envelope = asked.envelope.map(envelope);
+    let envelope = query.envelope.map(envelope);
     let hello = Hello {
-        instance: asked.instance,
+        instance: query.instance,
         resume,
-        window: asked.window,
+        window: query.window,
         window_bytes: None,
-        types: Some(asked.types).filter(|types| !types.is_empty()),
-        confirm: match asked.confirm {
+        types: Some(query.types).filter(|types| !types.is_empty()),
+        confirm: match query.confirm {
             StreamConfirm::Received => Confirm::Received,
             StreamConfirm::Applied => Confirm::Applied,
         },
@@ -180,7 +180,7 @@ async fn asked(app: &Arc<App>, parts: &mut Parts) -> Answer<Asked> {
     if let Some(start) = start {
         request.start = start;
     }
-    Ok(Asked { request, envelope })
+    Ok(StreamRequest { request, envelope })
 }
 
 /// The member of a hello.
@@ -192,7 +192,7 @@ pub(super) const fn envelope(envelope: EventEnvelope) -> Envelope {
 }
 
 /// Checks a hello whose members are parameters of a request.
-pub(super) fn checked(hello: Hello) -> Answer<Hello> {
+pub(super) fn checked(hello: Hello) -> HandlerResult<Hello> {
     match GatewayFrame::Hello(hello).checked() {
         Ok(GatewayFrame::Hello(hello)) => Ok(hello),
         Ok(_) => Err(Problem::internal()),
@@ -203,7 +203,7 @@ pub(super) fn checked(hello: Hello) -> Answer<Hello> {
     }
 }
 
-fn last_event_id(headers: &HeaderMap) -> Answer<Option<Position>> {
+fn last_event_id(headers: &HeaderMap) -> HandlerResult<Option<Position>> {
     let mut ids = headers.get_all(LAST_EVENT_ID).iter();
     let Some(id) = ids.next() else { return Ok(None) };
     let position = id.to_str().ok().and_then(sse::position).filter(|_| ids.next().is_none());

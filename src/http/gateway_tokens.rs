@@ -15,7 +15,7 @@ use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
 use crate::clock::Timestamp;
@@ -24,7 +24,7 @@ use crate::store::{Actor, Credentials, NewToken, TokenInfo};
 use crate::token::{self, Issued, Kind};
 
 /// Ten years.
-const LONGEST_SECS: u64 = 10 * 366 * 24 * 3600;
+const MAX_LIFETIME_SECS: u64 = 10 * 366 * 24 * 3600;
 
 /// Create a key for a gateway.
 ///
@@ -47,7 +47,7 @@ pub(super) async fn create(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::Json(new): extract::Json<NewGatewayToken>,
-) -> Answer<impl IntoResponse> {
+) -> HandlerResult<impl IntoResponse> {
     let (issued, info) = new_key(credentials.as_ref(), &actor, id, new).await?;
     Ok(with_secret(&issued, info))
 }
@@ -58,7 +58,7 @@ pub(super) async fn new_key(
     actor: &Actor,
     id: GatewayId,
     new: NewGatewayToken,
-) -> Answer<(Issued, GatewayToken)> {
+) -> HandlerResult<(Issued, GatewayToken)> {
     let issued = issue(Kind::Gateway)?;
     let token = to_store(&issued, new.expires_in_seconds)?;
     let info = credentials.create_gateway_token(actor, id, token).await?;
@@ -81,7 +81,7 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-) -> Answer<Json<Page<GatewayToken>>> {
+) -> HandlerResult<Json<Page<GatewayToken>>> {
     let tokens = credentials.gateway_tokens(organisation, id).await?;
     Ok(Json(Page::whole(tokens.into_iter().map(Into::into).collect())))
 }
@@ -109,24 +109,24 @@ pub(super) async fn revoke(
     Admin(actor): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     credentials.revoke_gateway_token(&actor, id, &token).await?;
     app.dispatcher.close_token(&token, Reason::TokenRevoked);
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) fn issue(kind: Kind) -> Answer<Issued> {
+pub(super) fn issue(kind: Kind) -> HandlerResult<Issued> {
     token::issue(kind).map_err(|error| {
         tracing::error!(%error, "failed to generate a key");
         Problem::internal()
     })
 }
 
-pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> Answer<NewToken> {
-    if expires_in_secs.is_some_and(|secs| !(1..=LONGEST_SECS).contains(&secs)) {
+pub(super) fn to_store(issued: &Issued, expires_in_secs: Option<u64>) -> HandlerResult<NewToken> {
+    if expires_in_secs.is_some_and(|secs| !(1..=MAX_LIFETIME_SECS).contains(&secs)) {
         return Err(Problem::invalid(
             "expiresInSeconds",
-            format!("must be 1 to {LONGEST_SECS}; omit it for a key that does not expire"),
+            format!("must be 1 to {MAX_LIFETIME_SECS}; omit it for a key that does not expire"),
         ));
     }
     Ok(NewToken {

@@ -13,17 +13,17 @@ use super::cursor;
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, FieldError, GatewayChange, GatewaysQuery, NewGateway, Page, PageQuery};
 use crate::event::{GatewayId, Reason};
 use crate::names;
-use crate::store::{self, GatewayFilter, Gateways, MOST_LABELS};
+use crate::store::{self, GatewayFilter, Gateways, MAX_LABELS};
 
 /// The maximum number of replicas that can be declared for a gateway.
-const MOST_REPLICAS: i64 = 1000;
+const MAX_REPLICAS: i64 = 1000;
 /// The most characters of a gateway's name.
-const LONGEST_NAME: usize = 128;
+const MAX_NAME_CHARS: usize = 128;
 
 /// Register a gateway.
 #[utoipa::path(
@@ -41,10 +41,10 @@ pub(super) async fn create(
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(new): extract::Json<NewGateway>,
-) -> Answer<(StatusCode, Json<api::Gateway>)> {
+) -> HandlerResult<(StatusCode, Json<api::Gateway>)> {
     check(Some(&new.name), new.labels.iter(), new.replicas)?;
-    if new.labels.len() > MOST_LABELS {
-        return Err(Problem::invalid("labels", format!("at most {MOST_LABELS} labels")));
+    if new.labels.len() > MAX_LABELS {
+        return Err(Problem::invalid("labels", format!("at most {MAX_LABELS} labels")));
     }
     let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
     let gateway = gateways.create_gateway(&actor, id, &new.name, &new.labels, replicas).await?;
@@ -56,7 +56,7 @@ impl FromQuery for GatewaysQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let name = parameters.text("name").map(str::to_owned);
         Ok(Self { name, id_prefix: parameters.get("idPrefix")? })
     }
@@ -79,7 +79,7 @@ pub(super) async fn list(
     Part(gateways): Part<dyn Gateways>,
     Reader(organisation): Reader,
     Query((which, page)): Query<(GatewaysQuery, PageQuery)>,
-) -> Answer<Json<Page<api::Gateway>>> {
+) -> HandlerResult<Json<Page<api::Gateway>>> {
     let filters = ("gateways", &which);
     let (limit, after) = (page.size(), page.position::<String>(&filters)?);
     let GatewaysQuery { name, id_prefix } = which.clone();
@@ -109,7 +109,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-) -> Answer<Json<api::Gateway>> {
+) -> HandlerResult<Json<api::Gateway>> {
     let gateway = gateways.gateway(organisation, id).await?;
     let gateway = gateway.ok_or_else(|| Problem::not_found("gateway"))?;
     Ok(Json(shown(&app, gateway)))
@@ -141,7 +141,7 @@ pub(super) async fn change(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     extract::MergePatch(change): extract::MergePatch<GatewayChange>,
-) -> Answer<Json<api::Gateway>> {
+) -> HandlerResult<Json<api::Gateway>> {
     let labels = match &change.labels {
         Some(api::LabelChange::Merge(changes)) => Some(changes),
         Some(api::LabelChange::Clear) | None => None,
@@ -175,7 +175,7 @@ pub(super) async fn remove(
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     let deleted = gateways.delete_gateway(&actor, id).await?;
     app.dispatcher.close_deleted(&deleted);
     Ok(StatusCode::NO_CONTENT)
@@ -185,13 +185,13 @@ fn check<'a>(
     name: Option<&str>,
     labels: impl Iterator<Item = (&'a String, &'a String)>,
     replicas: Option<i64>,
-) -> Answer<()> {
+) -> HandlerResult<()> {
     let mut errors = Vec::new();
     let mut wrong = |field: String, message: &str| {
         errors.push(FieldError { field, message: message.to_owned() });
     };
     if let Some(name) = name {
-        if !names::is_name(name, LONGEST_NAME) {
+        if !names::is_name(name, MAX_NAME_CHARS) {
             wrong(
                 "name".to_owned(),
                 "must be 1 to 128 characters, not only dots, none of them a control or format character or a filler, and without whitespace at either end",
@@ -209,7 +209,7 @@ fn check<'a>(
             );
         }
     }
-    if replicas.is_some_and(|replicas| !(1..=MOST_REPLICAS).contains(&replicas)) {
+    if replicas.is_some_and(|replicas| !(1..=MAX_REPLICAS).contains(&replicas)) {
         wrong("replicas".to_owned(), "must be 1 to 1000");
     }
     if errors.is_empty() {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::openapi::{Problems, Readiness};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::Code;
 use crate::jobs::Supervisor;
 use crate::store::Health;
@@ -40,7 +40,7 @@ pub(super) async fn livez() -> &'static str {
 pub(super) async fn readyz(
     State(app): State<Arc<App>>,
     Part(health): Part<dyn Health>,
-) -> Answer<&'static str> {
+) -> HandlerResult<&'static str> {
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::extract::{self, Body};
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::{App, BASE};
 use crate::api::Code;
 use crate::event::quoted;
@@ -22,7 +22,7 @@ pub(super) struct Keyed<T>(pub(super) Option<RequestKey>, pub(super) T);
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Answer<Self> {
+    async fn from_request(request: Request, app: &Arc<App>) -> HandlerResult<Self> {
         let key = key(request.headers())?;
         let path = request.uri().path();
         let path = path.strip_prefix(BASE).unwrap_or(path).to_owned();
@@ -35,7 +35,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
 
 impl<T: Serialize> Keyed<T> {
     /// A request of the console with a key.
-    pub(super) fn new(key: String, path: &str, value: T) -> Answer<Self> {
+    pub(super) fn new(key: String, path: &str, value: T) -> HandlerResult<Self> {
         let bytes = serde_json::to_vec(&value).map_err(|_| Problem::internal())?;
         Ok(Self(Some(request_key(key, path, &bytes)), value))
     }
@@ -47,7 +47,7 @@ fn request_key(key: String, path: &str, body: &[u8]) -> RequestKey {
 }
 
 /// The key of a request.
-pub(super) fn key(headers: &HeaderMap) -> Answer<Option<String>> {
+pub(super) fn key(headers: &HeaderMap) -> HandlerResult<Option<String>> {
     let mut keys = headers.get_all("idempotency-key").iter();
     let Some(key) = keys.next() else {
         return Ok(None);

@@ -14,7 +14,7 @@ use super::extract::{self, Path};
 use super::inbox_edit;
 use super::openapi::{Bodiless, Body, Compute, Long, Missing, Problems, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Page, PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
@@ -36,7 +36,7 @@ impl FromQuery for RejectedFilter {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self {
             reason: parameters.get("reason")?,
             from: parameters.instant("from")?,
@@ -64,7 +64,7 @@ pub(super) async fn list(
     Part(inbox): Part<dyn Inbox>,
     Reader(organisation): Reader,
     Query((filter, page)): Query<(RejectedFilter, PageQuery)>,
-) -> Answer<Json<Page<RejectedRow>>> {
+) -> HandlerResult<Json<Page<RejectedRow>>> {
     let before = page.position::<i64>(&filter)?;
     let limit = page.size();
     let of = filter.clone().try_into()?;
@@ -90,7 +90,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(id): Path<i64>,
     _: Query<()>,
-) -> Answer<Json<RejectedRowWithPayload>> {
+) -> HandlerResult<Json<RejectedRowWithPayload>> {
     let found = inbox.rejected_row(organisation, id, SHOWN_CHARS).await?;
     let (row, payload) = found.ok_or_else(|| Problem::not_found("rejected row"))?;
     Ok(Json(RejectedRowWithPayload { row: row.into(), payload }))
@@ -122,7 +122,7 @@ pub(super) async fn retry_one(
     _: Query<()>,
     headers: HeaderMap,
     extract::OptionalJson(request): extract::OptionalJson<RetryRowRequest>,
-) -> Answer<(StatusCode, Json<Retried>)> {
+) -> HandlerResult<(StatusCode, Json<Retried>)> {
     let selection = RetrySelection::One(id);
     if request.dry_run {
         return would_retry(&app, &actor, &headers, selection).await;
@@ -161,7 +161,7 @@ pub(super) async fn retry(
     _: Query<()>,
     headers: HeaderMap,
     extract::Json(request): extract::Json<RetryRequest>,
-) -> Answer<(StatusCode, Json<Retried>)> {
+) -> HandlerResult<(StatusCode, Json<Retried>)> {
     let RetryRequest { all, reason, from, to, dry_run } = request;
     let is_filtered = reason.is_some() || from.is_some() || to.is_some();
     if all == is_filtered {
@@ -185,7 +185,7 @@ async fn would_retry(
     actor: &Actor,
     headers: &HeaderMap,
     selection: RetrySelection,
-) -> Answer<(StatusCode, Json<Retried>)> {
+) -> HandlerResult<(StatusCode, Json<Retried>)> {
     let inbox = app.part::<dyn Inbox>();
     let Retryable { ids, more } = inbox.retryable(actor.organisation, selection).await?;
     let source = auth::source(headers);
@@ -205,7 +205,7 @@ async fn would_become(
     actor: &Actor,
     source: &Source,
     id: i64,
-) -> Answer<Option<RetriedRow>> {
+) -> HandlerResult<Option<RetriedRow>> {
     let (organisation, now) = (actor.organisation, Timestamp::now());
     let (inbox, limit) = (app.part::<dyn Inbox>(), app.rules.event_bytes());
     let Some(found) = inbox.rejected_content(organisation, id, limit).await? else {
@@ -250,7 +250,7 @@ pub(super) async fn remove(
     Admin(actor): Admin,
     Path(id): Path<i64>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     inbox.delete_rejected(&actor, id).await?;
     tracing::info!(rejected_id = id, "an admin deleted a rejected row");
     Ok(StatusCode::NO_CONTENT)

@@ -12,7 +12,7 @@ use super::auth::{self, Admin};
 use super::extract::{self, Path};
 use super::openapi::{Body, Compute, Long, Missing, Problems, Scoped, Storing, Taken};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::publish;
 use super::query::Query;
 use crate::api::{self, AcceptedDelivery, RejectedRowChange};
@@ -58,7 +58,7 @@ pub(super) async fn edit(
     _: Query<()>,
     headers: HeaderMap,
     extract::MergePatch(change): extract::MergePatch<RejectedRowChange>,
-) -> Answer<Json<api::EditedRow>> {
+) -> HandlerResult<Json<api::EditedRow>> {
     let (source, now) = (auth::source(&headers), Timestamp::now());
     let organisation = actor.organisation;
     let limit = app.rules.event_bytes();
@@ -95,7 +95,7 @@ pub(super) async fn validate(
     content: InboxContent,
     inserted_at: Timestamp,
     now: Timestamp,
-) -> Answer<Result<NewEvent, Rejection>> {
+) -> HandlerResult<Result<NewEvent, Rejection>> {
     let bytes = content.payload.len();
     let read = move || read_row(content, inserted_at, now);
     let draft = match app.rules.compute(source, bytes, read).await? {
@@ -110,7 +110,7 @@ pub(super) async fn validate(
 }
 
 /// Replaces the columns that the change names.
-fn apply(mut content: InboxContent, change: RejectedRowChange) -> Answer<InboxContent> {
+fn apply(mut content: InboxContent, change: RejectedRowChange) -> HandlerResult<InboxContent> {
     let RejectedRowChange {
         version: _,
         event_type,

@@ -7,7 +7,7 @@ use super::auth::{Admin, Reader};
 use super::extract::Path;
 use super::openapi::{Bodiless, Long, Missing, Problems, Scoped, Taken, Write};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::{ExpiredInstance, Instance, InstanceConnection, Instances, Level, Resync};
 use crate::event::GatewayId;
@@ -31,7 +31,7 @@ pub(super) async fn list(
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     _: Query<()>,
-) -> Answer<Json<Instances>> {
+) -> HandlerResult<Json<Instances>> {
     let found = instances.instances(organisation, id).await?;
     let found = found.ok_or_else(|| Problem::not_found("gateway"))?;
     let mut list: Vec<Instance> = found.instances.into_iter().map(Into::into).collect();
@@ -66,7 +66,7 @@ pub(super) async fn forget(
     Admin(actor): Admin,
     Path((id, name)): Path<(GatewayId, String)>,
     _: Query<()>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     instances.forget_instance(&actor, id, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

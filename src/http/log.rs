@@ -15,7 +15,7 @@ use super::auth::Reader;
 use super::extract::Path;
 use super::openapi::{Long, Missing, Problems, Scoped};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::api::{LogEntry, LogPage, LogPagination, LogQuery, PageQuery};
 use crate::event::{GatewayId, Sequence, quoted};
@@ -23,9 +23,9 @@ use crate::store::{self, Log, LogSpan};
 
 /// Payload bytes of a page.
 const PAGE_BYTES: usize = 1024 * 1024;
-const LONGEST_WAIT: Duration = Duration::from_secs(25);
+const MAX_WAIT: Duration = Duration::from_secs(25);
 /// Requests that may wait at the same time; an additional one gets its response at once.
-const MOST_WAITING: usize = 256;
+const MAX_WAITING: usize = 256;
 /// What is left of `server.request_timeout` for reading, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How often a waiting request checks whether the node is shutting down.
@@ -41,7 +41,7 @@ pub(super) struct Waiting(Semaphore);
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self(Semaphore::new(MOST_WAITING))
+        Self(Semaphore::new(MAX_WAITING))
     }
 }
 
@@ -50,7 +50,7 @@ impl FromQuery for LogQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let wait = parameters.text("wait").map(str::to_owned);
         let after = parameters.parse("after", after)?;
         Ok(Self { after, limit: parameters.limit()?, wait })
@@ -76,7 +76,7 @@ pub(super) async fn show(
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
     Query(query): Query<LogQuery>,
-) -> Answer<Json<LogPage>> {
+) -> HandlerResult<Json<LogPage>> {
     let limit = query.limit.unwrap_or(PageQuery::DEFAULT_LIMIT);
     let after = query.after.unwrap_or(Sequence::ZERO);
     let span = LogSpan { after, limit, max_bytes: PAGE_BYTES };
@@ -125,9 +125,9 @@ fn after(text: &str) -> Result<Sequence, String> {
     })
 }
 
-fn wait(text: &str) -> Answer<Duration> {
+fn wait(text: &str) -> HandlerResult<Duration> {
     let wait = humantime_serde::re::humantime::parse_duration(text).ok();
-    wait.filter(|wait| *wait <= LONGEST_WAIT)
+    wait.filter(|wait| *wait <= MAX_WAIT)
         .ok_or_else(|| not_allowed("wait", text, "a duration of at most 25s, such as 10s"))
 }
 
@@ -183,7 +183,7 @@ mod tests {
         {
             assert!(after(bad).is_err(), "{bad}");
         }
-        assert_eq!(wait("25s").unwrap(), LONGEST_WAIT);
+        assert_eq!(wait("25s").unwrap(), MAX_WAIT);
         for bad in ["26s", "1d", "", "5", "-1s", "soon"] {
             assert_eq!(wait(bad).unwrap_err().status().as_u16(), 422, "{bad}");
         }
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn a_wait_leaves_time_for_the_answer() {
         let most = |secs| most(Duration::from_secs(secs));
-        assert_eq!(most(30), LONGEST_WAIT);
+        assert_eq!(most(30), MAX_WAIT);
         assert_eq!(most(2), Duration::from_secs(1));
     }
 }

@@ -23,7 +23,7 @@ use super::gateway_stream::{self, checked};
 use super::listener::Peer;
 use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::admission::Candidate;
 use crate::api::{EventEnvelope, PollQuery, PolledEvents};
@@ -35,11 +35,11 @@ use crate::transport::{self, DeliveryRequest, ReliableGreeting, Start, sse};
 
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
-const LONGEST_WAIT: Duration = Duration::from_mins(1);
+const MAX_WAIT: Duration = Duration::from_mins(1);
 /// What is left of `server.request_timeout` for the answer, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);
 /// The most events in an answer.
-const MOST_EVENTS: usize = 256;
+const MAX_EVENTS: usize = 256;
 /// The most connections that are opened for one request. An additional one replaces one that can't serve
 /// it.
 const TRIES: usize = 4;
@@ -112,12 +112,12 @@ impl FromQuery for PollQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let text = |name| parameters.text(name).map(str::to_owned);
         Ok(Self {
             instance: text("instance"),
             after: text("after"),
-            max: parameters.whole("max", 1..=MOST_EVENTS)?,
+            max: parameters.whole("max", 1..=MAX_EVENTS)?,
             wait: text("wait"),
             ack: text("ack"),
             snapshot: text("snapshot"),
@@ -127,7 +127,7 @@ impl FromQuery for PollQuery {
 }
 
 /// A request, checked.
-struct Asked {
+struct PollRequest {
     instance: Option<String>,
     after: Option<Position>,
     ack: Option<Position>,
@@ -137,8 +137,8 @@ struct Asked {
     envelope: Option<Envelope>,
 }
 
-impl Asked {
-    fn new(query: PollQuery, longest: Duration) -> Answer<Self> {
+impl PollRequest {
+    fn new(query: PollQuery, longest: Duration) -> HandlerResult<Self> {
         let PollQuery { instance, after, max, wait, ack, snapshot, envelope } = query;
         let position = |name: &str, text: Option<String>| {
             text.map(|text| {
@@ -163,21 +163,21 @@ impl Asked {
         if snapshot.is_some() && ack.is_none() {
             return Err(Problem::invalid("snapshot", "needs `ack`, the `resumeAt` of the gap"));
         }
-        let max = max.unwrap_or(MOST_EVENTS);
+        let max = max.unwrap_or(MAX_EVENTS);
         let wait = match wait {
             None => DEFAULT_WAIT,
             Some(text) => humantime_serde::re::humantime::parse_duration(&text)
                 .ok()
-                .filter(|wait| *wait <= LONGEST_WAIT)
+                .filter(|wait| *wait <= MAX_WAIT)
                 .ok_or_else(|| {
                     not_allowed("wait", &text, "a duration of at most 1m, such as 25s")
                 })?,
         };
         let wait = wait.min(longest);
         let envelope = envelope.map(gateway_stream::envelope);
-        let asked = Self { instance, after, ack, snapshot, max, wait, envelope };
-        checked(asked.hello())?;
-        Ok(asked)
+        let poll = Self { instance, after, ack, snapshot, max, wait, envelope };
+        checked(poll.hello())?;
+        Ok(poll)
     }
 
     /// Where a connection starts that is opened for this request. A position to resume after counts as
@@ -248,7 +248,7 @@ pub(super) async fn poll(
     headers: HeaderMap,
     credential: Result<auth::Gateway, Problem>,
     query: Result<Query<PollQuery>, Problem>,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     if method == Method::HEAD {
         return Ok(super::get_only());
     }
@@ -278,10 +278,10 @@ pub(super) async fn poll(
     let _streaming = peer.slot.stream();
     let timeout = app.config.server.request_timeout;
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
-    let asked = Asked::new(query, longest)?;
+    let poll = PollRequest::new(query, longest)?;
     let in_use =
-        app.pollers.slot((credential.gateway_id, asked.instance.clone().unwrap_or_default()));
-    Ok(match answer(&app, &in_use.slot, &asked, address, &headers).await {
+        app.pollers.slot((credential.gateway_id, poll.instance.clone().unwrap_or_default()));
+    Ok(match answer(&app, &in_use.slot, &poll, address, &headers).await {
         Ok(response) => response,
         Err(refused) => refused.into_response(&app, address, long_poll::NAME),
     })
@@ -290,12 +290,12 @@ pub(super) async fn poll(
 async fn answer(
     app: &Arc<App>,
     slot: &Slot,
-    asked: &Asked,
+    poll: &PollRequest,
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Response, Refused> {
     let token = auth::gateway_key(headers).map(|key| key.id().to_owned()).unwrap_or_default();
-    let envelope = asked.envelope.unwrap_or_default();
+    let envelope = poll.envelope.unwrap_or_default();
     let mut rewinds = false;
     for _ in 0..TRIES {
         let poller = {
@@ -309,11 +309,11 @@ async fn answer(
             if let Some(held) = slot.as_ref().filter(|held| !held.poller.is_closed()) {
                 held.poller.clone()
             } else {
-                let poller = open(app, asked, rewinds, address, headers).await?;
+                let poller = open(app, poll, rewinds, address, headers).await?;
                 slot.insert(Held { poller, token: token.clone(), envelope }).poller.clone()
             }
         };
-        match poller.ask(asked.request()).await {
+        match poller.request(poll.request()).await {
             Reply::Events(events) => {
                 let json = HeaderValue::from_static("application/json");
                 let headers = [
@@ -344,7 +344,7 @@ async fn answer(
 /// Opens a connection for a request.
 async fn open(
     app: &Arc<App>,
-    asked: &Asked,
+    poll: &PollRequest,
     rewinds: bool,
     address: IpAddr,
     headers: &HeaderMap,
@@ -352,18 +352,17 @@ async fn open(
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
     let log = greeted.greeting();
-    let start = asked.start(&log, rewinds);
-    let request = DeliveryRequest { start, ..reliable::request(asked.hello()) };
+    let start = poll.start(&log, rewinds);
+    let request = DeliveryRequest { start, ..reliable::request(poll.hello()) };
     let greeting = log.greeting;
     let (session, attempt) = greeted.open(request).await?;
     let span =
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();
-    let (poller, connection) =
-        long_poll::start(greeting, asked.envelope, transport_end, asked.wait);
+    let (poller, connection) = long_poll::start(greeting, poll.envelope, transport_end, poll.wait);
     let listed = app.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
     span.in_scope(|| session.start(lane_end));
-    let instance = (greeting.gateway_id, asked.instance.clone().unwrap_or_default());
+    let instance = (greeting.gateway_id, poll.instance.clone().unwrap_or_default());
     let tidy = app.pollers.tidy(instance);
     let run = async move {
         connection.run().await;
@@ -396,7 +395,7 @@ pub(super) async fn frames(
     Query(()): Query<()>,
     Path(instance): Path<String>,
     body: Result<Bytes, Problem>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     peer.slot.authenticated();
     peer.keep();
     let in_use = app.pollers.find((credential.gateway_id, instance)).ok_or_else(gone)?;

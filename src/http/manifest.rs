@@ -12,7 +12,7 @@ use super::auth;
 use super::extract::{Bytes, Path};
 use super::openapi::{Keyed, Manifest, Problems};
 use super::part::Part;
-use super::problem::{Answer, Challenge, Problem};
+use super::problem::{Challenge, HandlerResult, Problem};
 use crate::api::Code;
 use crate::event::GatewayId;
 use crate::ingest::body::malformed;
@@ -42,7 +42,7 @@ pub(super) async fn keep(
     auth::Gateway(credential): auth::Gateway,
     Path(id): Path<String>,
     body: Result<Bytes, Problem>,
-) -> Answer<StatusCode> {
+) -> HandlerResult<StatusCode> {
     if id.parse() != Ok(credential.gateway_id) {
         return Err(Problem::bad_request(format!(
             "The path must contain the id of the gateway that the key belongs to, {}.",

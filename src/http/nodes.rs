@@ -7,7 +7,7 @@ use axum::Json;
 use super::auth::Reader;
 use super::openapi::{Problems, Scoped};
 use super::part::Part;
-use super::problem::Answer;
+use super::problem::HandlerResult;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Node, NodeStats, NodeStatus, NodesQuery, Page, PageQuery};
 use crate::store::{self, NodeInfo, Nodes};
@@ -17,7 +17,7 @@ impl FromQuery for NodesQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self { limit: parameters.limit()? })
     }
 }
@@ -38,7 +38,7 @@ pub(super) async fn list(
     Part(nodes): Part<dyn Nodes>,
     Reader(_): Reader,
     Query(query): Query<NodesQuery>,
-) -> Answer<Json<Page<Node>>> {
+) -> HandlerResult<Json<Page<Node>>> {
     let limit = query.limit.unwrap_or(PageQuery::DEFAULT_LIMIT);
     let nodes = nodes.nodes(limit).await?;
     Ok(Json(Page::new(nodes.into_iter().map(Into::into).collect(), limit, None)))

@@ -45,7 +45,7 @@ impl Challenge {
 }
 
 /// The result of a handler.
-pub type Answer<T> = Result<T, Problem>;
+pub type HandlerResult<T> = Result<T, Problem>;
 
 impl Problem {
     /// A refusal with a text for people.

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 /// Usual headers have a few hundred bytes, including all extensions.
-const LONGEST: usize = 4096;
+const MAX_HEADER_BYTES: usize = 4096;
 const BOTH_VERSIONS: ParseConfig =
     ParseConfig { include_tlvs: false, allow_v1: true, allow_v2: true };
 
@@ -27,7 +27,7 @@ enum HeaderError {
     Late,
     #[error("the header is missing or malformed")]
     Malformed,
-    #[error("the header is longer than {LONGEST} bytes")]
+    #[error("the header is longer than {MAX_HEADER_BYTES} bytes")]
     TooLong,
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -72,7 +72,7 @@ async fn header(stream: &mut TcpStream) -> Result<Option<SocketAddr>, HeaderErro
                 stream.read_exact(&mut arrived[..end.saturating_sub(taken)]).await?;
                 return Ok(parsed.proxied_address().map(|addresses| addresses.source));
             }
-            Err(Error::BufferTooShort) if header.len() <= LONGEST => {
+            Err(Error::BufferTooShort) if header.len() <= MAX_HEADER_BYTES => {
                 stream.read_exact(&mut arrived[..length]).await?;
             }
             Err(Error::BufferTooShort) => return Err(HeaderError::TooLong),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::App;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::compute::{ComputeError, Source};
@@ -21,7 +21,7 @@ pub(super) async fn validate(
     bytes: usize,
     drafts: Vec<Result<Draft, ValidationError>>,
     now: Timestamp,
-) -> Answer<Vec<Validated>> {
+) -> HandlerResult<Vec<Validated>> {
     let mut readable = Vec::with_capacity(drafts.len());
     let mut candidates = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -48,7 +48,7 @@ async fn event_type(
     app: &App,
     organisation: OrganisationKey,
     name: &EventType,
-) -> Answer<Option<Arc<EventTypeInfo>>> {
+) -> HandlerResult<Option<Arc<EventTypeInfo>>> {
     let key = (organisation, name.clone());
     if let Some(known) = app.types.get(&key) {
         return Ok(Some(known));

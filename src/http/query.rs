@@ -12,7 +12,7 @@ use axum::http::Uri;
 use axum::http::request::Parts;
 use utoipa::IntoParams;
 
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use crate::api::{PageQuery, Window};
 use crate::clock::{Timestamp, TimestampError};
 use crate::event::{GatewayId, quoted};
@@ -26,14 +26,14 @@ pub(super) trait FromQuery: Sized {
     /// The parameters' names.
     fn names() -> Vec<String>;
     /// Parses them; unknown names were refused before.
-    fn from_query(parameters: &Parameters) -> Answer<Self>;
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self>;
 }
 
 /// Names and values as they were sent; no name occurs twice.
 pub(super) struct Parameters(Vec<(String, String)>);
 
 /// Refuses what is not UTF-8 once it is decoded: different values would otherwise become the same.
-fn check_utf8(uri: &Uri) -> Answer<()> {
+fn check_utf8(uri: &Uri) -> HandlerResult<()> {
     for pair in uri.query().unwrap_or_default().split('&') {
         if percent_encoding::percent_decode_str(pair).decode_utf8().is_err() {
             let name = pair.split('=').next().unwrap_or_default();
@@ -45,14 +45,14 @@ fn check_utf8(uri: &Uri) -> Answer<()> {
 }
 
 impl Parameters {
-    fn new(uri: &Uri, known: &[String]) -> Answer<Self> {
+    fn new(uri: &Uri, known: &[String]) -> HandlerResult<Self> {
         check_utf8(uri)?;
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
         Self::of(pairs.map_err(|error| Problem::invalid("query", error.body_text()))?.0, known)
     }
 
     /// Refuses names that are not known, and repeated ones.
-    pub(super) fn of(pairs: Vec<(String, String)>, known: &[String]) -> Answer<Self> {
+    pub(super) fn of(pairs: Vec<(String, String)>, known: &[String]) -> HandlerResult<Self> {
         for (nth, (name, _)) in pairs.iter().enumerate() {
             let shown: String = name.chars().take(64).collect();
             if !known.contains(name) {
@@ -73,7 +73,7 @@ impl Parameters {
     }
 
     /// A parameter that is parsed by its own type.
-    pub(super) fn get<T: FromStr<Err: Display>>(&self, name: &str) -> Answer<Option<T>> {
+    pub(super) fn get<T: FromStr<Err: Display>>(&self, name: &str) -> HandlerResult<Option<T>> {
         self.parse(name, str::parse)
     }
 
@@ -82,13 +82,17 @@ impl Parameters {
         &self,
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Answer<Option<T>> {
+    ) -> HandlerResult<Option<T>> {
         let value = self.text(name).map(parse).transpose();
         value.map_err(|error| Problem::invalid(name, error.to_string()))
     }
 
     /// A parameter that must be one of a few words.
-    pub(super) fn one_of<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Answer<Option<T>> {
+    pub(super) fn one_of<T: Copy>(
+        &self,
+        name: &str,
+        words: &[(&str, T)],
+    ) -> HandlerResult<Option<T>> {
         let Some(text) = self.text(name) else {
             return Ok(None);
         };
@@ -108,12 +112,12 @@ impl Parameters {
     }
 
     /// An instant.
-    pub(super) fn instant(&self, name: &str) -> Answer<Option<Timestamp>> {
+    pub(super) fn instant(&self, name: &str) -> HandlerResult<Option<Timestamp>> {
         self.parse(name, instant)
     }
 
     /// A gateway's id.
-    pub(super) fn gateway_id(&self, name: &str) -> Answer<Option<GatewayId>> {
+    pub(super) fn gateway_id(&self, name: &str) -> HandlerResult<Option<GatewayId>> {
         self.parse(name, |text| {
             text.parse()
                 .map_err(|_| format!("must be a gateway's id, a UUID, not {}", quoted(text)))
@@ -121,7 +125,7 @@ impl Parameters {
     }
 
     /// The size of a page.
-    pub(super) fn limit(&self) -> Answer<Option<usize>> {
+    pub(super) fn limit(&self) -> HandlerResult<Option<usize>> {
         self.whole("limit", 1..=PageQuery::MAX_LIMIT)
     }
 
@@ -130,7 +134,7 @@ impl Parameters {
         &self,
         name: &str,
         allowed: RangeInclusive<T>,
-    ) -> Answer<Option<T>> {
+    ) -> HandlerResult<Option<T>> {
         self.parse(name, |text| {
             let number = text.parse().ok().filter(|number| allowed.contains(number));
             let (least, most) = allowed.into_inner();
@@ -179,7 +183,7 @@ impl FromQuery for PageQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let cursor = parameters.text("cursor").map(str::to_owned);
         Ok(Self { limit: parameters.limit()?, cursor })
     }
@@ -190,7 +194,7 @@ impl FromQuery for Window {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self { from: parameters.instant("from")?, to: parameters.instant("to")? })
     }
 }
@@ -201,7 +205,7 @@ impl FromQuery for () {
         Vec::new()
     }
 
-    fn from_query(_: &Parameters) -> Answer<Self> {
+    fn from_query(_: &Parameters) -> HandlerResult<Self> {
         Ok(())
     }
 }
@@ -213,7 +217,7 @@ macro_rules! groups {
                 [$($group::names()),+].concat()
             }
 
-            fn from_query(parameters: &Parameters) -> Answer<Self> {
+            fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
                 Ok(($($group::from_query(parameters)?,)+))
             }
         }
@@ -226,7 +230,7 @@ groups!(A, B, C);
 impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Answer<Self> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> HandlerResult<Self> {
         let parameters = Parameters::new(&parts.uri, &T::names())?;
         T::from_query(&parameters).map(Self)
     }
@@ -236,7 +240,7 @@ impl<S: Send + Sync, T: FromQuery> FromRequestParts<S> for Query<T> {
 mod tests {
     use super::*;
 
-    fn read<T: FromQuery>(query: &str) -> Answer<T> {
+    fn read<T: FromQuery>(query: &str) -> HandlerResult<T> {
         let uri = format!("/?{query}").parse().unwrap();
         T::from_query(&Parameters::new(&uri, &T::names())?)
     }

@@ -8,7 +8,7 @@ use super::extract::Path;
 use super::idempotency::Keyed;
 use super::openapi::{Body, Idempotent, Long, Missing, Problems, Scoped, Storing, Taken};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::{ReplayRequest, Replayed};
 use crate::clock::{TimeWindow, Timestamp};
@@ -55,7 +55,7 @@ pub(super) async fn replay(
     Path(id): Path<GatewayId>,
     _: Query<()>,
     Keyed(key, asked): Keyed<ReplayRequest>,
-) -> Answer<(StatusCode, Json<Replayed>)> {
+) -> HandlerResult<(StatusCode, Json<Replayed>)> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
     if let Some(EarlierResult::Replayed(done)) = bulk.earlier_result(&actor).await? {
         return Ok(answer(id, done));
@@ -93,7 +93,7 @@ fn answer(gateway_id: GatewayId, done: store::Replayed) -> (StatusCode, Json<Rep
     (status, Json(replayed))
 }
 
-fn selection(asked: &ReplayRequest) -> Answer<ReplaySelection> {
+fn selection(asked: &ReplayRequest) -> HandlerResult<ReplaySelection> {
     match (asked.from_sequence, asked.to_sequence, asked.from, asked.to) {
         (Some(first), last, None, None) => {
             for (field, sequence) in [("fromSequence", Some(first)), ("toSequence", last)] {

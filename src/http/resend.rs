@@ -7,7 +7,7 @@ use super::extract::Path;
 use super::idempotency::Keyed;
 use super::openapi::{Body, Idempotent, Missing, Problems, Resending, Scoped, Storing, Taken};
 use super::part::Part;
-use super::problem::Answer;
+use super::problem::HandlerResult;
 use super::query::Query;
 use crate::api::{AcceptedDelivery, Object, ResendRequest, Resent, ResentDelivery, Warning};
 use crate::event::EventId;
@@ -52,7 +52,7 @@ pub(super) async fn resend(
     Path(id): Path<EventId>,
     _: Query<()>,
     Keyed(key, asked): Keyed<ResendRequest>,
-) -> Answer<Json<Resent>> {
+) -> HandlerResult<Json<Resent>> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
     if let Some(EarlierResult::Resent(resent)) = bulk.earlier_result(&actor).await? {
         return Ok(Json(answer(id, resent)));

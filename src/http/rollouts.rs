@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::App;
 use super::auth::Reader;
 use super::openapi::{Long, Missing, Problems, Scoped, Waiting};
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::api::{
     self, Code, Quorum, RolloutGateway, RolloutOfEvents, RolloutQuery, RolloutState, WaitEnd,
@@ -25,9 +25,9 @@ use crate::store::{self, EventState, Ledger, RolloutOf, TargetState};
 
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
-const LONGEST_WAIT: Duration = Duration::from_mins(10);
+const MAX_WAIT: Duration = Duration::from_mins(10);
 /// Requests of one organisation that may wait at this node at the same time.
-const MOST_WAITING: usize = 64;
+const MAX_WAITING: usize = 64;
 /// What is left of `server.request_timeout` for reading, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);
 /// How often a waiting request reads without a hint.
@@ -40,15 +40,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Waits(DashMap<OrganisationKey, Arc<Semaphore>>);
 
 impl Waits {
-    fn begin(&self, organisation: OrganisationKey) -> Answer<OwnedSemaphorePermit> {
+    fn begin(&self, organisation: OrganisationKey) -> HandlerResult<OwnedSemaphorePermit> {
         let permits = Arc::clone(
-            &self.0.entry(organisation).or_insert_with(|| Arc::new(Semaphore::new(MOST_WAITING))),
+            &self.0.entry(organisation).or_insert_with(|| Arc::new(Semaphore::new(MAX_WAITING))),
         );
         permits.try_acquire_owned().map_err(|_| {
             Problem::new(
                 Code::TooManyWaits,
                 format!(
-                    "{MOST_WAITING} requests of this organisation are waiting at this node, the maximum. Try again later, or send the request without `wait`."
+                    "{MAX_WAITING} requests of this organisation are waiting at this node, the maximum. Try again later, or send the request without `wait`."
                 ),
             )
             .retry_after(fastrand::u32(1..=5))
@@ -69,7 +69,7 @@ impl FromQuery for WaitQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         let words = [("received", WaitFor::Received), ("applied", WaitFor::Applied)];
         Ok(Self {
             wait: parameters.one_of("wait", &words)?,
@@ -84,7 +84,7 @@ impl FromQuery for RolloutQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self {
             correlation_id: parameters.get("correlationId")?,
             event_id: parameters.get("eventId")?,
@@ -94,7 +94,7 @@ impl FromQuery for RolloutQuery {
 
 impl WaitQuery {
     /// What the request waits for; `None` if it does not wait.
-    pub(super) fn wait(&self) -> Answer<Option<Wait>> {
+    pub(super) fn wait(&self) -> HandlerResult<Option<Wait>> {
         let given = [("quorum", self.quorum.is_some()), ("timeout", self.timeout.is_some())];
         let Some(level) = self.wait else {
             return match given.iter().find(|(_, is_given)| *is_given) {
@@ -114,9 +114,9 @@ impl WaitQuery {
 }
 
 /// Reads a duration such as `20s`.
-fn time(text: &str) -> Answer<Duration> {
+fn time(text: &str) -> HandlerResult<Duration> {
     let time = humantime_serde::re::humantime::parse_duration(text).ok();
-    time.filter(|time| *time <= LONGEST_WAIT)
+    time.filter(|time| *time <= MAX_WAIT)
         .ok_or_else(|| not_allowed("timeout", text, "a duration of at most 10m, such as 20s"))
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn show(
     State(app): State<Arc<App>>,
     Reader(organisation): Reader,
     Query((which, wait)): Query<(RolloutQuery, WaitQuery)>,
-) -> Answer<Json<RolloutOfEvents>> {
+) -> HandlerResult<Json<RolloutOfEvents>> {
     let of = match (which.event_id, which.correlation_id) {
         (Some(id), None) => RolloutOf::Event(id),
         (None, Some(id)) => RolloutOf::Correlation(id),
@@ -162,7 +162,7 @@ pub(super) async fn of_events(
     organisation: OrganisationKey,
     of: &RolloutOf,
     wait: Option<Wait>,
-) -> Answer<RolloutOfEvents> {
+) -> HandlerResult<RolloutOfEvents> {
     let read = async || {
         let rollout = app.part::<dyn Ledger>().rollout(organisation, of).await?;
         if rollout.events.is_empty() {
@@ -211,7 +211,7 @@ pub(super) async fn of_events(
 }
 
 /// Refuses a wait that has no meaning for these events.
-fn check(rollout: &store::Rollout, wait: Wait) -> Answer<()> {
+fn check(rollout: &store::Rollout, wait: Wait) -> HandlerResult<()> {
     if rollout.more {
         return Err(Problem::invalid(
             "wait",
@@ -349,7 +349,7 @@ mod tests {
         assert!(wait(None, timeout("1s")).is_err());
         let received = Some(WaitFor::Received);
         assert_eq!(wait(received, None).unwrap().unwrap().time, DEFAULT_WAIT);
-        assert_eq!(wait(received, timeout("10m")).unwrap().unwrap().time, LONGEST_WAIT);
+        assert_eq!(wait(received, timeout("10m")).unwrap().unwrap().time, MAX_WAIT);
         for bad in ["11m", "", "5", "-1s", "soon"] {
             assert_eq!(wait(received, timeout(bad)).err().unwrap().status().as_u16(), 422, "{bad}");
         }

@@ -7,7 +7,7 @@ use super::deliveries::{bucket_in, closed_window};
 use super::nodes;
 use super::openapi::{Long, Problems, Scoped};
 use super::part::Part;
-use super::problem::{Answer, Problem};
+use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Connection, ConnectionStats, DeliveryStats, PublishedByBucket, PublishedQuery,
@@ -38,7 +38,7 @@ pub(super) async fn show(
     Part(nodes): Part<dyn Nodes>,
     Reader(organisation): Reader,
     _: Query<()>,
-) -> Answer<Json<Stats>> {
+) -> HandlerResult<Json<Stats>> {
     let (connections, totals, nodes) = tokio::try_join!(
         connections.connections(organisation, None, true, None, SHOWN),
         ledger.totals(organisation),
@@ -57,7 +57,7 @@ impl FromQuery for PublishedQuery {
         documented::<Self>()
     }
 
-    fn from_query(parameters: &Parameters) -> Answer<Self> {
+    fn from_query(parameters: &Parameters) -> HandlerResult<Self> {
         Ok(Self { bucket: parameters.text("bucket").map(str::to_owned) })
     }
 }
@@ -79,7 +79,7 @@ pub(super) async fn published(
     Part(log): Part<dyn Log>,
     Reader(organisation): Reader,
     Query((asked, query)): Query<(Window, PublishedQuery)>,
-) -> Answer<Json<PublishedSummary>> {
+) -> HandlerResult<Json<PublishedSummary>> {
     let window = closed_window(asked.from, asked.to)?;
     let bucket = bucket_in(window, query.bucket.as_deref())?;
     if bucket.as_secs() % 60 > 0 {
@@ -97,7 +97,7 @@ pub(super) async fn published(
 pub(super) async fn deliveries(
     ledger: &dyn Ledger,
     organisation: OrganisationKey,
-) -> Answer<DeliveryStats> {
+) -> HandlerResult<DeliveryStats> {
     Ok(ledger.totals(organisation).await?.into())
 }
 

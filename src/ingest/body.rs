@@ -12,7 +12,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::{Draft, ValidationError, occurred_at};
-use crate::api::{MOST_EVENTS, Object};
+use crate::api::{MAX_EVENTS, Object};
 use crate::clock::Timestamp;
 use crate::cloud_event;
 use crate::event_types::too_deep;
@@ -193,7 +193,7 @@ impl<'de> Visitor<'de> for BatchVisitor {
     ) -> std::result::Result<Self::Value, A::Error> {
         let mut events = Vec::new();
         while let Some(item) = items.next_element()? {
-            if events.len() == MOST_EVENTS {
+            if events.len() == MAX_EVENTS {
                 // Returns an empty list for one that is too long; the caller refuses both.
                 events.clear();
                 while items.next_element::<IgnoredAny>()?.is_some() {}
@@ -233,7 +233,7 @@ pub fn read(body: &[u8], now: Timestamp, traceparent: Option<TraceParent>) -> Re
         }
     };
     if batch.0.is_empty() {
-        let allowed = format!("a batch has 1 to {MOST_EVENTS} events");
+        let allowed = format!("a batch has 1 to {MAX_EVENTS} events");
         return Err(ValidationError::invalid("events", allowed));
     }
     let draft = |item: &RawValue| parse::<Fields<'_>>(item.get())?.draft(now, traceparent);

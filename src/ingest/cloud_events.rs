@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 
 use super::body::{Batch, Items, malformed, parse};
 use super::{Draft, ValidationError, occurred_at};
-use crate::api::{MOST_EVENTS, Target};
+use crate::api::{MAX_EVENTS, Target};
 use crate::clock::Timestamp;
 use crate::cloud_event::{
-    Attributes, BATCH_MEDIA_TYPE, HEADER_PREFIX, JSON, LONGEST_VALUE, MEDIA_TYPE, MOST_ATTRIBUTES,
-    MOST_BYTES, SPECVERSION, Value, check_name, check_text, check_uri_reference, decoded, is_json,
-    name,
+    Attributes, BATCH_MEDIA_TYPE, HEADER_PREFIX, JSON, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES,
+    MAX_VALUE_BYTES, MEDIA_TYPE, SPECVERSION, Value, check_name, check_text, check_uri_reference,
+    decoded, is_json, name,
 };
 use crate::event::{GatewayId, quoted};
 use crate::event_types::FieldError;
@@ -25,7 +25,7 @@ use crate::trace_context::TraceParent;
 type Result<T> = std::result::Result<T, ValidationError>;
 
 /// The largest value of an attribute that selects gateways, in bytes: some 1,700 ids.
-const LONGEST_TARGET: usize = 64 * 1024;
+const MAX_TARGET_BYTES: usize = 64 * 1024;
 
 /// Attributes that become fields of the draft.
 const CONSUMED: [&str; 12] = [
@@ -99,7 +99,7 @@ pub fn read_batch(body: &[u8], now: Timestamp, traceparent: Option<TraceParent>)
     }
     let batch: Batch<'_> = parse(text)?;
     if batch.0.is_empty() {
-        let why = format!("must have 1 to {MOST_EVENTS} events; send larger batches in parts");
+        let why = format!("must have 1 to {MAX_EVENTS} events; send larger batches in parts");
         return Err(ValidationError::invalid("body", why));
     }
     let draft = |item: &RawValue| parse::<Members<'_>>(item.get())?.draft(now, traceparent);
@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
                 let mut found = Vec::new();
                 while let Some(name) = members.next_key::<String>()? {
                     // Attributes, and both members for the data.
-                    if found.len() <= MOST_ATTRIBUTES + 2 {
+                    if found.len() <= MAX_ATTRIBUTES + 2 {
                         found.push((name, members.next_value()?));
                     } else {
                         members.next_value::<IgnoredAny>()?;
@@ -241,10 +241,10 @@ impl Incoming {
         if let Value::Text(text) = &value {
             check_text(text).map_err(invalid)?;
             let most = match name.as_str() {
-                name::GATEWAY_IDS | name::TARGET_LABELS => LONGEST_TARGET,
+                name::GATEWAY_IDS | name::TARGET_LABELS => MAX_TARGET_BYTES,
                 // The field of the draft has a limit of its own, which its error names.
                 consumed if CONSUMED.contains(&consumed) => usize::MAX,
-                _ => LONGEST_VALUE,
+                _ => MAX_VALUE_BYTES,
             };
             if text.len() > most {
                 let why = format!("has {} bytes; at most {most} are allowed", text.len());
@@ -261,8 +261,8 @@ impl Incoming {
 
     fn insert_any(&mut self, name: String, value: Option<Value>) -> Result<()> {
         check_name(&name).map_err(|why| ValidationError::invalid(shown(&name), why))?;
-        if self.0.len() == MOST_ATTRIBUTES {
-            let why = format!("is one attribute too many: an event has at most {MOST_ATTRIBUTES}");
+        if self.0.len() == MAX_ATTRIBUTES {
+            let why = format!("is one attribute too many: an event has at most {MAX_ATTRIBUTES}");
             return Err(ValidationError::invalid(name, why));
         }
         if self.0.contains_key(&name) {
@@ -414,9 +414,9 @@ impl Incoming {
                 kept.insert(name, value);
             }
         }
-        if kept.bytes() > MOST_BYTES {
+        if kept.bytes() > MAX_ATTRIBUTES_BYTES {
             let why = format!(
-                "have {} bytes with their names; at most {MOST_BYTES} are allowed",
+                "have {} bytes with their names; at most {MAX_ATTRIBUTES_BYTES} are allowed",
                 kept.bytes()
             );
             return Err(ValidationError::invalid("attributes", why));

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use super::*;
 
 const INTERVAL: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Behaves as each number says, and reports it.
 struct Scripted {
@@ -35,11 +35,11 @@ async fn a_job_that_fails_or_panics_goes_on_with_its_state() {
     let (runs, mut seen) = mpsc::unbounded_channel();
     supervisor.start("scripted", INTERVAL, Scripted { runs, count: 0 });
     for expected in 1..=7 {
-        let run = timeout(PATIENCE, seen.recv()).await.expect("it runs on");
+        let run = timeout(TEST_TIMEOUT, seen.recv()).await.expect("it runs on");
         assert_eq!(run, Some(expected));
     }
     assert_eq!(supervisor.overdue(), None);
-    timeout(PATIENCE, supervisor.stop()).await.expect("it stops");
+    timeout(TEST_TIMEOUT, supervisor.stop()).await.expect("it stops");
     while seen.recv().await.is_some() {}
 }
 
@@ -72,7 +72,7 @@ async fn a_job_that_hangs_is_overdue_and_can_be_stopped() {
     let overdue = overdue.await.expect("it is noticed");
     assert_eq!(overdue.job, "hanging");
     assert!(overdue.age >= MIN_OVERDUE);
-    timeout(PATIENCE, supervisor.stop()).await.expect("it stops");
+    timeout(TEST_TIMEOUT, supervisor.stop()).await.expect("it stops");
 }
 
 /// Finishes when its sender is dropped.
@@ -107,6 +107,6 @@ async fn a_job_that_has_finished_is_never_overdue() {
             tokio::time::sleep(INTERVAL).await;
         }
     };
-    timeout(PATIENCE, finished).await.expect("it ends");
+    timeout(TEST_TIMEOUT, finished).await.expect("it ends");
     assert_eq!(supervisor.overdue(), None);
 }

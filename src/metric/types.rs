@@ -19,7 +19,7 @@ pub struct TypeCounters {
 
 impl TypeCounters {
     /// The number of types that are counted apart. The others are counted as [`OTHER_TYPES`].
-    pub const MOST: usize = 200;
+    pub const MAX_TYPES: usize = 200;
 
     /// Counters of a metric. Those of these types exist from the start, at 0.
     pub fn new<'a>(name: &'static str, types: impl IntoIterator<Item = &'a str>) -> Self {
@@ -35,7 +35,7 @@ impl TypeCounters {
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= Self::MOST && !known.contains_key(event_type) {
+        if known.len() >= Self::MAX_TYPES && !known.contains_key(event_type) {
             return self.others.increment(count);
         }
         known
@@ -63,9 +63,9 @@ mod tests {
     #[test]
     fn the_number_of_types_is_bounded() {
         let counters = TypeCounters::new("test_total", ["a"]);
-        for nth in 0..2 * TypeCounters::MOST {
+        for nth in 0..2 * TypeCounters::MAX_TYPES {
             counters.add(&format!("type.{nth}"), 1);
         }
-        assert_eq!(counters.known.read().unwrap().len(), TypeCounters::MOST);
+        assert_eq!(counters.known.read().unwrap().len(), TypeCounters::MAX_TYPES);
     }
 }

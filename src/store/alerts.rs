@@ -1,8 +1,8 @@
 //! Alerts: rules, what they found, and the outbox of notifications about them. The store keeps
 //! definitions, findings and messages as JSON texts, which the module `alerts` reads and writes.
 //!
-//! One node at a time evaluates rules. It acquires a [lease](Alerts::take_alert_turn), and what it
-//! changes is refused once another node has acquired one. A notification is stored in the transaction
+//! One node at a time evaluates rules. It acquires a [lease](Alerts::acquire_evaluation_lease), and
+//! what it changes is refused once another node has acquired one. A notification is stored in the transaction
 //! that changes its alert. Any node sends it: it [claims](Alerts::claim_notifications) the
 //! notification for longer than a sending may take, so that no other node sends it meanwhile, and
 //! records each attempt before it begins.
@@ -23,9 +23,9 @@ use crate::clock::Timestamp;
 use crate::event::{EventType, GatewayId, NodeId, OrganisationKey, Reason};
 
 /// Rules of an organisation that are stored, at most.
-pub const MOST_RULES: i64 = 1_000;
+pub const MAX_RULES: i64 = 1_000;
 /// Destinations of an organisation, at most.
-pub const MOST_DESTINATIONS: i64 = 100;
+pub const MAX_DESTINATIONS: i64 = 100;
 /// Attempts of a notification that are kept, the newest ones.
 pub const KEPT_ATTEMPTS: i64 = 50;
 
@@ -189,7 +189,7 @@ pub struct AlertChange {
 
 /// A node's lease of the evaluation of rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AlertTurn {
+pub struct EvaluationLease {
     /// Its number. Later leases have larger ones.
     pub number: i64,
     /// When it was acquired or renewed, by the database's clock.
@@ -421,7 +421,7 @@ pub trait Alerts: Send + Sync + 'static {
     async fn alert_rules(&self, organisation: OrganisationKey) -> Result<Vec<StoredRule>>;
     /// Stores a rule, or replaces what it says. `was` is what was in force before, for the audit log:
     /// the definition of a built-in rule. Returns true if none of that id was in force. A conflict if
-    /// there are [`MOST_RULES`], or if one was in force that must not be replaced.
+    /// there are [`MAX_RULES`], or if one was in force that must not be replaced.
     async fn put_alert_rule(
         &self,
         actor: &Actor,
@@ -446,7 +446,7 @@ pub trait Alerts: Send + Sync + 'static {
         organisation: OrganisationKey,
     ) -> Result<Vec<StoredDestination>>;
     /// Stores or replaces a destination. Returns true if none of that id was stored. A conflict if
-    /// there are [`MOST_DESTINATIONS`], or if one is stored that must not be replaced.
+    /// there are [`MAX_DESTINATIONS`], or if one is stored that must not be replaced.
     async fn put_alert_destination(
         &self,
         actor: &Actor,
@@ -473,13 +473,13 @@ pub trait Alerts: Send + Sync + 'static {
     async fn organisations(&self) -> Result<Vec<OrganisationKey>>;
     /// Acquires or renews the lease of the evaluation of rules; `None` while another node holds it. It
     /// ends after `lease`, by the database's clock.
-    async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>>;
+    async fn acquire_evaluation_lease(&self, lease: Duration) -> Result<Option<EvaluationLease>>;
     /// Changes alerts and stores the notifications about them, of which some are
     /// [superseded](NotificationState::Superseded) at once. Returns false, and changes nothing, if the
     /// lease is not the newest one.
     async fn change_alerts(
         &self,
-        turn: AlertTurn,
+        lease: EvaluationLease,
         organisation: OrganisationKey,
         changes: &[AlertChange],
     ) -> Result<bool>;

@@ -230,27 +230,27 @@ pub enum BulkPosition {
     /// Counts matching deliveries, newest failure first, after this one.
     Counted(Option<DeliveryCursor>),
     /// Appends dead letters, after this one.
-    Redriven(Place),
+    Redriven(StoredKey),
     /// Appends deliveries of the replayed range, after this one.
     Replayed(Sequence),
 }
 
 /// A [`DeliveryKey`] as it is stored with a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct StoredKey {
     gateway: i64,
     sequence: Sequence,
 }
 
-impl From<DeliveryKey> for Place {
+impl From<DeliveryKey> for StoredKey {
     fn from(key: DeliveryKey) -> Self {
         Self { gateway: key.gateway.0, sequence: key.sequence }
     }
 }
 
-impl From<Place> for DeliveryKey {
-    fn from(place: Place) -> Self {
-        Self { gateway: GatewayKey(place.gateway), sequence: place.sequence }
+impl From<StoredKey> for DeliveryKey {
+    fn from(key: StoredKey) -> Self {
+        Self { gateway: GatewayKey(key.gateway), sequence: key.sequence }
     }
 }
 

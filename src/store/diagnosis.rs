@@ -52,14 +52,14 @@ pub trait Diagnosis: Send + Sync + 'static {
 
 /// The beginning of a list, and how many elements it leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Few<T> {
+pub struct TruncatedList<T> {
     /// The first elements, at most [`LISTED`].
     pub list: Vec<T>,
     /// How many are left out; counted up to about [`COUNTED`].
     pub more: usize,
 }
 
-impl<T> Few<T> {
+impl<T> TruncatedList<T> {
     /// The first elements of a list.
     pub fn of(mut all: Vec<T>) -> Self {
         let more = all.len().saturating_sub(LISTED);
@@ -78,11 +78,11 @@ pub struct GatewayEvidence {
     /// Its changes, newest first, at most [`LISTED`] + [`COUNTED`].
     pub history: Vec<GatewayState>,
     /// Its keys: those that were not revoked first, then newest first.
-    pub keys: Few<TokenInfo>,
+    pub keys: TruncatedList<TokenInfo>,
     /// Its connections, newest first.
-    pub connections: Few<ConnectionInfo>,
+    pub connections: TruncatedList<ConnectionInfo>,
     /// Resync requests, pending ones first, then newest first.
-    pub resyncs: Few<Resync>,
+    pub resyncs: TruncatedList<Resync>,
     /// Its newest [`FAILURES`] failed attempts by reason, the last one first.
     pub failures: Vec<ReasonTally>,
     /// Its open dead letters by reason, of the newest [`DEAD_LETTERS`] ranges, the last one first.
@@ -99,12 +99,12 @@ pub struct GatewayEvidence {
     /// organisation have. Not looked up if there are no such events.
     pub shared_labels: BTreeSet<(String, String)>,
     /// What it said about its newest failure, by reason; of its newest [`DETAILED`] failed attempts.
-    pub said: Vec<Said>,
+    pub said: Vec<FailureDetail>,
 }
 
 /// What a gateway said about a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct FailureDetail {
     /// Why the attempt failed.
     pub reason: Reason,
     /// What the gateway said.

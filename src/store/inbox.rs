@@ -201,7 +201,7 @@ impl std::fmt::Display for RejectionReason {
 }
 
 /// A rejected row's detail is cut to this many characters.
-const LONGEST_DETAIL: usize = 1000;
+const MAX_DETAIL_CHARS: usize = 1000;
 
 /// The column of the inbox for a field of the API.
 fn column(field: &str) -> &str {
@@ -232,7 +232,7 @@ impl From<ValidationError> for Rejection {
             }
             _ => {}
         }
-        let detail = error.to_string().chars().take(LONGEST_DETAIL).collect();
+        let detail = error.to_string().chars().take(MAX_DETAIL_CHARS).collect();
         Self { reason: error.reason(), detail }
     }
 }

@@ -49,13 +49,13 @@ use crate::event::{
 use crate::names;
 
 /// Instances that a gateway can have, at most. A hello with another name is refused.
-pub const MOST_INSTANCES: i64 = 100;
+pub const MAX_INSTANCES: i64 = 100;
 /// The longest name of a new instance, in characters.
-const LONGEST_NAME: usize = 64;
+const MAX_NAME_CHARS: usize = 64;
 /// Expired instances of a gateway that are listed, at most.
 pub const LISTED_EXPIRED: i64 = 100;
 /// The longest detail of a negative acknowledgement, in bytes. Longer ones are cut.
-pub const MOST_DETAIL: usize = 2048;
+pub const MAX_NACK_DETAIL_BYTES: usize = 2048;
 
 /// Operations on instances and on connections in reliable mode.
 #[async_trait]
@@ -65,7 +65,7 @@ pub trait Instances: Send + Sync + 'static {
     async fn peek_log(&self, gateway: GatewayKey) -> Result<LogState>;
     /// Opens a connection in reliable mode: checks the position, stores the instance's cursor, and
     /// marks older live connections of the same instance as replaced, in one transaction. `NotFound`
-    /// if the gateway is deleted or disabled; `Conflict` if it has [`MOST_INSTANCES`] others, or a
+    /// if the gateway is deleted or disabled; `Conflict` if it has [`MAX_INSTANCES`] others, or a
     /// new instance has a name that [can be mistaken](Conflict::InstanceName). All before anything is
     /// written.
     async fn open_instance(&self, opening: OpenInstance) -> Result<OpenedInstance>;
@@ -351,10 +351,10 @@ impl InstanceInfo {
 
 /// Checks the name of an instance that does not exist yet.
 pub fn check_new_name(name: &str) -> std::result::Result<(), Conflict> {
-    if names::is_name(name, LONGEST_NAME) {
+    if names::is_name(name, MAX_NAME_CHARS) {
         return Ok(());
     }
-    Err(Conflict::InstanceName { most: LONGEST_NAME, shown: quoted(name) })
+    Err(Conflict::InstanceName { most: MAX_NAME_CHARS, shown: quoted(name) })
 }
 
 /// What a connection in reliable mode may be opened with, checked against the log. A stored position

@@ -37,8 +37,8 @@ use serde::{Deserialize, Serialize};
 use super::filtered::Filtered;
 use super::supersession::Superseded;
 use super::{
-    Actor, AuditHead, DeliveryFilter, Place, PublishedTarget, Purge, Record, Result, Rollout,
-    RolloutOf,
+    Actor, AuditHead, DeliveryFilter, PublishedTarget, Purge, Record, Result, Rollout, RolloutOf,
+    StoredKey,
 };
 use crate::clock::{TimeWindow, Timestamp};
 use crate::event::{
@@ -114,7 +114,7 @@ pub trait Ledger: Send + Sync + 'static {
 /// A delivery: a sequence in a gateway's log. Deliveries are ordered by gateway and then by
 /// sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "Place", from = "Place")]
+#[serde(into = "StoredKey", from = "StoredKey")]
 pub struct DeliveryKey {
     /// The key by which the store refers to the gateway.
     pub gateway: GatewayKey,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 /// The longest range in one row of the ledger, which the schema checks. It bounds the search for
 /// the rows that cover a sequence.
-pub const LONGEST_RANGE: i64 = 1000;
+pub const MAX_RANGE_LENGTH: i64 = 1000;
 
 /// Deliveries that one transaction may write, and one request may result in unless it is a single
 /// event. It bounds how long other writers wait.
-pub const MOST_DELIVERIES: usize = 20_000;
+pub const MAX_DELIVERIES: usize = 20_000;
 
 /// Live tokens of a gateway: enough to rotate without a pause, and few that can leak.
 pub const LIVE_TOKENS: i64 = 2;

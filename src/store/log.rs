@@ -469,7 +469,7 @@ pub enum InstanceOutcome {
         sequence: Sequence,
         /// The code of the negative acknowledgement.
         code: Reason,
-        /// Details for admins. Cut to [`MOST_DETAIL`](super::MOST_DETAIL) bytes.
+        /// Details for admins. Cut to [`MAX_NACK_DETAIL_BYTES`](super::MAX_NACK_DETAIL_BYTES) bytes.
         detail: String,
         /// When it was sent.
         started_at: Timestamp,
@@ -481,7 +481,7 @@ pub enum InstanceOutcome {
         sequence: Sequence,
         /// The code of the negative acknowledgement.
         code: Reason,
-        /// Details for admins. Cut to [`MOST_DETAIL`](super::MOST_DETAIL) bytes.
+        /// Details for admins. Cut to [`MAX_NACK_DETAIL_BYTES`](super::MAX_NACK_DETAIL_BYTES) bytes.
         detail: String,
         /// When it was sent.
         started_at: Timestamp,

@@ -140,7 +140,7 @@ pub enum LabelChange {
 }
 
 /// The largest number of labels of a gateway.
-pub const MOST_LABELS: usize = 64;
+pub const MAX_LABELS: usize = 64;
 
 impl LabelChange {
     /// Applies the change to `labels`. `Conflict` if the result has too many labels.
@@ -156,8 +156,8 @@ impl LabelChange {
                 }
             }
         }
-        if labels.len() > MOST_LABELS {
-            return Err(Conflict::Labels { labels: labels.len(), most: MOST_LABELS }.into());
+        if labels.len() > MAX_LABELS {
+            return Err(Conflict::Labels { labels: labels.len(), most: MAX_LABELS }.into());
         }
         Ok(labels)
     }

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use super::Range;
-use super::limits::LONGEST_RANGE;
+use super::limits::MAX_RANGE_LENGTH;
 use crate::event::Sequence;
 
 /// Splits a range into pieces that fit into a row. An empty range has none.
 pub fn cut(range: Range) -> impl Iterator<Item = Range> {
-    let after = |first: &i64| Some(first + LONGEST_RANGE);
+    let after = |first: &i64| Some(first + MAX_RANGE_LENGTH);
     std::iter::successors(Some(range.first.0), after)
         .take_while(move |first| *first <= range.last.0)
         .map(move |first| Range {
             first: Sequence(first),
-            last: Sequence(range.last.0.min(first + LONGEST_RANGE - 1)),
+            last: Sequence(range.last.0.min(first + MAX_RANGE_LENGTH - 1)),
         })
 }
 

@@ -9,9 +9,9 @@ use crate::clock::Timestamp;
 use crate::event::{CorrelationId, EventId, EventType, GatewayId, GatewayKey, Reason, Sequence};
 
 /// The largest number of events that one rollout sums.
-pub const MOST_EVENTS: usize = 1_000;
+pub const MAX_EVENTS: usize = 1_000;
 /// The largest number of deliveries that one rollout reads.
-pub const MOST_DELIVERIES: usize = 20_000;
+pub const MAX_DELIVERIES: usize = 20_000;
 
 /// The events of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Rollout {
     pub events: Vec<RolloutEvent>,
     /// Each event at each of its gateways, by event and then by the gateway's name.
     pub targets: Vec<RolloutTarget>,
-    /// Whether there are more than [`MOST_EVENTS`] or [`MOST_DELIVERIES`]; the rest is left out.
+    /// Whether there are more than [`MAX_EVENTS`] or [`MAX_DELIVERIES`]; the rest is left out.
     pub more: bool,
 }
 

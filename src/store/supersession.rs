@@ -19,23 +19,23 @@
 //! admin has skipped or purged. Redrives, replays and resends are orders of an admin, and append
 //! deliveries without a collapse key.
 //!
-//! The backlog is examined backwards, in bounded pages. What is beyond the [limits](MOST_EXAMINED) is
+//! The backlog is examined backwards, in bounded pages. What is beyond the [limits](MAX_EXAMINED) is
 //! sent in any case.
 
 use std::collections::BTreeMap;
 
 use super::Range;
-use super::limits::LONGEST_RANGE;
+use super::limits::MAX_RANGE_LENGTH;
 use crate::clock::Timestamp;
 use crate::event::{CollapseKey, ConnectionId, EventType, GatewayKey, Sequence};
 
 /// Deliveries with a collapse key that are examined in one transaction.
 pub const PAGE: usize = 500;
 /// Deliveries with a collapse key, the newest ones, that are examined for one connection.
-pub const MOST_EXAMINED: usize = 100_000;
+pub const MAX_EXAMINED: usize = 100_000;
 /// Pairs of a type and a collapse key that are kept for one connection. Events with other keys, which are
 /// older, are sent.
-pub const MOST_KEYS: usize = 10_000;
+pub const MAX_KEYS: usize = 10_000;
 /// What the column of the collapse key has for a barrier.
 pub const BARRIER: &str = "";
 /// How the detail of an attempt begins.
@@ -133,7 +133,7 @@ impl Supersession {
     /// Returns what newer deliveries supersede, newest first.
     pub fn examine(&mut self, page: Vec<Collapsible>) -> Vec<Superseded> {
         self.examined += page.len();
-        self.is_done = page.len() < PAGE || self.examined >= MOST_EXAMINED;
+        self.is_done = page.len() < PAGE || self.examined >= MAX_EXAMINED;
         let mut found: Vec<Superseded> = Vec::new();
         for Collapsible { sequence, event_type, key, is_open, expires_at } in page {
             self.before = sequence;
@@ -148,7 +148,7 @@ impl Supersession {
             let newer = self.newest.get(&name);
             let Some(by) = newer.filter(|(_, end)| lasts(*end, expires_at)).map(|(by, _)| *by)
             else {
-                if newer.is_some() || self.newest.len() < MOST_KEYS {
+                if newer.is_some() || self.newest.len() < MAX_KEYS {
                     self.newest.insert(name, (sequence, expires_at));
                 }
                 continue;
@@ -158,7 +158,7 @@ impl Supersession {
                 Some(Superseded { range, by: same })
                     if *same == by
                         && range.first == sequence.next()
-                        && range.last.0 - sequence.0 < LONGEST_RANGE =>
+                        && range.last.0 - sequence.0 < MAX_RANGE_LENGTH =>
                 {
                     range.first = sequence;
                 }

@@ -210,11 +210,11 @@ pub fn frame(message: generated::GatewayFrame) -> Result<Option<GatewayFrame>, F
 }
 
 fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
-    use generated::connection_hello::Resume as Asked;
+    use generated::connection_hello::Resume as RequestedResume;
 
     let invalid = |member, why: &str| FrameError::member(Hello::TYPE, member, why);
     let resume = match &hello.resume {
-        Some(Asked::Named(named)) => match generated::Named::try_from(*named) {
+        Some(RequestedResume::Named(named)) => match generated::Named::try_from(*named) {
             Ok(generated::Named::Server) => Resume::Server,
             Ok(generated::Named::Latest) => Resume::Latest,
             Ok(generated::Named::Earliest) => Resume::Earliest,
@@ -225,7 +225,7 @@ fn hello(hello: generated::ConnectionHello) -> Result<Hello, FrameError> {
                 ));
             }
         },
-        Some(Asked::Position(position)) => Resume::After(Position {
+        Some(RequestedResume::Position(position)) => Resume::After(Position {
             epoch: Epoch(
                 position.epoch.parse().map_err(|_| invalid("resume.epoch", "must be a UUID"))?,
             ),

@@ -39,12 +39,12 @@ pub const NAME: &str = "long_poll";
 
 /// How long a connection lives at least after a request, so that one that waits for nothing can be
 /// followed by another.
-const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
 /// How long a request waits at least if the lane is about to pass events. It reads its first page
 /// after the connection has opened.
-const READING: Duration = Duration::from_secs(2);
+const FIRST_PAGE_WAIT: Duration = Duration::from_secs(2);
 /// How long events may wait for a request before they are read from the log again.
-const LONGEST_KEPT: Duration = Duration::from_millis(500);
+const MAX_KEPT_TIME: Duration = Duration::from_millis(500);
 /// Requests that wait to be read. Gateways send one after another.
 const REQUESTS: usize = 4;
 
@@ -136,14 +136,14 @@ pub const fn is_final(reason: Reason) -> bool {
 /// A connection that answers requests.
 #[derive(Clone, Debug)]
 pub struct Poller {
-    asks: mpsc::Sender<Ask>,
+    commands: mpsc::Sender<Command>,
     /// Where the frames of the gateway go.
     pub inbound: Inbound,
 }
 
-/// What a connection is asked for.
+/// What the connection's task is to do.
 #[derive(Debug)]
-enum Ask {
+enum Command {
     Events(Request, oneshot::Sender<Reply>),
     /// To end.
     Replace,
@@ -151,9 +151,9 @@ enum Ask {
 
 impl Poller {
     /// Passes a request to the connection, and waits for its answer.
-    pub async fn ask(&self, request: Request) -> Reply {
+    pub async fn request(&self, request: Request) -> Reply {
         let (reply, answered) = oneshot::channel();
-        if self.asks.send(Ask::Events(request, reply)).await.is_err() {
+        if self.commands.send(Command::Events(request, reply)).await.is_err() {
             return Reply::Reopen;
         }
         answered.await.unwrap_or(Reply::Reopen)
@@ -162,18 +162,18 @@ impl Poller {
     /// Ends the connection because another one replaces it.
     pub async fn replace(&self) {
         // Fails if it has ended.
-        let _ = self.asks.send(Ask::Replace).await;
+        let _ = self.commands.send(Command::Replace).await;
         self.closed().await;
     }
 
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.asks.is_closed()
+        self.commands.is_closed()
     }
 
     /// Waits until the connection has ended.
     pub async fn closed(&self) {
-        self.asks.closed().await;
+        self.commands.closed().await;
     }
 }
 
@@ -184,19 +184,19 @@ pub fn start(
     end: TransportEnd,
     first_wait: Duration,
 ) -> (Poller, Connection) {
-    let (asks_in, asks) = mpsc::channel(REQUESTS);
+    let (commands_in, commands) = mpsc::channel(REQUESTS);
     let (inbound, messages, faults) = Inbound::relayed();
     let connection = Connection {
         greeting,
         end,
-        asks,
+        commands,
         messages,
         faults,
         answers: Answers::new(Encoding { epoch: greeting.epoch, envelope }),
         kept_since: Some(Instant::now()),
-        expires: Instant::now() + (first_wait * 2).max(SHORTEST_LIFE),
+        expires: Instant::now() + (first_wait * 2).max(MIN_LIFETIME),
     };
-    (Poller { asks: asks_in, inbound }, connection)
+    (Poller { commands: commands_in, inbound }, connection)
 }
 
 /// The task of a connection.
@@ -204,7 +204,7 @@ pub fn start(
 pub struct Connection {
     greeting: Greeting,
     end: TransportEnd,
-    asks: mpsc::Receiver<Ask>,
+    commands: mpsc::Receiver<Command>,
     /// What the gateway sends besides requests.
     messages: mpsc::Receiver<Incoming>,
     faults: mpsc::Receiver<Fault>,
@@ -267,12 +267,12 @@ impl Connection {
     pub async fn run(mut self) {
         let mut waiting = None;
         let Err(end) = self.serve(&mut waiting).await;
-        self.asks.close();
+        self.commands.close();
         if let Some(Waiting { reply, .. }) = waiting {
             let _ = reply.send(end.reply());
         }
-        while let Ok(ask) = self.asks.try_recv() {
-            if let Ask::Events(_, reply) = ask {
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Events(_, reply) = command {
                 let _ = reply.send(end.reply());
             }
         }
@@ -300,7 +300,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 control = self.end.control.recv() => match control {
-                    Some(Control::Probe) => self.show_life(waiting.is_some()).await?,
+                    Some(Control::Probe) => self.report_alive(waiting.is_some()).await?,
                     // The gateway sees it when its connection ends.
                     Some(Control::Drain(_)) => {}
                     Some(Control::Close(reason)) => return Err(reason.into()),
@@ -315,11 +315,11 @@ impl Connection {
                 Some(message) = self.messages.recv(), if self.answers.is_used => {
                     self.pass(message).await?;
                 }
-                Some(ask) = self.asks.recv() => {
+                Some(command) = self.commands.recv() => {
                     if let Some(earlier) = waiting.take() {
                         let _ = earlier.reply.send(Reply::Superseded);
                     }
-                    let Ask::Events(request, reply) = ask else {
+                    let Command::Events(request, reply) = command else {
                         return Err(Reason::Replaced.into());
                     };
                     let instead = match self.begin(&request).await? {
@@ -352,7 +352,7 @@ impl Connection {
                     };
                     let again = waiting.gap_at.and_then(|_| self.answers.gap_again(self.greeting));
                     let _ = waiting.reply.send(again.map_or(Reply::Nothing, Reply::Events));
-                    self.live_on();
+                    self.extend_expiry();
                 }
             }
         }
@@ -363,14 +363,16 @@ impl Connection {
         match waiting {
             None => self.expires,
             Some(Waiting { gap_at: Some(at), .. }) if self.answers.has_gap() => *at,
-            Some(waiting) if self.answers.is_behind() => waiting.until.max(waiting.since + READING),
+            Some(waiting) if self.answers.is_behind() => {
+                waiting.until.max(waiting.since + FIRST_PAGE_WAIT)
+            }
             Some(waiting) => waiting.until,
         }
     }
 
     /// Leaves time for another request after an answer.
-    fn live_on(&mut self) {
-        self.expires = self.expires.max(Instant::now() + SHORTEST_LIFE);
+    fn extend_expiry(&mut self) {
+        self.expires = self.expires.max(Instant::now() + MIN_LIFETIME);
     }
 }
 
@@ -389,7 +391,7 @@ enum Begin {
 impl Connection {
     /// Confirms what a request confirms, and compares its position.
     async fn begin(&mut self, request: &Request) -> Result<Begin, End> {
-        self.expires = Instant::now() + (request.wait * 2).max(SHORTEST_LIFE);
+        self.expires = Instant::now() + (request.wait * 2).max(MIN_LIFETIME);
         // The lane says first where delivery begins.
         while !self.answers.is_resumed {
             let message = self.next_of_lane().await?;
@@ -434,7 +436,7 @@ impl Connection {
         while let Ok(message) = self.end.events.try_recv() {
             self.answers.keep(*message);
         }
-        let is_fresh = self.kept_since.is_some_and(|since| since.elapsed() < LONGEST_KEPT);
+        let is_fresh = self.kept_since.is_some_and(|since| since.elapsed() < MAX_KEPT_TIME);
         self.kept_since = Some(Instant::now());
         if is_fresh && !self.answers.has_expired(Timestamp::now()) {
             return Ok(());
@@ -498,7 +500,7 @@ impl Connection {
             if self.answers.len() == 0 && self.end.events.is_empty() {
                 self.kept_since = self.kept_since.and(Some(Instant::now()));
             }
-            self.live_on();
+            self.extend_expiry();
             if let Some(first) = first.filter(|_| is_confirmed) {
                 // The time to confirm it begins now, not when the lane passed it.
                 self.report(Incoming::Postponed(first)).await?;
@@ -508,7 +510,7 @@ impl Connection {
     }
 
     /// Reports the gateway as alive, which it is until the connection expires.
-    async fn show_life(&mut self, is_waiting: bool) -> Result<(), LaneGone> {
+    async fn report_alive(&mut self, is_waiting: bool) -> Result<(), LaneGone> {
         let mut alive = Incoming::Alive;
         if !is_waiting && self.answers.is_confirmed() {
             while let Ok(message) = self.end.events.try_recv() {

@@ -17,7 +17,7 @@ use tokio::io::{
 use tokio::time::timeout;
 
 /// The longest line that a gateway may send, in bytes.
-const LONGEST_LINE: usize = 1024;
+const MAX_LINE_BYTES: usize = 1024;
 
 /// Runs a connection to its end.
 pub(crate) async fn run(
@@ -71,7 +71,7 @@ pub(crate) async fn run(
         let mut line = Vec::new();
         loop {
             line.clear();
-            let mut limited = tokio::io::AsyncReadExt::take(&mut read, LONGEST_LINE as u64);
+            let mut limited = tokio::io::AsyncReadExt::take(&mut read, MAX_LINE_BYTES as u64);
             match limited.read_until(b'\n', &mut line).await {
                 Ok(0) | Err(_) => return Reason::ConnectionLost,
                 Ok(_) if line.last() != Some(&b'\n') => return Reason::ProtocolError,

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use crate::both_databases::{Backend, on_both};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 on_both! {
     an_admin_token_is_recovered_with_and_without_a_running_service
@@ -27,7 +27,7 @@ async fn an_admin_token_that_could_not_be_shown_is_not_lost() {
         .kill_on_drop(true)
         .spawn()
         .expect("the binary starts");
-    let ended = tokio::time::timeout(PATIENCE, first.wait()).await.expect("it ends in time");
+    let ended = tokio::time::timeout(TEST_TIMEOUT, first.wait()).await.expect("it ends in time");
     assert_eq!(ended.expect("it ends").code(), Some(1));
     // The next start prints a valid token.
     let service = Service::start_in(directory, &[]).await;

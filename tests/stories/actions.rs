@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::both_databases::{Backend, on_both};
 use crate::server::Database;
 use crate::support::http::{Caller, Reply, reply};
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 on_both! {
     a_paused_gateway_gets_nothing_until_it_is_resumed
@@ -63,7 +63,7 @@ async fn a_paused_gateway_gets_nothing_until_it_is_resumed(backend: Backend) {
     publish(&service, &id, 2..=4).await;
     // Pings go on, and no event comes before several of them.
     for _ in 0..4 {
-        let next = tokio::time::timeout(PATIENCE, socket.pinged_before_text());
+        let next = tokio::time::timeout(TEST_TIMEOUT, socket.pinged_before_text());
         assert!(next.await.unwrap(), "an event was sent during the pause");
     }
     let said = service.run("gateway show berlin").await;
@@ -95,7 +95,7 @@ async fn a_pause_survives_a_restart(backend: Backend) {
     // A paused gateway may connect.
     let mut socket = service.connected(&key).await;
     for _ in 0..3 {
-        assert!(tokio::time::timeout(PATIENCE, socket.pinged_before_text()).await.unwrap());
+        assert!(tokio::time::timeout(TEST_TIMEOUT, socket.pinged_before_text()).await.unwrap());
     }
     service.admin().post(&format!("/gateways/{id}/resume"), &json!({})).await.success();
     socket.expect(1..=2).await;
@@ -313,7 +313,7 @@ async fn purged_payload_is_erased_and_the_purge_is_recorded(backend: Backend) {
             })
         };
         let mut polls = tokio::time::interval(Duration::from_millis(100));
-        let cleaned = tokio::time::timeout(PATIENCE, async {
+        let cleaned = tokio::time::timeout(TEST_TIMEOUT, async {
             while !is_clean() {
                 polls.tick().await;
             }
@@ -428,7 +428,7 @@ async fn actions_on_one_node_take_effect_on_another() {
     effective_everywhere().await;
     publish(&one, &id, 1..=3).await;
     for _ in 0..4 {
-        assert!(tokio::time::timeout(PATIENCE, socket.pinged_before_text()).await.unwrap());
+        assert!(tokio::time::timeout(TEST_TIMEOUT, socket.pinged_before_text()).await.unwrap());
     }
     admin.post(&format!("/gateways/{id}/resume"), &json!({})).await.success();
     assert_eq!(socket.unanswered().await["sequence"], 1);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::process::Child;
 use tokio::time::MissedTickBehavior;
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 mod exec;
 mod forward;
@@ -79,7 +79,7 @@ impl Agent {
 
     /// Waits for its end; returns the exit code.
     async fn ended(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(2 * PATIENCE, self.process.wait()).await;
+        let ended = tokio::time::timeout(2 * TEST_TIMEOUT, self.process.wait()).await;
         ended.unwrap_or_else(|_| panic!("it ends in time: {}", self.log())).expect("it ends").code()
     }
 
@@ -115,7 +115,7 @@ async fn until(satisfied: impl Fn() -> bool, what: impl Fn() -> String) {
             polls.tick().await;
         }
     };
-    let waited = tokio::time::timeout(3 * PATIENCE, waiting).await;
+    let waited = tokio::time::timeout(3 * TEST_TIMEOUT, waiting).await;
     assert!(waited.is_ok(), "it never came to that: {}", what());
 }
 
@@ -154,7 +154,7 @@ async fn publish(service: &Service, gateway: &str, deployments: &[&str]) {
 async fn confirmed(service: &Service, gateway: &str, sequence: i64) {
     let path = format!("/gateways/{gateway}");
     service
-        .eventually_within(3 * PATIENCE, &path, |gateway| gateway["confirmed"] == sequence)
+        .eventually_within(3 * TEST_TIMEOUT, &path, |gateway| gateway["confirmed"] == sequence)
         .await;
 }
 
@@ -165,8 +165,9 @@ async fn failures(service: &Service, gateway: &str, count: usize) -> Vec<Value> 
         let rows = page["list"].as_array().expect("a list");
         rows.iter().filter(|row| row["state"] == "failed").cloned().collect::<Vec<_>>()
     };
-    let page =
-        service.eventually_within(3 * PATIENCE, &path, |page| failed(page).len() == count).await;
+    let page = service
+        .eventually_within(3 * TEST_TIMEOUT, &path, |page| failed(page).len() == count)
+        .await;
     let mut rows = failed(&page);
     rows.sort_by_key(|row| row["sequence"].as_i64());
     rows

@@ -23,7 +23,7 @@ use crate::server::Database;
 use crate::store_postgres::{open, options};
 use crate::support::http::reply;
 use crate::support::terminal::run_on_terminal;
-use crate::support::{PATIENCE, Service, deployed, failed_report};
+use crate::support::{Service, TEST_TIMEOUT, deployed, failed_report};
 
 on_both! {
     each_route_that_changes_something_leaves_a_record
@@ -495,7 +495,7 @@ async fn concurrent_changes_on_two_nodes_form_one_chain_and_never_deadlock() {
         };
         tokio::join!(publishing, changing);
     }));
-    tokio::time::timeout(3 * PATIENCE, working).await.expect("no deadlock");
+    tokio::time::timeout(3 * TEST_TIMEOUT, working).await.expect("no deadlock");
     let records = here.audit().await;
     let redriven = records.iter().filter(|record| record.action == "delivery.redriven").count();
     assert_eq!(redriven, 12, "each delivery was redriven once, by one of the nodes");

@@ -16,7 +16,7 @@ use crate::disk::{Broken, fill, on_small_disk, small_disk};
 use crate::feed::Following;
 use crate::reliable::peer::Peer;
 use crate::support::command::{CommandOutput, command, run};
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 on_both! {
     new_epochs_are_started_while_no_node_runs
@@ -369,7 +369,7 @@ async fn killed_backup(service: &Service, file: &Path, bytes: u64) -> PathBuf {
             tokio::task::yield_now().await;
         }
     };
-    let copy = tokio::time::timeout(PATIENCE, waiting).await.expect("it writes");
+    let copy = tokio::time::timeout(TEST_TIMEOUT, waiting).await.expect("it writes");
     running.kill().await.expect("it ran");
     let ended = running.wait().await.expect("it has ended");
     assert_eq!(ended.code(), None, "it was complete before it was killed");
@@ -783,7 +783,7 @@ async fn a_running_node_ends_when_its_database_goes_backwards() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, is_known).await.expect("it is written");
+    tokio::time::timeout(TEST_TIMEOUT, is_known).await.expect("it is written");
     backend.change(&service, "delete from outbox; update streams set missed = 0, head = 0").await;
     assert_eq!(service.ended().await, Some(1), "{}", service.log());
     assert!(service.log().contains("gateway-events epoch renew"), "{}", service.log());

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::both_databases::Backend;
 use crate::proxied::dial;
-use crate::support::{PATIENCE, Service, Socket, deployed};
+use crate::support::{Service, Socket, TEST_TIMEOUT, deployed};
 
 /// The balancer's address, from which nothing else connects.
 const ADDRESS: &str = "127.0.0.5";
@@ -73,7 +73,7 @@ impl Balancer {
 
     async fn listens(&mut self) {
         let mut looks = tokio::time::interval(Duration::from_millis(20));
-        let listening = tokio::time::timeout(PATIENCE, async {
+        let listening = tokio::time::timeout(TEST_TIMEOUT, async {
             while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
                 assert!(self.process.try_wait().expect("known").is_none(), "{}", self.log());
                 looks.tick().await;
@@ -88,7 +88,7 @@ impl Balancer {
 
     async fn logged(&self, text: &str) {
         let mut looks = tokio::time::interval(Duration::from_millis(20));
-        let said = tokio::time::timeout(PATIENCE, async {
+        let said = tokio::time::timeout(TEST_TIMEOUT, async {
             while !self.log().contains(text) {
                 looks.tick().await;
             }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::server::Database;
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 use crate::support::command::{CommandOutput, bench_command};
 
 /// Short measurements: only the structure of the reports is tested.
@@ -29,7 +29,7 @@ async fn report(command: &mut Command) -> Value {
 /// Waits longer than usual: a service is started and stopped while other tests run.
 pub(crate) async fn ended(command: &mut Command) -> CommandOutput {
     let running = command.spawn().expect("the binary starts");
-    let ended = tokio::time::timeout(3 * PATIENCE, running.wait_with_output()).await;
+    let ended = tokio::time::timeout(3 * TEST_TIMEOUT, running.wait_with_output()).await;
     ended.expect("it ends in time").expect("it ends").into()
 }
 
@@ -240,7 +240,7 @@ async fn an_interrupted_measurement_leaves_nothing_behind() {
     let pid = i32::try_from(running.id().expect("it runs")).expect("a pid");
     // The token file shows that the service was started.
     let mut polls = tokio::time::interval(Duration::from_millis(20));
-    let started = tokio::time::timeout(PATIENCE, async {
+    let started = tokio::time::timeout(TEST_TIMEOUT, async {
         while !has_service(directory.path()) {
             polls.tick().await;
         }
@@ -248,7 +248,7 @@ async fn an_interrupted_measurement_leaves_nothing_behind() {
     started.await.expect("a service is started");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it can be signalled");
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+    let ended = tokio::time::timeout(TEST_TIMEOUT, running.wait_with_output()).await;
     let said: CommandOutput = ended.expect("it ends in time").expect("it ends").into();
     said.failed(1, &["interrupted"]);
     assert_empty(directory.path());

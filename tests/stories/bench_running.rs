@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::bench::ended;
 use crate::support::command::CommandOutput;
 use crate::support::terminal::run_on_terminal;
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 const SHORT_RUN: &str = "deliver --seconds 0.1 --gateways 2 --baseline-time 20ms";
 
@@ -77,7 +77,7 @@ async fn nothing_stays_registered_after_an_interruption() {
         let arguments = "append --seconds 60 --gateways 300 --baseline-time 1ms --yes";
         let running = measuring(&service, arguments).spawn().expect("the binary starts");
         service
-            .eventually_within(3 * PATIENCE, "/gateways?limit=1000", |page| {
+            .eventually_within(3 * TEST_TIMEOUT, "/gateways?limit=1000", |page| {
                 page["count"].as_u64() >= Some(at_least)
             })
             .await;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest as _};
 
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 const EVENTS: usize = 60;
 
@@ -106,7 +106,7 @@ async fn a_burst_is_sent_in_few_writes() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, receiving).await.expect("in time");
+    tokio::time::timeout(TEST_TIMEOUT, receiving).await.expect("in time");
     let records = records.load(Ordering::Relaxed) - before;
     // An event and its ping are two frames.
     assert!(records < EVENTS / 2, "{records} records for {EVENTS} events");

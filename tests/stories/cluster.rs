@@ -18,7 +18,7 @@ use crate::pooler::Pooler;
 use crate::server::Database;
 use crate::store_postgres::options;
 use crate::support::command::{command, run};
-use crate::support::{PATIENCE, Service, deployed, get};
+use crate::support::{Service, TEST_TIMEOUT, deployed, get};
 
 /// How nodes learn of what another node did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ async fn revocation_on_one_node_closes_sockets_on_another(propagation: Propagati
             }
             _ => drop(one.api().delete(&format!("/gateways/{id}")).await.unwrap()),
         }
-        tokio::time::timeout(PATIENCE, socket).await.expect("closed in time").unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, socket).await.expect("closed in time").unwrap();
         took.push(began.elapsed());
         if name != "deleted" {
             let path = format!("/gateways/{id}/connections");
@@ -233,7 +233,7 @@ async fn only_nodes_with_notifications_listen(propagation: Propagation) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, counting).await.expect("as many as that");
+    tokio::time::timeout(TEST_TIMEOUT, counting).await.expect("as many as that");
     for node in [&nodes.one, &nodes.other] {
         let is_measured = |text: &str| {
             let listening =

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::command::{command, run};
 use crate::support::terminal::run_on_terminal;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 #[tokio::test]
 async fn an_answer_is_printed_in_each_format() {
@@ -86,7 +86,7 @@ async fn an_answer_is_repeated_until_the_interrupt() {
     let mut watching = service.command("gateway list --watch=1s").spawn().expect("it starts");
     let mut out = BufReader::new(watching.stdout.take().expect("a pipe")).lines();
     let mut blocks: Vec<String> = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, async {
+    let read = tokio::time::timeout(TEST_TIMEOUT, async {
         while blocks.iter().filter(|line| line.starts_with("berlin")).count() < 2 {
             blocks.push(out.next_line().await.expect("text").expect("a line"));
         }
@@ -97,7 +97,7 @@ async fn an_answer_is_repeated_until_the_interrupt() {
     let pid = i32::try_from(watching.id().expect("it runs")).expect("a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
-    let ended = tokio::time::timeout(PATIENCE, watching.wait()).await.expect("in time");
+    let ended = tokio::time::timeout(TEST_TIMEOUT, watching.wait()).await.expect("in time");
     assert_eq!(ended.expect("it ends").code(), Some(0));
     service.run("gateway show nowhere --watch").await.failed(1, &["nowhere"]);
     service.run("gateway list --watch=10ms").await.failed(2, &["1s"]);

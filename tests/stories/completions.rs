@@ -9,7 +9,7 @@ use crate::alerts::{Key, destination, watch};
 use crate::audit::running_job;
 use crate::both_databases::{Backend, on_both};
 use crate::support::command::{CommandOutput, command, run};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 on_both! {
     a_shell_completes_names_that_the_service_knows
@@ -31,7 +31,7 @@ async fn offered(service: &Service, words: &[&str]) -> Vec<String> {
     bash.env("GATEWAY_EVENTS_CA_FILE", service.certificate());
     bash.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let running = bash.spawn().expect("bash runs");
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+    let ended = tokio::time::timeout(TEST_TIMEOUT, running.wait_with_output()).await;
     let output = CommandOutput::from(ended.expect("it ends in time").expect("it ends"));
     assert_eq!(output.err, "", "{output:?}");
     output.out.lines().map(str::to_owned).collect()

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::both_databases::{Backend, on_both};
 use crate::server::Database;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 mod actions;
 mod alerts;
@@ -164,7 +164,7 @@ async fn expired_sessions_are_removed(backend: Backend) {
     let change = format!("update console_sessions set expires_at = {past}");
     backend.change(&service, &change).await;
     assert_eq!(visitor.get("/console/nodes").await.status, 303);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TEST_TIMEOUT;
     let mut polls = tokio::time::interval(std::time::Duration::from_millis(200));
     while count(&backend, &service).await > 0 {
         assert!(tokio::time::Instant::now() < deadline, "the session is still there");

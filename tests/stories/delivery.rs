@@ -26,7 +26,7 @@ use serde_json::value::RawValue;
 
 use crate::conformance::actor;
 use crate::reference::transport::{Peer, Seen};
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 mod actions;
 mod openings;
@@ -143,7 +143,7 @@ fn admission(gateway: GatewayKey, id: GatewayId, organisation: OrganisationKey) 
 }
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, waiting).await.expect("in time")
+    tokio::time::timeout(TEST_TIMEOUT, waiting).await.expect("in time")
 }
 
 async fn receive(peer: &mut Peer, numbers: impl IntoIterator<Item = i64>) {

@@ -6,7 +6,7 @@ use gateway_events::clock::Timestamp;
 use serde_json::{Value, json};
 
 use crate::both_databases::{Backend, on_both};
-use crate::support::{PATIENCE, Service, deployed, get, pause};
+use crate::support::{Service, TEST_TIMEOUT, deployed, get, pause};
 
 on_both! {
     an_event_expires_on_time_while_its_gateway_is_not_connected
@@ -51,7 +51,7 @@ async fn an_event_expires_on_time_while_its_gateway_is_not_connected(backend: Ba
     let event = service.api().get("/events/short").await.expect("the event");
     let at = |value: &Value| Timestamp::parse(value.as_str().expect("a time")).expect("RFC 3339");
     let late = at(&row["lastFailureAt"]).since(at(&event["expiresAt"]));
-    assert!(late < PATIENCE, "expired {late:?} late");
+    assert!(late < TEST_TIMEOUT, "expired {late:?} late");
     assert!(at(&row["lastFailureAt"]) >= at(&event["expiresAt"]), "{row:#}");
     assert_eq!(failures(&service, &there, "expired").await, 0, "it was confirmed");
     // It does not expire again when its gateway reconnects.

@@ -9,7 +9,7 @@ use gateway_events::store::sqlite::verify::verify;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// The environment variable with the small disk's directory, for tests that run on it.
 const SMALL_DISK: &str = "STORY_SMALL_DISK";
@@ -95,7 +95,7 @@ pub(crate) async fn on_small_disk(test: &str) {
         .env(SMALL_DISK, directory.path())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(3 * PATIENCE, output).await.expect("it ends in time");
+    let output = tokio::time::timeout(3 * TEST_TIMEOUT, output).await.expect("it ends in time");
     match output {
         Ok(output) if output.status.success() => {
             let out = String::from_utf8_lossy(&output.stdout);
@@ -273,7 +273,7 @@ async fn foreign_file_at_the_ballasts_path_is_not_deleted() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, made).await.expect("a ballast");
+        tokio::time::timeout(TEST_TIMEOUT, made).await.expect("a ballast");
     }
 }
 

@@ -57,7 +57,7 @@ async fn a_dry_run_of_a_retry_says_what_would_be_published(backend: Backend) {
             }
         }
     };
-    let waited = tokio::time::timeout(crate::support::PATIENCE, waits).await;
+    let waited = tokio::time::timeout(crate::support::TEST_TIMEOUT, waits).await;
     let would = waited.expect("the type is known");
     assert_eq!(would["rows"][0]["gatewayCount"], 2, "{would:#}");
     assert_eq!(would["rows"][0]["reason"], Value::Null, "{would:#}");

@@ -79,7 +79,8 @@ async fn a_gateway_in_reliable_mode_applies_refuses_and_resumes() {
     let pid = i32::try_from(gateway.id().expect("it runs")).ok();
     let pid = pid.and_then(rustix::process::Pid::from_raw).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is stopped");
-    let ended = tokio::time::timeout(crate::support::PATIENCE, gateway.wait_with_output()).await;
+    let ended =
+        tokio::time::timeout(crate::support::TEST_TIMEOUT, gateway.wait_with_output()).await;
     let ended = ended.expect("it ends in time").expect("it ends");
     let said = String::from_utf8(ended.stdout).expect("text");
     assert!(ended.status.success(), "{said}");

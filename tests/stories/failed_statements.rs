@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::server::Database;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 async fn start(database: &Database) -> Service {
     Service::start_with(&[("DATABASE__URL", &database.url())]).await
@@ -165,7 +165,7 @@ async fn fails(service: &Service, job: &str) {
     };
     let before = count_of(&service.metrics().await);
     let mut polls = tokio::time::interval(Duration::from_millis(50));
-    let failed = tokio::time::timeout(3 * PATIENCE, async {
+    let failed = tokio::time::timeout(3 * TEST_TIMEOUT, async {
         loop {
             polls.tick().await;
             if count_of(&service.metrics().await) >= before + 9 {

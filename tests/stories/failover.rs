@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::lost_sessions::recovers;
 use crate::server::{Database, Server};
 use crate::support::command::{command, run};
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 fn ports(database: &Database, standby: &Server) -> String {
     format!("127.0.0.1:{},localhost:{}", database.own_server().port(), standby.port())
@@ -33,7 +33,7 @@ async fn service(database: &Database, standby: &Server) -> (Service, String) {
 async fn until(server: &Server, database: &str, condition: &str) {
     let asked = format!("do $$ begin if not ({condition}) then raise 'not yet'; end if; end $$");
     let mut polls = tokio::time::interval(Duration::from_millis(100));
-    let reached = tokio::time::timeout(PATIENCE, async {
+    let reached = tokio::time::timeout(TEST_TIMEOUT, async {
         while !server.run_quietly(database, &asked) {
             polls.tick().await;
         }
@@ -80,7 +80,7 @@ async fn a_primary_that_becomes_read_only_is_not_used_any_more() {
     until(primary, "postgres", "current_setting('transaction_read_only') = 'on'").await;
     let mut polls = tokio::time::interval(Duration::from_millis(50));
     let api = service.api();
-    let refused = tokio::time::timeout(PATIENCE, async {
+    let refused = tokio::time::timeout(TEST_TIMEOUT, async {
         loop {
             polls.tick().await;
             let ready = api.root("/readyz").await;

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 pub(crate) struct FakeService {
     listener: TcpListener,
@@ -66,7 +66,7 @@ impl FakeService {
 
     /// The next connection, before any request was read.
     async fn accept(&self) -> TlsStream<TcpStream> {
-        let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;
+        let accepted = tokio::time::timeout(TEST_TIMEOUT, self.listener.accept()).await;
         let (tcp, _) = accepted.expect("a connection in time").expect("a connection");
         self.tls.accept(tcp).await.expect("TLS")
     }
@@ -149,7 +149,7 @@ impl Peer {
 
     /// The gateway's next message; `None` when it has disconnected.
     pub(crate) async fn next(&mut self) -> Option<Message> {
-        let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+        let next = tokio::time::timeout(TEST_TIMEOUT, self.stream.next()).await;
         next.expect("a frame in time")?.ok()
     }
 

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use gateway_events::api::{FeedGapReason, FeedKind, FeedMessage, FeedQuery, Outcome};
-use gateway_events::client::feed::{Fed, FeedFollower};
+use gateway_events::client::feed::{FeedFollower, FeedItem};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use crate::support::{PATIENCE, Service, deployed, get};
+use crate::support::{Service, TEST_TIMEOUT, deployed, get};
 
 /// A follower of the feed of a node.
 pub(crate) struct Following(FeedFollower);
@@ -19,16 +19,17 @@ impl Following {
     pub(crate) async fn start(service: &Service, query: FeedQuery, after: Option<&str>) -> Self {
         let api = service.api().0;
         let mut follower = FeedFollower::new(api, query, after.map(str::to_owned));
-        let first = tokio::time::timeout(PATIENCE, follower.next()).await.expect("in time");
-        assert!(matches!(first, Ok(Fed::Connected)), "{first:?}");
+        let first = tokio::time::timeout(TEST_TIMEOUT, follower.next()).await.expect("in time");
+        assert!(matches!(first, Ok(FeedItem::Connected)), "{first:?}");
         Self(follower)
     }
 
     /// The next message.
     pub(crate) async fn next(&mut self) -> FeedMessage {
-        let next = tokio::time::timeout(2 * PATIENCE, async {
+        let next = tokio::time::timeout(2 * TEST_TIMEOUT, async {
             loop {
-                if let Fed::Message { message, .. } = self.0.next().await.expect("it goes on") {
+                if let FeedItem::Message { message, .. } = self.0.next().await.expect("it goes on")
+                {
                     return *message;
                 }
             }
@@ -244,7 +245,7 @@ async fn feeds_are_limited_and_end_with_their_token() {
     let mut feeds = Vec::new();
     for _ in 0..16 {
         let mut feed = FeedFollower::new(watcher.clone(), FeedQuery::default(), None);
-        assert!(matches!(feed.next().await, Ok(Fed::Connected)));
+        assert!(matches!(feed.next().await, Ok(FeedItem::Connected)));
         feeds.push(feed);
     }
     let refused = watcher.feed(&FeedQuery::default(), None).await.expect_err("refused");
@@ -253,7 +254,7 @@ async fn feeds_are_limited_and_end_with_their_token() {
     drop(feeds.pop());
     // A place is free as soon as the service notices.
     let mut polls = tokio::time::interval(Duration::from_millis(100));
-    let again = tokio::time::timeout(PATIENCE, async {
+    let again = tokio::time::timeout(TEST_TIMEOUT, async {
         while watcher.feed(&FeedQuery::default(), None).await.is_err() {
             polls.tick().await;
         }
@@ -263,8 +264,8 @@ async fn feeds_are_limited_and_end_with_their_token() {
     service.run(&format!("token revoke {id} --yes")).await.well();
     let mut last = feeds.pop().expect("a feed");
     let why = loop {
-        match tokio::time::timeout(PATIENCE, last.next()).await.expect("in time") {
-            Ok(Fed::Disconnected { why, .. }) => break why,
+        match tokio::time::timeout(TEST_TIMEOUT, last.next()).await.expect("in time") {
+            Ok(FeedItem::Disconnected { why, .. }) => break why,
             other => drop(other.expect("it goes on")),
         }
     };
@@ -321,7 +322,7 @@ async fn a_slow_reader_receives_a_gap_and_delays_no_other() {
         slow.read_exact(&mut buffer).await.expect("it goes on");
     }
     let mut text = String::new();
-    let gap = tokio::time::timeout(2 * PATIENCE, async {
+    let gap = tokio::time::timeout(2 * TEST_TIMEOUT, async {
         while !text.contains("\"reason\":\"lagged\"") {
             let read = slow.read(&mut buffer).await.expect("it goes on");
             assert!(read > 0, "it ended");
@@ -362,12 +363,13 @@ impl Tail {
     }
 
     async fn line(&mut self) -> String {
-        let line = tokio::time::timeout(2 * PATIENCE, self.out.next_line()).await.expect("in time");
+        let line =
+            tokio::time::timeout(2 * TEST_TIMEOUT, self.out.next_line()).await.expect("in time");
         line.expect("text").expect("a line")
     }
 
     async fn error_line(&mut self) -> String {
-        let line = tokio::time::timeout(PATIENCE, self.err.next_line()).await.expect("in time");
+        let line = tokio::time::timeout(TEST_TIMEOUT, self.err.next_line()).await.expect("in time");
         line.expect("text").expect("a line on standard error")
     }
 }
@@ -408,7 +410,7 @@ async fn tail_prints_the_feed_survives_a_restart_and_ends_with_the_interrupt() {
         let pid = i32::try_from(tail.process.id().expect("it runs")).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
         rustix::process::kill_process(pid, Signal::INT).expect("it can be signalled");
-        let ended = tokio::time::timeout(PATIENCE, tail.process.wait()).await.expect("in time");
+        let ended = tokio::time::timeout(TEST_TIMEOUT, tail.process.wait()).await.expect("in time");
         assert_eq!(ended.expect("it ends").code(), Some(0));
     }
     service.run("tail --gateway nowhere").await.failed(1, &["nowhere"]);

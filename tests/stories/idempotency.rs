@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, Connection as _};
 
-use crate::support::{JsonApi, PATIENCE, Service, deployed};
+use crate::support::{JsonApi, Service, TEST_TIMEOUT, deployed};
 
 mod actions;
 
@@ -56,7 +56,7 @@ async fn a_repeat_gets_the_first_answer_though_the_event_has_expired_meanwhile()
         while api.post("/events", &probe).await.expect_err("never accepted").status() != Some(422) {
         }
     };
-    tokio::time::timeout(PATIENCE, expired).await.expect("it expires");
+    tokio::time::timeout(TEST_TIMEOUT, expired).await.expect("it expires");
     assert_eq!(publish(&api, "k-1", &by_key).await.expect("a repeat"), first_by_key);
     assert_eq!(api.post("/events", &by_id).await.expect("a repeat"), first_by_id);
     let new = publish(&api, "k-2", &by_key).await.expect_err("it has expired");

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::conformance::{InboxProgram, Row};
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 pub(crate) struct Program(Mutex<SqliteConnection>);
 
@@ -58,7 +58,7 @@ impl Program {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that")
+        tokio::time::timeout(TEST_TIMEOUT, waiting).await.expect("it comes to that")
     }
 
     /// The event ids of a gateway's log, in order.

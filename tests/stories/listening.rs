@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use crate::support::command::run;
 use crate::support::terminal::run_on_terminal;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// A running `listen`.
 struct Listening {
@@ -26,12 +26,12 @@ impl Listening {
     }
 
     async fn line(&mut self) -> String {
-        let line = tokio::time::timeout(PATIENCE, self.out.next_line()).await.expect("in time");
+        let line = tokio::time::timeout(TEST_TIMEOUT, self.out.next_line()).await.expect("in time");
         line.expect("text").expect("a line")
     }
 
     async fn error_line(&mut self) -> String {
-        let line = tokio::time::timeout(PATIENCE, self.err.next_line()).await.expect("in time");
+        let line = tokio::time::timeout(TEST_TIMEOUT, self.err.next_line()).await.expect("in time");
         line.expect("text").expect("a line on standard error")
     }
 }
@@ -124,7 +124,7 @@ async fn watching_continues_after_a_restart_of_the_service_without_a_gap() {
     }
     // When its gateway is deleted, the watcher ends.
     service.api().delete(&format!("/gateways/{id}")).await.expect("deleted");
-    let ended = tokio::time::timeout(2 * PATIENCE, watching.process.wait()).await;
+    let ended = tokio::time::timeout(2 * TEST_TIMEOUT, watching.process.wait()).await;
     assert_eq!(ended.expect("it ends in time").expect("it ends").code(), Some(1));
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::disk::{on_small_disk, small_disk};
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// Requests of one round, each of which causes many log lines.
 const REQUESTS: usize = 200;
@@ -37,7 +37,7 @@ async fn start_logging_to_pipe() -> (Service, PipeReader) {
 async fn cause_log_lines(service: &Service) {
     let api = service.api();
     for _ in 0..REQUESTS {
-        let answered = tokio::time::timeout(PATIENCE, api.get("/gateways")).await;
+        let answered = tokio::time::timeout(TEST_TIMEOUT, api.get("/gateways")).await;
         answered.expect("in time").expect("an answer");
     }
 }
@@ -89,7 +89,7 @@ async fn lines_that_a_stalled_reader_missed_are_counted_in_the_log() {
     cause_log_lines(&service).await;
     let dropped = dropped(&service).await;
     assert_eq!(service.terminate().await, Some(0));
-    let log = tokio::time::timeout(PATIENCE, reading).await.expect("it ends").expect("read");
+    let log = tokio::time::timeout(TEST_TIMEOUT, reading).await.expect("it ends").expect("read");
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let reported: u64 = lines.filter_map(|line| line["dropped"].as_u64()).sum();
     assert!(reported >= dropped, "{reported} of {dropped}");
@@ -116,7 +116,7 @@ async fn on_a_small_disk_the_log_continues_when_there_is_space_again() {
     cause_log_lines(&service).await;
     let says_so = |line: &Value| line["dropped"].as_u64().is_some_and(|dropped| dropped > 0);
     let mut looks = tokio::time::interval(Duration::from_millis(20));
-    let found = tokio::time::timeout(PATIENCE, async {
+    let found = tokio::time::timeout(TEST_TIMEOUT, async {
         while !lines(&path).iter().any(says_so) {
             looks.tick().await;
         }
@@ -150,6 +150,6 @@ async fn command_exits_normally_if_stderr_is_full() {
     let full = File::options().write(true).open("/dev/full").expect("the device");
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-events"));
     command.args(["serve", "--config", "nowhere.toml"]).env_clear().stderr(full);
-    let status = tokio::time::timeout(PATIENCE, command.status()).await.expect("it ends");
+    let status = tokio::time::timeout(TEST_TIMEOUT, command.status()).await.expect("it ends");
     assert_eq!(status.expect("it ran").code(), Some(1));
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::server::Database;
 use crate::store_postgres::options;
-use crate::support::{PATIENCE, Service, deployed, get};
+use crate::support::{Service, TEST_TIMEOUT, deployed, get};
 
 /// The minimum, and time for the heartbeats and searches around it.
 const NODE_TIMEOUT: &str = "10s";
@@ -116,7 +116,7 @@ async fn a_node_that_was_cut_off_recovers(fault: Fault) {
 
     proxy.set_fault(Fault::None);
     let back = Instant::now();
-    let closed = tokio::time::timeout(PATIENCE, &mut socket).await;
+    let closed = tokio::time::timeout(TEST_TIMEOUT, &mut socket).await;
     let seen = closed.expect("closed in time").unwrap();
     println!("{fault:?}: closed {:?} after the database was back", back.elapsed());
     let already = i64::try_from(seen.len()).unwrap();

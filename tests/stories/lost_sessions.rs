@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::both_databases::Backend;
 use crate::server::Database;
-use crate::support::{PATIENCE, Service, deployed, get};
+use crate::support::{Service, TEST_TIMEOUT, deployed, get};
 
 async fn session(database: &Database) -> PgConnection {
     PgConnection::connect(&database.url()).await.expect("a session")
@@ -101,7 +101,7 @@ async fn errors_that_end_a_session_are_distinguished_from_others() {
 pub(crate) async fn recovers(service: &Service, gateway: &str, deployment: &str) -> Duration {
     let (api, began) = (service.api(), Instant::now());
     let mut polls = tokio::time::interval(Duration::from_millis(50));
-    let recovered = tokio::time::timeout(PATIENCE, async {
+    let recovered = tokio::time::timeout(TEST_TIMEOUT, async {
         let event = deployed(&[gateway], deployment);
         while api.post("/events", &event).await.is_err() {
             polls.tick().await;

@@ -7,7 +7,7 @@ use tokio::process::Command;
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::server::Database;
 use crate::support::command::run;
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// Two nodes on one database behind one address.
 struct Cluster {
@@ -93,7 +93,7 @@ async fn a_command_goes_on_waiting_at_another_node_when_the_network_to_its_own_i
         socket
     };
     let both = async { futures_util::join!(run(&mut command), lose_node) };
-    let both = Box::pin(tokio::time::timeout(2 * PATIENCE, both)).await;
+    let both = Box::pin(tokio::time::timeout(2 * TEST_TIMEOUT, both)).await;
     let (output, socket) = both.expect("it ends in time");
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.out.starts_with("reached"), "{output:?}");

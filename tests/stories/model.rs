@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::conformance::InboxProgram;
 use crate::reference::store::{Clock, MemoryDatabase, MemoryStore};
 use crate::server::Database;
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 use crate::{inbox_program, inbox_program_postgres, store_memory, store_postgres, store_sqlite};
 
 mod bulk;
@@ -62,7 +62,7 @@ impl Place {
                         }
                     }
                 };
-                tokio::time::timeout(PATIENCE, opening).await.expect("it is free in time")
+                tokio::time::timeout(TEST_TIMEOUT, opening).await.expect("it is free in time")
             }
             Self::Shared(database) => {
                 store_postgres::open_with(database, node, wake).await.unwrap()

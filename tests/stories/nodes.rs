@@ -18,7 +18,7 @@ use gateway_events::wake::Wake;
 use crate::conformance::{Fixture, closed, confirmed, event, event_with, keep_all, range};
 use crate::server::Database;
 use crate::store_postgres::{open, options};
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// Longer than a test.
 const GRACE: Duration = Duration::from_hours(1);
@@ -250,7 +250,7 @@ async fn an_append_on_one_node_wakes_lanes_on_another() {
         }
         fixture.fill(&gateway, 1).await;
         let reached = listening.state.wait_for(|state| state.head == Sequence(round));
-        tokio::time::timeout(PATIENCE, reached).await.expect("it is notified in time").unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, reached).await.expect("it is notified in time").unwrap();
     }
     end(&[&first, &second], &database).await;
 }

@@ -102,7 +102,7 @@ async fn a_draining_node_is_alive_and_not_ready() {
         }
     };
     let answer =
-        tokio::time::timeout(crate::support::PATIENCE, not_ready).await.expect("it drains");
+        tokio::time::timeout(crate::support::TEST_TIMEOUT, not_ready).await.expect("it drains");
     answer.refusal(503, "draining");
     assert!(answer.headers.contains_key("retry-after"));
     assert_eq!(admin.root("/livez").await.status, 200);

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection, Transaction};
 use crate::both_databases::Backend;
 use crate::raw_gateway::{CLOSE, RawGateway};
 use crate::server::Database;
-use crate::support::{PATIENCE, Service, deployed, failed_report};
+use crate::support::{Service, TEST_TIMEOUT, deployed, failed_report};
 
 /// Another program's connection to the service's database.
 async fn another(service: &Service) -> SqliteConnection {
@@ -83,7 +83,7 @@ async fn many_publishers_wait_for_a_locked_database_together_and_not_one_after_a
         assert_unavailable(&answer.expect_err("nothing can be stored"));
     }
     // One wait for the batch in progress, and one for all the others; not 20.
-    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+    assert!(started.elapsed() < TEST_TIMEOUT, "{:?}", started.elapsed());
     locked.rollback().await.expect("unlocked");
     api.post("/events", &deployed(&[&id], "d-2")).await.expect("accepted");
 }

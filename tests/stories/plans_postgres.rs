@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use crate::server::Database;
 use crate::store_postgres;
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// The tables that grow.
 const LARGE: &str =
@@ -177,7 +177,7 @@ async fn read(conn: &mut PgConnection) -> (i64, i64) {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, ended).await.expect("the sessions end")
+    tokio::time::timeout(TEST_TIMEOUT, ended).await.expect("the sessions end")
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// A listed balancer, from which nothing else in a test connects.
 const BALANCER: &str = "127.0.0.2";
@@ -109,7 +109,7 @@ async fn attempts_are_limited_per_client_and_not_per_balancer() {
 async fn read_to_end(mut tcp: TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
     // A reset is an end, too.
-    drop(timeout(PATIENCE, tcp.read_to_end(&mut said)).await.expect("it ends"));
+    drop(timeout(TEST_TIMEOUT, tcp.read_to_end(&mut said)).await.expect("it ends"));
     said
 }
 

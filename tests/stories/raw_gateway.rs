@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 pub(crate) const CONTINUATION: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
@@ -74,7 +74,7 @@ impl RawGateway {
 
     /// The next frame; `None` if the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<Frame> {
-        tokio::time::timeout(PATIENCE, self.read()).await.expect("a frame in time")
+        tokio::time::timeout(TEST_TIMEOUT, self.read()).await.expect("a frame in time")
     }
 
     async fn read(&mut self) -> Option<Frame> {

@@ -93,7 +93,7 @@ async fn confirmed_events_and_their_ledger_are_removed_by_age_and_unconfirmed_on
     publish(&service, &[&away], 3, 3).await;
     service.eventually(&format!("/gateways/{here}"), |here| here["floor"] == 2).await;
     let gone = async { while service.admin().get("/events/e-1").await.status != 404 {} };
-    tokio::time::timeout(crate::support::PATIENCE, gone).await.expect("it goes");
+    tokio::time::timeout(crate::support::TEST_TIMEOUT, gone).await.expect("it goes");
     service.eventually("/deliveries", |page| page["count"] == 0).await;
     let kept = service.admin().get("/events/e-3").await.success();
     assert_eq!(kept["deliveries"][0]["state"], "pending");

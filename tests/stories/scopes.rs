@@ -212,7 +212,7 @@ async fn requests_without_a_valid_token_get_the_same_answer_everywhere() {
     let expired = service.caller(expiring["token"].as_str());
     // The test waits until it has expired.
     let ended = async { while expired.get("/stats").await.status != 401 {} };
-    tokio::time::timeout(crate::support::PATIENCE, ended).await.expect("it expires");
+    tokio::time::timeout(crate::support::TEST_TIMEOUT, ended).await.expect("it expires");
     let mut bodies = BTreeSet::new();
     for caller in [
         service.caller(None),

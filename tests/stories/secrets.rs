@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::server::Database;
 use crate::support::command::{command, run};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 fn serve(data: &Path, arguments: &str) -> Command {
     command(&format!("serve --listen 127.0.0.1:0 --data-dir {} {arguments}", data.display()))
@@ -54,7 +54,7 @@ async fn listening(process: Child, output: impl AsyncRead + Unpin) -> (String, u
         }
         None
     };
-    let port = tokio::time::timeout(PATIENCE, listening).await.expect("it listens in time");
+    let port = tokio::time::timeout(TEST_TIMEOUT, listening).await.expect("it listens in time");
     (said, port.expect("it listens"), process)
 }
 

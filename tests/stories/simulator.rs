@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::fake_service::FakeService;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// Timeouts that are not under test are set to this.
 const LONG: Duration = Duration::from_hours(1);
@@ -59,12 +59,12 @@ impl Simulated {
     }
 
     async fn notice(&mut self) -> Notice {
-        let notice = tokio::time::timeout(PATIENCE, self.notices.recv()).await;
+        let notice = tokio::time::timeout(TEST_TIMEOUT, self.notices.recv()).await;
         notice.expect("a notice in time").expect("it runs")
     }
 
     async fn exit(self) -> Exit {
-        let exit = tokio::time::timeout(PATIENCE, self.running).await;
+        let exit = tokio::time::timeout(TEST_TIMEOUT, self.running).await;
         exit.expect("an end in time").expect("no panic")
     }
 }
@@ -262,7 +262,8 @@ async fn listen_prints_events_and_stops_when_it_is_refused() {
             .expect("the binary starts")
     };
     let refused = listen("gwk_nobody").wait_with_output();
-    let refused = tokio::time::timeout(PATIENCE, refused).await.expect("an end").expect("output");
+    let refused =
+        tokio::time::timeout(TEST_TIMEOUT, refused).await.expect("an end").expect("output");
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("token create"), "{said}");
@@ -270,7 +271,7 @@ async fn listen_prints_events_and_stops_when_it_is_refused() {
     let mut listening = listen(&key);
     let lines = tokio::io::BufReader::new(listening.stdout.take().expect("a pipe"));
     let mut lines = tokio::io::AsyncBufReadExt::lines(lines);
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("a line in time");
+    let line = tokio::time::timeout(TEST_TIMEOUT, lines.next_line()).await.expect("a line in time");
     let event: Value = serde_json::from_str(&line.expect("text").expect("a line")).expect("JSON");
     assert_eq!(event["payload"]["deploymentId"], "d-1");
     service.eventually(&format!("/gateways/{id}"), |gateway| gateway["confirmed"] == 1).await;
@@ -279,6 +280,6 @@ async fn listen_prints_events_and_stops_when_it_is_refused() {
         .patch(&format!("/gateways/{id}"), &serde_json::json!({"disabled": true}))
         .await
         .expect("disabled");
-    let ended = tokio::time::timeout(PATIENCE, listening.wait()).await.expect("an end");
+    let ended = tokio::time::timeout(TEST_TIMEOUT, listening.wait()).await.expect("an end");
     assert_eq!(ended.expect("a status").code(), Some(1));
 }

@@ -60,7 +60,7 @@ async fn database_sockets_send_at_once_and_notice_a_dead_server() {
     service.api().post("/events", &event).await.expect("accepted");
     // The writer, the heartbeat, two listeners, and the pool.
     let mut polls = tokio::time::interval(Duration::from_millis(50));
-    let found = tokio::time::timeout(crate::support::PATIENCE, async {
+    let found = tokio::time::timeout(crate::support::TEST_TIMEOUT, async {
         loop {
             polls.tick().await;
             let all = connections(&service);

@@ -103,7 +103,7 @@ async fn the_wal_shrinks_after_a_long_read_has_ended() {
             looks.tick().await;
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, shrunk).await.expect("it shrinks in time");
+    tokio::time::timeout(crate::support::TEST_TIMEOUT, shrunk).await.expect("it shrinks in time");
     // Nothing of it is lost.
     conformance::sequences_of_concurrent_publishers_have_no_gap_and_no_duplicate(store.as_ref())
         .await;
@@ -147,7 +147,7 @@ async fn publishers_wait_their_turn_behind_the_records_of_many_lanes() {
             looks.tick().await;
         }
     };
-    tokio::time::timeout(crate::support::PATIENCE, stuck).await.expect("noticed");
+    tokio::time::timeout(crate::support::TEST_TIMEOUT, stuck).await.expect("noticed");
     let events = vec![Ok(conformance::event(Target::Gateways(Vec::new())))];
     let publish = store.append(Publish { organisation, events, idempotency: None });
     let unlock = async { sqlx::query("rollback").execute(&mut other).await };
@@ -184,7 +184,7 @@ async fn a_transaction_that_does_not_end_is_noticed_and_the_queue_is_bounded_in_
                 looks.tick().await;
             }
         };
-        tokio::time::timeout(crate::support::PATIENCE, noticed).await.expect("noticed");
+        tokio::time::timeout(crate::support::TEST_TIMEOUT, noticed).await.expect("noticed");
         sqlx::query("rollback").execute(&mut other).await.unwrap();
     };
     // There is room for one of the two, in any order.

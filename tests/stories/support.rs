@@ -28,7 +28,7 @@ pub(crate) mod terminal;
 pub(crate) use socket::Socket;
 
 /// The timeout of every wait in a test.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct Service {
     process: Child,
@@ -135,7 +135,7 @@ impl Service {
 
     /// Waits until the process ends by itself; returns the exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(PATIENCE, self.process.wait()).await;
+        let ended = tokio::time::timeout(TEST_TIMEOUT, self.process.wait()).await;
         ended.expect("it ends in time").expect("it ends").code()
     }
 
@@ -175,7 +175,7 @@ impl Service {
     /// Waits until the log satisfies a condition.
     pub(crate) async fn logged(&self, satisfies: impl Fn(&str) -> bool) {
         let mut polls = tokio::time::interval(Duration::from_millis(20));
-        let said = tokio::time::timeout(PATIENCE, async {
+        let said = tokio::time::timeout(TEST_TIMEOUT, async {
             while !satisfies(&self.log()) {
                 polls.tick().await;
             }
@@ -194,7 +194,7 @@ impl Service {
     pub(crate) async fn metrics_until(&self, satisfies: impl Fn(&str) -> bool) -> String {
         let mut polls = tokio::time::interval(Duration::from_millis(200));
         let mut last = String::new();
-        let found = tokio::time::timeout(2 * PATIENCE, async {
+        let found = tokio::time::timeout(2 * TEST_TIMEOUT, async {
             loop {
                 polls.tick().await;
                 last = self.metrics().await;
@@ -292,7 +292,7 @@ impl Service {
 
     /// Polls a resource until it satisfies a condition.
     pub(crate) async fn eventually(&self, path: &str, satisfies: impl Fn(&Value) -> bool) -> Value {
-        self.eventually_within(PATIENCE, path, satisfies).await
+        self.eventually_within(TEST_TIMEOUT, path, satisfies).await
     }
 
     /// Likewise, with another timeout.
@@ -431,7 +431,7 @@ async fn spawn_logging_to(
         }
         None
     };
-    let port = tokio::time::timeout(PATIENCE, reading).await.ok().flatten();
+    let port = tokio::time::timeout(TEST_TIMEOUT, reading).await.ok().flatten();
     let log = || std::fs::read_to_string(directory.join("service.log")).unwrap_or_default();
     (process, port.unwrap_or_else(|| panic!("the service never listened\n{}", log())), token)
 }

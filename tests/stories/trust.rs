@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 
 use crate::support::command::{CommandOutput, command, run};
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 #[tokio::test]
 async fn a_certificate_is_verified_unless_that_is_disabled() {
@@ -85,7 +85,7 @@ async fn broken_pipe_is_not_an_error() {
         let mut running = command.spawn().expect("it starts");
         drop(running.stdout.take());
         service.admin().post("/events", &deployed(&[&id], "d-1")).await.success();
-        let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+        let ended = tokio::time::timeout(TEST_TIMEOUT, running.wait_with_output()).await;
         ended.expect("it ends").expect("it ends").into()
     };
     for arguments in ["gateway list", "gateway list --json", "delivery failed", "token list"] {
@@ -107,7 +107,7 @@ async fn listening(service: &Service, key: &str, arguments: &str) -> Child {
     let mut running = command.env("GATEWAY_EVENTS_KEY", key).spawn().expect("it starts");
     let mut remarks = BufReader::new(running.stderr.take().expect("a pipe")).lines();
     let connected = async { remarks.next_line().await.expect("text").expect("a line") };
-    let line = tokio::time::timeout(PATIENCE, connected).await.expect("it connects");
+    let line = tokio::time::timeout(TEST_TIMEOUT, connected).await.expect("it connects");
     assert!(line.starts_with("connected as gateway "), "{line}");
     // It must be able to write more remarks.
     tokio::spawn(async move { while let Ok(Some(_)) = remarks.next_line().await {} });
@@ -119,7 +119,7 @@ async fn ended(running: Child) -> (Option<i32>, String) {
     let pid = i32::try_from(running.id().expect("it runs")).expect("a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+    let ended = tokio::time::timeout(TEST_TIMEOUT, running.wait_with_output()).await;
     let ended = ended.expect("it ends in time").expect("it ends");
     (ended.status.code(), String::from_utf8(ended.stdout).expect("text"))
 }
@@ -187,7 +187,7 @@ async fn listen_connects_as_a_gateway_if_requested() {
     untrusting.env("GATEWAY_EVENTS_KEY", &key).env_remove("GATEWAY_EVENTS_CA_FILE");
     let mut running = untrusting.stdout(Stdio::null()).spawn().expect("it starts");
     let mut remarks = BufReader::new(running.stderr.take().expect("a pipe")).lines();
-    let line = tokio::time::timeout(PATIENCE, remarks.next_line()).await.expect("in time");
+    let line = tokio::time::timeout(TEST_TIMEOUT, remarks.next_line()).await.expect("in time");
     let line = line.expect("text").expect("a line");
     assert!(line.contains("certificate") && line.contains("--ca-file"), "{line}");
     running.kill().await.expect("it ran");

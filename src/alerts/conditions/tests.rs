@@ -51,11 +51,11 @@ fn two_hundred_gateways_of_a_region_are_one_finding_that_names_twenty() {
 #[test]
 fn many_groups_become_one() {
     let gateways: Vec<_> =
-        (0..MOST_GROUPS + 50).map(|n| gateway("g", Some(&format!("r{n:04}")))).collect();
+        (0..MAX_GROUPS + 50).map(|n| gateway("g", Some(&format!("r{n:04}")))).collect();
     let rule =
         AlertRuleDefinition { group_by: Some("region".to_owned()), ..rule(AlertKind::GatewayAway) };
     let found = grouped(&rule, &gateways, |_| 1);
-    assert_eq!(found.groups.len(), MOST_GROUPS + 1);
+    assert_eq!(found.groups.len(), MAX_GROUPS + 1);
     assert_eq!(found.groups[OTHERS].count, 50);
     assert!(found.is_selecting(OTHERS));
 }

@@ -121,10 +121,10 @@ fn a_selector_that_matches_nothing_any_more_resolves_and_says_so() {
         run.step(&rule, Some(findings(&["eu", "us"], &["eu", "us"])), now);
     }
     assert_eq!(run.step(&rule, Some(findings(&["us"], &["us"])), 111), ["resolved away/eu to ops"]);
-    let said = Noted::read(&run.alerts["eu"].found).finding.summary;
+    let said = StoredFinding::read(&run.alerts["eu"].found).finding.summary;
     assert!(said.contains("region=eu any more"), "{said}");
     assert_eq!(run.step(&rule, Some(findings(&[], &[])), 112), ["resolved away/us to ops"]);
-    let said = Noted::read(&run.alerts["us"].found).finding.summary;
+    let said = StoredFinding::read(&run.alerts["us"].found).finding.summary;
     assert!(said.contains("No gateway matches"), "{said}");
 }
 
@@ -138,9 +138,9 @@ fn a_deleted_rule_resolves_its_alerts_and_one_that_fails_changes_nothing() {
     assert_eq!(run.state("eu"), Some(AlertState::Firing));
     let sent = run.with_destinations(&[], &["ops"], 501);
     assert_eq!(sent, ["resolved away/eu to ops"]);
-    let noted = Noted::read(&run.alerts["eu"].found);
-    assert!(noted.finding.summary.contains("deleted or disabled"));
-    assert_eq!(noted.severity, rule.definition.severity, "as it was");
+    let stored_finding = StoredFinding::read(&run.alerts["eu"].found);
+    assert!(stored_finding.finding.summary.contains("deleted or disabled"));
+    assert_eq!(stored_finding.severity, rule.definition.severity, "as it was");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use gateway_events::api::PageQuery;
 use gateway_events::event::GatewayId;
 
 use crate::check::Numbers;
-use crate::gateways::PATIENCE;
+use crate::gateways::PROGRESS_TIMEOUT;
 use crate::testbed::Target;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -73,7 +73,7 @@ async fn confirmed(
             return Ok(());
         }
         anyhow::ensure!(
-            started.elapsed() < PATIENCE,
+            started.elapsed() < PROGRESS_TIMEOUT,
             "gateway {id} has received {head} events, and {} are on record as confirmed",
             gateway.confirmed
         );

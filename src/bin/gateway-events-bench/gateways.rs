@@ -29,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Fewer are acknowledged as soon as no more events have arrived.
 const BATCH: i64 = 32;
 /// Without progress for this long, something is lost.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Registered gateways.
 pub(crate) struct Gateways {
@@ -278,9 +278,9 @@ impl Receivers {
                 (before, since) = (count, Instant::now());
             }
             anyhow::ensure!(
-                since.elapsed() < PATIENCE,
+                since.elapsed() < PROGRESS_TIMEOUT,
                 "{what}: {count} of {wanted} arrived, and no more within {} s",
-                PATIENCE.as_secs()
+                PROGRESS_TIMEOUT.as_secs()
             );
             tokio::time::sleep(POLL_INTERVAL).await;
         }

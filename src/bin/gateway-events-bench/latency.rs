@@ -10,8 +10,8 @@ use crate::figures::{Better, Figure, float};
 
 const SHARDS: usize = 8;
 /// Nanoseconds; shorter latencies are recorded as this.
-const SHORTEST: u64 = 1_000;
-const LONGEST: u64 = 3_600_000_000_000;
+const MIN_NANOS: u64 = 1_000;
+const MAX_NANOS: u64 = 3_600_000_000_000;
 /// Significant decimal digits.
 const PRECISION: u8 = 3;
 
@@ -25,10 +25,10 @@ impl Latencies {
 
     /// Records a latency; `task` selects the shard.
     pub(crate) fn record(&self, task: usize, latency: Duration) {
-        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST);
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(MAX_NANOS);
         // Held only while the value is counted.
         let mut shard = self.0[task % SHARDS].lock().unwrap_or_else(PoisonError::into_inner);
-        shard.saturating_record(nanos.max(SHORTEST));
+        shard.saturating_record(nanos.max(MIN_NANOS));
     }
 
     /// The sum of all shards.
@@ -44,7 +44,7 @@ impl Latencies {
 }
 
 fn empty() -> Histogram<u64> {
-    Histogram::new_with_bounds(SHORTEST, LONGEST, PRECISION).expect("valid bounds")
+    Histogram::new_with_bounds(MIN_NANOS, MAX_NANOS, PRECISION).expect("valid bounds")
 }
 
 /// Percentiles as figures; all values and the baseline are in milliseconds.

@@ -1,7 +1,7 @@
 //! The answers to `gateway pause`, `resume`, `skip` and `resync`.
 
 use gateway_events::api::{
-    Gateway, GatewayChange, PauseAnswer, Resync, ResyncAnswer, ResyncRequest, SkipAnswer,
+    Gateway, GatewayChange, PauseResponse, Resync, ResyncRequest, ResyncResponse, SkipResponse,
 };
 use gateway_events::client::api::Api;
 use gateway_events::event::GatewayId;
@@ -10,7 +10,7 @@ use super::super::confirm::Confirmation;
 use super::super::output::{cell, clean, optional, time};
 
 /// The answer to `gateway pause`.
-pub(super) fn paused(done: &PauseAnswer) -> String {
+pub(super) fn paused(done: &PauseResponse) -> String {
     let name = cell(&done.gateway.name);
     match (&done.gateway.paused, done.changed, done.dry_run) {
         (_, true, true) => format!("gateway {name} would be paused"),
@@ -28,7 +28,7 @@ pub(super) fn paused(done: &PauseAnswer) -> String {
 }
 
 /// The answer to `gateway resume`.
-pub(super) fn resumed(done: &PauseAnswer) -> String {
+pub(super) fn resumed(done: &PauseResponse) -> String {
     let name = cell(&done.gateway.name);
     match (done.changed, done.dry_run) {
         (true, true) => format!("gateway {name} would be resumed"),
@@ -38,7 +38,7 @@ pub(super) fn resumed(done: &PauseAnswer) -> String {
 }
 
 /// The answer to `gateway skip`.
-pub(super) fn skipped(done: &SkipAnswer) -> String {
+pub(super) fn skipped(done: &SkipResponse) -> String {
     let (sequence, event) = (done.sequence, optional(done.event_id.as_ref()));
     match (done.changed, done.dry_run) {
         (true, true) => format!("delivery {sequence} (event {event}) would be skipped"),
@@ -48,7 +48,7 @@ pub(super) fn skipped(done: &SkipAnswer) -> String {
 }
 
 /// The answer to `gateway resync`.
-pub(super) fn resync(done: &ResyncAnswer) -> String {
+pub(super) fn resync(done: &ResyncResponse) -> String {
     let first = match (done.changed, done.dry_run) {
         (true, true) => "a resync would be requested",
         (true, false) => "a resync is requested",
@@ -88,7 +88,7 @@ pub(super) async fn request_resync(
     mut request: ResyncRequest,
     confirmation: Confirmation,
     api: &Api,
-) -> anyhow::Result<ResyncAnswer> {
+) -> anyhow::Result<ResyncResponse> {
     let is_dry_run = std::mem::replace(&mut request.dry_run, true);
     let would = api.resync_gateway(id, &request).await?;
     if is_dry_run {
@@ -116,7 +116,7 @@ fn disabling(gateway: &Gateway) -> String {
 }
 
 /// The consequences of a resync request, given what a dry run says.
-fn resyncing(would: &ResyncAnswer) -> String {
+fn resyncing(would: &ResyncResponse) -> String {
     let instances = match &would.pending[..] {
         [one] => match &one.instance {
             Some(name) => format!("The instance {} reads", clean(name)),

@@ -23,7 +23,7 @@ mod tests;
 /// A service that sends nothing for this many of its heartbeats is dead.
 const MISSED_HEARTBEATS: u32 = 3;
 /// How much longer than its pause a repetition may take.
-const RETRY_PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_MARGIN: Duration = Duration::from_secs(30);
 /// A connection that lasted for so long was a success: the next pause is a short one.
 const STABLE: Duration = Duration::from_secs(10);
 /// Frames that may wait beyond the window: marks.
@@ -257,7 +257,7 @@ impl<'a> Driver<'a> {
         let now = Instant::now();
         let mut times = Times {
             opened: now,
-            heartbeat: RETRY_PATIENCE,
+            heartbeat: RETRY_MARGIN,
             received: now,
             flush: None,
             progress: None,
@@ -325,7 +325,7 @@ impl<'a> Driver<'a> {
                         && nack.retryable
                     {
                         let after = Duration::from_millis(nack.retry_after_ms.unwrap_or(0));
-                        times.retry = Some(Instant::now() + after + RETRY_PATIENCE);
+                        times.retry = Some(Instant::now() + after + RETRY_MARGIN);
                     }
                     frames.push(frame);
                 }

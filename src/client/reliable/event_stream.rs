@@ -15,7 +15,7 @@ use crate::event::EventType;
 use crate::transport::frames::{Confirm, Credit, GatewayFrame, Hello, Resume, ServerFrame};
 
 /// The length of the longest line: that of an event of 16 MiB.
-const LONGEST_LINE: usize = 16 * 1024 * 1024;
+const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Connects over server-sent events. The id of the event at the position to resume from is not checked.
 #[derive(Clone, Debug)]
@@ -62,7 +62,7 @@ impl Transport for EventStream {
             let mut link = EventStreamLink {
                 requests: self.0.clone(),
                 stream: Some(self.open(hello).await?),
-                lines: Lines::new(LONGEST_LINE),
+                lines: Lines::new(MAX_LINE_BYTES),
                 first: None,
                 connection: None,
                 code: None,

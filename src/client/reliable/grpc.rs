@@ -37,7 +37,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Timeout of the answer to a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// The length of the longest message: that of an event of 16 MiB.
-const LONGEST_MESSAGE: usize = 16 * 1024 * 1024;
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// Frames that wait to be sent.
 const QUEUED: usize = 16;
 
@@ -86,7 +86,7 @@ impl Grpc {
         let mut request = tonic::Request::new(sent);
         request.metadata_mut().insert("api-key", self.key.clone());
         let mut client = GatewaysClient::with_origin(Channel(requests), self.origin.clone())
-            .max_decoding_message_size(LONGEST_MESSAGE);
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
         let stream = client.connect(request).await.map_err(|status| refused(&status))?;
         Ok(GrpcLink { frames: Some(frames), stream: stream.into_inner(), code: None })
     }

@@ -30,7 +30,7 @@ const WAIT: Duration = Duration::from_secs(20);
 /// A request that was not refused in this time was admitted, and waits for an event.
 const ADMISSION: Duration = Duration::from_secs(1);
 /// The most events that the service puts into an answer.
-const MOST_EVENTS: u32 = 256;
+const MAX_EVENTS: u32 = 256;
 
 /// Connects by long polling, which has fewer options than the other transports: events are confirmed as
 /// applied, all types are delivered, and delivery starts at the stored position or at the service's. The
@@ -56,7 +56,7 @@ impl Transport for LongPoll {
             requests: self.0.clone(),
             instance: hello.instance.clone(),
             envelope: hello.envelope,
-            max: window.map_or(MOST_EVENTS, |window| window.clamp(1, MOST_EVENTS)),
+            max: window.map_or(MAX_EVENTS, |window| window.clamp(1, MAX_EVENTS)),
             credit: Credit { window, window_bytes },
             applied: applied.clone(),
             position: start,

@@ -58,7 +58,7 @@ pub enum PositionError {
 }
 
 /// The most rejections that a client keeps track of.
-pub const MOST_REJECTIONS: usize = 16;
+pub const MAX_REJECTIONS: usize = 16;
 
 /// What a client stores.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct StoredPosition {
     /// The gateway whose log this is; `None` if the client has connected by long polling only, which does
     /// not name it.
     pub gateway: Option<GatewayId>,
-    /// The last rejections, in order, at most [`MOST_REJECTIONS`]. The service does not acknowledge a
+    /// The last rejections, in order, at most [`MAX_REJECTIONS`]. The service does not acknowledge a
     /// rejection, so the next connection finds out whether it has recorded these, and repeats them if not.
     pub rejections: Vec<Nack>,
 }
@@ -202,15 +202,15 @@ impl FilePosition {
             return Err(self.not_a_file());
         }
         let mut text = Vec::new();
-        file.take(LONGEST + 1).read_to_end(&mut text).map_err(self.error("read"))?;
+        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(self.error("read"))?;
         self.parse(&text)
     }
 
     fn parse(&self, text: &[u8]) -> Result<Option<StoredPosition>, PositionError> {
         let damaged = |why: String| PositionError::Damaged { path: self.path.clone(), why };
-        if u64::try_from(text.len()).is_ok_and(|length| length > LONGEST) {
+        if u64::try_from(text.len()).is_ok_and(|length| length > MAX_FILE_BYTES) {
             return Err(damaged(format!(
-                "it is larger than a position can be, which is {LONGEST} bytes"
+                "it is larger than a position can be, which is {MAX_FILE_BYTES} bytes"
             )));
         }
         let Stored { format, position, gateway, rejections } =
@@ -279,7 +279,7 @@ fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
 /// The space that must be free when a position is loaded, in bytes: enough for one without long details.
 const ROOM: usize = 4096;
 /// The size of the largest file, in bytes. JSON takes up to six bytes for a byte of a detail.
-const LONGEST: u64 = (ROOM + MOST_REJECTIONS * (6 * MAX_DETAIL_BYTES + 512)) as u64;
+const MAX_FILE_BYTES: u64 = (ROOM + MAX_REJECTIONS * (6 * MAX_DETAIL_BYTES + 512)) as u64;
 /// Only the owner may read or write the file.
 const MODE: u32 = 0o600;
 
@@ -347,11 +347,14 @@ mod tests {
             retry_after_ms: Some(24 * 60 * 60 * 1000),
             detail: Some("\u{1}".repeat(MAX_DETAIL_BYTES)),
         };
-        largest.rejections = vec![rejected; MOST_REJECTIONS];
+        largest.rejections = vec![rejected; MAX_REJECTIONS];
         file.save(&largest).await.unwrap();
         assert_eq!(file.load().await.unwrap(), Some(largest));
         let size = std::fs::metadata(path).unwrap().len();
-        assert!(size <= LONGEST && size > LONGEST / 10 * 9, "{size} {LONGEST}");
+        assert!(
+            size <= MAX_FILE_BYTES && size > MAX_FILE_BYTES / 10 * 9,
+            "{size} {MAX_FILE_BYTES}"
+        );
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use super::{MOST_REJECTIONS, Outcome, StoredPosition};
+use super::{MAX_REJECTIONS, Outcome, StoredPosition};
 use crate::event::{Epoch, EventId, EventType, GatewayId, Sequence};
 use crate::transport::frames::{
     Ack, Confirm, ConnectionError, ConnectionResumed, Credit, DeliveryGap, DeliveryMark, Envelope,
@@ -432,7 +432,7 @@ impl ClientState {
             self.handled = Some(Position { epoch, sequence, event_id: Some(id) });
             self.unsaved += 1;
             if let Some(rejection) = &rejection {
-                if self.rejections.len() == MOST_REJECTIONS {
+                if self.rejections.len() == MAX_REJECTIONS {
                     self.rejections.pop_front();
                 }
                 self.rejections.push_back(rejection.clone());

@@ -78,7 +78,7 @@ impl Lane {
         for event in state.in_flight.unconfirmed() {
             self.outcomes.name(event);
         }
-        let closing = self.window.close(reason, shared.as_deref(), self.timing.patience);
+        let closing = self.window.close(reason, shared.as_deref(), self.timing.give_up);
         self.outcomes.closed(reason, detail, closing, Some(alive_at));
         self.outcomes.hand_in_all(&self.recorder).await;
     }

@@ -15,13 +15,13 @@ use crate::transport::{Nack, Violation};
 
 /// The time before an event is sent again that the peer could not apply, unless the peer states one.
 /// Doubled with each additional time, up to the longest.
-const SHORTEST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_mins(1);
+const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RETRY_PAUSE: Duration = Duration::from_mins(1);
 /// The time before an event is sent again at least, from its second retry on, whatever the peer states.
 /// Doubled with each additional time, up to the longest: each retry reads the log again, so that a peer
 /// that rejects continuously must not set the pace.
-const SHORTEST_PACE: Duration = Duration::from_millis(100);
-const LONGEST_PACE: Duration = Duration::from_secs(1);
+const MIN_PACE: Duration = Duration::from_millis(100);
+const MAX_PACE: Duration = Duration::from_secs(1);
 /// How often a negative acknowledgement of an event is recorded that was rejected
 /// `delivery.max_attempts` times before, and is retried for ever.
 const RECORDED_EVERY: Duration = Duration::from_mins(1);
@@ -112,9 +112,9 @@ impl Lane {
     ) -> Result<(), Violation> {
         let Nack { sequence, reason: code, retryable, retry_after, detail } = nack;
         let nacks = self.window.nacks(sequence);
-        let patience = self.timing.patience;
-        let is_poison = patience.poison == Policy::DeadLetter
-            && nacks.saturating_add(1) >= patience.max_attempts;
+        let give_up = self.timing.give_up;
+        let is_poison =
+            give_up.poison == Policy::DeadLetter && nacks.saturating_add(1) >= give_up.max_attempts;
         let at = Timestamp::now();
         let retry_at = retryable.then(|| {
             let wait =
@@ -151,7 +151,7 @@ impl Lane {
                 // A peer that rejects continuously must not fill the memory while the database is
                 // unavailable, nor the ledger if its events are never given up.
                 let is_recent = state.retried_at.is_some_and(|at| now - at < RECORDED_EVERY);
-                let is_recorded = nacks < patience.max_attempts || !is_recent;
+                let is_recorded = nacks < give_up.max_attempts || !is_recent;
                 if is_recorded && self.outcomes.has_room() {
                     state.retried_at = Some(now);
                     let outcome = InstanceOutcome::Retried { sequence, code, detail, started_at };
@@ -182,15 +182,11 @@ impl Lane {
 
 /// The shortest time before an event is sent again that was rejected so many times before.
 fn pace(nacks: u32) -> Duration {
-    if nacks == 0 {
-        Duration::ZERO
-    } else {
-        Backoff::new(SHORTEST_PACE, LONGEST_PACE).without_jitter(nacks)
-    }
+    if nacks == 0 { Duration::ZERO } else { Backoff::new(MIN_PACE, MAX_PACE).without_jitter(nacks) }
 }
 
 /// The time before an event is sent again that was rejected so many times before, unless the peer states
 /// one.
 fn retry_pause(nacks: u32) -> Duration {
-    Backoff::new(SHORTEST_RETRY, LONGEST_RETRY).without_jitter(nacks.saturating_add(1))
+    Backoff::new(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE).without_jitter(nacks.saturating_add(1))
 }

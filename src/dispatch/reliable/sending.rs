@@ -135,8 +135,8 @@ impl Lane {
     /// or whether the link has no room.
     fn begin(&mut self, state: &mut State) -> Option<bool> {
         if let Some(gap) = self.gap {
-            let Some(place) = self.place() else { return Some(true) };
-            place.send(Box::new(self.gap_message(gap)));
+            let Some(slot) = self.slot() else { return Some(true) };
+            slot.send(Box::new(self.gap_message(gap)));
             self.gap = None;
             self.window.resync(gap.resume_at);
             state.gap = Some(gap.reason);
@@ -145,10 +145,10 @@ impl Lane {
             return Some(false);
         }
         if !state.is_resumed {
-            let Some(place) = self.place() else { return Some(true) };
+            let Some(slot) = self.slot() else { return Some(true) };
             let (from, head) = (self.window.announced(), self.reader.head());
             let resumed = Resumed { from, head, epoch: self.epoch };
-            place.send(Box::new(Outgoing::Resumed(resumed)));
+            slot.send(Box::new(Outgoing::Resumed(resumed)));
             state.is_resumed = true;
         }
         None
@@ -163,7 +163,7 @@ impl Lane {
     }
 
     /// Room in the link. `None` if there is none, or if the transport is gone, which it reports.
-    fn place(&self) -> Option<Permit<'_, Box<Outgoing>>> {
+    fn slot(&self) -> Option<Permit<'_, Box<Outgoing>>> {
         self.link.events.try_reserve().ok()
     }
 
@@ -190,10 +190,10 @@ impl Lane {
         if !self.outcomes.has_room() {
             return Sent::Refused;
         }
-        let Some(place) = self.place() else { return Sent::LinkFull };
+        let Some(slot) = self.slot() else { return Sent::LinkFull };
         let from = self.window.sent().next();
         let message = self.gap_message(Gap { reason, from, to: last, resume_at: last });
-        drop(place);
+        drop(slot);
         if self.window.gap(last).is_err() {
             return Sent::Refused;
         }
@@ -233,8 +233,8 @@ impl Lane {
         if !self.window.has_room(bytes) || !self.outcomes.has_room() {
             return Sent::Refused;
         }
-        let place = match self.link.events.try_reserve() {
-            Ok(place) => place,
+        let slot = match self.link.events.try_reserve() {
+            Ok(slot) => slot,
             Err(TrySendError::Full(())) => return Sent::LinkFull,
             // The transport reports why it has ended.
             Err(TrySendError::Closed(())) => return Sent::Refused,
@@ -255,7 +255,7 @@ impl Lane {
         state.in_flight.sent(sequence, &event, sent_at);
         let (previous, attempt) = (offered.previous, offered.attempt);
         let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt: false };
-        place.send(Box::new(Outgoing::Event(outgoing)));
+        slot.send(Box::new(Outgoing::Event(outgoing)));
         self.reader.pop();
         state.metrics.written.increment(1);
         Sent::Done
@@ -309,9 +309,9 @@ impl Lane {
         {
             return false;
         }
-        let Some(place) = self.place() else { return true };
+        let Some(slot) = self.slot() else { return true };
         let mark = Mark { sequence: sent, head: head.max(sent) };
-        place.send(Box::new(Outgoing::Mark(mark)));
+        slot.send(Box::new(Outgoing::Mark(mark)));
         self.window.mark();
         state.marked = sent;
         state.wants_mark = false;

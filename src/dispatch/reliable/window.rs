@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::Policy;
-use super::super::window::{Closing, Limits, Patience};
+use super::super::window::{Closing, GiveUpPolicy, Limits};
 use crate::clock::Timestamp;
 use crate::event::{Reason, Sequence};
 use crate::store::{EarlierNacks, Level, Range, Unconfirmed};
@@ -19,7 +19,7 @@ use crate::transport::{Credit, Violation};
 
 /// The most runs of events that are received and not applied, on a connection that confirms the
 /// former, and of those that are unconfirmed at its end. What exceeds them is not recorded.
-const MOST_RUNS: usize = 256;
+const MAX_RUNS: usize = 256;
 
 /// Consecutive open sequences with the same fate.
 #[derive(Clone, Debug)]
@@ -211,9 +211,9 @@ impl Window {
 
     /// Continues the history of events that earlier connections could not apply. Those that were given
     /// up are not sent again, even if the peer starts before them.
-    pub(crate) fn nacked_before(&mut self, nacked: &[EarlierNacks], patience: Patience) {
+    pub(crate) fn nacked_before(&mut self, nacked: &[EarlierNacks], give_up: GiveUpPolicy) {
         for EarlierNacks { sequence, count, reason, is_given_up } in nacked.iter().copied() {
-            let is_poison = patience.poison == Policy::DeadLetter && count >= patience.max_attempts;
+            let is_poison = give_up.poison == Policy::DeadLetter && count >= give_up.max_attempts;
             if is_given_up || is_poison {
                 self.rejected.insert(sequence, reason);
             } else {
@@ -508,7 +508,7 @@ impl Window {
         match self.unapplied.back_mut() {
             Some(run) if run.last.next() == range.first => run.last = range.last,
             _ => {
-                if self.unapplied.len() >= MOST_RUNS {
+                if self.unapplied.len() >= MAX_RUNS {
                     self.unapplied.pop_front();
                 }
                 self.unapplied.push_back(range);
@@ -780,11 +780,11 @@ impl Window {
     /// was in flight: otherwise the next connection sends each alone. It is not attributed to an event
     /// on which the peer has reported progress, unless the peer then exceeded its deadline or violated the
     /// protocol.
-    pub(crate) fn close(self, reason: Reason, patience: Patience) -> Closing {
+    pub(crate) fn close(self, reason: Reason, give_up: GiveUpPolicy) -> Closing {
         let mut unconfirmed: Vec<Unconfirmed> = Vec::new();
         for Open { range, what } in &self.open {
             let What::Sent { started_at, .. } = *what else { continue };
-            let is_full = unconfirmed.len() >= MOST_RUNS;
+            let is_full = unconfirmed.len() >= MAX_RUNS;
             match unconfirmed.last_mut() {
                 Some(run) if run.range.last.next() == range.first => run.range.last = range.last,
                 // The attempts at the others are not recorded. They are sent again.
@@ -795,7 +795,7 @@ impl Window {
         let Some(oldest) = unconfirmed.first() else { return Closing::default() };
         let is_in_progress = self.busy.contains(&oldest.range.first)
             && !matches!(reason, Reason::ConfirmationTimeout | Reason::ProtocolError);
-        let may_give_up = patience.poison == Policy::DeadLetter
+        let may_give_up = give_up.poison == Policy::DeadLetter
             && self.in_flight == 1
             && self.skipped.is_empty()
             && !is_in_progress
@@ -803,7 +803,7 @@ impl Window {
         Closing {
             unconfirmed,
             is_in_progress,
-            give_up_after: may_give_up.then_some(patience.max_attempts),
+            give_up_after: may_give_up.then_some(give_up.max_attempts),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::*;
 
 const LIMITS: Limits = Limits { events: 4, bytes: 100 };
 const TIMEOUT: Duration = Duration::from_mins(1);
-const PATIENCE: Patience = Patience { max_attempts: 3, poison: Policy::DeadLetter };
+const GIVE_UP_POLICY: GiveUpPolicy = GiveUpPolicy { max_attempts: 3, poison: Policy::DeadLetter };
 
 fn at(base: Instant, secs: u64) -> (Instant, Timestamp) {
     let stamp = Timestamp::from_micros(0).plus(Duration::from_secs(secs));
@@ -37,7 +37,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn any_interleaving_keeps_the_account(
+    fn any_interleaving_settles_each_sequence_once(
         start in 0..1000_i64,
         steps in prop::collection::vec(step(), 0..200),
         reason in prop::sample::select(Reason::ALL),
@@ -133,7 +133,7 @@ proptest! {
             prop_assert_eq!(window.sent().0, start + i64::try_from(sent.len())?);
             prop_assert_eq!(window.confirmation_deadline(TIMEOUT).is_some(), !unconfirmed.is_empty());
         }
-        let closing = window.close(reason, Some(&[]), PATIENCE);
+        let closing = window.close(reason, Some(&[]), GIVE_UP_POLICY);
         let range = closing.unconfirmed.first().map(|run| (run.range.first, run.range.last));
         let expected = unconfirmed.first().copied().zip(sent.last().copied());
         prop_assert_eq!(range, expected);
@@ -177,7 +177,7 @@ fn ended(confirmed: i64, reason: Reason, poison: Policy) -> Closing {
         assert_eq!(window.offer(Sequence(sequence), 1, now, stamp).err(), None);
     }
     window.receipt(Sequence(confirmed), now);
-    window.close(reason, Some(&[]), Patience { poison, ..PATIENCE })
+    window.close(reason, Some(&[]), GiveUpPolicy { poison, ..GIVE_UP_POLICY })
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn only_the_first_unconfirmed_event_is_given_up_and_not_for_our_own_doing() {
 
 #[test]
 fn an_event_that_shares_a_receipt_with_the_next_one_is_not_given_up() {
-    let patience = Patience { max_attempts: 1, ..PATIENCE };
+    let give_up = GiveUpPolicy { max_attempts: 1, ..GIVE_UP_POLICY };
     let cases: [(i64, Option<&[Sequence]>, bool); 6] = [
         (1, Some(&[]), true),
         (1, Some(&[Sequence(1)]), true),
@@ -207,7 +207,7 @@ fn an_event_that_shares_a_receipt_with_the_next_one_is_not_given_up() {
         for sequence in (1..=events).map(Sequence) {
             assert_eq!(window.offer(sequence, 1, now, stamp), Ok(()));
         }
-        let closing = window.close(Reason::ConnectionLost, shared, patience);
+        let closing = window.close(Reason::ConnectionLost, shared, give_up);
         assert_eq!(closing.give_up_after.is_some(), is_given_up, "{events} {shared:?}");
     }
 }
@@ -239,8 +239,9 @@ fn an_event_that_is_settled_without_a_receipt_makes_room_and_blames_no_other() {
     // The others get the whole time anew.
     assert_eq!(window.confirmation_deadline(TIMEOUT), Some(later + TIMEOUT));
     assert_eq!(window.receipt(Sequence(1), later), Receipt::Stale);
-    let closing =
-        |window: Window| window.close(Reason::ConnectionLost, Some(&[]), PATIENCE).give_up_after;
+    let closing = |window: Window| {
+        window.close(Reason::ConnectionLost, Some(&[]), GIVE_UP_POLICY).give_up_after
+    };
     let mut other = Window::new(LIMITS, Sequence(0), Sequence(0));
     other.offer(Sequence(1), 10, now, stamp).unwrap();
     other.offer(Sequence(2), 10, now, stamp).unwrap();

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::super::access_tokens;
 use super::super::extract::Path;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::{hidden, table, text};
 use super::fields::{Fields, Reader, field};
@@ -46,7 +46,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     visit.respond(Section::AccessTokens, view)
 }
 
-async fn content(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
+async fn content(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> HandlerResult<View> {
     let page = access_tokens::list(visit.part(), visit.session.admin()?, Query(())).await?.0;
     let body = html! {
         h1 { "Access tokens" }
@@ -162,7 +162,7 @@ pub(super) async fn create(submission: Submission) -> Response {
     }
 }
 
-fn requested(fields: &Pairs) -> Answer<NewAccessToken> {
+fn requested(fields: &Pairs) -> HandlerResult<NewAccessToken> {
     let mut reader = Reader::new(fields);
     let days = match fields.get("days") {
         "never" => None,
@@ -186,7 +186,7 @@ fn requested(fields: &Pairs) -> Answer<NewAccessToken> {
 
 /// What the id of a form's token is derived from. The session's token is part of it, so that
 /// forms of different tokens never have the same.
-fn seed(visit: &Visit, once: &str) -> Answer<Vec<u8>> {
+fn seed(visit: &Visit, once: &str) -> HandlerResult<Vec<u8>> {
     let once: Uuid = once
         .parse()
         .map_err(|_| Problem::invalid(ONCE, "must be the UUID that the form has; open it again"))?;

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 
 use super::super::alert_destinations;
 use super::super::extract::{Json, Path};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::{facts, hidden};
 use super::fields::{Fields, Reader, SHOWN, digest, field, refuse_outdated};
@@ -48,7 +48,7 @@ pub(super) async fn new(visit: Visit) -> Response {
     visit.respond(Section::Alerts, view)
 }
 
-fn new_view(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
+fn new_view(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> HandlerResult<View> {
     visit.session.admin()?;
     let body = html! {
         p.up { a href="/console/alerts" { "Alerts" } }
@@ -119,7 +119,7 @@ pub(super) async fn page(visit: Visit, Key(id): Key<String>) -> Response {
     visit.respond(Section::Alerts, view)
 }
 
-async fn shown(visit: &Visit, id: &str) -> Answer<AlertDestination> {
+async fn shown(visit: &Visit, id: &str) -> HandlerResult<AlertDestination> {
     let reader = visit.session.reader()?;
     Ok(alert_destinations::show(visit.part(), reader, Path(id.to_owned()), Query(())).await?.0)
 }
@@ -332,7 +332,7 @@ fn values(of: &AlertDestinationSettings) -> Pairs {
 }
 
 /// The definition that was typed.
-fn definition(fields: &Pairs) -> Answer<AlertDestinationDefinition> {
+fn definition(fields: &Pairs) -> HandlerResult<AlertDestinationDefinition> {
     let mut reader = Reader::new(fields);
     let kind = reader.one_of("kind", &KINDS.map(|(kind, _)| kind), AlertDestinationKind::as_str);
     let tls = match fields.get("tls") {

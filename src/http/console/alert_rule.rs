@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use super::super::alerts;
 use super::super::extract::{Json, Path};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::{facts, hidden};
 use super::fields::{Fields, Reader, SHOWN, digest, field, label_lines, refuse_outdated};
@@ -64,7 +64,7 @@ pub(super) async fn new(visit: Visit) -> Response {
     visit.respond(Section::Alerts, view)
 }
 
-async fn new_view(visit: &Visit, filled: &Filled<'_>) -> Answer<View> {
+async fn new_view(visit: &Visit, filled: &Filled<'_>) -> HandlerResult<View> {
     visit.session.admin()?;
     let destinations = destinations(visit).await?;
     let body = html! {
@@ -77,7 +77,7 @@ async fn new_view(visit: &Visit, filled: &Filled<'_>) -> Answer<View> {
     Ok(View { title: "New alert rule".to_owned(), calls, body })
 }
 
-async fn destinations(visit: &Visit) -> Answer<Vec<AlertDestination>> {
+async fn destinations(visit: &Visit) -> HandlerResult<Vec<AlertDestination>> {
     let reader = visit.session.reader()?;
     let page = super::super::alert_destinations::list(visit.part(), reader, Query(())).await?;
     Ok(page.0.list)
@@ -117,12 +117,12 @@ pub(super) async fn page(visit: Visit, Key(id): Key<String>) -> Response {
     visit.respond(Section::Alerts, view)
 }
 
-async fn shown(visit: &Visit, id: &str) -> Answer<AlertRule> {
+async fn shown(visit: &Visit, id: &str) -> HandlerResult<AlertRule> {
     let reader = visit.session.reader()?;
     Ok(alerts::show(visit.part(), reader, Path(id.to_owned()), Query(())).await?.0)
 }
 
-async fn view(visit: &Visit, rule: &AlertRule, filled: &Filled<'_>) -> Answer<View> {
+async fn view(visit: &Visit, rule: &AlertRule, filled: &Filled<'_>) -> HandlerResult<View> {
     let destinations = destinations(visit).await?;
     let title = format!("Alert rule {}", short(&rule.id, 64));
     let body = html! {
@@ -279,7 +279,7 @@ async fn put(
     admin: super::super::auth::Admin,
     id: &str,
     definition: AlertRuleDefinition,
-) -> Answer<()> {
+) -> HandlerResult<()> {
     let (path, json) = (Path(id.to_owned()), Json(definition));
     alerts::put(visit.part(), admin, path, Query(()), json).await.map(|_| ())
 }
@@ -336,7 +336,7 @@ pub(super) async fn silence(Key(id): Key<String>, submission: Submission) -> Res
 }
 
 /// When a silence ends: at the instant that was typed, or after some hours. `None` ends it now.
-fn silence_end(visit: &Visit, fields: &Pairs) -> Answer<Option<Timestamp>> {
+fn silence_end(visit: &Visit, fields: &Pairs) -> HandlerResult<Option<Timestamp>> {
     let until = fields.get("until");
     if !until.is_empty() {
         // Browsers leave the seconds out unless there are some.
@@ -497,7 +497,7 @@ fn values(of: &AlertRuleDefinition) -> Pairs {
 }
 
 /// The definition that was typed.
-fn definition(fields: &Pairs) -> Answer<AlertRuleDefinition> {
+fn definition(fields: &Pairs) -> HandlerResult<AlertRuleDefinition> {
     let mut reader = Reader::new(fields);
     let kind = reader.one_of("kind", &AlertKind::ALL, AlertKind::as_str);
     let severity = reader.one_of("severity", &AlertSeverity::ALL, AlertSeverity::as_str);

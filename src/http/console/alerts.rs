@@ -4,7 +4,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::alerts;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{empty, hidden, live, numeric, paging, table, text};
 use super::form::TOKEN;
@@ -20,7 +20,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     visit.respond(Section::Alerts, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let query = match visit.query.get("limit") {
         "" => visit.query.with("limit", "50"),
         _ => visit.query.clone(),

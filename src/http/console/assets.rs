@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::extract::Path;
 use super::super::listener::Peer;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 
 /// A file, and the name by which it is requested.
 pub(super) struct Asset {
@@ -50,7 +50,7 @@ fn asset(name: &str, extension: &str, content_type: &'static str, bytes: &'stati
 pub(super) async fn file(
     peer: Option<Extension<Peer>>,
     Path(name): Path<String>,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     if peer.is_some_and(|Extension(peer)| peer.slot.is_reserve()) {
         return Err(Problem::http_connection_limit());
     }

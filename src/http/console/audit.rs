@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use serde_json::{Map, Value};
 
 use super::super::audit;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{Filters, empty, paging, table, text};
 use super::events::{WINDOWS, in_window};
@@ -14,7 +14,7 @@ use super::text::{none, said, when};
 use super::visit::{View, Visit};
 use crate::api::{AuditQuery, AuditRecord, PageQuery};
 
-type Asked = (AuditQuery, PageQuery);
+type ListQuery = (AuditQuery, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
     match content(&visit).await {
@@ -34,9 +34,9 @@ fn filters(visit: &Visit) -> Markup {
         .form()
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let query = in_window(visit)?;
-    let asked: Asked = query.query()?;
+    let asked: ListQuery = query.query()?;
     let page = audit::list(visit.part(), visit.session.admin()?, Query(asked)).await?.0;
     let body = html! {
         h1 { "Audit" }
@@ -47,7 +47,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         } @else { (rows(visit, &page.list)) }
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
-    let calls = vec![Call::get("/audit", &query.known(&Asked::names()))];
+    let calls = vec![Call::get("/audit", &query.known(&ListQuery::names()))];
     Ok(View { title: "Audit".to_owned(), calls, body })
 }
 

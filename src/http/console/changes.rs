@@ -15,7 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use super::super::App;
 use super::super::auth;
 use super::super::feed::{Filter, HEADERS};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::visit::Visit;
 use crate::api::{Code, FeedQuery};
 use crate::feed::{Listener, Purpose};
@@ -47,7 +47,7 @@ pub(super) async fn stream(visit: Visit, version: Version) -> Response {
     }
 }
 
-async fn follow(visit: &Visit) -> Answer<Body> {
+async fn follow(visit: &Visit) -> HandlerResult<Body> {
     let app = &visit.app;
     if app.dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));

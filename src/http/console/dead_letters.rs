@@ -5,7 +5,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::deliveries;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{Filters, Refresh, empty, following, paging};
 use super::delivery_list::DEAD_LETTERS;
@@ -22,7 +22,7 @@ use crate::api::{
 
 /// Rows that a page is filled with. It may have as many again, less one: the rows of the last page of
 /// the API that was read.
-const ROWS: usize = failure_selection::MOST / 2;
+const ROWS: usize = failure_selection::MAX_DELIVERIES / 2;
 /// Failed deliveries that are read for one page, at most.
 const READ: usize = 1000;
 /// The begin of a list without a window.
@@ -37,7 +37,7 @@ const WINDOWS: [(&str, &str); 5] = [
 ];
 
 /// The parameters of the API's list.
-type Asked = (DeliveriesQuery, DeliveryFilter, PageQuery);
+type ListQuery = (DeliveriesQuery, DeliveryFilter, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
     match content(&visit).await {
@@ -49,7 +49,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     }
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let mut query = in_window(visit)?.with("limit", ROWS.to_string()).with("status", "");
     if query.get("from").is_empty() {
         query = query.with("from", BEGINNING);
@@ -77,7 +77,7 @@ async fn content(visit: &Visit) -> Answer<View> {
     let filter = Some(Object(filter));
     let planned = RedriveRequest { filter, dry_run: true, ..RedriveRequest::default() };
     let calls = vec![
-        Call::get("/deliveries", &query.known(&Asked::names())),
+        Call::get("/deliveries", &query.known(&ListQuery::names())),
         Call::post("/deliveries/redrive", &planned),
     ];
     Ok(View { title: DEAD_LETTERS.title.to_owned(), calls, body })
@@ -88,11 +88,11 @@ const fn is_dead_letter(delivery: &Delivery) -> bool {
 }
 
 /// The next dead letters, and the cursor of the next page.
-async fn matching(visit: &Visit, query: &Pairs) -> Answer<(Vec<Delivery>, Option<String>)> {
+async fn matching(visit: &Visit, query: &Pairs) -> HandlerResult<(Vec<Delivery>, Option<String>)> {
     let (mut found, mut read): (Vec<Delivery>, usize) = (Vec::new(), 0);
     let mut query = query.clone();
     loop {
-        let asked: Asked = query.query()?;
+        let asked: ListQuery = query.query()?;
         let reader = visit.session.reader()?;
         let page = deliveries::list(visit.part(), reader, Query(asked)).await?.0;
         read += page.list.len().max(1);

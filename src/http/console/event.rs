@@ -4,7 +4,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::extract::Path;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::Query;
 use super::super::{diagnosis, events, rollouts};
 use super::components::{
@@ -38,7 +38,7 @@ pub(super) async fn page(visit: Visit, Key(id): Key<EventId>) -> Response {
     visit.respond(Section::Events, view)
 }
 
-async fn content(visit: &Visit, id: EventId) -> Answer<View> {
+async fn content(visit: &Visit, id: EventId) -> HandlerResult<View> {
     let reader = || visit.session.reader();
     let wait = WaitQuery::default;
     let of = RolloutQuery { event_id: Some(id.clone()), correlation_id: None };

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::components::hidden;
 use super::fields::{Fields, Reader, SHOWN, digest, field};
 use super::form::TOKEN;
@@ -14,7 +14,7 @@ use crate::api::{EventTypeDefinition, EventTypeInfo};
 
 /// The longest schema that is changed here, in bytes. A form has at most 64 KiB, and percent-encoding
 /// can triple a text.
-const LONGEST_SCHEMA: usize = 16 * 1024;
+const MAX_SCHEMA_BYTES: usize = 16 * 1024;
 
 /// The path of a type's page.
 pub(super) fn path(name: &str) -> String {
@@ -54,7 +54,7 @@ pub(super) fn form(
 /// The values of a type's form; `None` if its schema is too large for one.
 pub(super) fn values(of: &EventTypeInfo) -> Option<Pairs> {
     let schema = of.schema.as_deref().map_or("", RawValue::get);
-    (schema.len() <= LONGEST_SCHEMA).then(|| {
+    (schema.len() <= MAX_SCHEMA_BYTES).then(|| {
         Pairs::default()
             .and("description", of.description.as_str())
             .and("ttlSeconds", of.ttl_seconds.map(|secs| secs.to_string()).unwrap_or_default())
@@ -64,7 +64,7 @@ pub(super) fn values(of: &EventTypeInfo) -> Option<Pairs> {
 }
 
 /// The definition that was typed.
-pub(super) fn definition(fields: &Pairs) -> Answer<EventTypeDefinition> {
+pub(super) fn definition(fields: &Pairs) -> HandlerResult<EventTypeDefinition> {
     let mut reader = Reader::new(fields);
     let schema = match reader.text("schema") {
         None => None,

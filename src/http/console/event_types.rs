@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::super::event_types;
 use super::super::extract::Path;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::{facts, table, text};
 use super::event_type_form;
@@ -36,7 +36,11 @@ pub(super) fn registration(name: &str) -> String {
 }
 
 /// The list, with the form that registers a type.
-pub(super) async fn list(visit: &Visit, values: &Pairs, problem: Option<&Problem>) -> Answer<View> {
+pub(super) async fn list(
+    visit: &Visit,
+    values: &Pairs,
+    problem: Option<&Problem>,
+) -> HandlerResult<View> {
     let page = event_types::list(visit.part(), visit.session.reader()?, Query(())).await?.0;
     let rows: Vec<Vec<Markup>> = page
         .list
@@ -77,7 +81,11 @@ pub(super) async fn one(visit: Visit, Key(name): Key<String>) -> Response {
 }
 
 /// A type, and what was typed into its form if that was refused.
-async fn shown(visit: &Visit, name: String, typed: Option<(&Pairs, &Problem)>) -> Answer<View> {
+async fn shown(
+    visit: &Visit,
+    name: String,
+    typed: Option<(&Pairs, &Problem)>,
+) -> HandlerResult<View> {
     let call = Call::get(format!("/event-types/{}", encode(&name)), &Pairs::default());
     let reader = visit.session.reader()?;
     let of = event_types::show(visit.part(), reader, Path(name), Query(())).await?.0;
@@ -176,7 +184,7 @@ pub(super) async fn save(Key(name): Key<String>, submission: Submission) -> Resp
     }
 }
 
-async fn put(visit: &Visit, name: &str, definition: EventTypeDefinition) -> Answer<()> {
+async fn put(visit: &Visit, name: &str, definition: EventTypeDefinition) -> HandlerResult<()> {
     let (actor, source) = (visit.session.admin()?.0, visit.session.source());
     event_types::define(&visit.app, &actor, &source, name, definition).await.map(|_| ())
 }

@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::browse;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::{FromQuery as _, Query};
 use super::components::{
     Filters, Refresh, empty, event_link, following, labels, numeric, paging, table, text,
@@ -32,7 +32,7 @@ pub(super) const WINDOWS: [(&str, &str); 5] = [
 ];
 
 /// The length of the window that a value of `last` chooses; `None` for the page's own.
-fn length(last: &str) -> Answer<Option<Duration>> {
+fn length(last: &str) -> HandlerResult<Option<Duration>> {
     let hours = match last {
         "" => return Ok(None),
         "15m" => return Ok(Some(Duration::from_mins(15))),
@@ -49,7 +49,7 @@ fn length(last: &str) -> Answer<Option<Duration>> {
 }
 
 /// The query of a list: with a `limit`, and with the chosen window as `from`.
-pub(super) fn in_window(visit: &Visit) -> Answer<Pairs> {
+pub(super) fn in_window(visit: &Visit) -> HandlerResult<Pairs> {
     let length = length(visit.query.get("last"))?;
     let mut query = visit.query.clone();
     if query.get("limit").is_empty() {
@@ -74,7 +74,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     }
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let (query, gateway) = lookup::filter(visit, &in_window(visit)?).await?;
     let asked: (EventFilter, PageQuery) = query.query()?;
     let page = browse::events(visit.part(), visit.session.reader()?, Query(asked)).await?.0;

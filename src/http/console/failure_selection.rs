@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::super::extract::Path;
 use super::super::idempotency::Keyed;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::super::{deliveries, gateways};
 use super::components::{event_link, gateway_link, hidden, numeric, table, text};
@@ -28,7 +28,7 @@ const PATH: &str = "/console/failures/redrive-selected";
 /// The field of the selected deliveries.
 const NAME: &str = "delivery";
 /// The most deliveries of one redrive: the rows of a page.
-pub(super) const MOST: usize = PageQuery::DEFAULT_LIMIT;
+pub(super) const MAX_DELIVERIES: usize = PageQuery::DEFAULT_LIMIT;
 /// The API's path.
 const REDRIVE: &str = "/deliveries/redrive";
 
@@ -85,16 +85,16 @@ pub(super) async fn submit(submission: Submission) -> Response {
     }
 }
 
-async fn redriven(submission: &Submission) -> Answer<View> {
+async fn redriven(submission: &Submission) -> HandlerResult<View> {
     let visit = &submission.visit;
     visit.session.admin()?;
     let is_dry_run = submission.is_dry_run()?;
-    let values = selection::values(submission, NAME, MOST)?;
+    let values = selection::values(submission, NAME, MAX_DELIVERIES)?;
     let chosen = values.into_iter().map(|value| {
         let invalid = || Problem::invalid(NAME, "must be a gateway's id, a colon and a sequence");
         Chosen::parse(value).ok_or_else(invalid)
     });
-    let mut chosen = chosen.collect::<Answer<Vec<Chosen>>>()?;
+    let mut chosen = chosen.collect::<HandlerResult<Vec<Chosen>>>()?;
     // The events of a gateway are appended in their order, whatever the order of the list is.
     chosen.sort_by_key(|one| (one.gateway.to_string(), one.sequence));
     let names = names(visit, &chosen).await?;
@@ -112,7 +112,7 @@ async fn redriven(submission: &Submission) -> Answer<View> {
 /// Links to the gateways of the deliveries.
 type Names = BTreeMap<String, Markup>;
 
-async fn names(visit: &Visit, chosen: &[Chosen]) -> Answer<Names> {
+async fn names(visit: &Visit, chosen: &[Chosen]) -> HandlerResult<Names> {
     let mut names = Names::new();
     for id in chosen.iter().map(|one| one.gateway) {
         let text = id.to_string();
@@ -137,7 +137,7 @@ fn cells(one: Chosen, names: &Names) -> Vec<Markup> {
     vec![link, html! { (number(one.sequence.0)) }]
 }
 
-async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> Answer<View> {
+async fn plan(submission: &Submission, chosen: &[Chosen], names: &Names) -> HandlerResult<View> {
     let visit = &submission.visit;
     let (mut rows, mut calls, mut appended) = (Vec::new(), Vec::new(), 0);
     for one in chosen {
@@ -203,7 +203,7 @@ async fn execute(
     chosen: &[Chosen],
     names: &Names,
     key: uuid::Uuid,
-) -> Answer<View> {
+) -> HandlerResult<View> {
     let visit = &submission.visit;
     let (mut rows, mut calls, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
     let mut run = Run::new(visit);

@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::deliveries;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{
     Column, Filters, Refresh, choice, empty, event_link, following, gateway_link, numeric, paging,
@@ -28,7 +28,7 @@ use crate::api::{
 };
 
 /// The parameters of the list.
-type Asked = (DeliveriesQuery, DeliveryFilter, PageQuery);
+type ListQuery = (DeliveriesQuery, DeliveryFilter, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
     match content(&visit).await {
@@ -40,9 +40,9 @@ pub(super) async fn page(visit: Visit) -> Response {
     }
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let (query, gateway) = lookup::filter(visit, &in_window(visit)?).await?;
-    let asked: Asked = query.query()?;
+    let asked: ListQuery = query.query()?;
     let status = asked.0.status.unwrap_or_default();
     let is_failed = status == DeliveriesStatus::Failed;
     let page = deliveries::list(visit.part(), visit.session.reader()?, Query(asked)).await?.0;
@@ -50,7 +50,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         @if page.list.is_empty() { (nothing(status)) } @else { (rows(visit, &page.list, caption(status), is_failed && visit.session.is_admin())) }
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
-    let mut calls = vec![Call::get("/deliveries", &query.known(&Asked::names()))];
+    let mut calls = vec![Call::get("/deliveries", &query.known(&ListQuery::names()))];
     let histogram =
         if is_failed { Some(histogram(visit, &query, &mut calls).await?) } else { None };
     let body = html! {
@@ -114,7 +114,7 @@ fn bucket_of(window: Duration) -> &'static str {
 }
 
 /// How many attempts failed when. Concerns the window alone: the API counts all failures of it.
-async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> Answer<Markup> {
+async fn histogram(visit: &Visit, query: &Pairs, calls: &mut Vec<Call>) -> HandlerResult<Markup> {
     let query = query.known(&<(Window, SummaryQuery)>::names());
     let (window, _): (Window, SummaryQuery) = query.query()?;
     let to = window.to.unwrap_or(visit.now);

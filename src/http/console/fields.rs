@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::pairs::Pairs;
 use super::text::sentences;
 use crate::api::{Code, FieldError, Labels};
@@ -21,7 +21,7 @@ pub(super) fn digest(shown: &impl Serialize) -> String {
 
 /// Refuses what was typed if what the form showed has changed since, so that the change of another tab
 /// or person is not undone unseen. The refusal shows the form again, which replaces the change.
-pub(super) fn refuse_outdated(typed: &Pairs, current: &impl Serialize) -> Answer<()> {
+pub(super) fn refuse_outdated(typed: &Pairs, current: &impl Serialize) -> HandlerResult<()> {
     let shown = typed.get(SHOWN);
     if shown.is_empty() || shown == digest(current) {
         return Ok(());
@@ -325,7 +325,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The value that was read, unless something is wrong.
-    pub(super) fn finish<T>(self, value: T) -> Answer<T> {
+    pub(super) fn finish<T>(self, value: T) -> HandlerResult<T> {
         if self.errors.is_empty() { Ok(value) } else { Err(Problem::invalid_fields(self.errors)) }
     }
 }

@@ -14,7 +14,7 @@ use maud::{Markup, html};
 use super::super::App;
 use super::super::bodies::{Body, Share};
 use super::super::extract::{self, BodyLimit, Bytes};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::components::hidden;
 use super::layout;
 use super::pairs::Pairs;
@@ -24,7 +24,7 @@ use super::visit::{self, Visit};
 use crate::api::Code;
 
 /// The largest form, in bytes, unless the route is one of [`Large`] forms.
-const MOST_BYTES: usize = 64 * 1024;
+const MAX_FORM_BYTES: usize = 64 * 1024;
 /// Fields whose values are not output, not even to the sender.
 const SECRETS: [&str; 2] = ["secret", "url"];
 /// The field of the token.
@@ -74,7 +74,7 @@ impl FromRequest<Arc<App>> for Submission {
 
 impl Submission {
     /// Whether the form asks for a preview. What is confirmed was shown in a preview before.
-    pub(super) fn is_dry_run(&self) -> Answer<bool> {
+    pub(super) fn is_dry_run(&self) -> HandlerResult<bool> {
         match self.fields.get("step") {
             "dry-run" => Ok(true),
             "confirmed" => Ok(false),
@@ -93,10 +93,10 @@ impl Submission {
 pub(super) async fn read(parts: &Parts, body: axum::body::Body) -> Result<Pairs, Response> {
     let mut request = Request::new(body);
     *request.headers_mut() = parts.headers.clone();
-    request.extensions_mut().insert(BodyLimit(MOST_BYTES));
-    let bytes = Bytes::from_request(request, &())
-        .await
-        .map_err(|problem| unread(&too_large(problem, || format!("{} KiB", MOST_BYTES / 1024))))?;
+    request.extensions_mut().insert(BodyLimit(MAX_FORM_BYTES));
+    let bytes = Bytes::from_request(request, &()).await.map_err(|problem| {
+        unread(&too_large(problem, || format!("{} KiB", MAX_FORM_BYTES / 1024)))
+    })?;
     Pairs::of_form(&String::from_utf8_lossy(&bytes.0)).map_err(|problem| unread(&problem))
 }
 

@@ -4,7 +4,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::extract::Path;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::Query;
 use super::super::{diagnosis, gateways, instances};
 use super::components::{Refresh, facts, following, labels};
@@ -25,7 +25,7 @@ pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
     visit.respond(Section::Gateways, view)
 }
 
-async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
+async fn content(visit: &Visit, id: GatewayId) -> HandlerResult<View> {
     let reader = || visit.session.reader();
     let (gateway, diagnosis, instances) = tokio::try_join!(
         gateways::show(visit.state(), visit.part(), reader()?, Path(id), Query(())),

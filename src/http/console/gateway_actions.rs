@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
 use super::super::extract::{Json, MergePatch, OptionalJson, Path};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::super::{actions, gateways};
 use super::components::{event_link, hidden, table, text};
@@ -16,8 +16,8 @@ use super::layout::{Call, Section};
 use super::text::{number, said};
 use super::visit::{Key, View, Visit};
 use crate::api::{
-    Gateway, GatewayChange, GatewayDiagnosis, PauseRequest, ResumeRequest, ResyncAnswer,
-    ResyncRequest, SkipAnswer, SkipRequest,
+    Gateway, GatewayChange, GatewayDiagnosis, PauseRequest, ResumeRequest, ResyncRequest,
+    ResyncResponse, SkipRequest, SkipResponse,
 };
 use crate::event::{GatewayId, Sequence};
 
@@ -204,7 +204,7 @@ pub(super) async fn skip(Key(id): Key<GatewayId>, submission: Submission) -> Res
     }
 }
 
-fn skipped(done: &SkipAnswer) -> Markup {
+fn skipped(done: &SkipResponse) -> Markup {
     html! {
         p {
             "Sequence " (number(done.sequence.0)) " "
@@ -216,7 +216,7 @@ fn skipped(done: &SkipAnswer) -> Markup {
 }
 
 pub(super) async fn resync(Key(id): Key<GatewayId>, submission: Submission) -> Response {
-    let done: Answer<_> = async {
+    let done: HandlerResult<_> = async {
         let visit = &submission.visit;
         let (instance, reason) = (filled(&submission, "instance"), filled(&submission, "reason"));
         let request = ResyncRequest { instance, reason, dry_run: false };
@@ -234,7 +234,7 @@ pub(super) async fn resync(Key(id): Key<GatewayId>, submission: Submission) -> R
     }
 }
 
-fn requested(done: &ResyncAnswer) -> Markup {
+fn requested(done: &ResyncResponse) -> Markup {
     let rows: Vec<Vec<Markup>> = done
         .pending
         .iter()

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::super::extract::Path;
 use super::super::gateway_tokens;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::{hidden, more, table, text};
 use super::form::{Submission, TOKEN};
@@ -111,7 +111,7 @@ pub(super) async fn create(Key(id): Key<GatewayId>, submission: Submission) -> R
     }
 }
 
-async fn created(submission: &Submission, id: GatewayId) -> Answer<View> {
+async fn created(submission: &Submission, id: GatewayId) -> HandlerResult<View> {
     let visit = &submission.visit;
     let days = match submission.fields.get("days") {
         "" => None,

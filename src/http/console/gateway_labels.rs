@@ -9,7 +9,7 @@ use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, Path};
 use super::super::gateways;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::{hidden, labels};
 use super::fields::{Fields, Reader, SHOWN, digest, field, label_lines, refuse_outdated};
@@ -68,7 +68,7 @@ pub(super) async fn save(Key(id): Key<GatewayId>, submission: Submission) -> Res
 }
 
 /// The form with what was typed, and what is stored now.
-async fn again(submission: &Submission, id: GatewayId, problem: &Problem) -> Answer<View> {
+async fn again(submission: &Submission, id: GatewayId, problem: &Problem) -> HandlerResult<View> {
     let visit = &submission.visit;
     let reader = visit.session.reader()?;
     let gateway = gateways::show(visit.state(), visit.part(), reader, Path(id), Query(())).await?.0;
@@ -82,7 +82,7 @@ async fn again(submission: &Submission, id: GatewayId, problem: &Problem) -> Ans
     Ok(View { title: "Labels".to_owned(), calls: Vec::new(), body })
 }
 
-async fn saved(submission: &Submission, id: GatewayId) -> Answer<()> {
+async fn saved(submission: &Submission, id: GatewayId) -> HandlerResult<()> {
     let visit = &submission.visit;
     let admin = visit.session.admin()?;
     let mut reader = Reader::new(&submission.fields);

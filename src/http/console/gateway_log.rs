@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::extract::Path;
 use super::super::log;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::Query;
 use super::components::{Refresh, empty, event_link, following, numeric, table, text};
 use super::layout::{Call, Section};
@@ -24,14 +24,14 @@ pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
 }
 
 /// Reads the entries after a sequence.
-async fn read(visit: &Visit, id: GatewayId, after: Sequence) -> Answer<LogPage> {
+async fn read(visit: &Visit, id: GatewayId, after: Sequence) -> HandlerResult<LogPage> {
     let query = LogQuery { after: Some(after), limit: Some(ROWS), wait: None };
     Ok(log::show(visit.state(), visit.part(), visit.session.reader()?, Path(id), Query(query))
         .await?
         .0)
 }
 
-async fn content(visit: &Visit, id: GatewayId) -> Answer<View> {
+async fn content(visit: &Visit, id: GatewayId) -> HandlerResult<View> {
     let asked: LogQuery = visit.query.query()?;
     let rows = i64::try_from(ROWS).unwrap_or(i64::MAX);
     let log = if let Some(after) = asked.after {

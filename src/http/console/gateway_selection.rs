@@ -6,7 +6,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, OptionalJson, Path};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::super::{actions, gateways};
 use super::components::{gateway_link, hidden, table, text};
@@ -27,7 +27,7 @@ const LIST: &str = "/console/gateways";
 /// The field of the selected gateways' ids.
 pub(super) const NAME: &str = "gateway";
 /// The most gateways of one action.
-pub(super) const MOST: usize = 50;
+pub(super) const MAX_GATEWAYS: usize = 50;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
@@ -134,14 +134,14 @@ pub(super) async fn submit(submission: Submission) -> Response {
     }
 }
 
-async fn chosen(submission: &Submission) -> Answer<Response> {
+async fn chosen(submission: &Submission) -> HandlerResult<Response> {
     submission.visit.session.admin()?;
     let is_dry_run = submission.is_dry_run()?;
     let mut reader = Reader::new(&submission.fields);
     let action = reader.one_of("action", &Action::ALL, Action::word);
     let action = reader.finish(action)?.ok_or_else(Problem::internal)?;
     let mut ids: Vec<GatewayId> = Vec::new();
-    for value in selection::values(submission, NAME, MOST)? {
+    for value in selection::values(submission, NAME, MAX_GATEWAYS)? {
         let id = value.parse();
         ids.push(id.map_err(|_| Problem::invalid(NAME, "must be the id of a gateway"))?);
     }
@@ -161,7 +161,7 @@ async fn chosen(submission: &Submission) -> Answer<Response> {
 }
 
 /// A gateway as it is now; `None` if there is none with this id.
-async fn current(visit: &Visit, id: GatewayId) -> Answer<Option<Gateway>> {
+async fn current(visit: &Visit, id: GatewayId) -> HandlerResult<Option<Gateway>> {
     let found =
         gateways::show(visit.state(), visit.part(), visit.session.reader()?, Path(id), Query(()))
             .await;
@@ -178,7 +178,7 @@ async fn plan(
     action: Action,
     ids: &[GatewayId],
     problem: Option<&Problem>,
-) -> Answer<View> {
+) -> HandlerResult<View> {
     let visit = &submission.visit;
     let (mut rows, mut calls, mut changing) = (Vec::new(), Vec::new(), 0);
     for id in ids {
@@ -238,7 +238,11 @@ fn confirmation(
 }
 
 /// Performs the action at one gateway after the other.
-async fn execute(submission: &Submission, action: Action, ids: &[GatewayId]) -> Answer<View> {
+async fn execute(
+    submission: &Submission,
+    action: Action,
+    ids: &[GatewayId],
+) -> HandlerResult<View> {
     let visit = &submission.visit;
     let reason = Reader::new(&submission.fields).text("reason");
     let (mut rows, mut outcomes, mut calls) = (Vec::new(), Vec::new(), Vec::new());
@@ -289,9 +293,9 @@ async fn execute(submission: &Submission, action: Action, ids: &[GatewayId]) -> 
 async fn attempt(
     visit: &Visit,
     action: Action,
-    gateway: Answer<Option<Gateway>>,
+    gateway: HandlerResult<Option<Gateway>>,
     reason: Option<&str>,
-) -> (Answer<Outcome>, Option<Call>) {
+) -> (HandlerResult<Outcome>, Option<Call>) {
     let found = gateway.and_then(|it| it.ok_or_else(|| Problem::not_found("gateway")));
     let (gateway, admin) = match (found, visit.session.admin()) {
         (Ok(gateway), Ok(admin)) => (gateway, admin),

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::super::{cursor, gateways};
 use super::components::{
@@ -19,7 +19,7 @@ use super::visit::{View, Visit};
 use crate::api::{Gateway, GatewaysQuery, PageQuery};
 
 /// Rows of a page.
-const ROWS: usize = gateway_selection::MOST;
+const ROWS: usize = gateway_selection::MAX_GATEWAYS;
 /// Gateways that are compared with the filters for one page, at most.
 const COMPARED: usize = 2000;
 
@@ -67,7 +67,7 @@ impl Wanted {
     }
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let wanted = Wanted::of(&visit.query);
     let (found, next) = matching(visit, &wanted).await?;
     let filters = Filters::of(visit)
@@ -104,7 +104,7 @@ async fn content(visit: &Visit) -> Answer<View> {
 }
 
 /// The next gateways that match, and the cursor of the next page.
-async fn matching(visit: &Visit, wanted: &Wanted) -> Answer<(Vec<Gateway>, Option<String>)> {
+async fn matching(visit: &Visit, wanted: &Wanted) -> HandlerResult<(Vec<Gateway>, Option<String>)> {
     let query = GatewaysQuery::default();
     let mut cursor = Some(visit.query.get("cursor").to_owned()).filter(|it| !it.is_empty());
     let (mut found, mut compared) = (Vec::new(), 0);

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, OptionalJson, Path};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::{FromQuery as _, Query};
 use super::super::{inbox, inbox_edit};
 use super::components::{Filters, empty, facts, hidden, live, paging, table, text};
@@ -23,21 +23,21 @@ use crate::api::{
 
 /// The longest payload that is edited here, in bytes. A form has at most 64 KiB, and percent-encoding
 /// can triple a text.
-const LONGEST_PAYLOAD: usize = 16 * 1024;
+const MAX_PAYLOAD_BYTES: usize = 16 * 1024;
 
-type Asked = (RejectedFilter, PageQuery);
+type ListQuery = (RejectedFilter, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
     let view = content(&visit).await;
     visit.respond(Section::Inbox, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let query = match visit.query.get("limit") {
         "" => visit.query.with("limit", "50"),
         _ => visit.query.clone(),
     };
-    let asked: Asked = query.query()?;
+    let asked: ListQuery = query.query()?;
     let page = inbox::list(visit.part(), visit.session.reader()?, Query(asked)).await?.0;
     let mut reasons = vec![("", "any")];
     reasons.extend(RejectionReason::ALL.iter().map(|it| (it.as_str(), it.as_str())));
@@ -55,7 +55,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
     let body = html! { h1 { "Rejected rows" } (filters) (live(visit, 5000, &list)) };
-    let calls = vec![Call::get("/inbox/rejected", &query.known(&Asked::names()))];
+    let calls = vec![Call::get("/inbox/rejected", &query.known(&ListQuery::names()))];
     Ok(View { title: "Rejected rows".to_owned(), calls, body })
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn row(visit: Visit, Key(id): Key<i64>) -> Response {
     visit.respond(Section::Inbox, view)
 }
 
-async fn one(visit: &Visit, id: i64) -> Answer<View> {
+async fn one(visit: &Visit, id: i64) -> HandlerResult<View> {
     let found = inbox::show(visit.part(), visit.session.reader()?, Path(id), Query(())).await?.0;
     let title = format!("Rejected row {id}");
     let body = html! {
@@ -123,7 +123,7 @@ async fn one(visit: &Visit, id: i64) -> Answer<View> {
                     }
                 }
             }
-            @if visit.session.is_admin() && found.row.retried_at.is_none() && found.payload.len() <= LONGEST_PAYLOAD {
+            @if visit.session.is_admin() && found.row.retried_at.is_none() && found.payload.len() <= MAX_PAYLOAD_BYTES {
                 (correction(visit, &found))
             } @else {
                 p { "If its content is wrong, correct it with " code { "gateway-events inbox edit " (id) } "." }
@@ -172,7 +172,7 @@ fn correction(visit: &Visit, found: &RejectedRowWithPayload) -> Markup {
 
 /// Corrects the row, which publishes it if it is valid then.
 pub(super) async fn edit(Key(id): Key<i64>, submission: Submission) -> Response {
-    let done: Answer<EditedRow> = async {
+    let done: HandlerResult<EditedRow> = async {
         let visit = &submission.visit;
         let fields = &submission.fields;
         let admin = visit.session.admin()?;
@@ -257,7 +257,7 @@ pub(super) async fn delete(Key(id): Key<i64>, submission: Submission) -> Respons
     answer(&submission, done.await.map(|_| "/console/inbox".to_owned()))
 }
 
-fn answer(submission: &Submission, next: Answer<String>) -> Response {
+fn answer(submission: &Submission, next: HandlerResult<String>) -> Response {
     match next {
         Ok(next) => (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response(),
         Err(problem) => submission.refused(&problem),

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::super::bulk_jobs;
 use super::super::extract::{OptionalJson, Path};
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{Filters, empty, hidden, live, numeric, paging, shortened, table, text};
 use super::form::{Submission, TOKEN};
@@ -17,16 +17,16 @@ use super::visit::{Key, View, Visit};
 use crate::api::{AbortRequest, Job, JobState, JobsQuery, PageQuery};
 use crate::event::JobId;
 
-type Asked = (JobsQuery, PageQuery);
+type ListQuery = (JobsQuery, PageQuery);
 
 pub(super) async fn page(visit: Visit) -> Response {
     let view = content(&visit).await;
     visit.respond(Section::Jobs, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let query = visit.query.with("limit", "50");
-    let asked: Asked = query.query()?;
+    let asked: ListQuery = query.query()?;
     let page = bulk_jobs::list(visit.part(), visit.session.admin()?, Query(asked)).await?.0;
     let filters = Filters::of(visit)
         .choice(
@@ -51,7 +51,7 @@ async fn content(visit: &Visit) -> Answer<View> {
         (paging(visit, page.pagination.next.as_deref(), &query))
     };
     let body = html! { h1 { "Jobs" } (filters) (live(visit, 2000, &list)) };
-    let calls = vec![Call::get("/jobs", &query.known(&Asked::names()))];
+    let calls = vec![Call::get("/jobs", &query.known(&ListQuery::names()))];
     Ok(View { title: "Jobs".to_owned(), calls, body })
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::extract::Path;
 use super::super::gateways;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::pairs::Pairs;
 use super::visit::Visit;
@@ -10,14 +10,14 @@ use crate::api::{Gateway, GatewaysQuery, PageQuery};
 use crate::event::{GatewayId, quoted};
 
 /// Gateways that one form may name, at most: each is looked up.
-const MOST: usize = 100;
+const MAX_GATEWAYS: usize = 100;
 /// The field of a filter by gateway. Addresses may have [`ID`] instead.
 pub(super) const NAME: &str = "gateway";
 /// The parameter of the API.
 const ID: &str = "gatewayId";
 
 /// The gateway with this name or id. Names are never UUIDs.
-pub(super) async fn gateway(visit: &Visit, field: &str, text: &str) -> Answer<Gateway> {
+pub(super) async fn gateway(visit: &Visit, field: &str, text: &str) -> HandlerResult<Gateway> {
     if let Ok(id) = text.parse::<GatewayId>() {
         let reader = visit.session.reader()?;
         let found = gateways::show(visit.state(), visit.part(), reader, Path(id), Query(())).await;
@@ -37,7 +37,11 @@ pub(super) async fn gateway(visit: &Visit, field: &str, text: &str) -> Answer<Ga
 }
 
 /// The gateways of a text with one to a line. Ids may also have blanks or commas between.
-pub(super) async fn gateways(visit: &Visit, field: &str, text: &str) -> Answer<Vec<Gateway>> {
+pub(super) async fn gateways(
+    visit: &Visit,
+    field: &str,
+    text: &str,
+) -> HandlerResult<Vec<Gateway>> {
     let mut names: Vec<&str> = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let parts: Vec<&str> =
@@ -49,10 +53,10 @@ pub(super) async fn gateways(visit: &Visit, field: &str, text: &str) -> Answer<V
         }
     }
     names.dedup();
-    if names.len() > MOST {
+    if names.len() > MAX_GATEWAYS {
         return Err(Problem::invalid(
             field,
-            format!("must be at most {MOST} gateways; choose more of them by their labels"),
+            format!("must be at most {MAX_GATEWAYS} gateways; choose more of them by their labels"),
         ));
     }
     let mut found: Vec<Gateway> = Vec::with_capacity(names.len());
@@ -75,7 +79,7 @@ pub(super) fn typed(query: &Pairs) -> &str {
 
 /// The query of a list, with the id of the gateway that its filter names; and what the filter shows:
 /// the gateway's name, or its id if there is no such gateway.
-pub(super) async fn filter(visit: &Visit, query: &Pairs) -> Answer<(Pairs, String)> {
+pub(super) async fn filter(visit: &Visit, query: &Pairs) -> HandlerResult<(Pairs, String)> {
     let typed = typed(query);
     if typed.is_empty() {
         return Ok((query.clone(), String::new()));

@@ -4,7 +4,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::nodes;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::Query;
 use super::components::{live, numeric, shortened, table, text};
 use super::layout::{Call, Section};
@@ -19,7 +19,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     visit.respond(Section::Nodes, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let query = Query(NodesQuery { limit: Some(100) });
     let page = nodes::list(visit.part(), visit.session.reader()?, query).await?.0;
     let body = html! {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::Query;
 use super::super::{access_tokens, alert_destinations, alerts, event_types, gateways, stats};
 use super::components::facts;
@@ -38,7 +38,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     visit.respond(Section::Organisation, view)
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let (counts, totals) = read(visit).await?;
     let none = Pairs::default();
     let mut calls = vec![
@@ -62,7 +62,7 @@ async fn content(visit: &Visit) -> Answer<View> {
     Ok(View { title: "Organisation".to_owned(), calls, body })
 }
 
-async fn read(visit: &Visit) -> Answer<(Counts, DeliveryStats)> {
+async fn read(visit: &Visit) -> HandlerResult<(Counts, DeliveryStats)> {
     let reader = || visit.session.reader();
     let first = PageQuery { limit: Some(COUNTED), cursor: None };
     let tokens = async {

@@ -3,7 +3,7 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::Query;
 use super::super::{alerts, audit, browse, deliveries, gateways, nodes, stats};
 use super::chart;
@@ -48,7 +48,7 @@ struct Overview {
     changes: Vec<AuditRecord>,
 }
 
-async fn content(visit: &Visit) -> Answer<View> {
+async fn content(visit: &Visit) -> HandlerResult<View> {
     let overview = read(visit).await?;
     let body = html! {
         h1 { "Overview" }
@@ -66,7 +66,7 @@ async fn content(visit: &Visit) -> Answer<View> {
     Ok(View { title: "Overview".to_owned(), calls, body })
 }
 
-async fn read(visit: &Visit) -> Answer<Overview> {
+async fn read(visit: &Visit) -> HandlerResult<Overview> {
     let reader = || visit.session.reader();
     let few = || PageQuery { limit: Some(ROWS), cursor: None };
     let summary = (Window::default(), SummaryQuery::default());
@@ -104,7 +104,7 @@ async fn read(visit: &Visit) -> Answer<Overview> {
 }
 
 /// All gateways, up to a limit, and whether there are more.
-async fn all_gateways(visit: &Visit) -> Answer<(Vec<Gateway>, bool)> {
+async fn all_gateways(visit: &Visit) -> HandlerResult<(Vec<Gateway>, bool)> {
     let (mut all, mut cursor) = (Vec::new(), None);
     loop {
         let page = PageQuery { limit: Some(PageQuery::MAX_LIMIT), cursor };

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::{FromQuery, Parameters};
 
 /// The maximum number of pairs. Additional ones in an address are ignored.
-const MOST: usize = 200;
+const MAX_PAIRS: usize = 200;
 
 /// Names with their values, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(super) struct Pairs(Vec<(String, String)>);
 impl Pairs {
     /// Reads a query or the body of a form. What is not valid UTF-8 is replaced.
     pub(super) fn parse(text: &str) -> Self {
-        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(MOST);
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).take(MAX_PAIRS);
         Self(
             pairs
                 .map(|pair| {
@@ -28,11 +28,12 @@ impl Pairs {
 
     /// Reads the body of a form. One with more fields than are read is refused: none of them may be
     /// left out.
-    pub(super) fn of_form(text: &str) -> Answer<Self> {
+    pub(super) fn of_form(text: &str) -> HandlerResult<Self> {
         let count = text.split('&').filter(|pair| !pair.is_empty()).count();
-        if count > MOST {
-            let why =
-                format!("The form has {count} fields; the maximum is {MOST}. Submit it in parts.");
+        if count > MAX_PAIRS {
+            let why = format!(
+                "The form has {count} fields; the maximum is {MAX_PAIRS}. Submit it in parts."
+            );
             return Err(Problem::bad_request(why));
         }
         Ok(Self::parse(text))
@@ -88,7 +89,7 @@ impl Pairs {
     }
 
     /// The parameters of a request of the API. Others, and those without a value, are ignored.
-    pub(super) fn query<T: FromQuery>(&self) -> Answer<T> {
+    pub(super) fn query<T: FromQuery>(&self) -> HandlerResult<T> {
         let names = T::names();
         T::from_query(&Parameters::of(self.known(&names).0, &names)?)
     }

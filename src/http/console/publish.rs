@@ -8,9 +8,9 @@ use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
-use super::super::events::{self, PublishAnswer};
+use super::super::events::{self, PublishResponse};
 use super::super::extract::Path;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::super::{auth, event_types};
 use super::components::{event_path, facts, hidden};
@@ -42,7 +42,7 @@ pub(super) async fn page(visit: Visit) -> Response {
     visit.respond(Section::Publish, view)
 }
 
-async fn chosen(visit: &Visit) -> Answer<View> {
+async fn chosen(visit: &Visit) -> HandlerResult<View> {
     visit.session.publisher()?;
     let name = visit.query.get("type");
     if !visit.query.get(republish::AGAIN).is_empty() {
@@ -66,7 +66,7 @@ async fn chosen(visit: &Visit) -> Answer<View> {
 }
 
 /// The form with the content of an event that was published before.
-async fn again_of(visit: &Visit) -> Answer<View> {
+async fn again_of(visit: &Visit) -> HandlerResult<View> {
     let old = republish::old(visit).await?;
     let name = old.event_type.as_str();
     let info = show_type(visit, name).await?;
@@ -89,7 +89,7 @@ fn type_call(name: &str) -> Vec<Call> {
 }
 
 /// The type of this name, if it is registered.
-async fn show_type(visit: &Visit, name: &str) -> Answer<Option<EventTypeInfo>> {
+async fn show_type(visit: &Visit, name: &str) -> HandlerResult<Option<EventTypeInfo>> {
     let reader = visit.session.reader()?;
     match event_types::show(visit.part(), reader, Path(name.to_owned()), Query(())).await {
         Ok(info) => Ok(Some(info.0)),
@@ -99,7 +99,7 @@ async fn show_type(visit: &Visit, name: &str) -> Answer<Option<EventTypeInfo>> {
 }
 
 /// The choice of a type.
-async fn chooser(visit: &Visit, chosen: &str) -> Answer<Markup> {
+async fn chooser(visit: &Visit, chosen: &str) -> HandlerResult<Markup> {
     let page = event_types::list(visit.part(), visit.session.reader()?, Query(())).await?.0;
     Ok(html! {
         form.inline method="get" action=(PATH) aria-label="Event type" {
@@ -128,7 +128,7 @@ async fn form(
     values: &Pairs,
     info: Option<&EventTypeInfo>,
     problem: Option<&Problem>,
-) -> Answer<Markup> {
+) -> HandlerResult<Markup> {
     let name = values.get("type");
     let is_whole = !values.get(republish::WHOLE).is_empty();
     let members = info.filter(|_| !is_whole).map(payload::members).unwrap_or_default();
@@ -228,7 +228,7 @@ async fn again(
     fields: &Pairs,
     info: Option<&EventTypeInfo>,
     problem: Option<&Problem>,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     let name = fields.get("type");
     let body = form(visit, fields, info, problem).await?;
     let view = View { title: title(name), calls: type_call(name), body };
@@ -239,7 +239,12 @@ async fn again(
 }
 
 /// The event that was typed.
-fn event(fields: &Pairs, payload: Box<RawValue>, aim: &Aim, id: EventId) -> Answer<NewEvent> {
+fn event(
+    fields: &Pairs,
+    payload: Box<RawValue>,
+    aim: &Aim,
+    id: EventId,
+) -> HandlerResult<NewEvent> {
     let mut reader = Reader::new(fields);
     let event_type: Option<EventType> = reader.parsed("type");
     let Some(event_type) = event_type else {
@@ -264,7 +269,7 @@ async fn preview(
     fields: &Pairs,
     info: Option<&EventTypeInfo>,
     publisher: auth::Publisher,
-) -> Answer<Response> {
+) -> HandlerResult<Response> {
     let members = info.map(payload::members).unwrap_or_default();
     let payload = payload::compose(fields, &members).map_err(Problem::invalid_fields)?;
     let aim = Aim::read(visit, fields).await?;
@@ -336,7 +341,11 @@ fn content(event: &NewEvent, info: Option<&EventTypeInfo>) -> Markup {
 }
 
 /// Publishes the event of a preview, and leads to its page.
-async fn publish(visit: &Visit, fields: &Pairs, publisher: auth::Publisher) -> Answer<Response> {
+async fn publish(
+    visit: &Visit,
+    fields: &Pairs,
+    publisher: auth::Publisher,
+) -> HandlerResult<Response> {
     let payload = payload::compose(fields, &[]).map_err(Problem::invalid_fields)?;
     let aim = Aim::read(visit, fields).await?;
     let id = EventId::new(fields.get("id"));
@@ -347,7 +356,7 @@ async fn publish(visit: &Visit, fields: &Pairs, publisher: auth::Publisher) -> A
     let json = HeaderValue::from_static("application/json");
     request.headers_mut().insert(header::CONTENT_TYPE, json);
     let (_, answer) = events::publish(visit.state(), publisher, Query(()), request).await?;
-    let PublishAnswer::One(accepted) = answer.0 else { return Err(Problem::internal()) };
+    let PublishResponse::One(accepted) = answer.0 else { return Err(Problem::internal()) };
     let path = event_path(accepted.id.as_str());
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, path)]).into_response())
 }

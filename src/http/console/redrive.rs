@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::deliveries;
 use super::super::idempotency::Keyed;
-use super::super::problem::Answer;
+use super::super::problem::HandlerResult;
 use super::super::query::{FromQuery as _, Query};
 use super::components::{event_link, facts, hidden, numeric, table, text};
 use super::delivery_list::DeliveryList;
@@ -63,7 +63,7 @@ pub(super) async fn submit(submission: Submission) -> Response {
     }
 }
 
-async fn redrive(submission: &Submission) -> Answer<View> {
+async fn redrive(submission: &Submission) -> HandlerResult<View> {
     let visit = &submission.visit;
     let dry_run = submission.is_dry_run()?;
     let pairs = submission.fields.known(&DeliveryFilter::names());

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::extract::Path;
 use super::super::idempotency::Keyed;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::super::replay;
 use super::components::{facts, hidden};
@@ -46,7 +46,7 @@ pub(super) async fn submit(Key(id): Key<GatewayId>, submission: Submission) -> R
     }
 }
 
-async fn replayed(submission: &Submission, id: GatewayId) -> Answer<View> {
+async fn replayed(submission: &Submission, id: GatewayId) -> HandlerResult<View> {
     let (visit, fields) = (&submission.visit, &submission.fields);
     let sequence = |name: &'static str| match fields.get(name) {
         "" => Ok(None),

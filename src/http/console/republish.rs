@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::events;
 use super::super::extract::Path;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::components::event_link;
 use super::fields::label_lines;
@@ -22,9 +22,9 @@ pub(super) const AGAIN: &str = "again";
 /// The field of a form whose payload is written as JSON as a whole, so that it stays as it was.
 pub(super) const WHOLE: &str = "whole";
 /// The shortest time to live that is proposed, in seconds, for an event that expires.
-const SHORTEST_TTL_SECS: u64 = 24 * 3600;
+const MIN_TTL_SECS: u64 = 24 * 3600;
 /// Gateways that are filled in, at most.
-const MOST: usize = 100;
+const MAX_GATEWAYS: usize = 100;
 
 /// The link of an event's page.
 pub(super) fn offer(id: &EventId) -> Markup {
@@ -38,7 +38,7 @@ pub(super) fn offer(id: &EventId) -> Markup {
 }
 
 /// The old event that the address names.
-pub(super) async fn old(visit: &Visit) -> Answer<EventWithDeliveries> {
+pub(super) async fn old(visit: &Visit) -> HandlerResult<EventWithDeliveries> {
     let id = EventId::new(visit.query.get(AGAIN))
         .map_err(|error| Problem::invalid(AGAIN, error.to_string()))?;
     let (reader, wait) = (visit.session.reader()?, Query(WaitQuery::default()));
@@ -53,7 +53,7 @@ pub(super) async fn old(visit: &Visit) -> Answer<EventWithDeliveries> {
 /// What the form is filled with. The target is the gateway that the address names, or else those
 /// where the delivery failed, or else the old target.
 pub(super) fn values(old: &EventWithDeliveries, gateway: &str) -> Pairs {
-    let ttl = old.expires_at.map(|at| at.since(old.appended_at).as_secs().max(SHORTEST_TTL_SECS));
+    let ttl = old.expires_at.map(|at| at.since(old.appended_at).as_secs().max(MIN_TTL_SECS));
     let content = Pairs::default()
         .and("type", old.event_type.as_str())
         .and(WHOLE, "yes")
@@ -67,7 +67,7 @@ pub(super) fn values(old: &EventWithDeliveries, gateway: &str) -> Pairs {
     let mut failed: Vec<String> = failed.map(|it| it.gateway_id.to_string()).collect();
     failed.sort();
     failed.dedup();
-    failed.truncate(MOST);
+    failed.truncate(MAX_GATEWAYS);
     let named =
         |ids: &[String]| content.clone().and("to", "gateways").and("gateways", ids.join("\n"));
     if !gateway.is_empty() {
@@ -79,7 +79,7 @@ pub(super) fn values(old: &EventWithDeliveries, gateway: &str) -> Pairs {
         Some(target) => match (&target.labels, &target.gateway_ids) {
             (Some(labels), _) => content.and("to", "labels").and("labels", label_lines(labels)),
             (None, ids) => {
-                let ids = ids.iter().flatten().take(MOST).map(ToString::to_string);
+                let ids = ids.iter().flatten().take(MAX_GATEWAYS).map(ToString::to_string);
                 named(&ids.collect::<Vec<_>>())
             }
         },

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::super::extract::Path;
 use super::super::idempotency::Keyed;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::query::Query;
 use super::super::resend;
 use super::components::{event_path, hidden, numeric, table, text};
@@ -56,7 +56,7 @@ pub(super) async fn submit(Key(id): Key<EventId>, submission: Submission) -> Res
 }
 
 /// The gateways that the form names.
-async fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest> {
+async fn request(submission: &Submission, dry_run: bool) -> HandlerResult<ResendRequest> {
     let fields = &submission.fields;
     let (labels, gateways) = (fields.get("labels"), fields.get("gateways"));
     let request = ResendRequest { dry_run, ..ResendRequest::default() };
@@ -69,7 +69,7 @@ async fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest
                     Problem::invalid("labels", "must be name=value, with blanks between")
                 })
             });
-            let labels = Some(pairs.collect::<Answer<Labels>>()?);
+            let labels = Some(pairs.collect::<HandlerResult<Labels>>()?);
             let target = Some(Object(Target { labels, ..Target::default() }));
             Ok(ResendRequest { target, ..request })
         }
@@ -82,7 +82,7 @@ async fn request(submission: &Submission, dry_run: bool) -> Answer<ResendRequest
     }
 }
 
-async fn resent(submission: &Submission, id: EventId) -> Answer<View> {
+async fn resent(submission: &Submission, id: EventId) -> HandlerResult<View> {
     let visit = &submission.visit;
     let dry_run = submission.is_dry_run()?;
     let request = request(submission, dry_run).await?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use maud::{Markup, html};
 
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::components::hidden;
 use super::form::{Submission, TOKEN};
 use super::pairs::Pairs;
@@ -60,7 +60,7 @@ pub(super) fn values<'a>(
     submission: &'a Submission,
     name: &'static str,
     most: usize,
-) -> Answer<Vec<&'a str>> {
+) -> HandlerResult<Vec<&'a str>> {
     let mut values: Vec<&str> = Vec::new();
     for value in submission.fields.all(name).map(str::trim) {
         if !value.is_empty() && !values.contains(&value) {
@@ -154,7 +154,7 @@ impl Run {
 
     /// The outcome of an attempt. A failure of the service at the first row is an error: nothing else
     /// was done.
-    pub(super) fn outcome(&mut self, result: Answer<Outcome>) -> Answer<Outcome> {
+    pub(super) fn outcome(&mut self, result: HandlerResult<Outcome>) -> HandlerResult<Outcome> {
         let is_first = std::mem::take(&mut self.is_first);
         match result {
             Err(problem) if problem.status().is_server_error() => {

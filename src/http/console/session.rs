@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq as _;
 use super::super::App;
 use super::super::auth::{self, Admin, Publisher, Reader};
 use super::super::observability;
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use crate::api::{self, Code};
 use crate::compute::Source;
 use crate::event::OrganisationKey;
@@ -43,7 +43,7 @@ pub(super) struct Session {
 
 impl SessionId {
     /// A new random id.
-    pub(super) fn new() -> Answer<Self> {
+    pub(super) fn new() -> HandlerResult<Self> {
         let mut bytes = [0; ID_BYTES];
         getrandom::fill(&mut bytes).map_err(|error| {
             tracing::error!(%error, "failed to generate a session's id");
@@ -82,18 +82,18 @@ impl SessionId {
     }
 
     /// The header that gives the browser the cookie.
-    pub(super) fn cookie(&self) -> Answer<HeaderValue> {
+    pub(super) fn cookie(&self) -> HandlerResult<HeaderValue> {
         let (id, secs) = (BASE64URL_NOPAD.encode(&self.0), LIFETIME.as_secs());
         set_cookie(&id, secs)
     }
 }
 
 /// The header that removes the cookie.
-pub(super) fn no_cookie() -> Answer<HeaderValue> {
+pub(super) fn no_cookie() -> HandlerResult<HeaderValue> {
     set_cookie("", 0)
 }
 
-fn set_cookie(value: &str, max_age_secs: u64) -> Answer<HeaderValue> {
+fn set_cookie(value: &str, max_age_secs: u64) -> HandlerResult<HeaderValue> {
     let text = format!(
         "{COOKIE}={value}; Path=/; Max-Age={max_age_secs}; Secure; HttpOnly; SameSite=Strict"
     );
@@ -108,7 +108,7 @@ impl Session {
         app: &App,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Answer<Option<Self>> {
+    ) -> HandlerResult<Option<Self>> {
         let Some(id) = SessionId::of(headers) else { return Ok(None) };
         let (sessions, digest) = (app.part::<dyn ConsoleSessions>(), id.digest());
         let Some(found) = sessions.console_session(&digest).await? else { return Ok(None) };
@@ -142,12 +142,12 @@ impl Session {
     }
 
     /// What a handler that reads takes.
-    pub(super) fn reader(&self) -> Answer<Reader> {
+    pub(super) fn reader(&self) -> HandlerResult<Reader> {
         self.require(Scope::Read).map(|()| Reader(self.organisation))
     }
 
     /// What a handler that publishes takes.
-    pub(super) fn publisher(&self) -> Answer<Publisher> {
+    pub(super) fn publisher(&self) -> HandlerResult<Publisher> {
         self.require(Scope::Publish)?;
         Ok(Publisher { organisation: self.organisation, source: self.source() })
     }
@@ -163,11 +163,11 @@ impl Session {
     }
 
     /// What a handler that changes something takes.
-    pub(super) fn admin(&self) -> Answer<Admin> {
+    pub(super) fn admin(&self) -> HandlerResult<Admin> {
         self.require(Scope::Admin).map(|()| Admin(self.actor.clone()))
     }
 
-    fn require(&self, scope: Scope) -> Answer<()> {
+    fn require(&self, scope: Scope) -> HandlerResult<()> {
         if self.can(scope) {
             return Ok(());
         }
@@ -185,7 +185,7 @@ pub(super) async fn begin(
     token: &str,
     address: Option<IpAddr>,
     extensions: &Extensions,
-) -> Answer<Option<SessionId>> {
+) -> HandlerResult<Option<SessionId>> {
     let Some((token, credential)) = auth::typed_in(app, token, address).await? else {
         return Ok(None);
     };

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::super::{App, auth};
 use super::ROOT;
 use super::components::hidden;
@@ -51,7 +51,7 @@ pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Res
     }
 }
 
-async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> Answer<HeaderValue> {
+async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> HandlerResult<HeaderValue> {
     let address = auth::address(app, &parts.extensions, &parts.headers);
     app.sign_ins.charge(address)?;
     let token = fields.get("token");

@@ -13,7 +13,7 @@ use crate::api::Code;
 const PER_MINUTE: NonZeroU32 = NonZeroU32::new(30).unwrap();
 /// Attempts of the last minute that are kept apart by address, at most. Additional addresses share a
 /// limit, so that the memory is bounded.
-const MOST_APART: usize = 100_000;
+const MAX_TRACKED_ADDRESSES: usize = 100_000;
 
 /// The attempts of the last minute.
 pub(in crate::http) struct SignIns {
@@ -31,7 +31,7 @@ impl SignIns {
     /// Counts an attempt, or refuses it.
     pub(super) fn charge(&self, address: Option<IpAddr>) -> Result<(), Problem> {
         let charged = match address {
-            Some(address) if self.by_address.len() < MOST_APART => {
+            Some(address) if self.by_address.len() < MAX_TRACKED_ADDRESSES => {
                 self.by_address.charge(&address.into())
             }
             _ => self.others.charge(&()),
@@ -78,12 +78,12 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_freed() {
         let sign_ins = SignIns::default();
-        let attempts = u32::try_from(MOST_APART).unwrap() + 40;
+        let attempts = u32::try_from(MAX_TRACKED_ADDRESSES).unwrap() + 40;
         let refused = (0..attempts).filter(|nth| {
             let address = IpAddr::from(std::net::Ipv4Addr::from_bits(*nth));
             sign_ins.charge(Some(address)).is_err()
         });
         assert_eq!(refused.count(), 10, "those beyond the bound share a limit");
-        assert_eq!(sign_ins.by_address.len(), MOST_APART);
+        assert_eq!(sign_ins.by_address.len(), MAX_TRACKED_ADDRESSES);
     }
 }

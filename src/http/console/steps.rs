@@ -16,9 +16,9 @@ pub(super) enum Subject<'a> {
     Event(&'a EventId),
 }
 
-/// A place in the console where a step can be taken.
+/// A link to the page of the console on which a step can be taken.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct ConsoleLink {
     href: String,
     text: &'static str,
     needed: Scope,
@@ -36,8 +36,8 @@ pub(super) fn next_steps(visit: &Visit, subject: Subject<'_>, steps: &[NextStep]
                         li {
                             p {
                                 (sentences(&step.why))
-                                @if let Some(place) = place(subject, &step.command).filter(|it| visit.session.can(it.needed)) {
-                                    " " a href=(place.href) { (place.text) }
+                                @if let Some(link) = link_of(subject, &step.command).filter(|it| visit.session.can(it.needed)) {
+                                    " " a href=(link.href) { (link.text) }
                                 }
                             }
                             div.command {
@@ -53,11 +53,12 @@ pub(super) fn next_steps(visit: &Visit, subject: Subject<'_>, steps: &[NextStep]
 }
 
 /// Where the console does what a command does; `None` for commands without a counterpart.
-fn place(subject: Subject<'_>, command: &str) -> Option<Place> {
+fn link_of(subject: Subject<'_>, command: &str) -> Option<ConsoleLink> {
     let mut words = command.split_whitespace().skip(1);
     let (noun, verb) = (words.next()?, words.next().unwrap_or_default());
-    let on_page = |id: &str, text, needed| Some(Place { href: format!("#{id}"), text, needed });
-    let at = |href: String, text, needed| Some(Place { href, text, needed });
+    let on_page =
+        |id: &str, text, needed| Some(ConsoleLink { href: format!("#{id}"), text, needed });
+    let at = |href: String, text, needed| Some(ConsoleLink { href, text, needed });
     let option = |name: &str| {
         let mut words = command.split_whitespace().skip_while(|word| *word != name);
         words.nth(1).unwrap_or_default().to_owned()
@@ -120,11 +121,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_leads_to_the_place_that_does_the_same() {
+    fn a_command_links_to_the_page_that_does_the_same() {
         let gateway = GatewayId::new();
         let event = EventId::new("e-1").unwrap();
         let href = |subject, command: &str| {
-            place(subject, &format!("gateway-events {command}")).map(|place| place.href)
+            link_of(subject, &format!("gateway-events {command}")).map(|link| link.href)
         };
         let of_gateway = |command| href(Subject::Gateway(gateway), command);
         let of_event = |command| href(Subject::Event(&event), command);

@@ -16,7 +16,7 @@ use super::super::client_address;
 use super::super::extract::Path;
 use super::super::listener::Peer;
 use super::super::part::{OfStore, Part};
-use super::super::problem::{Answer, Problem};
+use super::super::problem::{HandlerResult, Problem};
 use super::ROOT;
 use super::layout::{self, Call, Section};
 use super::pairs::Pairs;
@@ -67,7 +67,7 @@ impl Visit {
     }
 
     /// The page with this content, or with the reason why there is none.
-    pub(super) fn respond(&self, section: Section, view: Answer<View>) -> Response {
+    pub(super) fn respond(&self, section: Section, view: HandlerResult<View>) -> Response {
         match view {
             Ok(view) => self.page(section, StatusCode::OK, &view),
             Err(problem) => {

@@ -1,7 +1,7 @@
 //! Which messages a feed shows, and how.
 
 use super::{
-    Answer, Content, FeedKind, FeedMessage, FeedQuery, OrganisationKey, Problem, Timestamp,
+    Content, FeedKind, FeedMessage, FeedQuery, HandlerResult, OrganisationKey, Problem, Timestamp,
 };
 use crate::api::{ConnectionChange, FeedAttempt, FeedConnection, FeedPublished, Outcome};
 use crate::http::BASE;
@@ -14,7 +14,7 @@ pub(in crate::http) struct Filter {
 }
 
 /// Refuses filters that no message can match.
-pub(super) fn check(asked: &FeedQuery) -> Answer<()> {
+pub(super) fn check(asked: &FeedQuery) -> HandlerResult<()> {
     let has = |kind| asked.types.is_empty() || asked.types.contains(&kind);
     if !asked.outcome.is_empty() && !has(FeedKind::Attempt) {
         return Err(Problem::invalid("outcome", "applies to attempts, which `types` excludes"));

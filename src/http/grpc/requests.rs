@@ -23,7 +23,7 @@ use crate::api::Code;
 const MEDIA_TYPES: [&str; 2] = ["application/grpc", "application/grpc+proto"];
 const TIMEOUT: &str = "grpc-timeout";
 /// Longer deadlines are none: no connection lasts that long.
-const LONGEST: Duration = Duration::from_hours(24 * 365);
+const MAX_TIMEOUT: Duration = Duration::from_hours(24 * 365);
 
 /// Until when the client waits for the end of its call.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub(super) async fn checked(mut request: Request, next: Next) -> Response {
         return Problem::new(Code::UnsupportedMediaType, what).into_response();
     }
     let after = match timeout(request.headers()) {
-        Ok(after) => after.filter(|after| *after <= LONGEST),
+        Ok(after) => after.filter(|after| *after <= MAX_TIMEOUT),
         Err(status) => return status.into_http(),
     };
     if let Some(after) = after {

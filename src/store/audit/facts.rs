@@ -8,13 +8,13 @@ use super::super::storable;
 use crate::clock::Timestamp;
 
 /// Longer texts are cut to this many characters.
-const LONGEST_TEXT: usize = 256;
+const MAX_TEXT_CHARS: usize = 256;
 /// A list of numbers may be longer: a hundred sequences fit.
-const LONGEST_NUMBERS: usize = 2048;
+const MAX_NUMBERS_CHARS: usize = 2048;
 /// Longer lists are cut to this many elements.
-const LONGEST_LIST: usize = 32;
+const MAX_LIST_ELEMENTS: usize = 32;
 /// The largest JSON object, in bytes. Members that don't fit are only counted.
-const MOST_BYTES: usize = 8 * 1024;
+const MAX_OBJECT_BYTES: usize = 8 * 1024;
 /// The member that counts the ones that don't fit.
 const OMITTED: &str = "omitted";
 
@@ -80,7 +80,7 @@ impl Facts {
         let mut text = String::from("{");
         let mut omitted = 0;
         // Room for the member that counts the omitted ones.
-        let most = MOST_BYTES - OMITTED.len() - 32;
+        let most = MAX_OBJECT_BYTES - OMITTED.len() - 32;
         for (name, value) in &self.0 {
             let member = member(name, value);
             if text.len() + member.len() + 1 > most {
@@ -112,7 +112,7 @@ fn member(name: &str, value: &Fact) -> String {
 
 /// The text as it is stored: cut, and without U+0000.
 pub(super) fn bounded(text: &str) -> String {
-    cut(&storable(text), LONGEST_TEXT)
+    cut(&storable(text), MAX_TEXT_CHARS)
 }
 
 /// The text, or its first characters and an ellipsis.
@@ -126,7 +126,7 @@ fn cut(text: &str, most: usize) -> String {
 impl Fact {
     /// A list of numbers as text.
     pub(super) fn numbers(text: &str) -> Self {
-        Self::Text(cut(text, LONGEST_NUMBERS))
+        Self::Text(cut(text, MAX_NUMBERS_CHARS))
     }
 }
 
@@ -162,7 +162,7 @@ impl From<Timestamp> for Fact {
 
 impl FromIterator<String> for Fact {
     fn from_iter<T: IntoIterator<Item = String>>(texts: T) -> Self {
-        Self::List(texts.into_iter().take(LONGEST_LIST).map(|text| bounded(&text)).collect())
+        Self::List(texts.into_iter().take(MAX_LIST_ELEMENTS).map(|text| bounded(&text)).collect())
     }
 }
 
@@ -187,13 +187,13 @@ mod tests {
             facts = facts.with(format!("labels.{nth:02}"), "\u{1F600}".repeat(1000).as_str());
         }
         let text = facts.to_json();
-        assert!(text.len() <= MOST_BYTES, "{}", text.len());
+        assert!(text.len() <= MAX_OBJECT_BYTES, "{}", text.len());
         let read: serde_json::Value = serde_json::from_str(&text).unwrap();
         let members = read.as_object().unwrap();
         let omitted = members[OMITTED].as_u64().unwrap();
         assert_eq!(members.len() as u64 - 1 + omitted, 64);
         let value = members["labels.00"].as_str().unwrap();
-        assert_eq!(value.chars().count(), LONGEST_TEXT);
+        assert_eq!(value.chars().count(), MAX_TEXT_CHARS);
         assert!(value.ends_with('…'));
         assert_eq!(bounded("a\0b"), "a\u{fffd}b");
     }

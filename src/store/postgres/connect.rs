@@ -28,7 +28,7 @@ const CALL: Duration = Duration::from_secs(20);
 const BEGIN: Duration = Duration::from_secs(3);
 
 /// The oldest supported server, as `server_version_num`.
-const OLDEST_SERVER: i32 = 130_000;
+const MIN_SERVER_VERSION: i32 = 130_000;
 
 /// Settings of every session, or behind a pooler of every transaction. With `synchronous_commit =
 /// off`, a crash of the server would lose acknowledged events.
@@ -232,7 +232,7 @@ struct Server {
 
 impl Server {
     fn check(&self) -> Result<(), OpenError> {
-        if self.number < OLDEST_SERVER {
+        if self.number < MIN_SERVER_VERSION {
             return Err(OpenError::OldServer(self.version.clone()));
         }
         if self.encoding != "UTF8" {

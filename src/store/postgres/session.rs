@@ -19,9 +19,9 @@ use crate::clock::millis;
 use crate::event::NodeId;
 use crate::store::{Result, StoreError};
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Short, so that a promoted standby is found soon.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The writer's connection to the database.
 pub(crate) struct Session {
@@ -39,7 +39,7 @@ impl Session {
     /// connection is opened when it is needed, on the writer's runtime.
     pub(super) fn new(link: Link, pool: Pool) -> Self {
         let (jobs, runtime) = (TaskTracker::new(), Handle::current());
-        let backoff = Backoff::new(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
         Self { link, conn: None, pool, jobs, runtime, backoff, away_until: None }
     }
 
@@ -88,7 +88,7 @@ impl Session {
             }
             Err(error) => {
                 // Random, so that nodes do not reconnect at the same time.
-                let pause = SHORTEST_PAUSE.max(self.backoff.next_full_jitter());
+                let pause = MIN_PAUSE.max(self.backoff.next_full_jitter());
                 self.away_until = Some(Instant::now() + pause);
                 tracing::warn!(%error, retry_in_ms = millis(pause), "the database is unavailable");
                 Err(error)

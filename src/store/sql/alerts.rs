@@ -12,8 +12,8 @@ use crate::clock::Timestamp;
 use crate::event::{GatewayId, OrganisationKey};
 use crate::store::audit::entries;
 use crate::store::{
-    Actor, AlertChange, AlertTurn, Alerts, AttemptEnd, Audited, ClaimedNotification, Existing,
-    ExpiringToken, FailureCount, NodeCondition, NodeHealth, Result, Sealed, StoredAlert,
+    Actor, AlertChange, Alerts, AttemptEnd, Audited, ClaimedNotification, EvaluationLease,
+    Existing, ExpiringToken, FailureCount, NodeCondition, NodeHealth, Result, Sealed, StoredAlert,
     StoredDestination, StoredNotification, StoredRule, UsedAddress, WatchedGateway,
 };
 
@@ -127,19 +127,19 @@ impl Alerts for Backend {
         run!(self.snapshot, |conn| findings::organisations(conn))
     }
 
-    async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>> {
+    async fn acquire_evaluation_lease(&self, lease: Duration) -> Result<Option<EvaluationLease>> {
         let node = self.node;
-        run!(self.write_tx, |conn, now| changes::take_turn(conn, now, node, lease))
+        run!(self.write_tx, |conn, now| changes::acquire_lease(conn, now, node, lease))
     }
 
     async fn change_alerts(
         &self,
-        turn: AlertTurn,
+        lease: EvaluationLease,
         organisation: OrganisationKey,
         changes: &[AlertChange],
     ) -> Result<bool> {
         let changes = changes.to_vec();
-        run!(self.write_tx, |conn, now| changes::apply(conn, now, turn, organisation, &changes))
+        run!(self.write_tx, |conn, now| changes::apply(conn, now, lease, organisation, &changes))
     }
 
     async fn watched_gateways(&self, organisation: OrganisationKey) -> Result<Vec<WatchedGateway>> {

@@ -14,7 +14,7 @@ use super::dialect::{Connection, CursorStatements, query, query_scalar};
 
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, Sequence};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{Level, Result};
 
 pub(crate) use crate::store::ranges::{above, up_to};
@@ -154,7 +154,7 @@ async fn write(conn: &mut Connection, all: &[Raised<'_>]) -> Result<()> {
         all.iter().filter(|it| it.instance.is_empty()).cloned().collect();
     // Before the gateways' positions move: what lies between becomes delivered.
     if !gateways.is_empty() {
-        conn.count_confirmed(&gateways, LONGEST_RANGE).await?;
+        conn.count_confirmed(&gateways, MAX_RANGE_LENGTH).await?;
     }
     let found = conn.raise_cursors(all).await?;
     if gateways.is_empty() || usize::try_from(found).is_ok_and(|found| found == all.len()) {

@@ -3,7 +3,7 @@
 //! work per call is bounded: a call that reaches the bound returns what it has found, and where to
 //! continue.
 
-use super::dialect::delivery_filter::{Matching, Outcomes, Place};
+use super::dialect::delivery_filter::{Matching, Outcomes, ScanPosition};
 use super::dialect::{Connection, query_scalar};
 
 use crate::clock::Timestamp;
@@ -41,7 +41,7 @@ impl Matching {
     }
 }
 
-impl Place {
+impl ScanPosition {
     /// When the attempt finished, and its key.
     pub(super) const fn attempt(self) -> TimedKey {
         TimedKey { at: self.finished_at, key: self.attempt }
@@ -68,13 +68,13 @@ impl Place {
 /// A delivery at one of its failures.
 pub(super) struct Candidate {
     pub(super) key: DeliveryKey,
-    pub(super) place: Place,
+    pub(super) position: ScanPosition,
 }
 
 /// A page of keys, and how far the ledger was examined if there is more.
 pub(super) struct Keys {
     pub(super) keys: Vec<DeliveryKey>,
-    pub(super) next: Option<Place>,
+    pub(super) next: Option<ScanPosition>,
 }
 
 pub(super) async fn failed_deliveries(
@@ -89,7 +89,7 @@ pub(super) async fn failed_deliveries(
     let Keys { keys, next } = failed_keys(conn, &matching, as_of, start, limit).await?;
     Ok(DeliveryPage {
         rows: details::deliveries(conn, &keys).await?,
-        next: next.map(|place| place.cursor(as_of)),
+        next: next.map(|position| position.cursor(as_of)),
     })
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn deliveries_by_outcome(
     let Keys { keys, next } = scan::keys(conn, &matching, as_of, start, limit, WORK).await?;
     Ok(DeliveryPage {
         rows: details::deliveries(conn, &keys).await?,
-        next: next.map(|place| place.cursor(as_of)),
+        next: next.map(|position| position.cursor(as_of)),
     })
 }
 
@@ -118,13 +118,13 @@ pub(super) async fn deliveries_by_outcome(
 pub(super) async fn begin(
     conn: &mut Connection,
     cursor: Option<DeliveryCursor>,
-) -> Result<(i64, Place)> {
+) -> Result<(i64, ScanPosition)> {
     Ok(match cursor {
         Some(at) => {
             let finished_at = Timestamp::from_micros(at.finished_at);
-            (at.as_of, Place { finished_at, attempt: at.attempt, sequence: at.sequence })
+            (at.as_of, ScanPosition { finished_at, attempt: at.attempt, sequence: at.sequence })
         }
-        None => (newest_attempt(conn).await?, Place::START),
+        None => (newest_attempt(conn).await?, ScanPosition::START),
     })
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn failed_keys(
     conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
-    start: Place,
+    start: ScanPosition,
     limit: usize,
 ) -> Result<Keys> {
     let limit = limit.clamp(1, WORK);

@@ -23,10 +23,10 @@ use crate::event::{
 use crate::store::diagnosis::{
     CHANGES, COUNTED, DEAD_LETTERS, DETAILED, FAILURES, LABEL_TARGETS, LISTED, REJECTED,
 };
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{
-    Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, LISTED_RESYNCS, LabelTarget,
-    PendingDelivery, RejectedFilter, Result, StoreError, TokenInfo,
+    Diagnosis, EventEvidence, GatewayEvidence, GatewayHistory, LISTED_RESYNCS, LabelTarget,
+    PendingDelivery, RejectedFilter, Result, StoreError, TokenInfo, TruncatedList,
 };
 
 /// How far back events with a target of labels are compared.
@@ -90,9 +90,9 @@ async fn of_gateway(
         deleted_at: other.deleted_at,
         dead_total: other.dead_total,
         history,
-        keys: Few::of(keys(conn, key, most).await?),
+        keys: TruncatedList::of(keys(conn, key, most).await?),
         connections: newest_of_gateway(conn, organisation, key).await?,
-        resyncs: Few::of(resync::list(conn, key, LISTED_RESYNCS).await?),
+        resyncs: TruncatedList::of(resync::list(conn, key, LISTED_RESYNCS).await?),
         failures: conn.failures_by_reason(key, FAILURES).await?,
         dead_letters: conn.dead_letters_by_reason(key, DEAD_LETTERS).await?,
         pending: pending(conn, key, gateway.confirmed.max(gateway.floor)).await?,
@@ -191,7 +191,7 @@ async fn pending(
         gateway.0,
         after.0,
         SEARCHED,
-        LONGEST_RANGE,
+        MAX_RANGE_LENGTH,
         limit
     )
     .fetch_all(conn)

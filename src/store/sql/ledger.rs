@@ -23,7 +23,7 @@ pub(crate) mod record;
 pub(crate) mod reports;
 pub(crate) mod rollout;
 
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::ranges::cut;
 
 #[async_trait]
@@ -222,7 +222,7 @@ pub(super) async fn not_dead(
     gateway: GatewayKey,
     range: Range,
 ) -> Result<Vec<Range>> {
-    let begin = range.first.0 - LONGEST_RANGE;
+    let begin = range.first.0 - MAX_RANGE_LENGTH;
     let dead = query!(
         r#"
         select first_sequence as "first!: i64", last_sequence as "last!: i64" from dead_letters
@@ -318,7 +318,7 @@ pub(super) async fn dead_letters(
     gateway: GatewayKey,
     range: Range,
 ) -> Result<Vec<DeadLetter>> {
-    let begin = range.first.0 - LONGEST_RANGE;
+    let begin = range.first.0 - MAX_RANGE_LENGTH;
     Ok(query_as!(
         DeadLetter,
         r#"

@@ -14,7 +14,7 @@ mod log;
 mod tests;
 
 /// Problems reported per check, so that a corrupt database does not flood the output.
-const MOST: i64 = 100;
+const MAX_PROBLEMS: i64 = 100;
 
 /// Runs all checks of the tables in the given transaction. If `anchor` is given, the record of the
 /// audit log with that sequence must have that hash.

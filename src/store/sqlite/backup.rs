@@ -151,7 +151,7 @@ impl Pace {
     /// Instructions of SQLite between two looks at the size of the copy: about thirty rows.
     const INSTRUCTIONS: i32 = 200;
     /// The longest rest, so that a slow disk does not delay the copy without end.
-    const LONGEST_REST: Duration = Duration::from_millis(100);
+    const MAX_REST: Duration = Duration::from_millis(100);
 
     fn new(copy: &Path) -> io::Result<Self> {
         Ok(Self { file: File::open(copy)?, synced: 0 })
@@ -183,7 +183,7 @@ impl Pace {
         self.file.sync_data()?;
         self.synced = written;
         #[expect(clippy::disallowed_methods, reason = "SQLite's own thread runs this")]
-        std::thread::sleep(started.elapsed().min(Self::LONGEST_REST));
+        std::thread::sleep(started.elapsed().min(Self::MAX_REST));
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const ROWS_AHEAD: usize = 64;
 /// Older versions can corrupt the write-ahead log when one process makes a checkpoint while another
 /// writes.
-const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
+const MIN_SQLITE_VERSION: [u32; 3] = [3, 51, 3];
 
 /// Why a SQLite database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -225,7 +225,7 @@ async fn check_settings(conn: &mut SqliteConnection) -> Result<(), OpenError> {
     let version: String =
         sqlx::query_scalar("select sqlite_version()").fetch_one(&mut *conn).await?;
     let parts: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
-    if parts.as_slice() < OLDEST_SQLITE.as_slice() {
+    if parts.as_slice() < MIN_SQLITE_VERSION.as_slice() {
         return Err(OpenError::OldSqlite(version));
     }
     for (name, statement, wanted) in [

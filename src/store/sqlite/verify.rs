@@ -10,7 +10,7 @@ pub use crate::store::VerifyReport;
 use crate::store::{AuditHead, Result};
 
 /// Problems reported per check, so that a corrupt file does not flood the output.
-const MOST: usize = 100;
+const MAX_PROBLEMS: usize = 100;
 
 /// Verifies the database in a file.
 pub async fn verify(path: &Path) -> Result<VerifyReport> {
@@ -48,14 +48,16 @@ async fn file(conn: &mut SqliteConnection, problems: &mut Vec<String>) -> Result
     );
     let orphans: Vec<(String, Option<i64>, String, i64)> =
         sqlx::query_as("pragma foreign_key_check").fetch_all(conn).await?;
-    problems.extend(orphans.into_iter().take(MOST).map(|(table, row, parent, _)| match row {
-        Some(row) => {
-            format!("table {table}: row {row} leads to a row of {parent} that is not there")
-        }
-        None => {
-            format!("table {table}: a row leads to a row of {parent} that is not there")
-        }
-    }));
+    problems.extend(orphans.into_iter().take(MAX_PROBLEMS).map(
+        |(table, row, parent, _)| match row {
+            Some(row) => {
+                format!("table {table}: row {row} leads to a row of {parent} that is not there")
+            }
+            None => {
+                format!("table {table}: a row leads to a row of {parent} that is not there")
+            }
+        },
+    ));
     Ok(())
 }
 

@@ -69,7 +69,7 @@ fn superseded(log: &[Kind]) -> BTreeMap<i64, i64> {
         let rows = rows.filter_map(|(index, kind)| collapsible(sequence(index), kind));
         let page: Vec<_> = rows.take(PAGE).collect();
         for Superseded { range, by } in backlog.examine(page) {
-            assert!(range.last.0 - range.first.0 < LONGEST_RANGE);
+            assert!(range.last.0 - range.first.0 < MAX_RANGE_LENGTH);
             for sequence in range.first.0..=range.last.0 {
                 assert_eq!(all.insert(sequence, by.0), None, "{sequence} is superseded once");
             }
@@ -160,8 +160,8 @@ fn what_is_examined_is_bounded() {
         });
         assert!(backlog.examine(page.collect()).is_empty(), "all keys differ");
     }
-    assert_eq!(backlog.examined, MOST_EXAMINED);
-    assert_eq!(backlog.newest.len(), MOST_KEYS);
+    assert_eq!(backlog.examined, MAX_EXAMINED);
+    assert_eq!(backlog.newest.len(), MAX_KEYS);
 }
 
 #[test]

@@ -144,13 +144,13 @@ pub fn gateway_message(frame: &GatewayFrame) -> generated::GatewayFrame {
 
 fn hello(hello: &Hello) -> generated::ConnectionHello {
     use generated::Named;
-    use generated::connection_hello::Resume as Asked;
+    use generated::connection_hello::Resume as RequestedResume;
 
     let resume = match &hello.resume {
-        Resume::Server => Asked::Named(Named::Server.into()),
-        Resume::Latest => Asked::Named(Named::Latest.into()),
-        Resume::Earliest => Asked::Named(Named::Earliest.into()),
-        Resume::After(position) => Asked::Position(generated::Position {
+        Resume::Server => RequestedResume::Named(Named::Server.into()),
+        Resume::Latest => RequestedResume::Named(Named::Latest.into()),
+        Resume::Earliest => RequestedResume::Named(Named::Earliest.into()),
+        Resume::After(position) => RequestedResume::Position(generated::Position {
             epoch: position.epoch.to_string(),
             sequence: number(position.sequence),
             event_id: position.event_id.as_ref().map(ToString::to_string),

@@ -14,10 +14,10 @@ use crate::transport::{Gap, GapReason, Greeting, Outgoing, Resumed};
 const ANSWER_BYTES: usize = 1024 * 1024;
 /// The time before a gap is returned again, from the second time on. Doubled each time, up to the
 /// longest: a gateway that does not read the responses must not cause load.
-const SHORTEST_REPEAT: Duration = Duration::from_millis(100);
-const LONGEST_REPEAT: Duration = Duration::from_secs(1);
+const MIN_REPEAT_PAUSE: Duration = Duration::from_millis(100);
+const MAX_REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
-/// What was answered, and what the next answer will be.
+/// What was returned in responses, and what the next response will have.
 #[derive(Debug)]
 pub(super) struct Answers {
     encoding: Encoding,
@@ -32,7 +32,7 @@ pub(super) struct Answers {
     /// The position of the gateway.
     pub(super) position: Sequence,
     /// The gateway has the events up to here from an earlier connection.
-    has: Sequence,
+    held: Sequence,
     /// What the gateway has confirmed as applied. It may be ahead of what the lane has passed.
     pub(super) acked: Sequence,
     /// The part of it that the lane has been told.
@@ -73,7 +73,7 @@ impl Answers {
             head: Sequence::ZERO,
             passed: Sequence::ZERO,
             position: Sequence::ZERO,
-            has: Sequence::ZERO,
+            held: Sequence::ZERO,
             acked: Sequence::ZERO,
             confirmed: Sequence::ZERO,
             gap: None,
@@ -119,7 +119,7 @@ impl Answers {
                 }
                 self.passed = sequence;
                 self.first.get_or_insert(sequence);
-                if sequence > self.has {
+                if sequence > self.held {
                     self.kept.push(message);
                 }
             }
@@ -129,7 +129,7 @@ impl Answers {
                 self.is_resumed = true;
                 self.passed = self.passed.max(gap.resume_at);
                 // The gateway continues at the end of the gap.
-                self.has = Sequence::ZERO;
+                self.held = Sequence::ZERO;
                 self.kept.push(message);
             }
         }
@@ -143,7 +143,7 @@ impl Answers {
         })
     }
 
-    /// The lane passes everything after this again that was not answered.
+    /// The lane passes everything after this again that was in no response.
     pub(super) fn restart(&mut self, resumed: &Resumed) {
         let passed = resumed.from;
         self.kept.clear();
@@ -206,7 +206,7 @@ impl Answers {
             return false;
         }
         self.position = after;
-        self.has = after;
+        self.held = after;
         true
     }
 
@@ -251,7 +251,7 @@ impl Answers {
             None => Duration::ZERO,
             Some(nth) => {
                 let factor = 1_u32.checked_shl(nth).unwrap_or(u32::MAX);
-                SHORTEST_REPEAT.saturating_mul(factor).min(LONGEST_REPEAT)
+                MIN_REPEAT_PAUSE.saturating_mul(factor).min(MAX_REPEAT_PAUSE)
             }
         }
     }

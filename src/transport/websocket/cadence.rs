@@ -3,7 +3,7 @@
 //! handlers between two pings must be expected to take much less than that in total.
 //!
 //! A ping also requests a receipt, and every receipt costs the gateway a write. So events of types
-//! that this connection has just handled quickly share one, up to [`LONGEST_GROUP`]. Any other
+//! that this connection has just handled quickly share one, up to [`MAX_GROUP_EVENTS`]. Any other
 //! event has its own ping.
 //!
 //! Handling times are measured by receipts, per connection and event type. Makes decisions only: no
@@ -18,7 +18,7 @@ use crate::event::EventType;
 /// The maximum expected handling time between two pings. The gateway's limit is 35 s.
 const BUDGET: Duration = Duration::from_secs(15);
 /// The maximum number of events that share a ping.
-const LONGEST_GROUP: u16 = 8;
+const MAX_GROUP_EVENTS: u16 = 8;
 /// Quick events required for each event of a group. Groups grow slowly, because a gateway that was
 /// quick a few times may still become slow.
 const EVIDENCE_PER_EVENT: u16 = 16;
@@ -80,7 +80,7 @@ impl Cadence {
     /// The longest handling time that counts as quick: a whole group of such events stays within
     /// the budget.
     fn quick(&self) -> Duration {
-        self.budget / u32::from(LONGEST_GROUP)
+        self.budget / u32::from(MAX_GROUP_EVENTS)
     }
 
     /// Plans the ping before an event that is sent now. `is_idle` says that nothing sent before is
@@ -140,7 +140,7 @@ impl Cadence {
         let measured = slot.and_then(|slot| self.measured.get(usize::from(slot)));
         let recent = measured
             .filter(|measured| measured.at.is_some_and(|at| now.duration_since(at) <= self.budget));
-        recent.map_or(1, |it| (it.quick / EVIDENCE_PER_EVENT).clamp(1, LONGEST_GROUP))
+        recent.map_or(1, |it| (it.quick / EVIDENCE_PER_EVENT).clamp(1, MAX_GROUP_EVENTS))
     }
 
     fn slot(&mut self, event_type: &EventType, is_idle: bool) -> Slot {

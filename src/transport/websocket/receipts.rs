@@ -12,7 +12,7 @@ use crate::event::Sequence;
 
 /// The maximum number of events that wait for a pong. A lane's window is smaller, so only a peer
 /// that reports on deployments and answers no pings reaches it.
-const MOST_WRITTEN: usize = 1024;
+const MAX_WRITTEN_EVENTS: usize = 1024;
 
 #[derive(Clone, Copy, Debug)]
 struct Written {
@@ -68,7 +68,7 @@ impl Receipts {
         {
             previous.is_shared = true;
         }
-        if self.written.len() >= MOST_WRITTEN {
+        if self.written.len() >= MAX_WRITTEN_EVENTS {
             self.written.pop_front();
         }
         let sequence = outgoing.sequence;

@@ -12,7 +12,7 @@ use crate::transport::{
     Ended, InvalidMessage, LINK_MESSAGES, LaneEnd, Outgoing, OutgoingEvent, link,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings {
     write_timeout: Duration::from_secs(10),
     close_timeout: Duration::from_millis(200),
@@ -25,7 +25,7 @@ pub(super) const GREETING: Greeting = Greeting {
 };
 
 async fn within<T>(waiting: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, waiting).await.expect("in time")
+    timeout(TEST_TIMEOUT, waiting).await.expect("in time")
 }
 
 /// An event with a payload slightly larger than this many bytes.
@@ -273,7 +273,7 @@ async fn a_peer_that_does_not_read_is_disconnected() {
 async fn a_close_does_not_wait_for_a_write() {
     let (mut lane, transport) = link();
     clog(&lane).await;
-    let settings = Settings { write_timeout: PATIENCE, ..SETTINGS };
+    let settings = Settings { write_timeout: TEST_TIMEOUT, ..SETTINGS };
     let _client = served(transport, settings).await;
     // Room in the link means that the first write is in progress.
     drop(within(lane.events.reserve()).await.unwrap());

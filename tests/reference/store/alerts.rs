@@ -8,9 +8,9 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventType, GatewayId, NodeId, OrganisationKey};
 use gateway_events::store::audit::entries;
 use gateway_events::store::{
-    Actor, AfterAttempt, AlertChange, AlertEvent, AlertTurn, Alerts, AttemptEnd, Audited,
-    ClaimedNotification, Conflict, Existing, ExpiringToken, FailureCount, KEPT_ATTEMPTS,
-    MOST_DESTINATIONS, MOST_RULES, NodeCondition, NodeHealth, NotificationState, Outcome, Result,
+    Actor, AfterAttempt, AlertChange, AlertEvent, Alerts, AttemptEnd, Audited, ClaimedNotification,
+    Conflict, EvaluationLease, Existing, ExpiringToken, FailureCount, KEPT_ATTEMPTS,
+    MAX_DESTINATIONS, MAX_RULES, NodeCondition, NodeHealth, NotificationState, Outcome, Result,
     Sealed, StoreError, StoredAlert, StoredAttempt, StoredDestination, StoredNotification,
     StoredRule, UsedAddress, WatchedGateway,
 };
@@ -79,8 +79,8 @@ impl Alerts for MemoryStore {
             if existing == Existing::Refuse && (is_stored || was.is_some()) {
                 return Err(Conflict::AlertId { what: "alert rule", id: id.to_owned() }.into());
             }
-            if !rules.contains_key(&key) && full(rules, key.0, MOST_RULES) {
-                return Err(Conflict::AlertRules { most: MOST_RULES }.into());
+            if !rules.contains_key(&key) && full(rules, key.0, MAX_RULES) {
+                return Err(Conflict::AlertRules { most: MAX_RULES }.into());
             }
             let row = rules.entry(key).or_insert_with(|| StoredRule {
                 id: id.to_owned(),
@@ -157,8 +157,8 @@ impl Alerts for MemoryStore {
                 let what = "alert destination";
                 return Err(Conflict::AlertId { what, id: id.to_owned() }.into());
             }
-            if old.is_none() && full(all, key.0, MOST_DESTINATIONS) {
-                return Err(Conflict::AlertDestinations { most: MOST_DESTINATIONS }.into());
+            if old.is_none() && full(all, key.0, MAX_DESTINATIONS) {
+                return Err(Conflict::AlertDestinations { most: MAX_DESTINATIONS }.into());
             }
             let is_same =
                 |old: &StoredDestination| old.definition == definition && old.sealed == *sealed;
@@ -231,7 +231,7 @@ impl Alerts for MemoryStore {
         .await
     }
 
-    async fn take_alert_turn(&self, lease: Duration) -> Result<Option<AlertTurn>> {
+    async fn acquire_evaluation_lease(&self, lease: Duration) -> Result<Option<EvaluationLease>> {
         let node = self.node;
         self.write(|tables, now| {
             let turn = &mut tables.alerts.turn;
@@ -240,18 +240,18 @@ impl Alerts for MemoryStore {
             }
             turn.taken = Some((node, now.plus(lease)));
             turn.number += 1;
-            Ok(Some(AlertTurn { number: turn.number, at: now }))
+            Ok(Some(EvaluationLease { number: turn.number, at: now }))
         })
         .await
     }
 
     async fn change_alerts(
         &self,
-        turn: AlertTurn,
+        lease: EvaluationLease,
         organisation: OrganisationKey,
         changes: &[AlertChange],
     ) -> Result<bool> {
-        self.write(|tables, now| Ok(tables.alerts.change(now, turn, organisation, changes))).await
+        self.write(|tables, now| Ok(tables.alerts.change(now, lease, organisation, changes))).await
     }
 
     async fn watched_gateways(&self, organisation: OrganisationKey) -> Result<Vec<WatchedGateway>> {
@@ -386,11 +386,11 @@ impl AlertTables {
     fn change(
         &mut self,
         now: Timestamp,
-        turn: AlertTurn,
+        lease: EvaluationLease,
         organisation: OrganisationKey,
         changes: &[AlertChange],
     ) -> bool {
-        if self.turn.number != turn.number {
+        if self.turn.number != lease.number {
             return false;
         }
         for AlertChange { alert, is_forgotten, notifications } in changes {

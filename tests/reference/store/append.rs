@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
 use gateway_events::store::idempotency::{in_place, named};
-use gateway_events::store::limits::MOST_DELIVERIES;
+use gateway_events::store::limits::MAX_DELIVERIES;
 use gateway_events::store::{
     Appended, AppendedDelivery, Idempotency, Labels, NewEvent, Publish, Published, PublishedTarget,
     Refusal, Target, Validated, storable,
@@ -45,8 +45,8 @@ impl Tables {
         }
         let fresh = publish.valid().filter(|new| self.first(organisation, &new.event.id).is_none());
         let deliveries = fresh.map(|new| self.count(organisation, &new.target)).sum();
-        if deliveries > MOST_DELIVERIES && publish.events.len() > 1 {
-            return Published::TooMany { deliveries, most: MOST_DELIVERIES };
+        if deliveries > MAX_DELIVERIES && publish.events.len() > 1 {
+            return Published::TooMany { deliveries, most: MAX_DELIVERIES };
         }
         let items = publish.events.iter();
         let answers: Vec<_> =

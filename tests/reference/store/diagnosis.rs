@@ -8,9 +8,9 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{EventId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use gateway_events::store::diagnosis::LISTED;
 use gateway_events::store::{
-    Diagnosis, EventEvidence, Few, GatewayEvidence, GatewayHistory, GatewayState, LabelTarget,
-    Outcome, PendingDelivery, PublishedTarget, ReasonTally, RejectedFilter, Result, Said,
-    StoreError, TokenInfo,
+    Diagnosis, EventEvidence, FailureDetail, GatewayEvidence, GatewayHistory, GatewayState,
+    LabelTarget, Outcome, PendingDelivery, PublishedTarget, ReasonTally, RejectedFilter, Result,
+    StoreError, TokenInfo, TruncatedList,
 };
 
 use super::MemoryStore;
@@ -136,9 +136,9 @@ impl Tables {
             deleted_at: row.deleted_at,
             dead_total: row.stream.dead_total,
             history: row.history.clone(),
-            keys: Few::of(keys),
-            connections: Few::of(connections.rows),
-            resyncs: Few::of(self.list_resyncs(key)),
+            keys: TruncatedList::of(keys),
+            connections: TruncatedList::of(connections.rows),
+            resyncs: TruncatedList::of(self.list_resyncs(key)),
             failures: by_reason(failures),
             dead_letters: by_reason(dead),
             pending,
@@ -151,15 +151,15 @@ impl Tables {
     }
 
     /// What the gateway said about its newest failure of each reason.
-    fn newest_details(&self, gateway: GatewayKey) -> Vec<Said> {
-        let mut newest: BTreeMap<&'static str, (Timestamp, i64, Said)> = BTreeMap::new();
+    fn newest_details(&self, gateway: GatewayKey) -> Vec<FailureDetail> {
+        let mut newest: BTreeMap<&'static str, (Timestamp, i64, FailureDetail)> = BTreeMap::new();
         let failed = self.attempts.iter().filter(|(_, attempt)| {
             attempt.gateway == gateway && attempt.outcome == Outcome::Failed
         });
         for (key, attempt) in failed {
             let detail = attempt.detail.clone().filter(|detail| !detail.is_empty());
             let (Some(reason), Some(detail)) = (attempt.reason, detail) else { continue };
-            let said = (attempt.finished_at, *key, Said { reason, detail });
+            let said = (attempt.finished_at, *key, FailureDetail { reason, detail });
             let place = newest.entry(reason.as_str()).or_insert_with(|| said.clone());
             if (place.0, place.1) < (said.0, said.1) {
                 *place = said;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gateway_events::clock::Timestamp;
 use gateway_events::event::OrganisationKey;
 use gateway_events::store::audit::entries;
-use gateway_events::store::limits::{MOST_DELIVERIES, RETRIED};
+use gateway_events::store::limits::{MAX_DELIVERIES, RETRIED};
 use gateway_events::store::{
     Actor, Audited, Conflict, Drained, EditedRow, Inbox, InboxContent, InboxDepth, InboxRow,
     NewEvent, Publish, Published, RejectedContent, RejectedEdit, RejectedFilter, RejectedRow,
@@ -180,7 +180,7 @@ impl Tables {
             rows.into_iter().filter(|row| self.inbox.contains_key(&row.id)).collect();
         for (nth, row) in there.into_iter().enumerate() {
             deliveries += row.result.as_ref().map_or(0, |(of, new)| self.count(*of, &new.target));
-            if deliveries > MOST_DELIVERIES && nth > 0 {
+            if deliveries > MAX_DELIVERIES && nth > 0 {
                 break;
             }
             let (organisation, event) = match row.result {

@@ -10,14 +10,14 @@ use gateway_events::event::{
 };
 use gateway_events::store::audit::entries;
 use gateway_events::store::instances::{Start, check_new_name, is_over_for, start};
-use gateway_events::store::limits::{LONGEST_RANGE, TRIMMED_STREAMS};
+use gateway_events::store::limits::{MAX_RANGE_LENGTH, TRIMMED_STREAMS};
 use gateway_events::store::positions::Repeats;
 use gateway_events::store::ranges::above;
 use gateway_events::store::{
     Actor, Audited, Conflict, EarlierNacks, ExpiredInstance, GapReason, InstanceConnection,
     InstanceInfo, InstanceList, InstanceOutcome, Instances, LISTED_EXPIRED, Level, LogState,
-    MOST_DETAIL, MOST_INSTANCES, NewConnection, OpenInstance, Opened, OpenedInstance, Outcome,
-    Range, ReplacedConnection, Result, ResumeFrom, StoreError, TrimMark,
+    MAX_INSTANCES, MAX_NACK_DETAIL_BYTES, NewConnection, OpenInstance, Opened, OpenedInstance,
+    Outcome, Range, ReplacedConnection, Result, ResumeFrom, StoreError, TrimMark,
 };
 
 use super::MemoryStore;
@@ -138,8 +138,8 @@ impl Tables {
         if is_new {
             check_new_name(&new.instance)?;
         }
-        if is_new && count >= MOST_INSTANCES {
-            return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
+        if is_new && count >= MAX_INSTANCES {
+            return Err(Conflict::Instances { most: MAX_INSTANCES }.into());
         }
         let (mut is_unsure, mut repeats) = (false, Repeats::default());
         let (received, applied) = match stored {
@@ -202,7 +202,7 @@ impl Tables {
 
     fn nacked_after(&self, new: &NewConnection, position: Sequence) -> Vec<EarlierNacks> {
         let mut nacked: BTreeMap<Sequence, EarlierNacks> = BTreeMap::new();
-        for sequence in position.0 + 1..=position.0 + LONGEST_RANGE {
+        for sequence in position.0 + 1..=position.0 + MAX_RANGE_LENGTH {
             let letter = self.dead_letter_at((new.gateway, sequence));
             let letter = letter.filter(|(_, it)| it.redriven_at.is_none());
             if let Some((_, it)) = letter.filter(|(_, it)| it.reason.ends_connections()) {
@@ -232,7 +232,7 @@ impl Tables {
             if is_of
                 && row.first == row.last
                 && row.first > position.0
-                && row.first <= position.0 + LONGEST_RANGE
+                && row.first <= position.0 + MAX_RANGE_LENGTH
             {
                 let sequence = Sequence(row.first);
                 let first = EarlierNacks { sequence, count: 0, reason, is_given_up };
@@ -581,6 +581,6 @@ impl Cursor {
 /// A detail of bounded length.
 fn cut(detail: &str) -> &str {
     let fits = |end: &usize| detail.is_char_boundary(*end);
-    let end = (0..=detail.len().min(MOST_DETAIL)).rev().find(fits).unwrap_or(0);
+    let end = (0..=detail.len().min(MAX_NACK_DETAIL_BYTES)).rev().find(fits).unwrap_or(0);
     detail.get(..end).unwrap_or_default()
 }

@@ -119,7 +119,7 @@ impl Tables {
     /// that type is not on record any more.
     pub(super) fn end_failing(&mut self, gateway: GatewayKey, ranges: &[Range]) -> Result<()> {
         /// Of a longer range the newest part counts.
-        const LONGEST: i64 = 1000;
+        const MAX_RANGE_LENGTH: i64 = 1000;
         let ranges = || ranges.iter().map(|it| (it.first.0, it.last.0));
         let ranges = || ranges().filter(|(first, last)| first <= last);
         let stream = &self.gateway_row(gateway)?.stream;
@@ -131,8 +131,8 @@ impl Tables {
         let is_kept = |sequence| self.outbox.contains_key(&(gateway, sequence));
         let is_of_its_type =
             |sequence| is_kept(sequence) && !self.is_of_another_type(gateway, reported, sequence);
-        let mut newest =
-            ranges().flat_map(|(first, last)| first.max(last - LONGEST + 1).max(reported)..=last);
+        let mut newest = ranges()
+            .flat_map(|(first, last)| first.max(last - MAX_RANGE_LENGTH + 1).max(reported)..=last);
         if !is_kept(reported) || newest.any(is_of_its_type) {
             let stream = self.stream(gateway)?;
             (stream.reported, stream.failing) = (end, None);

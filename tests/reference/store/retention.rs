@@ -3,7 +3,7 @@
 
 use gateway_events::clock::Timestamp;
 use gateway_events::event::{GatewayKey, Reason, Sequence};
-use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, LONGEST_RANGE, TRIMMED_STREAMS};
+use gateway_events::store::limits::{IDEMPOTENCY_WINDOW, MAX_RANGE_LENGTH, TRIMMED_STREAMS};
 use gateway_events::store::ranges::above;
 use gateway_events::store::{
     Outcome, Range, Result, RetentionLimits, TimedKey, TrimMark, TrimStep, Trimmed,
@@ -189,7 +189,7 @@ impl Tables {
             self.trimmed.insert((gateway, *sequence), *event);
         }
         let passed = if is_deleted { i64::MAX } else { lowest };
-        let reaching = range.first.0 - LONGEST_RANGE;
+        let reaching = range.first.0 - MAX_RANGE_LENGTH;
         let kept = self.kept_dead_letters(limits);
         self.forget_letters(|key, letter| {
             key.0 == gateway

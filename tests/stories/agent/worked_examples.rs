@@ -54,7 +54,7 @@ impl Nginx {
         let client = super::http(service);
         let mut polls = tokio::time::interval(std::time::Duration::from_millis(20));
         let url = format!("http://127.0.0.1:{}/", self.port);
-        let answered = tokio::time::timeout(crate::support::PATIENCE, async {
+        let answered = tokio::time::timeout(crate::support::TEST_TIMEOUT, async {
             loop {
                 polls.tick().await;
                 if let Ok(response) = client.get(&url).send().await

@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// How a server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl MailServer {
     /// The next e-mails: commands of the envelope, an empty line, and the message.
     pub(super) async fn until(&self, count: usize) -> Vec<String> {
         let mut received = self.received.clone();
-        let found = tokio::time::timeout(PATIENCE, received.wait_for(|all| all.len() >= count));
+        let found = tokio::time::timeout(TEST_TIMEOUT, received.wait_for(|all| all.len() >= count));
         found.await.expect("in time").expect("the server runs").clone()
     }
 }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// How a receiver answers.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ impl Receiver {
     /// Waits until what was received satisfies a condition; returns it.
     pub(crate) async fn until(&self, satisfies: impl Fn(&[Received]) -> bool) -> Vec<Received> {
         let mut received = self.received.clone();
-        let waiting = tokio::time::timeout(PATIENCE, received.wait_for(|all| satisfies(all)));
+        let waiting = tokio::time::timeout(TEST_TIMEOUT, received.wait_for(|all| satisfies(all)));
         let is_found = waiting.await.is_ok_and(|found| found.is_ok());
         assert!(is_found, "only this was received: {:#?}", self.all());
         self.all()

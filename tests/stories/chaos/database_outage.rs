@@ -13,7 +13,7 @@ use super::gateways::Fleet;
 use super::publishers::{Published, RetryingClient};
 use super::{Cluster, print_figures};
 use crate::server::Database;
-use crate::support::{PATIENCE, deployed};
+use crate::support::{TEST_TIMEOUT, deployed};
 
 const HEARTBEAT: (&str, &str) = ("DELIVERY__HEARTBEAT_INTERVAL", "500ms");
 /// Longer than the half minute after which a node without heartbeats is dead.
@@ -53,7 +53,7 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
     let ready = restarted.elapsed();
     let published = publishing.join_all().await;
     let accepted = restarted.elapsed();
-    let delivered = tokio::time::timeout(PATIENCE, async {
+    let delivered = tokio::time::timeout(TEST_TIMEOUT, async {
         while fleet.frames() < PUBLISHERS {
             polls.tick().await;
         }

@@ -10,7 +10,7 @@ use tokio::process::Child;
 
 use super::recorder::publish;
 use crate::both_databases::{Backend, on_both};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 on_both! {
     over_websocket
@@ -109,7 +109,7 @@ fn sequences(journal: &Path) -> Vec<i64> {
 
 async fn journal_reaches(journal: &Path, sequence: i64) {
     let mut polls = tokio::time::interval(std::time::Duration::from_millis(10));
-    let reached = tokio::time::timeout(2 * PATIENCE, async {
+    let reached = tokio::time::timeout(2 * TEST_TIMEOUT, async {
         while sequences(journal).last().is_none_or(|last| *last < sequence) {
             polls.tick().await;
         }

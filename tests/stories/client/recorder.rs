@@ -14,7 +14,7 @@ use gateway_events::client::reliable::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 use crate::transports::{Kind, transport};
 
 /// What the gateway did.
@@ -103,7 +103,7 @@ impl Gateway {
 
     /// The next thing that it does.
     pub(crate) async fn next(&mut self) -> Observation {
-        let next = tokio::time::timeout(PATIENCE, self.observations.recv()).await;
+        let next = tokio::time::timeout(TEST_TIMEOUT, self.observations.recv()).await;
         next.expect("in time").expect("the client runs")
     }
 
@@ -124,7 +124,7 @@ impl Gateway {
 
     /// Waits for its end.
     pub(crate) async fn end(self) -> Result<(), ClientError> {
-        let ended = tokio::time::timeout(PATIENCE, self.client).await;
+        let ended = tokio::time::timeout(TEST_TIMEOUT, self.client).await;
         ended.expect("it ends in time").expect("no panic")
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use gateway_events::event::{EventType, Reason};
 use gateway_events::store::{
-    AfterAttempt, AlertChange, AlertEvent, AlertState, AlertTurn, AttemptEnd, ClaimedNotification,
-    Conflict, Existing, FailureCount, NewNotification, NotificationState, Result, RetentionLimits,
-    Sealed, Store, StoreError, StoredAlert, TrimMark,
+    AfterAttempt, AlertChange, AlertEvent, AlertState, AttemptEnd, ClaimedNotification, Conflict,
+    EvaluationLease, Existing, FailureCount, NewNotification, NotificationState, Result,
+    RetentionLimits, Sealed, Store, StoreError, StoredAlert, TrimMark,
 };
 
 use super::{Fixture, keep_all, pass};
@@ -32,7 +32,7 @@ pub(crate) async fn rules_and_destinations_of_alerts_are_stored_and_recorded(sto
     is_taken(put("conf-b", refuse, built_in, r#"{"n":2}"#).await, "alert rule", "conf-b");
     let replaced = put("conf-b", replace, built_in, r#"{"n":2}"#).await;
     assert!(!replaced.unwrap(), "a built-in rule was in force");
-    let now = store.take_alert_turn(Duration::ZERO).await.unwrap().unwrap().at;
+    let now = store.acquire_evaluation_lease(Duration::ZERO).await.unwrap().unwrap().at;
     let until = now.plus(LEASE);
     store.silence_alert_rule(&actor, "conf-a", Some(until)).await.unwrap();
     store.silence_alert_rule(&actor, "conf-c", Some(until)).await.unwrap();
@@ -88,18 +88,18 @@ fn is_taken(refused: Result<bool>, of: &str, its: &str) {
     }
 }
 
-fn alert(rule: &str, turn: AlertTurn) -> StoredAlert {
+fn alert(rule: &str, lease: EvaluationLease) -> StoredAlert {
     StoredAlert {
         rule: rule.to_owned(),
         group: "eu".to_owned(),
         state: AlertState::Firing,
-        since: turn.at,
-        fired_at: Some(turn.at),
+        since: lease.at,
+        fired_at: Some(lease.at),
         clear_since: None,
         resolved_at: None,
         found: "{}".to_owned(),
         notified: vec!["one".to_owned()],
-        notified_at: Some(turn.at),
+        notified_at: Some(lease.at),
     }
 }
 
@@ -123,23 +123,26 @@ fn ids(claimed: &[ClaimedNotification]) -> Vec<&str> {
 pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let organisation = fixture.organisation;
-    let first = store.take_alert_turn(LEASE).await.unwrap().unwrap();
-    let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
-    assert!(turn.number > first.number);
+    let first = store.acquire_evaluation_lease(LEASE).await.unwrap().unwrap();
+    let lease = store.acquire_evaluation_lease(LEASE).await.unwrap().unwrap();
+    assert!(lease.number > first.number);
     let new = notification("conf-1", "one", AlertEvent::Firing);
     let stale = change(alert("conf-r", first), vec![new.clone()]);
     assert!(!store.change_alerts(first, organisation, &[stale]).await.unwrap(), "not its lease");
     assert!(store.claim_notifications(LEASE, 4, 16).await.unwrap().is_empty());
 
-    let mut resolved = alert("conf-r", turn);
-    (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(turn.at));
+    let mut resolved = alert("conf-r", lease);
+    (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(lease.at));
     let changes = [
-        change(alert("conf-r", turn), vec![new, notification("conf-2", "two", AlertEvent::Firing)]),
+        change(
+            alert("conf-r", lease),
+            vec![new, notification("conf-2", "two", AlertEvent::Firing)],
+        ),
         change(resolved.clone(), vec![notification("conf-3", "one", AlertEvent::Resolved)]),
-        change(alert("conf-s", turn), vec![notification("conf-4", "one", AlertEvent::Firing)]),
-        change(alert("conf-t", turn), vec![notification("conf-5", "one", AlertEvent::Firing)]),
+        change(alert("conf-s", lease), vec![notification("conf-4", "one", AlertEvent::Firing)]),
+        change(alert("conf-t", lease), vec![notification("conf-5", "one", AlertEvent::Firing)]),
     ];
-    assert!(store.change_alerts(turn, organisation, &changes).await.unwrap());
+    assert!(store.change_alerts(lease, organisation, &changes).await.unwrap());
     let alerts = store.alerts(organisation).await.unwrap();
     assert_eq!(alerts.iter().find(|it| it.rule == "conf-r"), Some(&resolved));
 
@@ -181,9 +184,12 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
     assert_eq!(older.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["conf-3", "conf-2"]);
 
     // What is forgotten was never there; what has ended is removed by retention.
-    let forgotten =
-        AlertChange { alert: alert("conf-s", turn), is_forgotten: true, notifications: Vec::new() };
-    assert!(store.change_alerts(turn, organisation, &[forgotten]).await.unwrap());
+    let forgotten = AlertChange {
+        alert: alert("conf-s", lease),
+        is_forgotten: true,
+        notifications: Vec::new(),
+    };
+    assert!(store.change_alerts(lease, organisation, &[forgotten]).await.unwrap());
     pass(store, &keep_all(), &mut TrimMark::default()).await;
     assert_eq!(store.notifications(organisation, None, 100).await.unwrap().len(), listed.len());
     let limits = RetentionLimits { max_age: Duration::ZERO, ..keep_all() };
@@ -198,10 +204,10 @@ pub(crate) async fn notifications_are_claimed_in_order_and_end_once(store: &dyn 
 pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
     let organisation = fixture.organisation;
-    let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
-    let firing = alert("conf-flap", turn);
+    let lease = store.acquire_evaluation_lease(LEASE).await.unwrap().unwrap();
+    let firing = alert("conf-flap", lease);
     let mut resolved = firing.clone();
-    (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(turn.at));
+    (resolved.state, resolved.resolved_at) = (AlertState::Resolved, Some(lease.at));
     let flap = |nth: i32, destination: &'static str| {
         let id = |event: &str| format!("conf-flap-{destination}-{event}-{nth}");
         [
@@ -238,15 +244,15 @@ pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(s
 
     // The first firing notification is not superseded, even if it was not attempted: no other one says
     // that the alert fired.
-    assert!(store.change_alerts(turn, organisation, &flap(1, "down")).await.unwrap());
+    assert!(store.change_alerts(lease, organisation, &flap(1, "down")).await.unwrap());
     assert_eq!(states().await, begin_and_end(1, pending));
     // Another destination has a backlog of its own.
-    assert!(store.change_alerts(turn, organisation, &flap(1, "other")).await.unwrap());
+    assert!(store.change_alerts(lease, organisation, &flap(1, "other")).await.unwrap());
     for nth in 2..=3 {
-        assert!(store.change_alerts(turn, organisation, &flap(nth, "down")).await.unwrap());
+        assert!(store.change_alerts(lease, organisation, &flap(nth, "down")).await.unwrap());
     }
     let [begin, end] = flap(4, "down");
-    assert!(store.change_alerts(turn, organisation, &[begin]).await.unwrap());
+    assert!(store.change_alerts(lease, organisation, &[begin]).await.unwrap());
     let mut expected = begin_and_end(1, pending).to_vec();
     expected.extend(begin_and_end(2, superseded));
     expected.extend(begin_and_end(3, superseded));
@@ -261,7 +267,7 @@ pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(s
             store.end_attempt(next.key, 1, self::end(AfterAttempt::Delivered)).await.unwrap();
         }
     }
-    assert!(store.change_alerts(turn, organisation, &[end]).await.unwrap());
+    assert!(store.change_alerts(lease, organisation, &[end]).await.unwrap());
     let mut expected = begin_and_end(1, delivered).to_vec();
     expected.extend(begin_and_end(2, superseded));
     expected.extend(begin_and_end(3, superseded));
@@ -271,20 +277,20 @@ pub(crate) async fn an_alert_that_fires_again_and_again_is_pending_three_times(s
 
 pub(crate) async fn each_destination_has_its_turn(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
-    let turn = store.take_alert_turn(LEASE).await.unwrap().unwrap();
+    let lease = store.acquire_evaluation_lease(LEASE).await.unwrap().unwrap();
     let new = |nth: usize, destination: &str| {
         let id = format!("turn-{nth}");
         let firing = notification(&id, destination, AlertEvent::Firing);
-        change(alert(&format!("turn-r{nth}"), turn), vec![firing])
+        change(alert(&format!("turn-r{nth}"), lease), vec![firing])
     };
     let mut changes: Vec<_> = (1..=5).map(|nth| new(nth, "busy")).collect();
     changes.push(new(6, "other"));
-    assert!(store.change_alerts(turn, fixture.organisation, &changes).await.unwrap());
+    assert!(store.change_alerts(lease, fixture.organisation, &changes).await.unwrap());
     let claimed = store.claim_notifications(LEASE, 4, 2).await.unwrap();
     assert_eq!(ids(&claimed), ["turn-1", "turn-6"]);
     // What is being sent takes the first place of its destination.
     let more = [new(7, "third")];
-    assert!(store.change_alerts(turn, fixture.organisation, &more).await.unwrap());
+    assert!(store.change_alerts(lease, fixture.organisation, &more).await.unwrap());
     let claimed = store.claim_notifications(LEASE, 4, 2).await.unwrap();
     assert_eq!(ids(&claimed), ["turn-7", "turn-2"]);
 }

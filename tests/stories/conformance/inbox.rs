@@ -228,19 +228,22 @@ pub(crate) async fn a_commit_of_another_program_is_noticed(
     store: &dyn Store,
     outsider: &dyn InboxProgram,
 ) {
-    const PATIENCE: Duration = Duration::from_mins(1);
+    const TEST_TIMEOUT: Duration = Duration::from_mins(1);
     let one = [row("{}")];
     store.inbox_changed().await.unwrap();
     for _ in 0..3 {
         let (changed, _) = tokio::join!(
-            tokio::time::timeout(PATIENCE, store.inbox_changed()),
+            tokio::time::timeout(TEST_TIMEOUT, store.inbox_changed()),
             outsider.insert(&one)
         );
         changed.expect("it is noticed").unwrap();
     }
     // Also between two calls.
     outsider.insert(&one).await;
-    tokio::time::timeout(PATIENCE, store.inbox_changed()).await.expect("it is noticed").unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, store.inbox_changed())
+        .await
+        .expect("it is noticed")
+        .unwrap();
 }
 
 pub(crate) async fn rows_rejected_long_ago_are_deleted(

@@ -6,7 +6,7 @@ use gateway_events::clock::Timestamp;
 use gateway_events::event::{ConnectionId, Epoch, EventId, Reason, Sequence};
 use gateway_events::store::{
     Confirmation, Conflict, DeliveryFilter, DeliveryState, EventState, Gap, GapReason, Gateway,
-    GatewayChange, InstanceInfo, InstanceOutcome, Level, LogSpan, MOST_INSTANCES, NewConnection,
+    GatewayChange, InstanceInfo, InstanceOutcome, Level, LogSpan, MAX_INSTANCES, NewConnection,
     OpenInstance, OpenedInstance, Outcome, Record, ResumeFrom, ResyncOutcome, ResyncRequest,
     RetentionLimits, RolloutOf, Store, StoreError, Target, TargetState, TrimMark, VerdictState,
 };
@@ -618,7 +618,7 @@ pub(crate) async fn instances_are_limited_forgotten_and_recorded(store: &dyn Sto
     let fixture = Fixture::of(store).await;
     let gateway = fixture.gateway(&[]).await;
     fixture.fill(&gateway, 2).await;
-    let names: Vec<String> = (0..MOST_INSTANCES).map(|nth| format!("i-{nth:03}")).collect();
+    let names: Vec<String> = (0..MAX_INSTANCES).map(|nth| format!("i-{nth:03}")).collect();
     for name in &names {
         let one = fixture.open_as(&gateway, name, Level::Received, ResumeFrom::Server).await;
         if name != "i-001" {
@@ -629,7 +629,7 @@ pub(crate) async fn instances_are_limited_forgotten_and_recorded(store: &dyn Sto
         let opened = fixture.try_open_as(&gateway, name, Level::Received, ResumeFrom::Server);
         opened.await.map(|it| it.id)
     };
-    let most = MOST_INSTANCES;
+    let most = MAX_INSTANCES;
     assert!(
         matches!(open("other").await, Err(StoreError::Conflict(Conflict::Instances { most: it })) if it == most)
     );

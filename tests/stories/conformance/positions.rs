@@ -11,7 +11,7 @@ use gateway_events::store::{
 };
 
 use super::{Fixture, closed, confirmed, connection, range, ranges};
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 pub(crate) async fn a_new_connection_starts_at_the_position_of_the_last_one(store: &dyn Store) {
     let fixture = Fixture::of(store).await;
@@ -212,7 +212,7 @@ pub(crate) async fn a_refusal_is_recorded_for_its_gateway(store: &dyn Store) {
             }
         }
     };
-    let noted = tokio::time::timeout(PATIENCE, noted).await.expect("noted in time");
+    let noted = tokio::time::timeout(TEST_TIMEOUT, noted).await.expect("noted in time");
     assert_eq!((noted.address.as_str(), noted.cause), ("2001:db8::7", cause));
     assert!(Timestamp::now().since(noted.at) < Duration::from_mins(1));
     assert_eq!(fixture.again(&other).await.last_refusal, None);

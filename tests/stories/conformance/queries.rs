@@ -12,7 +12,7 @@ use gateway_events::store::{
     Scope, Store, StoreError, Target, TokenKind, VerdictState,
 };
 
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 use super::{Fixture, Gateway, closed, confirmed, event, event_with, performed, range};
 
@@ -159,7 +159,7 @@ pub(crate) async fn a_tokens_use_is_recorded_at_most_once_a_minute(store: &dyn S
             }
         }
     };
-    let noted = tokio::time::timeout(PATIENCE, noted).await.expect("noted in time");
+    let noted = tokio::time::timeout(TEST_TIMEOUT, noted).await.expect("noted in time");
     store.note_use(TokenKind::Access, &id, noted);
     assert_eq!(last_used().await, noted, "once a minute");
 }

@@ -11,7 +11,7 @@ use gateway_events::store::{
 };
 
 use super::{Fixture, closed, confirmed, event, event_with, range, ranges};
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 /// An event that expired long ago, or will expire.
 pub(super) fn expiring(target: Target, has_expired: bool) -> NewEvent {
@@ -150,6 +150,6 @@ pub(crate) async fn expired_events_of_a_connected_gateway_delay_no_others(store:
             }
         }
     };
-    tokio::time::timeout(PATIENCE * 3, all).await.expect("all of them are given up");
+    tokio::time::timeout(TEST_TIMEOUT * 3, all).await.expect("all of them are given up");
     assert_eq!(total, 200);
 }

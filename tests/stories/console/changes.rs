@@ -4,7 +4,7 @@ use h2::RecvStream;
 
 use super::visitor::Visitor;
 use crate::edge::http2::offering;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// An open stream.
 struct Changes {
@@ -37,7 +37,7 @@ impl Changes {
 
     /// The next chunk; `None` at the end.
     async fn chunk(&mut self) -> Option<String> {
-        let chunk = tokio::time::timeout(PATIENCE, self.body.data()).await.expect("in time")?;
+        let chunk = tokio::time::timeout(TEST_TIMEOUT, self.body.data()).await.expect("in time")?;
         let chunk = chunk.expect("a chunk");
         self.body.flow_control().release_capacity(chunk.len()).expect("released");
         Some(String::from_utf8(chunk.to_vec()).expect("a text"))

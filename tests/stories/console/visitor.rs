@@ -6,7 +6,7 @@ use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, RequestBuilder};
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// Someone with a browser, who may be signed in.
 #[derive(Clone)]
@@ -87,7 +87,7 @@ impl Visitor {
     /// Polls a page until it satisfies a condition.
     pub(crate) async fn until(&self, path: &str, satisfies: impl Fn(&Page) -> bool) -> Page {
         let mut polls = tokio::time::interval(Duration::from_millis(100));
-        let found = tokio::time::timeout(PATIENCE, async {
+        let found = tokio::time::timeout(TEST_TIMEOUT, async {
             loop {
                 polls.tick().await;
                 let page = self.get(path).await;

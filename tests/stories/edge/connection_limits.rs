@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::connections::{Stream, cut, request_livez};
 use crate::proxied::dial;
 use crate::support::http::reply;
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 const NO_DEADLINES: [(&str, &str); 4] = [
     ("SERVER__HANDSHAKE_TIMEOUT", "10m"),
@@ -54,7 +54,7 @@ async fn silent_peers(port: u16, count: usize) -> JoinSet<()> {
         });
     }
     for _ in 0..count {
-        timeout(PATIENCE, connections.recv()).await.expect("it accepts").expect("a connection");
+        timeout(TEST_TIMEOUT, connections.recv()).await.expect("it accepts").expect("a connection");
     }
     peers
 }
@@ -65,7 +65,7 @@ async fn silent_reconnecting_peers_do_not_exclude_gateways() {
     let (_, key) = service.gateway("one").await;
     let peers = silent_peers(service.port, 2000).await;
     for _ in 0..3 {
-        timeout(PATIENCE, service.connected(&key)).await.expect("a gateway is admitted");
+        timeout(TEST_TIMEOUT, service.connected(&key)).await.expect("a gateway is admitted");
     }
     assert!(counted(&service, "gateway_events_http_connections_evicted_total").await > 0);
     drop(peers);
@@ -89,7 +89,7 @@ async fn silent_peers_behind_a_balancer_only_evict_their_own_connections() {
         silent.push(on_behalf("203.0.113.7").await);
     }
     // The first of them was closed, which shows that the limit was reached.
-    drop(timeout(PATIENCE, silent[0].read_u8()).await.expect("it ends"));
+    drop(timeout(TEST_TIMEOUT, silent[0].read_u8()).await.expect("it ends"));
     let tls = service.tls_over(gateway).await.expect("the older connection is still there");
     service.connect_over(tls, &key).await.expect("admitted");
 }
@@ -110,8 +110,9 @@ async fn an_idle_connection_is_evicted_for_a_new_one_and_sockets_take_no_place()
         idle.push(tls);
     }
     cut(&mut idle[0]).await;
-    let socket = timeout(PATIENCE, service.connected(&key)).await.expect("a gateway is admitted");
-    let stats = timeout(PATIENCE, service.api().get("/stats")).await.expect("in time");
+    let socket =
+        timeout(TEST_TIMEOUT, service.connected(&key)).await.expect("a gateway is admitted");
+    let stats = timeout(TEST_TIMEOUT, service.api().get("/stats")).await.expect("in time");
     assert_eq!(stats.expect("an admin is served")["gatewayConnections"]["totalActive"], 31);
     let newest = idle.last_mut().expect("some");
     request_livez(newest).await;
@@ -129,7 +130,7 @@ async fn busy(service: &Service) -> Stream {
     tls.write_all(request.as_bytes()).await.expect("open");
     // The handler asks for the body.
     let mut interim = [0; 25];
-    timeout(PATIENCE, tls.read_exact(&mut interim)).await.expect("in time").expect("100");
+    timeout(TEST_TIMEOUT, tls.read_exact(&mut interim)).await.expect("in time").expect("100");
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     tls
 }
@@ -149,7 +150,7 @@ async fn a_reserve_is_kept_for_probes_and_admins_while_all_connections_are_in_us
     service.admin().get("/gateways").await.success();
     drop(in_use);
     let mut tries = tokio::time::interval(Duration::from_millis(20));
-    let again = timeout(PATIENCE, async {
+    let again = timeout(TEST_TIMEOUT, async {
         while reader.get("/gateways").await.status != 200 {
             tries.tick().await;
         }
@@ -173,7 +174,7 @@ async fn to_the_end(service: &Service, request: &str) -> Option<String> {
         return None;
     }
     let mut rest = Vec::new();
-    drop(timeout(PATIENCE, tls.read_to_end(&mut rest)).await.expect("it ends"));
+    drop(timeout(TEST_TIMEOUT, tls.read_to_end(&mut rest)).await.expect("it ends"));
     Some(head + &String::from_utf8_lossy(&rest))
 }
 

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 pub(super) type Stream = TlsStream<TcpStream>;
 
@@ -28,7 +28,7 @@ pub(super) async fn cut(stream: &mut Stream) -> Duration {
     let since = Instant::now();
     let mut rest = Vec::new();
     // A reset is as good as a close.
-    drop(timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it ends"));
+    drop(timeout(TEST_TIMEOUT, stream.read_to_end(&mut rest)).await.expect("it ends"));
     since.elapsed()
 }
 
@@ -60,7 +60,7 @@ async fn an_idle_connection_has_more_time_than_a_head() {
         }
     };
     let mut rest = Vec::new();
-    let ended = timeout(PATIENCE, async {
+    let ended = timeout(TEST_TIMEOUT, async {
         tokio::select! {
             () = trickling => {}
             _ = reading.read_to_end(&mut rest) => {}

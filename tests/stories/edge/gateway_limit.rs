@@ -9,7 +9,7 @@ use serde_json::json;
 use super::log::lines;
 use crate::both_databases::{Backend, on_both};
 use crate::support::http::reply;
-use crate::support::{PATIENCE, Service, Socket};
+use crate::support::{Service, Socket, TEST_TIMEOUT};
 
 on_both! {
     declared_replicas_raise_the_limit
@@ -38,7 +38,7 @@ async fn until_connected(service: &Service, key: &str) -> Socket {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, connecting).await.expect("admitted in time")
+    tokio::time::timeout(TEST_TIMEOUT, connecting).await.expect("admitted in time")
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::connections::Stream;
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// TLS with a client that offers these protocols.
 pub(crate) async fn offering(service: &Service, protocols: &[&str]) -> Stream {
@@ -67,18 +67,18 @@ impl Peer {
     /// The status and body of a `GET`.
     async fn get(&self, path: &str) -> (u16, Vec<u8>) {
         let (response, _) = self.send(Method::GET, path, true).await.expect("sent");
-        let response = timeout(PATIENCE, response).await.expect("in time").expect("an answer");
+        let response = timeout(TEST_TIMEOUT, response).await.expect("in time").expect("an answer");
         for name in ["connection", "upgrade", "keep-alive", "transfer-encoding"] {
             assert!(!response.headers().contains_key(name), "{name} is illegal in HTTP/2");
         }
         let (head, mut body) = response.into_parts();
-        let body = timeout(PATIENCE, read(&mut body)).await.expect("in time").expect("a body");
+        let body = timeout(TEST_TIMEOUT, read(&mut body)).await.expect("in time").expect("a body");
         (head.status.as_u16(), body)
     }
 
     /// Waits for the end of the connection.
     async fn cut(self) {
-        drop(timeout(PATIENCE, self.ended).await.expect("the connection ends"));
+        drop(timeout(TEST_TIMEOUT, self.ended).await.expect("the connection ends"));
     }
 }
 
@@ -151,7 +151,7 @@ async fn a_stream_whose_response_is_not_read_is_reset_and_harms_no_other() {
     assert_eq!(status, 200);
     assert!(body.len() > 100);
     for mut response in stuck {
-        let ended = timeout(PATIENCE, async {
+        let ended = timeout(TEST_TIMEOUT, async {
             // What fits into the window arrives; it is not released.
             while let Some(data) = response.data().await {
                 data?;
@@ -172,7 +172,7 @@ async fn a_peer_without_requests_is_disconnected() {
             .await;
     // Not even the preface of HTTP/2.
     let mut silent = offering(&service, &["h2"]).await;
-    timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await.expect("it ends").ok();
+    timeout(TEST_TIMEOUT, silent.read_to_end(&mut Vec::new())).await.expect("it ends").ok();
     Peer::connect(&service, 100).await.cut().await;
     let used = Peer::connect(&service, 65_535).await;
     let since = Instant::now();
@@ -198,7 +198,7 @@ async fn a_peer_that_opens_streams_to_reset_them_is_disconnected_and_harms_no_ot
         }
         panic!("10,000 streams were opened and reset");
     };
-    let resets = timeout(PATIENCE, attack).await.expect("in time");
+    let resets = timeout(TEST_TIMEOUT, attack).await.expect("in time");
     assert!(resets > 0);
     hostile.cut().await;
     assert_eq!(other.get(LARGE).await.0, 200);
@@ -215,11 +215,11 @@ async fn a_peer_may_have_256_streams_open_and_its_requests_time_out() {
     }
     // Waits until one of them has ended.
     let another = peer.send(Method::GET, LARGE, true);
-    let (response, _) = timeout(PATIENCE, another).await.expect("in time").expect("sent");
+    let (response, _) = timeout(TEST_TIMEOUT, another).await.expect("in time").expect("sent");
     assert_eq!(response.await.expect("an answer").status(), 200);
     let mut unavailable = 0;
     for (response, _body) in open {
-        let response = timeout(PATIENCE, response).await.expect("in time").expect("an answer");
+        let response = timeout(TEST_TIMEOUT, response).await.expect("in time").expect("an answer");
         unavailable += usize::from(response.status() == 503);
     }
     assert_eq!(unavailable, 256);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::unauthenticated::manifest;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 use crate::transports::{Kind, transport};
 
 /// Waits for this many lines of the JSON log that satisfy a condition.
@@ -17,7 +17,7 @@ pub(crate) async fn lines(
 ) -> Vec<Value> {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let mut found = Vec::new();
-    let enough = tokio::time::timeout(PATIENCE, async {
+    let enough = tokio::time::timeout(TEST_TIMEOUT, async {
         while found.len() < count {
             looks.tick().await;
             let log = service.log();

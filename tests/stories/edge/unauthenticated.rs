@@ -4,7 +4,7 @@
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// Sends a manifest; returns the status.
 pub(crate) async fn manifest(service: &Service, gateway: &str, key: Option<&str>) -> u16 {
@@ -30,7 +30,7 @@ async fn head_of_answer(service: &Service, path: &str, headers: &str) -> String 
             answer.push(stream.read_u8().await.expect("an answer"));
         }
     };
-    tokio::time::timeout(PATIENCE, reading).await.expect("it comes without the body");
+    tokio::time::timeout(TEST_TIMEOUT, reading).await.expect("it comes without the body");
     String::from_utf8(answer).expect("text")
 }
 

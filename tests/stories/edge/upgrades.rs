@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connections::{Stream, request_livez};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
@@ -24,7 +24,7 @@ async fn last_answer(mut stream: Stream, request: &str) -> Answer {
     let mut answer = Vec::new();
     let reading = stream.read_to_end(&mut answer);
     // A connection that was to be upgraded ends without the closing alert of TLS.
-    drop(tokio::time::timeout(PATIENCE, reading).await.expect("it is closed in time"));
+    drop(tokio::time::timeout(TEST_TIMEOUT, reading).await.expect("it is closed in time"));
     let answer = String::from_utf8(answer).expect("text");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let problem = serde_json::from_str(body).unwrap_or_else(|_| panic!("not one body: {answer}"));
@@ -68,7 +68,9 @@ async fn upgrades_that_the_standard_forbids_are_refused() {
         let mut answer = Vec::new();
         // What was not read of the body may cut off the end of the connection.
         drop(
-            tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it ends"),
+            tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer))
+                .await
+                .expect("it ends"),
         );
         let answer = String::from_utf8(answer).expect("text");
         assert!(answer.starts_with("HTTP/1.1 400 "), "{headers}: {answer}");

@@ -7,7 +7,7 @@ use reqwest::Method;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::raw_gateway::{CLOSE, RawGateway};
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// The status of a `GET` at the root.
 async fn status(service: &Service, path: &str) -> u16 {
@@ -64,7 +64,7 @@ async fn sockets_are_closed_one_after_another_while_no_connection_is_admitted() 
     assert!(spread >= DRAIN / 2, "all were closed within {spread:?}");
     let crowded = times.windows(2).filter(|pair| pair[1] - pair[0] < DRAIN / 60).count();
     assert!(crowded <= 2, "closed in bunches: {times:?}");
-    assert!(took <= DRAIN + PATIENCE, "took {took:?}");
+    assert!(took <= DRAIN + TEST_TIMEOUT, "took {took:?}");
     assert_eq!(service.ended().await, Some(0), "{}", service.log());
 }
 
@@ -86,7 +86,7 @@ async fn second_signal_ends_the_service_at_once_and_is_logged() {
     }
     service.ask_to_end();
     let draining = async { while status(&service, "/readyz").await != 503 {} };
-    tokio::time::timeout(PATIENCE, draining).await.expect("it drains");
+    tokio::time::timeout(TEST_TIMEOUT, draining).await.expect("it drains");
     service.ask_to_end();
     assert_eq!(service.ended().await, Some(130), "{}", service.log());
 }

@@ -79,7 +79,7 @@ async fn confirms_undisturbed(service: &Service, id: &str, count: usize, patienc
 #[tokio::test]
 async fn slow_handlers_do_not_trip_the_watchdog_and_their_reports_arrive() {
     const WATCHDOG: Duration = Duration::from_secs(35);
-    const PATIENCE: Duration = Duration::from_mins(3);
+    const TEST_TIMEOUT: Duration = Duration::from_mins(3);
     let service = Service::start().await;
     let mut gateways = Vec::new();
     // Gateways with a handler of 30 s, after pauses of different lengths ...
@@ -98,7 +98,7 @@ async fn slow_handlers_do_not_trip_the_watchdog_and_their_reports_arrive() {
         async move {
             crate::support::pause(*pause).await;
             burst(service, id, "slow", if *confirmed == 1 { 1 } else { 8 }).await;
-            confirms_undisturbed(service, id, *confirmed, PATIENCE).await;
+            confirms_undisturbed(service, id, *confirmed, TEST_TIMEOUT).await;
         }
     });
     futures_util::future::join_all(undisturbed).await;
@@ -132,7 +132,7 @@ async fn a_quick_gateway_that_turns_slow_after_a_pause_keeps_its_connection() {
     }
     pause(Duration::from_secs(3)).await;
     burst(&service, &id, "slow", 8).await;
-    confirms_undisturbed(&service, &id, 308, crate::support::PATIENCE).await;
+    confirms_undisturbed(&service, &id, 308, crate::support::TEST_TIMEOUT).await;
 }
 
 /// A gateway that received groups and then hangs has no more time than another.

@@ -23,7 +23,7 @@ use crate::conformance::{Fixture, event};
 use crate::reference::store::MemoryDatabase;
 use crate::reference::transport::{Peer, Seen};
 use crate::server::Database;
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 mod actions;
 mod promises;
@@ -220,7 +220,7 @@ impl Run {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, closed).await.expect("the end is recorded in time");
+        tokio::time::timeout(TEST_TIMEOUT, closed).await.expect("the end is recorded in time");
     }
 
     /// Receives what is on its way. If the gateway has confirmed everything that it was sent, and
@@ -232,7 +232,7 @@ impl Run {
             let mut seen = now(connected.peer.next()).await;
             if seen.is_none() && self.is_due(nth).await {
                 let Some(connected) = &mut self.gateways[nth].connected else { return };
-                let next = tokio::time::timeout(PATIENCE, connected.peer.next()).await;
+                let next = tokio::time::timeout(TEST_TIMEOUT, connected.peer.next()).await;
                 seen = Some(next.expect("what is due is sent in time"));
             }
             match seen {

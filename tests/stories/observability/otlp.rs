@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::edge::log::lines;
 use crate::support::http::reply;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// A batch waits for 5 s, and sending it may take 10 s.
 const LONG: Duration = Duration::from_secs(90);
@@ -62,7 +62,7 @@ impl Collector {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, waiting).await.expect("the span arrives")
+        tokio::time::timeout(TEST_TIMEOUT, waiting).await.expect("the span arrives")
     }
 }
 

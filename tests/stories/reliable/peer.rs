@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::streams::{check, check_refused, check_sent};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 pub(crate) const PROTOCOL: &str = "gateway-events.v1";
 
@@ -107,7 +107,7 @@ impl Peer {
     /// The next frame or the end.
     pub(crate) async fn next(&mut self) -> Incoming {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            let next = tokio::time::timeout(TEST_TIMEOUT, self.stream.next()).await;
             match next.expect("a frame in time") {
                 Some(Ok(Message::Text(text))) => {
                     let frame = serde_json::from_str(text.as_str()).expect("JSON");
@@ -176,7 +176,7 @@ impl Peer {
     pub(crate) async fn settled(&mut self) {
         self.message(Message::Ping("settled".into())).await;
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            let next = tokio::time::timeout(TEST_TIMEOUT, self.stream.next()).await;
             match next.expect("a pong in time") {
                 Some(Ok(Message::Pong(payload))) if payload == "settled".as_bytes() => return,
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}

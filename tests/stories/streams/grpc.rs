@@ -30,7 +30,7 @@ use crate::both_databases::{Backend, on_both};
 use crate::edge::http2::offering;
 use crate::reliable::publish;
 use crate::support::streams::{check, check_sent};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// An HTTP/2 connection.
 #[derive(Clone)]
@@ -101,7 +101,7 @@ impl Peer {
             request.metadata_mut().insert("grpc-timeout", within.parse().expect("metadata"));
         }
         let mut stream = client.connect(request).await?.into_inner();
-        let first = timeout(PATIENCE, stream.message()).await.expect("in time")?;
+        let first = timeout(TEST_TIMEOUT, stream.message()).await.expect("in time")?;
         let Some(Received::ConnectionAck(ack)) = first.and_then(|first| first.frame) else {
             panic!("the first frame is another one");
         };
@@ -129,7 +129,7 @@ impl Peer {
 
     async fn next(&mut self) -> Result<Option<Received>, Status> {
         loop {
-            match timeout(PATIENCE, self.stream.message()).await.expect("in time")? {
+            match timeout(TEST_TIMEOUT, self.stream.message()).await.expect("in time")? {
                 // A sign of life.
                 Some(ServerFrame { frame: None }) => {}
                 Some(frame) => {
@@ -277,7 +277,7 @@ async fn an_idle_stream_shows_in_each_interval_that_the_service_lives() {
     assert_eq!(peer.ack.heartbeat_ms, 200);
     let mut signs = 0;
     while signs < 10 {
-        let next = timeout(PATIENCE, peer.stream.message()).await.expect("a sign in time");
+        let next = timeout(TEST_TIMEOUT, peer.stream.message()).await.expect("a sign in time");
         match next.expect("a message").expect("the stream continues").frame {
             // Clients ignore a message without a frame.
             None => signs += 1,
@@ -474,7 +474,7 @@ macro_rules! reflected {
         };
         let requests = futures_util::stream::iter([request]);
         let answers = client.server_reflection_info(requests).await.expect("a stream");
-        let answer = timeout(PATIENCE, answers.into_inner().message()).await.expect("in time");
+        let answer = timeout(TEST_TIMEOUT, answers.into_inner().message()).await.expect("in time");
         let answer = answer.expect("an answer").and_then(|answer| answer.message_response);
         let Some(MessageResponse::ListServicesResponse(list)) = answer else {
             panic!("another answer");

@@ -165,8 +165,8 @@ async fn stale_acknowledgement_does_not_delay_delivery(backend: Backend) {
 
 #[tokio::test]
 async fn answers_that_are_never_read_are_limited() {
-    const MOST: usize = 8;
-    let most = MOST.to_string();
+    const MAX_CONNECTIONS: usize = 8;
+    let most = MAX_CONNECTIONS.to_string();
     let settings =
         [("LIMITS__ATTEMPTS_PER_MINUTE", most.as_str()), ("DELIVERY__MAX_ATTEMPTS", "100")];
     let service = Service::start_with(&settings).await;
@@ -181,7 +181,10 @@ async fn answers_that_are_never_read_are_limited() {
         }
         assert_eq!(answer.success()["events"][0]["sequence"], 1);
         answered += 1;
-        assert!(answered <= 2 * MOST, "each repeat opens a connection, and none is refused");
+        assert!(
+            answered <= 2 * MAX_CONNECTIONS,
+            "each repeat opens a connection, and none is refused"
+        );
     };
     refused.refusal(429, "too_many_attempts");
 }

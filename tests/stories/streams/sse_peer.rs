@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::support::http::{Reply, reply};
 use crate::support::streams::{check_request, check_streamed};
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// A message of a stream.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Peer {
                 let block: String = self.text.drain(..end + 2).collect();
                 return Some(block.trim_end_matches('\n').to_owned());
             }
-            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("in time");
+            let chunk = timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("in time");
             self.text.push_str(std::str::from_utf8(&chunk.ok()??).expect("text"));
         }
     }

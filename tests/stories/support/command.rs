@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{PATIENCE, Service};
+use super::{Service, TEST_TIMEOUT};
 
 /// The output and exit code of a command.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ fn program(path: &str, arguments: &str) -> Command {
 /// Runs a command to its end.
 pub(crate) async fn run(command: &mut Command) -> CommandOutput {
     let running = command.spawn().expect("the binary starts");
-    let ended = tokio::time::timeout(PATIENCE, running.wait_with_output()).await;
+    let ended = tokio::time::timeout(TEST_TIMEOUT, running.wait_with_output()).await;
     ended.expect("it ends in time").expect("it ends").into()
 }
 

@@ -7,7 +7,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 /// A gateway's socket. The test controls every frame.
 pub(crate) struct Socket {
@@ -27,8 +27,9 @@ impl Socket {
     /// The text of the next JSON frame.
     pub(crate) async fn next_text(&mut self) -> Option<String> {
         loop {
-            let next =
-                tokio::time::timeout(PATIENCE, self.stream.next()).await.expect("a frame in time");
+            let next = tokio::time::timeout(TEST_TIMEOUT, self.stream.next())
+                .await
+                .expect("a frame in time");
             match next {
                 Some(Ok(Message::Text(text))) => return Some(text.as_str().to_owned()),
                 // Reading has queued the pong; flushing sends it.
@@ -42,7 +43,7 @@ impl Socket {
     /// Waits for the next ping, ignoring other frames.
     pub(crate) async fn pinged(&mut self) {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            let next = tokio::time::timeout(TEST_TIMEOUT, self.stream.next()).await;
             match next.expect("a ping in time").expect("it is open").expect("a frame") {
                 Message::Ping(_) => return self.stream.flush().await.expect("it is open"),
                 Message::Close(frame) => panic!("it was closed: {frame:?}"),
@@ -54,7 +55,7 @@ impl Socket {
     /// The next JSON frame; pings before it are not answered.
     pub(crate) async fn unanswered(&mut self) -> Value {
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.stream.next()).await;
+            let next = tokio::time::timeout(TEST_TIMEOUT, self.stream.next()).await;
             match next.expect("a frame in time").expect("it is open").expect("a frame") {
                 Message::Text(text) => return serde_json::from_str(text.as_str()).expect("JSON"),
                 Message::Close(frame) => panic!("it was closed: {frame:?}"),

@@ -8,7 +8,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::process::Command;
 
-use super::PATIENCE;
+use super::TEST_TIMEOUT;
 
 /// Runs a command on a pseudo-terminal with this input. Returns its exit code and the terminal's
 /// output.
@@ -34,7 +34,7 @@ pub(crate) async fn run_on_terminal(mut command: Command, typed: &str) -> (Optio
         let _ = controller.read_to_end(&mut shown);
         String::from_utf8_lossy(&shown).replace("\r\n", "\n")
     });
-    let ended = tokio::time::timeout(3 * PATIENCE, process.wait()).await;
+    let ended = tokio::time::timeout(3 * TEST_TIMEOUT, process.wait()).await;
     let code = ended.expect("it ends in time").expect("it ends").code();
     (code, reading.await.expect("read to the end"))
 }

@@ -13,7 +13,7 @@ use super::{Kind, TestBed};
 use crate::both_databases::{Backend, on_both};
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::streams::long_poll::Peer as Polling;
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 on_both! {
     a_peer_that_vanishes_is_noticed_and_its_events_are_sent_again
@@ -100,7 +100,7 @@ impl Vanishing {
 async fn closed(bed: &TestBed) -> Value {
     let path = format!("/gateways/{}/connections", bed.id);
     let is_closed = |page: &Value| page["list"][0]["status"] == "closed";
-    let page = bed.service().eventually_within(2 * PATIENCE, &path, is_closed).await;
+    let page = bed.service().eventually_within(2 * TEST_TIMEOUT, &path, is_closed).await;
     let live = bed.service().admin().get(&format!("{path}?status=connected")).await;
     assert_eq!(live.success()["count"], 0);
     page["list"][0].clone()

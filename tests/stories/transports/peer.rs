@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::test_bed::{Kind, TestBed};
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 use crate::support::streams::{check, check_sent};
 
 /// How long nothing must come until a case says that nothing does.
@@ -45,7 +45,7 @@ pub(super) fn hello(members: &Value) -> Hello {
 impl Peer {
     pub(super) async fn try_connect(bed: &TestBed, hello: Hello) -> Result<Self, ConnectError> {
         let transport = bed.transport();
-        let link = timeout(PATIENCE, transport.connect(&hello)).await.expect("in time")?;
+        let link = timeout(TEST_TIMEOUT, transport.connect(&hello)).await.expect("in time")?;
         let (ack, resumed, error, kept) = (None, None, None, None);
         Ok(Self { kind: bed.kind, link, ack, resumed, error, kept })
     }
@@ -82,7 +82,7 @@ impl Peer {
         }
         loop {
             let received =
-                timeout(PATIENCE, self.link.receive()).await.expect("a frame in time")?;
+                timeout(TEST_TIMEOUT, self.link.receive()).await.expect("a frame in time")?;
             if let Received::Frame(frame) = &received {
                 let text = frame.to_text();
                 check(self.channel(), &serde_json::from_slice(&text).expect("JSON"));

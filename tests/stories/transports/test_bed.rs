@@ -25,7 +25,7 @@ use crate::both_databases::Backend;
 use crate::conformance::actor;
 use crate::server::Database;
 use crate::store_postgres;
-use crate::support::{PATIENCE, Service, deployed};
+use crate::support::{Service, TEST_TIMEOUT, deployed};
 
 /// A transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -299,7 +299,7 @@ impl TestBed {
     /// Waits for a condition.
     pub(super) async fn until(&self, satisfied: impl AsyncFn() -> bool) {
         let mut polls = tokio::time::interval(std::time::Duration::from_millis(20));
-        let waiting = tokio::time::timeout(PATIENCE, async {
+        let waiting = tokio::time::timeout(TEST_TIMEOUT, async {
             while !satisfied().await {
                 polls.tick().await;
             }

@@ -12,7 +12,7 @@ use gateway_events::client::{CancellationToken, Endpoint};
 use secrecy::SecretString;
 
 use super::super::super::output::{clean, note, time};
-use super::super::super::transport::Carrier;
+use super::super::super::transport::TransportKind;
 use super::super::{Line, on_one_line};
 use super::{Printer, note_failed, refused};
 
@@ -29,7 +29,7 @@ pub(super) struct Mode {
     position: Option<PathBuf>,
     /// How to connect
     #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t, requires = "reliable")]
-    transport: Carrier,
+    transport: TransportKind,
 }
 
 impl Mode {

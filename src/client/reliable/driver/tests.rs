@@ -14,7 +14,7 @@ use crate::event::Sequence;
 use crate::transport::frames::{Ack, EventFrame, Hello, NackCode, Position, Resume};
 
 /// The timeout of every wait.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a connection of the script does, in order. At the end it stays open.
 enum Play {
@@ -149,7 +149,7 @@ impl Running {
                 }
             }
         };
-        timeout(PATIENCE, next).await.expect("the client does it in time")
+        timeout(TEST_TIMEOUT, next).await.expect("the client does it in time")
     }
 
     async fn hello(&mut self) -> Resume {
@@ -167,7 +167,7 @@ impl Running {
     }
 
     async fn end(self) -> Result<(), ClientError> {
-        let ended = timeout(PATIENCE, self.client).await.expect("it ends in time");
+        let ended = timeout(TEST_TIMEOUT, self.client).await.expect("it ends in time");
         ended.expect("no panic")
     }
 }

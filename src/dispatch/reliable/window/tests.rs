@@ -8,7 +8,7 @@ use super::*;
 
 const LIMITS: Limits = Limits { events: 4, bytes: 100 };
 const TIMEOUT: Duration = Duration::from_mins(1);
-const PATIENCE: Patience = Patience { max_attempts: 3, poison: Policy::DeadLetter };
+const GIVE_UP_POLICY: GiveUpPolicy = GiveUpPolicy { max_attempts: 3, poison: Policy::DeadLetter };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -105,7 +105,7 @@ impl Model {
 
 proptest! {
     #[test]
-    fn any_interleaving_keeps_the_account(
+    fn any_interleaving_settles_each_sequence_once(
         start in 0..1000_i64,
         steps in prop::collection::vec(step(), 0..300),
         is_applied: bool,
@@ -274,7 +274,7 @@ proptest! {
             prop_assert!(window.skipped.len() <= LIMITS.events);
         }
         let in_flight = window.in_flight;
-        let closing = window.close(reason, PATIENCE);
+        let closing = window.close(reason, GIVE_UP_POLICY);
         let unconfirmed = closing.unconfirmed.iter();
         let unconfirmed = unconfirmed.map(|run| run.range.last.0 - run.range.first.0 + 1).sum::<i64>();
         prop_assert_eq!(unconfirmed, i64::try_from(in_flight)?);
@@ -501,8 +501,8 @@ fn a_suspect_is_sent_alone() {
     }
     offer(&mut window, 3);
     assert!(window.has_room(1));
-    let patience = PATIENCE;
-    assert_eq!(window.close(Reason::ConnectionLost, patience).give_up_after, Some(3));
+    let give_up = GIVE_UP_POLICY;
+    assert_eq!(window.close(Reason::ConnectionLost, give_up).give_up_after, Some(3));
 }
 
 #[test]
@@ -513,7 +513,7 @@ fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
         for sequence in progress {
             window.progress(Sequence(*sequence), now).unwrap();
         }
-        let closing = window.close(reason, PATIENCE);
+        let closing = window.close(reason, GIVE_UP_POLICY);
         (closing.is_in_progress, closing.give_up_after)
     };
     assert_eq!(ended(&[], Reason::ConnectionLost), (false, Some(3)));
@@ -524,7 +524,7 @@ fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
     // A deadline that the transport postpones is no progress.
     let mut window = sent(1, Level::Applied);
     window.postpone(Sequence(1), now).unwrap();
-    assert_eq!(window.close(Reason::HeartbeatTimeout, PATIENCE).give_up_after, Some(3));
+    assert_eq!(window.close(Reason::HeartbeatTimeout, GIVE_UP_POLICY).give_up_after, Some(3));
 
     // Progress on an event that was confirmed or is sent again says nothing about the next one.
     let mut window = sent(2, Level::Applied);
@@ -534,20 +534,20 @@ fn an_end_is_not_attributed_to_an_event_on_which_there_was_progress() {
     window.nack(Sequence(2), Reason::Overloaded, Some(now)).unwrap();
     window.retry();
     offer(&mut window, 2);
-    assert!(!window.close(Reason::ConnectionLost, PATIENCE).is_in_progress);
+    assert!(!window.close(Reason::ConnectionLost, GIVE_UP_POLICY).is_in_progress);
 }
 
 #[test]
 fn events_that_were_not_sent_are_not_unconfirmed() {
     let mut window = sent(3, Level::Applied);
     window.withdraw(Sequence(2));
-    let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
+    let closing = window.close(Reason::HeartbeatTimeout, GIVE_UP_POLICY);
     let only = Range { first: Sequence(1), last: Sequence(1) };
     assert_eq!(closing.unconfirmed.iter().map(|run| run.range).collect::<Vec<_>>(), [only]);
     assert_eq!(closing.give_up_after, Some(3));
     let mut window = sent(1, Level::Applied);
     window.withdraw(Sequence(1));
-    let closing = window.close(Reason::HeartbeatTimeout, PATIENCE);
+    let closing = window.close(Reason::HeartbeatTimeout, GIVE_UP_POLICY);
     assert!(closing.unconfirmed.is_empty() && closing.give_up_after.is_none());
 }
 
@@ -560,7 +560,7 @@ fn what_earlier_connections_could_not_apply_is_counted() {
         reason: Reason::Overloaded,
         is_given_up: number == 4,
     };
-    window.nacked_before(&[earlier(2, 2), earlier(3, 3), earlier(4, 0)], PATIENCE);
+    window.nacked_before(&[earlier(2, 2), earlier(3, 3), earlier(4, 0)], GIVE_UP_POLICY);
     let (now, started_at) = (Instant::now(), Timestamp::now());
     let attempts = [1, 2].map(|number| {
         window.offer(Sequence(number), 1, now, started_at).map(|offered| offered.attempt)

@@ -72,7 +72,7 @@
 
   const POLL = 5000;
   const FIRST_RETRY = 10000;
-  const MOST_RETRY = 300000;
+  const MAX_RETRY = 300000;
   let retryAfter = FIRST_RETRY;
   let changes = null;
   let isFollowing = false;
@@ -98,7 +98,7 @@
       if (changes?.readyState !== EventSource.CLOSED) return;
       unfollow();
       setTimeout(follow, retryAfter);
-      retryAfter = Math.min(2 * retryAfter, MOST_RETRY);
+      retryAfter = Math.min(2 * retryAfter, MAX_RETRY);
     });
   }
 

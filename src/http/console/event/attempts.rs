@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 const LINES: usize = 20;
 const WIDTH: f64 = 1000.0;
 /// The least width of an attempt on the time line.
-const LEAST: f64 = 6.0;
+const MIN_WIDTH: f64 = 6.0;
 
 /// Every attempt on record, by gateway and in the order in which they were made.
 pub(super) fn part(visit: &Visit, event: &EventWithDeliveries) -> Markup {
@@ -77,7 +77,7 @@ impl Span {
 
     #[expect(clippy::cast_precision_loss, reason = "a position needs no more than 52 bits")]
     fn place(&self, at: Timestamp) -> f64 {
-        (at.micros() - self.from.micros()) as f64 / self.micros * (WIDTH - LEAST)
+        (at.micros() - self.from.micros()) as f64 / self.micros * (WIDTH - MIN_WIDTH)
     }
 }
 
@@ -116,7 +116,7 @@ fn line(span: &Span, delivery: &Delivery) -> Markup {
             @for it in &delivery.attempts {
                 @let (start, end) = (span.place(it.started_at), span.place(it.finished_at));
                 rect class=(class(it.outcome)) x=(format!("{start:.1}")) y="0" height="12"
-                    width=(format!("{:.1}", (end - start).max(LEAST))) {}
+                    width=(format!("{:.1}", (end - start).max(MIN_WIDTH))) {}
             }
         }
     }

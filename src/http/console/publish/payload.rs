@@ -16,12 +16,12 @@ use crate::names;
 /// The field with the payload as JSON.
 pub(super) const TEXT: &str = "payload";
 /// Members that have a field of their own, at most. A form is read up to a number of fields.
-const MOST: usize = 60;
+const MAX_FIELDS: usize = 60;
 /// Choices of a field, at most.
-const MOST_CHOICES: usize = 100;
+const MAX_CHOICES: usize = 100;
 /// The longest name of such a member, and the longest text that its field takes.
-const LONGEST_NAME: usize = 128;
-const LONGEST_TEXT: usize = 10_000;
+const MAX_NAME_CHARS: usize = 128;
+const MAX_TEXT_CHARS: usize = 10_000;
 
 /// A member of payloads that has a field of its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Kind {
         };
         if let Some(choices) = choices {
             let is_plain = |value: &Value| !value.is_object() && !value.is_array();
-            let fits = !choices.is_empty() && choices.len() <= MOST_CHOICES;
+            let fits = !choices.is_empty() && choices.len() <= MAX_CHOICES;
             let choice = |value: &Value| {
                 let json = value.to_string();
                 (value.as_str().map_or_else(|| json.clone(), names::inert), json)
@@ -129,7 +129,7 @@ pub(super) fn members(info: &EventTypeInfo) -> Vec<Member> {
             let is_known = members.iter().any(|member| member.name == name);
             let Ok(property) = serde_json::from_str::<Value>(property.get()) else { continue };
             let Some(kind) = Kind::of(&property).filter(|_| !is_known) else { continue };
-            if !names::is_name(&name, LONGEST_NAME) {
+            if !names::is_name(&name, MAX_NAME_CHARS) {
                 continue;
             }
             let text = |name: &str| property.get(name).and_then(Value::as_str);
@@ -144,7 +144,7 @@ pub(super) fn members(info: &EventTypeInfo) -> Vec<Member> {
         }
     }
     members.sort_by_key(|member| !member.is_required);
-    members.truncate(MOST);
+    members.truncate(MAX_FIELDS);
     members
 }
 
@@ -165,7 +165,7 @@ impl Member {
         let field = field(&name, &label).hint(&self.description);
         let field = field.id(format!("member-{nth}")).of(self.location());
         match &self.kind {
-            Kind::Text => fields.text(&field, LONGEST_TEXT),
+            Kind::Text => fields.text(&field, MAX_TEXT_CHARS),
             Kind::Number | Kind::Integer => fields.number(&field),
             Kind::Boolean => {
                 fields.choice(&field, &[("", "not set"), ("true", "true"), ("false", "false")])

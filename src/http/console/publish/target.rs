@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::super::super::gateways;
-use super::super::super::problem::{Answer, Problem};
+use super::super::super::problem::{HandlerResult, Problem};
 use super::super::super::query::Query;
 use super::super::components::{gateway_link, labels, numeric, table, text};
 use super::super::fields::{Fields, Reader, field};
@@ -56,7 +56,7 @@ pub(super) fn controls(fields: &Fields<'_>) -> Markup {
 
 impl Aim {
     /// Reads the fields.
-    pub(super) async fn read(visit: &Visit, fields: &Pairs) -> Answer<Self> {
+    pub(super) async fn read(visit: &Visit, fields: &Pairs) -> HandlerResult<Self> {
         match fields.get("to") {
             "all" => Ok(Self::All),
             "labels" => {
@@ -99,7 +99,7 @@ impl Aim {
     }
 
     /// The gateways that match now.
-    pub(super) async fn matched(self, visit: &Visit) -> Answer<Matched> {
+    pub(super) async fn matched(self, visit: &Visit) -> HandlerResult<Matched> {
         let wanted = match self {
             Self::Named(mut shown) => {
                 let count = shown.len();

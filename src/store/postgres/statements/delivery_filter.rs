@@ -3,7 +3,7 @@
 
 use super::super::sql::dialect::DeliveryFilterStatements;
 use super::super::sql::dialect::delivery_filter::{
-    Covering, Failed, Failure, Matching, Outcomes, Place, Within,
+    Covering, Failed, Failure, Matching, Outcomes, ScanPosition, Within,
 };
 use super::{Connection, column, query_as};
 use crate::clock::Timestamp;
@@ -254,7 +254,7 @@ impl DeliveryFilterStatements for Connection {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        start: Place,
+        start: ScanPosition,
         most: i64,
     ) -> Result<Vec<Failure>> {
         let window = matching.filter.window;

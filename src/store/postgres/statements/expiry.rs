@@ -5,7 +5,7 @@ use super::super::sql::dialect::expiry::{DueEvent, OpenDelivery};
 use super::{Connection, query, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, Sequence};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{Result, TimedKey};
 
 impl ExpiryStatements for Connection {
@@ -51,7 +51,7 @@ impl ExpiryStatements for Connection {
             )
             "#,
             events as _,
-            LONGEST_RANGE
+            MAX_RANGE_LENGTH
         )
         .fetch_all(self)
         .await?)
@@ -84,7 +84,7 @@ impl ExpiryStatements for Connection {
             order by o.event, o.gateway, o.sequence limit $3
             "#,
             events as _,
-            LONGEST_RANGE,
+            MAX_RANGE_LENGTH,
             limit
         )
         .fetch_all(self)

@@ -4,7 +4,7 @@ use super::super::sql::dialect::LedgerStatements;
 use super::{Connection, column, query};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::receipts::Receipts;
 use crate::store::{LoggedEvent, Outcome, Range, Result};
 
@@ -46,7 +46,7 @@ impl LedgerStatements for Connection {
             &column(receipts, |it| it.finished_at) as _,
             node as _,
             &column(receipts, |it| &*it.instance) as _,
-            LONGEST_RANGE,
+            MAX_RANGE_LENGTH,
             outcome as _
         )
         .fetch_all(self)

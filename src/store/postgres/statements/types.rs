@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_come_back_and_the_ends_of_time_stay_ends() {
+    fn timestamps_and_infinities_round_trip() {
         for micros in [0, 1, -1, 1_767_225_600_123_456, -62_135_596_800_000_000] {
             assert_eq!(from_postgres(to_postgres(micros)), micros);
         }

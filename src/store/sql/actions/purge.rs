@@ -11,7 +11,7 @@ use crate::event::{
     EventId, EventType, GatewayId, GatewayKey, NodeId, OrganisationKey, Reason, Sequence,
 };
 use crate::store::audit::entries;
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{Actor, Audited, Purge, Purged, Range, Result, StoreError};
 use crate::wake::Control;
 
@@ -140,7 +140,7 @@ async fn pending(conn: &mut Connection, event: i64) -> Result<Vec<Failed>> {
         order by o.gateway, o.sequence
         "#,
         event,
-        LONGEST_RANGE
+        MAX_RANGE_LENGTH
     )
     .fetch_all(conn)
     .await?;

@@ -6,16 +6,16 @@ use super::super::dialect::{Connection, query};
 use crate::clock::Timestamp;
 use crate::event::{NodeId, OrganisationKey};
 use crate::store::{
-    AlertChange, AlertEvent, AlertTurn, NewNotification, NodeHealth, NotificationState, Result,
-    StoreError, StoredAlert,
+    AlertChange, AlertEvent, EvaluationLease, NewNotification, NodeHealth, NotificationState,
+    Result, StoreError, StoredAlert,
 };
 
-pub(super) async fn take_turn(
+pub(super) async fn acquire_lease(
     conn: &mut Connection,
     now: Timestamp,
     node: NodeId,
     lease: Duration,
-) -> Result<Option<AlertTurn>> {
+) -> Result<Option<EvaluationLease>> {
     let until = now.plus(lease);
     let row = query!(
         r#"
@@ -29,18 +29,18 @@ pub(super) async fn take_turn(
     )
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|row| AlertTurn { number: row.turn, at: now }))
+    Ok(row.map(|row| EvaluationLease { number: row.turn, at: now }))
 }
 
 pub(super) async fn apply(
     conn: &mut Connection,
     now: Timestamp,
-    turn: AlertTurn,
+    lease: EvaluationLease,
     organisation: OrganisationKey,
     changes: &[AlertChange],
 ) -> Result<bool> {
     // Changes nothing, but locks the row, so that no other node acquires the lease meanwhile.
-    let own = query!("update alert_turn set turn = turn where turn = $1", turn.number)
+    let own = query!("update alert_turn set turn = turn where turn = $1", lease.number)
         .execute(&mut *conn)
         .await?;
     if own.rows_affected() == 0 {

@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::event::OrganisationKey;
 use crate::store::audit::entries;
 use crate::store::{
-    Audited, Conflict, Existing, MOST_DESTINATIONS, MOST_RULES, Result, Sealed, StoreError,
+    Audited, Conflict, Existing, MAX_DESTINATIONS, MAX_RULES, Result, Sealed, StoreError,
     StoredDestination, StoredRule,
 };
 
@@ -85,8 +85,8 @@ pub(super) async fn put_rule(
         .fetch_one(&mut *conn)
         .await?
         .count;
-        if count >= MOST_RULES {
-            return Err(Conflict::AlertRules { most: MOST_RULES }.into());
+        if count >= MAX_RULES {
+            return Err(Conflict::AlertRules { most: MAX_RULES }.into());
         }
     }
     if old.as_deref() == Some(new) {
@@ -223,8 +223,8 @@ pub(super) async fn put_destination(
         .fetch_one(&mut *conn)
         .await?
         .count;
-        if count >= MOST_DESTINATIONS {
-            return Err(Conflict::AlertDestinations { most: MOST_DESTINATIONS }.into());
+        if count >= MAX_DESTINATIONS {
+            return Err(Conflict::AlertDestinations { most: MAX_DESTINATIONS }.into());
         }
     }
     if old.as_ref().is_some_and(|old| old.definition == new && old.sealed == *sealed) {

@@ -6,15 +6,15 @@ use super::super::dialect::{Connection, ConnectionStatements, query_as, query_sc
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey};
 use crate::store::diagnosis::{COUNTED, LISTED};
-use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Few, Result};
+use crate::store::{ConnectionCursor, ConnectionInfo, ConnectionPage, Result, TruncatedList};
 
 /// A position in the order of the result.
-struct Place {
+struct Position {
     id: ConnectionId,
     connected_at: Timestamp,
 }
 
-impl Place {
+impl Position {
     /// Later than any connection.
     fn newest() -> Self {
         Self { id: ConnectionId::new(), connected_at: Timestamp::from_micros(i64::MAX) }
@@ -32,21 +32,21 @@ pub(crate) async fn list(
     limit: usize,
 ) -> Result<ConnectionPage> {
     let after = match after {
-        Some(at) => Place { id: at.id, connected_at: Timestamp::from_micros(at.connected_at) },
-        None => Place::newest(),
+        Some(at) => Position { id: at.id, connected_at: Timestamp::from_micros(at.connected_at) },
+        None => Position::newest(),
     };
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    let places = match gateway {
+    let positions = match gateway {
         Some(id) => match key(conn, organisation, id).await? {
             Some(gateway) => of_gateway(conn, gateway, live_only, after, most).await?,
             None => Vec::new(),
         },
         None => of_all(conn, live_only, after, most).await?,
     };
-    let next = places.last().filter(|_| places.len() == limit);
+    let next = positions.last().filter(|_| positions.len() == limit);
     let next =
         next.map(|at| ConnectionCursor { connected_at: at.connected_at.micros(), id: at.id });
-    let ids: Vec<ConnectionId> = places.iter().map(|place| place.id).collect();
+    let ids: Vec<ConnectionId> = positions.iter().map(|position| position.id).collect();
     let rows = conn.connection_details(organisation, &ids).await?;
     Ok(ConnectionPage { rows: rows.into_iter().map(shown).collect(), next })
 }
@@ -56,13 +56,13 @@ pub(crate) async fn newest_of_gateway(
     conn: &mut Connection,
     organisation: OrganisationKey,
     gateway: GatewayKey,
-) -> Result<Few<ConnectionInfo>> {
+) -> Result<TruncatedList<ConnectionInfo>> {
     let most = i64::try_from(LISTED + COUNTED).unwrap_or(i64::MAX);
-    let places = of_gateway(conn, gateway.0, false, Place::newest(), most).await?;
-    let Few { list, more } = Few::of(places);
-    let ids: Vec<ConnectionId> = list.iter().map(|place| place.id).collect();
+    let positions = of_gateway(conn, gateway.0, false, Position::newest(), most).await?;
+    let TruncatedList { list, more } = TruncatedList::of(positions);
+    let ids: Vec<ConnectionId> = list.iter().map(|position| position.id).collect();
     let rows = conn.connection_details(organisation, &ids).await?;
-    Ok(Few { list: rows.into_iter().map(shown).collect(), more })
+    Ok(TruncatedList { list: rows.into_iter().map(shown).collect(), more })
 }
 
 /// Includes deleted gateways, whose history is kept.
@@ -83,12 +83,12 @@ async fn key(
 async fn of_all(
     conn: &mut Connection,
     live_only: bool,
-    after: Place,
+    after: Position,
     most: i64,
-) -> Result<Vec<Place>> {
-    let places = if live_only {
+) -> Result<Vec<Position>> {
+    let positions = if live_only {
         query_as!(
-            Place,
+            Position,
             r#"
             select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
             where closed_at is null and (connected_at, id) < ($1, $2)
@@ -102,7 +102,7 @@ async fn of_all(
         .await?
     } else {
         query_as!(
-            Place,
+            Position,
             r#"
             select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
             where (connected_at, id) < ($1, $2)
@@ -115,19 +115,19 @@ async fn of_all(
         .fetch_all(conn)
         .await?
     };
-    Ok(places)
+    Ok(positions)
 }
 
 async fn of_gateway(
     conn: &mut Connection,
     gateway: i64,
     live_only: bool,
-    after: Place,
+    after: Position,
     most: i64,
-) -> Result<Vec<Place>> {
-    let places = if live_only {
+) -> Result<Vec<Position>> {
+    let positions = if live_only {
         query_as!(
-            Place,
+            Position,
             r#"
             select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
             where gateway = $1 and closed_at is null and (connected_at, id) < ($2, $3)
@@ -142,7 +142,7 @@ async fn of_gateway(
         .await?
     } else {
         query_as!(
-            Place,
+            Position,
             r#"
             select id as "id!: ConnectionId", connected_at as "connected_at!: Timestamp" from connections
             where gateway = $1 and (connected_at, id) < ($2, $3)
@@ -156,7 +156,7 @@ async fn of_gateway(
         .fetch_all(conn)
         .await?
     };
-    Ok(places)
+    Ok(positions)
 }
 
 fn shown(row: ConnectionRow) -> ConnectionInfo {

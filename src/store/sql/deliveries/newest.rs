@@ -7,7 +7,7 @@ use super::super::dialect::delivery_filter::Within;
 use super::super::dialect::{Connection, DeliveryFilterStatements};
 
 use super::{Candidate, Matching};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{DeliveryKey, Result, TimedKey};
 
 /// The newest matching failure of each delivery that has one.
@@ -58,7 +58,7 @@ pub(super) async fn newest_only(
     keys.dedup();
     let found = failures(conn, matching, as_of, &keys).await?;
     let is_newest = |candidate: &Candidate| {
-        let own = candidate.place.attempt();
+        let own = candidate.position.attempt();
         found.newest.get(&candidate.key).is_none_or(|newest| *newest <= own)
     };
     Ok((candidates.into_iter().filter(is_newest).collect(), found.read))
@@ -71,12 +71,12 @@ fn merge_ranges(keys: &[DeliveryKey]) -> Vec<Within> {
     for key in keys {
         let (gateway, sequence) = (key.gateway.0, key.sequence.0);
         match around.last_mut() {
-            Some(it) if it.gateway == gateway && sequence - it.last < LONGEST_RANGE => {
+            Some(it) if it.gateway == gateway && sequence - it.last < MAX_RANGE_LENGTH => {
                 it.last = sequence;
             }
             _ => around.push(Within {
                 gateway,
-                lowest: sequence - LONGEST_RANGE + 1,
+                lowest: sequence - MAX_RANGE_LENGTH + 1,
                 first: sequence,
                 last: sequence,
             }),

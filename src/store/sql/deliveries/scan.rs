@@ -7,7 +7,7 @@ use super::super::dialect::{Connection, DeliveryFilterStatements};
 
 use super::details;
 use super::newest::newest_only;
-use super::{Candidate, Keys, Matching, Place};
+use super::{Candidate, Keys, Matching, ScanPosition};
 use crate::clock::Timestamp;
 use crate::store::{DeliveryKey, Result, TimedKey};
 
@@ -24,7 +24,7 @@ pub(super) async fn keys(
     conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
-    start: Place,
+    start: ScanPosition,
     limit: usize,
     work: usize,
 ) -> Result<Keys> {
@@ -45,7 +45,7 @@ pub(super) async fn keys(
         let (wanted, read) = in_state(conn, matching, &fresh).await?;
         left = left.saturating_sub(read);
         for candidate in fresh {
-            at = candidate.place;
+            at = candidate.position;
             if !wanted.contains(&candidate.key) {
                 continue;
             }
@@ -82,7 +82,7 @@ async fn in_state(
 
 /// How far a round came, and what it cost.
 struct Examined {
-    up_to: Place,
+    up_to: ScanPosition,
     cost: usize,
 }
 
@@ -92,7 +92,7 @@ async fn round(
     conn: &mut Connection,
     matching: &Matching,
     as_of: i64,
-    at: Place,
+    at: ScanPosition,
 ) -> Result<Vec<Failed>> {
     let limit = i64::try_from(ROUND).unwrap_or(i64::MAX);
     let end = matching.filter.window.to().micros().saturating_sub(1);
@@ -104,15 +104,18 @@ async fn round(
 
 /// Expands ranges from their ends, after `at`, until there are `most` candidates. Also returns how
 /// far that was, and whether it was everything.
-fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Examined, bool) {
+fn expand(attempts: &[Failed], at: ScanPosition, most: usize) -> (Vec<Candidate>, Examined, bool) {
     let mut candidates = Vec::new();
     let mut examined = Examined { up_to: at, cost: 0 };
     for failed in attempts {
         examined.cost += 1;
-        let place =
-            |sequence| Place { finished_at: failed.finished_at, attempt: failed.attempt, sequence };
+        let position = |sequence| ScanPosition {
+            finished_at: failed.finished_at,
+            attempt: failed.attempt,
+            sequence,
+        };
         let mut sequence = failed.last;
-        if place(sequence) >= at {
+        if position(sequence) >= at {
             sequence = at.sequence - 1;
         }
         while failed.matches && sequence >= failed.first {
@@ -121,11 +124,11 @@ fn expand(attempts: &[Failed], at: Place, most: usize) -> (Vec<Candidate>, Exami
                 return (candidates, examined, false);
             }
             let key = DeliveryKey::new(failed.gateway, sequence);
-            candidates.push(Candidate { key, place: place(sequence) });
-            examined.up_to = place(sequence);
+            candidates.push(Candidate { key, position: position(sequence) });
+            examined.up_to = position(sequence);
             sequence -= 1;
         }
-        examined.up_to = examined.up_to.min(place(failed.first));
+        examined.up_to = examined.up_to.min(position(failed.first));
     }
     examined.cost += candidates.len();
     (candidates, examined, true)

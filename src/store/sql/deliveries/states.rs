@@ -16,11 +16,11 @@ use crate::event::{GatewayKey, OrganisationKey, Sequence};
 use crate::store::{DeliveryFilter, DeliveryKey, DeliveryState, Result, StatePage};
 
 /// What a call may cost, in logs that are passed over.
-const WORK: usize = 10_000;
+const MAX_COST: usize = 10_000;
 /// What it costs to find the state of a delivery.
-const STATE: usize = 5;
+const COST_PER_STATE: usize = 5;
 /// Deliveries examined per call, at most.
-const MOST: usize = WORK / STATE;
+const MAX_EXAMINED: usize = MAX_COST / COST_PER_STATE;
 /// Deliveries examined per round, at most.
 const ROUND: usize = 1_000;
 /// Rows examined in excess of the page in the first round of a log.
@@ -28,7 +28,7 @@ const SPARE: usize = 32;
 /// Logs that one statement finds.
 const LOGS: usize = 256;
 /// What it costs to begin with a log: a few statements.
-const BEGINNING: usize = 50;
+const COST_PER_LOG: usize = 50;
 
 /// After all deliveries.
 const END: DeliveryKey = DeliveryKey::new(i64::MAX, i64::MAX);
@@ -55,8 +55,13 @@ pub(crate) async fn deliveries_in_state(
 ) -> Result<StatePage> {
     let matching = Matching::new(conn, organisation, &filter).await?;
     let at = cursor.unwrap_or(END);
-    let mut reading =
-        Reading { state, limit: limit.clamp(1, MOST), keys: Vec::new(), at, left: WORK };
+    let mut reading = Reading {
+        state,
+        limit: limit.clamp(1, MAX_EXAMINED),
+        keys: Vec::new(),
+        at,
+        left: MAX_COST,
+    };
     let is_last = if matching.filter.names_events() {
         reading.read_named(conn, &matching).await?
     } else {
@@ -73,7 +78,7 @@ impl Reading {
 
     /// Deliveries that may still be examined, at least one.
     fn affordable(&self) -> usize {
-        (self.left / STATE).max(1)
+        (self.left / COST_PER_STATE).max(1)
     }
 
     /// Whether only deliveries up to the gateway's position can be in the state.
@@ -109,7 +114,7 @@ impl Reading {
             let size = ROUND.min(self.affordable());
             let limit = i64::try_from(size).unwrap_or(i64::MAX);
             let rows = conn.deliveries_named(matching, self.at, limit).await?;
-            self.left -= (rows.len() * STATE).min(self.left);
+            self.left -= (rows.len() * COST_PER_STATE).min(self.left);
             self.add(conn, &rows).await?;
             if rows.len() < size && self.keys.len() < self.limit {
                 return Ok(true);
@@ -132,7 +137,7 @@ impl Reading {
                     self.at = DeliveryKey { gateway: log.gateway, sequence: Sequence(i64::MAX) };
                 }
                 if self.state != Some(DeliveryState::Pending) || log.confirmed < log.head {
-                    self.left -= BEGINNING.min(self.left);
+                    self.left -= COST_PER_LOG.min(self.left);
                     if !self.read_log(conn, matching, &log).await? {
                         return Ok(false);
                     }
@@ -177,7 +182,7 @@ impl Reading {
             most = most.saturating_mul(2);
             let limit = i64::try_from(size).unwrap_or(i64::MAX);
             let rows = conn.events_of_log(&events, before, limit).await?;
-            self.left -= (rows.len() * STATE).min(self.left);
+            self.left -= (rows.len() * COST_PER_STATE).min(self.left);
             let mut was_last = rows.len() < size;
             let mut keys = Vec::new();
             for row in rows {
@@ -211,7 +216,7 @@ struct LogRow {
     confirmed: Sequence,
 }
 
-/// Logs with something before a place, in descending order. Includes those of deleted gateways,
+/// Logs with something before a position, in descending order. Includes those of deleted gateways,
 /// whose history is kept.
 async fn logs(
     conn: &mut Connection,

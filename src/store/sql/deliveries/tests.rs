@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::dialect::RetentionStatements as _;
-use super::super::dialect::delivery_filter::{Matching, Place};
+use super::super::dialect::delivery_filter::{Matching, ScanPosition};
 use super::super::fixture::{Database, Made, ORGANISATION, OTHER, at};
 use super::*;
 use crate::clock::{TimeWindow, Timestamp};
@@ -80,7 +80,7 @@ impl History {
 
     /// The expected result, computed directly from the definition.
     fn failed(&self, filter: &DeliveryFilter) -> Vec<DeliveryKey> {
-        let mut newest: BTreeMap<DeliveryKey, Place> = BTreeMap::new();
+        let mut newest: BTreeMap<DeliveryKey, ScanPosition> = BTreeMap::new();
         for (attempt, made) in &self.attempts {
             let of_gateway = |(key, id): &(i64, GatewayId)| {
                 *key == made.gateway && filter.gateway_id.is_none_or(|wanted| wanted == *id)
@@ -98,12 +98,12 @@ impl History {
                 if !self.event_matches(filter, key) {
                     continue;
                 }
-                let place = Place { finished_at, attempt: *attempt, sequence };
-                let newest = newest.entry(key).or_insert(place);
-                *newest = place.max(*newest);
+                let position = ScanPosition { finished_at, attempt: *attempt, sequence };
+                let newest = newest.entry(key).or_insert(position);
+                *newest = position.max(*newest);
             }
         }
-        let mut rows: Vec<(Place, DeliveryKey)> =
+        let mut rows: Vec<(ScanPosition, DeliveryKey)> =
             newest.into_iter().map(|(key, at)| (at, key)).collect();
         rows.sort_unstable_by(|a, b| b.cmp(a));
         rows.into_iter().map(|(_, key)| key).collect()
@@ -179,7 +179,7 @@ async fn a_scan_with_a_small_bound_per_call_returns_the_same_deliveries() {
         let history = History::make(&mut database, &mut random).await;
         let filter = DeliveryFilter::default();
         let matching = Matching::new(&mut database.conn, ORGANISATION, &filter).await.unwrap();
-        let (mut found, mut start, mut calls) = (Vec::new(), Place::START, 0);
+        let (mut found, mut start, mut calls) = (Vec::new(), ScanPosition::START, 0);
         loop {
             let page =
                 scan::keys(&mut database.conn, &matching, i64::MAX, start, 100, 3).await.unwrap();

@@ -45,7 +45,7 @@ pub(crate) trait DeliveryFilterStatements {
         &mut self,
         matching: &Matching,
         as_of: i64,
-        start: Place,
+        start: ScanPosition,
         limit: i64,
     ) -> Result<Vec<Failure>>;
     /// Deliveries to gateways that are not deleted, of the events that the filter names, after `after`,
@@ -86,7 +86,7 @@ pub(crate) enum Outcomes {
 
 /// A position in the order of the result. What follows it is older.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct ScanPosition {
     pub(crate) finished_at: Timestamp,
     pub(crate) attempt: i64,
     pub(crate) sequence: i64,

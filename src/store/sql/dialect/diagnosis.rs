@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, OrganisationKey};
-use crate::store::{LabelTarget, ReasonTally, Result, Said};
+use crate::store::{FailureDetail, LabelTarget, ReasonTally, Result};
 
 /// Evidence for a diagnosis.
 pub(crate) trait DiagnosisStatements {
@@ -21,7 +21,11 @@ pub(crate) trait DiagnosisStatements {
         limit: i64,
     ) -> Result<Vec<ReasonTally>>;
     /// The newest detail of each reason among the newest `limit` failed attempts of a gateway.
-    async fn newest_details(&mut self, gateway: GatewayKey, limit: i64) -> Result<Vec<Said>>;
+    async fn newest_details(
+        &mut self,
+        gateway: GatewayKey,
+        limit: i64,
+    ) -> Result<Vec<FailureDetail>>;
     /// Those of these labels that other gateways of the organisation have.
     async fn shared_labels(
         &mut self,

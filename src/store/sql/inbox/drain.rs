@@ -7,7 +7,7 @@ use super::super::dialect::{Connection, InboxStatements, query};
 use super::super::log::append::{self, Grown};
 use super::super::log::targets::{self, Targets};
 use crate::event::GatewayKey;
-use crate::store::limits::MOST_DELIVERIES;
+use crate::store::limits::MAX_DELIVERIES;
 use crate::store::{Drained, Publish, Published, Rejection, Result, ValidatedRow};
 
 /// A row that still exists, as the request that publishes it.
@@ -80,7 +80,7 @@ fn rows_within_limit(rows: &[Taken], targets: &Targets) -> usize {
     let mut deliveries = 0;
     let fitting = rows.iter().take_while(|(_, row)| {
         deliveries += row.as_ref().map_or(0, |publish| targets.weight(publish));
-        deliveries <= MOST_DELIVERIES
+        deliveries <= MAX_DELIVERIES
     });
     fitting.count().max(1)
 }

@@ -14,10 +14,10 @@ use super::{insert_connection, outcomes, resync};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, EventId, GatewayKey, NodeId, Reason, Sequence};
 use crate::store::instances::{Start, check_new_name, is_over_for, start};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::positions::Repeats;
 use crate::store::{
-    Conflict, EarlierNacks, Level, LogState, MOST_INSTANCES, NewConnection, OpenInstance, Opened,
+    Conflict, EarlierNacks, Level, LogState, MAX_INSTANCES, NewConnection, OpenInstance, Opened,
     OpenedInstance, Range, ReplacedConnection, Result, ResumeFrom, StoreError,
 };
 use crate::wake::Control;
@@ -147,7 +147,7 @@ async fn nacked(
     new: &NewConnection,
     position: Sequence,
 ) -> Result<Vec<EarlierNacks>> {
-    let (first, last) = (position.next(), Sequence(position.0 + LONGEST_RANGE));
+    let (first, last) = (position.next(), Sequence(position.0 + MAX_RANGE_LENGTH));
     let letters = ledger::dead_letters(conn, new.gateway, Range { first, last }).await?;
     let mut nacked = BTreeMap::new();
     for letter in letters.iter().filter(|letter| letter.reason.ends_connections()) {
@@ -264,8 +264,8 @@ async fn named(conn: &mut Connection, new: &NewConnection, confirm: Level) -> Re
     )
     .fetch_one(&mut *conn)
     .await?;
-    if count >= MOST_INSTANCES {
-        return Err(Conflict::Instances { most: MOST_INSTANCES }.into());
+    if count >= MAX_INSTANCES {
+        return Err(Conflict::Instances { most: MAX_INSTANCES }.into());
     }
     let position = cursors::confirmed(conn, new.gateway).await?;
     let (is_new, is_lowered) = (true, false);

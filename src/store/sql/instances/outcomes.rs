@@ -10,7 +10,7 @@ use super::super::ledger::{self, Ended, How, reports};
 use super::resync;
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::{GapReason, InstanceOutcome, MOST_DETAIL, Range, Result};
+use crate::store::{GapReason, InstanceOutcome, MAX_NACK_DETAIL_BYTES, Range, Result};
 
 /// The connection of an outcome.
 pub(crate) struct Connected<'a> {
@@ -85,7 +85,7 @@ pub(crate) async fn outcome(
 /// A detail of bounded length.
 fn cut(detail: &str) -> &str {
     let fits = |end: &usize| detail.is_char_boundary(*end);
-    let end = (0..=detail.len().min(MOST_DETAIL)).rev().find(fits).unwrap_or(0);
+    let end = (0..=detail.len().min(MAX_NACK_DETAIL_BYTES)).rev().find(fits).unwrap_or(0);
     detail.get(..end).unwrap_or_default()
 }
 

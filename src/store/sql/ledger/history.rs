@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::super::deliveries::details;
 use super::super::dialect::{Connection, query};
 use super::super::log::read::attributes;
-use super::LONGEST_RANGE;
+use super::MAX_RANGE_LENGTH;
 use crate::clock::Timestamp;
 use crate::event::{CorrelationId, Event, EventId, EventType, GatewayId, OrganisationKey, Reason};
 use crate::store::supersession::BARRIER;
@@ -130,7 +130,7 @@ pub(crate) async fn totals(conn: &mut Connection, organisation: OrganisationKey)
         from positions
         "#,
         organisation.0,
-        LONGEST_RANGE
+        MAX_RANGE_LENGTH
     )
     .fetch_one(&mut *conn)
     .await?;

@@ -232,7 +232,7 @@ async fn first_sent_with(
         order by attempt desc limit $4
         "#,
         gateway.0,
-        sequence.0 - ledger::LONGEST_RANGE,
+        sequence.0 - ledger::MAX_RANGE_LENGTH,
         sequence.0,
         ENDS_EXAMINED
     )
@@ -341,18 +341,18 @@ async fn reported(
         Ok(()) => (How::Applied(""), None),
         Err(ReportedFailure { reason, detail }) => (How::Failed(*reason, detail), Some(*reason)),
     };
-    let said = said_before(conn, (gateway, on), sequence, reason).await?;
-    if said.applied && result.is_err() {
+    let earlier = earlier_reports(conn, (gateway, on), sequence, reason).await?;
+    if earlier.applied && result.is_err() {
         return Ok(());
     }
-    if !said.the_same {
+    if !earlier.the_same {
         let ended =
             Ended { gateway, connection: Some(on), range, how, started_at: at, finished_at: at };
         ledger::insert_attempts(conn, node, &ended).await?;
     }
     let is_confirmed = cursors::confirmed(conn, gateway).await? >= sequence;
     let Some(reason) = reason else {
-        if !said.the_same {
+        if !earlier.the_same {
             reports::succeeded(conn, gateway, sequence).await?;
         }
         let revived = ledger::remove_dead_letters(conn, gateway, range, |_| true).await?;
@@ -361,7 +361,7 @@ async fn reported(
         }
         return cursors::applied(conn, gateway, on, sequence).await;
     };
-    if said.the_same {
+    if earlier.the_same {
         return Ok(());
     }
     reports::failed(conn, gateway, sequence, reason, at).await?;
@@ -379,22 +379,22 @@ async fn reported(
     ledger::dead_letter(conn, gateway, range, reason, at).await
 }
 
-/// What earlier reports on a delivery said.
-struct Said {
+/// What earlier reports on a delivery have in common with this one.
+struct EarlierReports {
     /// The same as this one, on the same connection.
     the_same: bool,
     /// That it was applied, on any connection.
     applied: bool,
 }
 
-async fn said_before(
+async fn earlier_reports(
     conn: &mut Connection,
     (gateway, on): (GatewayKey, ConnectionId),
     sequence: Sequence,
     reason: Option<Reason>,
-) -> Result<Said> {
+) -> Result<EarlierReports> {
     let outcome = if reason.is_none() { Outcome::Applied } else { Outcome::Failed };
-    let said = query!(
+    let earlier = query!(
         r#"
         select exists (
             select 1 from attempts
@@ -413,7 +413,7 @@ async fn said_before(
     )
     .fetch_one(conn)
     .await?;
-    Ok(Said { the_same: said.the_same, applied: said.applied })
+    Ok(EarlierReports { the_same: earlier.the_same, applied: earlier.applied })
 }
 
 pub(crate) async fn count_confirmed(

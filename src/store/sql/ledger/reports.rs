@@ -7,7 +7,7 @@ use super::super::dialect::{Connection, CursorStatements as _, query, query_scal
 
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Reason, Sequence};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{Range, Result};
 
 /// Records a failed report. A success for the same sequence takes precedence.
@@ -65,7 +65,7 @@ pub(crate) async fn acknowledged(
     ranges: impl Iterator<Item = (GatewayKey, Range)>,
 ) -> Result<()> {
     let newest = ranges.filter(|(_, it)| it.first <= it.last).map(|(gateway, it)| {
-        let first = it.first.max(Sequence(it.last.0 - LONGEST_RANGE + 1));
+        let first = it.first.max(Sequence(it.last.0 - MAX_RANGE_LENGTH + 1));
         (gateway, Range { first, ..it })
     });
     let newest: Vec<_> = newest.collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::dialect::{Connection, DeliveryStatements, RolloutStatements, query_as};
 use crate::event::{EventId, EventType, OrganisationKey};
 use crate::store::filtered::Filtered;
-use crate::store::rollout::{self, MOST_DELIVERIES, MOST_EVENTS, RolloutRow, is_reported};
+use crate::store::rollout::{self, MAX_DELIVERIES, MAX_EVENTS, RolloutRow, is_reported};
 use crate::store::{DeliveryKey, Result, Rollout, RolloutEvent, RolloutOf};
 
 /// An event of the rollout.
@@ -23,14 +23,14 @@ pub(crate) async fn rollout(
     of: &RolloutOf,
 ) -> Result<Rollout> {
     let mut rows = events(conn, organisation, of).await?;
-    let mut more = rows.len() > MOST_EVENTS;
-    rows.truncate(MOST_EVENTS);
+    let mut more = rows.len() > MAX_EVENTS;
+    rows.truncate(MAX_EVENTS);
     let keys: Vec<i64> = rows.iter().map(|row| row.event).collect();
-    let limit = i64::try_from(MOST_DELIVERIES + 1).unwrap_or(i64::MAX);
+    let limit = i64::try_from(MAX_DELIVERIES + 1).unwrap_or(i64::MAX);
     let mut deliveries =
         if keys.is_empty() { Vec::new() } else { conn.rollout_rows(&keys, limit).await? };
-    more |= deliveries.len() > MOST_DELIVERIES;
-    deliveries.truncate(MOST_DELIVERIES);
+    more |= deliveries.len() > MAX_DELIVERIES;
+    deliveries.truncate(MAX_DELIVERIES);
     let filtered: Vec<DeliveryKey> =
         deliveries.iter().filter(|row| row.is_filtered).map(RolloutRow::key).collect();
     let filtered = if filtered.is_empty() {
@@ -57,7 +57,7 @@ async fn events(
     organisation: OrganisationKey,
     of: &RolloutOf,
 ) -> Result<Vec<Row>> {
-    let limit = i64::try_from(MOST_EVENTS + 1).unwrap_or(i64::MAX);
+    let limit = i64::try_from(MAX_EVENTS + 1).unwrap_or(i64::MAX);
     Ok(match of {
         RolloutOf::Event(id) => {
             query_as!(

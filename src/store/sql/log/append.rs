@@ -11,7 +11,7 @@ use super::idempotency::{self, Identity};
 use super::targets::Targets;
 use crate::clock::Timestamp;
 use crate::event::{Event, EventId, GatewayId, GatewayKey, OrganisationKey, Sequence};
-use crate::store::limits::MOST_DELIVERIES;
+use crate::store::limits::MAX_DELIVERIES;
 use crate::store::{
     Appended, AppendedDelivery, Idempotency, NewEvent, Publish, Published, Refusable, Refusal,
     Result, StoreError, Validated,
@@ -176,8 +176,8 @@ async fn plan<'a>(
         // A single event is appended whatever its number of deliveries.
         if publish.events.len() > 1 {
             let deliveries = planner.deliveries(publish);
-            if deliveries > MOST_DELIVERIES {
-                let too_many = Published::TooMany { deliveries, most: MOST_DELIVERIES };
+            if deliveries > MAX_DELIVERIES {
+                let too_many = Published::TooMany { deliveries, most: MAX_DELIVERIES };
                 answers.push(Answer::Ready(too_many));
                 continue;
             }

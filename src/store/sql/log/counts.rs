@@ -13,7 +13,7 @@ use crate::store::{PublishedCount, Result};
 
 /// Events that are counted at once. Each may be in a minute of its own, and the rows of their minutes are
 /// written one by one in a transaction that others wait for.
-const MOST: i64 = 2_000;
+const MAX_EVENTS: i64 = 2_000;
 
 /// Events that were counted: those after a key, up to another one.
 pub(crate) struct Counted {
@@ -25,7 +25,7 @@ pub(crate) struct Counted {
 /// Counts the next events, up to one before which none can be added any more; `None` if there are none.
 pub(crate) async fn next(conn: &mut Connection, settled: i64) -> Result<Option<Counted>> {
     let after = last_counted(conn).await?;
-    let last = settled.min(after.saturating_add(MOST));
+    let last = settled.min(after.saturating_add(MAX_EVENTS));
     if last <= after {
         return Ok(None);
     }

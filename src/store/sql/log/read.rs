@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::cloud_event::Attributes;
 use crate::event::{Event, GatewayKey, Sequence};
 use crate::store::deployments::{Candidate, choose, performed_at};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{
     DeploymentKey, DeploymentMatch, OutboxPage, OutboxRow, Result, StoreError, storable,
 };
@@ -196,7 +196,7 @@ async fn deployment_candidates(
         artifact_id,
         suffix,
         sent.0,
-        LONGEST_RANGE,
+        MAX_RANGE_LENGTH,
         CANDIDATES_PAGE
     )
     .fetch(conn);

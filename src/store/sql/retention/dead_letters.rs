@@ -11,7 +11,7 @@ use super::super::ledger;
 use super::SpentEvents;
 use crate::clock::Timestamp;
 use crate::event::{GatewayKey, Sequence};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::{DeadLetterPlace, Range, Result, TrimMark, Trimmed};
 
 /// Examines the next dead letters that are older than the ledger. Those whose deliveries are still
@@ -239,7 +239,7 @@ pub(crate) async fn forget_trimmed(
 ) -> Result<()> {
     let Range { first: Sequence(first), last: Sequence(last) } = trimmed;
     let last = last.min(passed);
-    let reaching = first - LONGEST_RANGE;
+    let reaching = first - MAX_RANGE_LENGTH;
     let gone = query!(
         r#"
         delete from dead_letters

@@ -3,7 +3,7 @@
 
 use super::super::dialect::{Connection, query};
 
-use super::MOST;
+use super::MAX_PROBLEMS;
 use crate::clock::Timestamp;
 use crate::store::Result;
 
@@ -29,7 +29,7 @@ async fn attempts(conn: &mut Connection, problems: &mut Vec<String>) -> Result<(
            or a.last_sequence > s.head or a.finished_at < a.started_at
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -67,7 +67,7 @@ async fn confirmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<
              > coalesce((select max(c.received) from cursors c where c.gateway = a.gateway), 0)
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -126,7 +126,7 @@ async fn dead_totals(conn: &mut Connection, problems: &mut Vec<String>) -> Resul
         where c.dead_total <> c.found
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -158,7 +158,7 @@ async fn totals(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
            or (r.last_failure_at is not null and s.last_failure_at is null)
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -203,7 +203,7 @@ async fn failure_counts(conn: &mut Connection, problems: &mut Vec<String>) -> Re
         group by o.name having sum(t.recorded) <> sum(t.counted)
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -240,7 +240,7 @@ async fn confirmed_totals(conn: &mut Connection, problems: &mut Vec<String>) -> 
             or total < position - dead - case when floor < position then floor else position end
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;

@@ -2,7 +2,7 @@
 
 use super::super::dialect::{Connection, query};
 
-use super::MOST;
+use super::MAX_PROBLEMS;
 use crate::store::Result;
 
 pub(super) async fn check(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()> {
@@ -37,7 +37,7 @@ async fn orphaned_rows(conn: &mut Connection, problems: &mut Vec<String>) -> Res
             group by organisation
         ) as orphaned limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -97,7 +97,7 @@ async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
         select id || '' as "id!: String", count(*) as "times!: i64" from events
         group by organisation + 0, id || '' having count(*) > 1 limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -111,7 +111,7 @@ async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
         from outbox o left join gateways g using (gateway)
         where not exists (select 1 from events e where e.event = o.event) limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(&mut *conn)
     .await?;
@@ -129,7 +129,7 @@ async fn events(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()>
         from outbox o join gateways g using (gateway) join events e using (event)
         where e.organisation <> g.organisation limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -152,7 +152,7 @@ async fn trimmed(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()
         where t.sequence > s.floor or not exists (select 1 from events e where e.event = t.event)
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;
@@ -182,7 +182,7 @@ async fn cursors(conn: &mut Connection, problems: &mut Vec<String>) -> Result<()
             or c.applied_up_to > s.head or c.applied_up_to < 0
         limit $1
         "#,
-        MOST
+        MAX_PROBLEMS
     )
     .fetch_all(conn)
     .await?;

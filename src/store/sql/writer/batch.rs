@@ -10,7 +10,7 @@ use super::super::log::append::{self, Grown};
 use super::super::log::targets;
 use super::command::{Answer, Command, Permit};
 use crate::event::{GatewayKey, NodeId};
-use crate::store::limits::MOST_DELIVERIES;
+use crate::store::limits::MAX_DELIVERIES;
 use crate::store::{
     Conflict, NewConnection, OpenInstance, Opened, OpenedInstance, Publish, Published, Record,
     Result, StoreError,
@@ -116,7 +116,7 @@ impl Batch {
         let mut last = Self { records, opens, instances, ..Self::default() };
         let (mut parts, mut total) = (Vec::new(), 0);
         for (append, own) in appends.into_iter().zip(deliveries) {
-            if total + own > MOST_DELIVERIES && !last.appends.is_empty() {
+            if total + own > MAX_DELIVERIES && !last.appends.is_empty() {
                 parts.push(std::mem::take(&mut last));
                 total = 0;
             }
@@ -156,7 +156,7 @@ pub(crate) async fn statements(
     if publishes.len() > 1 {
         let deliveries: Vec<usize> =
             publishes.iter().map(|publish| targets.weight(publish)).collect();
-        if deliveries.iter().sum::<usize>() > MOST_DELIVERIES {
+        if deliveries.iter().sum::<usize>() > MAX_DELIVERIES {
             return Ok(Attempt::TooLarge(deliveries));
         }
     }

@@ -6,7 +6,7 @@ use super::super::sql::dialect::DiagnosisStatements;
 use super::{Connection, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, OrganisationKey, Reason};
-use crate::store::{LabelTarget, ReasonTally, Result, Said, StoreError};
+use crate::store::{FailureDetail, LabelTarget, ReasonTally, Result, StoreError};
 
 impl DiagnosisStatements for Connection {
     async fn failures_by_reason(
@@ -59,9 +59,13 @@ impl DiagnosisStatements for Connection {
         .await?)
     }
 
-    async fn newest_details(&mut self, gateway: GatewayKey, limit: i64) -> Result<Vec<Said>> {
+    async fn newest_details(
+        &mut self,
+        gateway: GatewayKey,
+        limit: i64,
+    ) -> Result<Vec<FailureDetail>> {
         Ok(query_as!(
-            Said,
+            FailureDetail,
             r#"
             select reason as "reason!: Reason", detail as "detail!: String" from (
                 select reason, detail,

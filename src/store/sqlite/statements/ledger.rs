@@ -4,7 +4,7 @@ use super::super::sql::dialect::LedgerStatements;
 use super::{Connection, json, query};
 use crate::clock::Timestamp;
 use crate::event::{EventId, EventType, GatewayKey, NodeId, Reason, Sequence};
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 use crate::store::receipts::Receipts;
 use crate::store::{LoggedEvent, Outcome, Range, Result};
 
@@ -49,7 +49,7 @@ impl LedgerStatements for Connection {
             where d.redriven_at is null
             "#,
             rows,
-            LONGEST_RANGE
+            MAX_RANGE_LENGTH
         )
         .fetch_all(self)
         .await?;

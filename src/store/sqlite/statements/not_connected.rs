@@ -6,7 +6,7 @@ use super::{Connection, json, query, query_as};
 use crate::clock::Timestamp;
 use crate::event::{GatewayId, GatewayKey, Reason, Sequence};
 use crate::store::Result;
-use crate::store::limits::LONGEST_RANGE;
+use crate::store::limits::MAX_RANGE_LENGTH;
 
 impl NotConnectedStatements for Connection {
     async fn streams_not_connected(
@@ -47,7 +47,7 @@ impl NotConnectedStatements for Connection {
                 )
             "#,
             wanted,
-            LONGEST_RANGE
+            MAX_RANGE_LENGTH
         )
         .fetch_all(self)
         .await?)

@@ -214,7 +214,7 @@ fn a_slow_event_ends_the_group_of_its_type() {
     let now = Instant::now();
     let slot = cadence.plan(&kind(0), true, now).1;
     cadence.confirmed([slot; 200].into_iter(), Duration::ZERO, now, now);
-    assert_eq!(cadence.limit(slot, now), LONGEST_GROUP);
+    assert_eq!(cadence.limit(slot, now), MAX_GROUP_EVENTS);
     cadence.confirmed([slot].into_iter(), Duration::from_secs(2), now, now);
     assert_eq!(cadence.limit(slot, now), 1);
 }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::{PATIENCE, Service};
+use crate::support::{Service, TEST_TIMEOUT};
 
 /// The version of axe-core that `tests/run` installs.
 const AXE: &str = "axe-core-4.14.1";
@@ -69,7 +69,7 @@ impl Browser {
         let client = Client::builder()
             .tls_backend_preconfigured(config.as_ref().clone())
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(TEST_TIMEOUT)
             .build()
             .expect("a client");
         let arguments = [
@@ -143,7 +143,7 @@ impl Browser {
     /// Waits until a script returns true. The page may be another one at any moment.
     pub(crate) async fn until(&self, script: &str) {
         let mut polls = tokio::time::interval(Duration::from_millis(50));
-        let found = tokio::time::timeout(PATIENCE, async {
+        let found = tokio::time::timeout(TEST_TIMEOUT, async {
             while !self.holds(script).await {
                 polls.tick().await;
             }
@@ -186,7 +186,7 @@ impl Browser {
     async fn click_any(&self, path: &str) {
         let mut polls = tokio::time::interval(Duration::from_millis(50));
         let by = json!({"using": "xpath", "value": path});
-        let clicked = tokio::time::timeout(PATIENCE, async {
+        let clicked = tokio::time::timeout(TEST_TIMEOUT, async {
             loop {
                 polls.tick().await;
                 let found = self.post("/elements", &by).await;
@@ -351,7 +351,7 @@ async fn chromedriver() -> (Child, u16) {
             "chromedriver: tests/run installs the Debian packages chromium and chromium-driver",
         );
     let mut lines = BufReader::new(driver.stdout.take().expect("its output")).lines();
-    let started = tokio::time::timeout(PATIENCE, async {
+    let started = tokio::time::timeout(TEST_TIMEOUT, async {
         while let Some(line) = lines.next_line().await.expect("readable") {
             if let Some((_, port)) = line.split_once("started successfully on port ") {
                 return port.trim_end_matches('.').parse().expect("a port");

@@ -17,7 +17,7 @@ use gateway_events::store::{Delivery, DeliveryState};
 
 use super::{GATEWAYS, Run};
 use crate::conformance::Fixture;
-use crate::support::PATIENCE;
+use crate::support::TEST_TIMEOUT;
 
 impl Run {
     pub(super) async fn end(mut self) {
@@ -29,7 +29,9 @@ impl Run {
                 self.connect(nth).await;
             }
             let delivered = self.deliver_all(nth);
-            tokio::time::timeout(3 * PATIENCE, delivered).await.expect("all is delivered in time");
+            tokio::time::timeout(3 * TEST_TIMEOUT, delivered)
+                .await
+                .expect("all is delivered in time");
             self.disconnect(nth, Reason::ClosedByGateway).await;
         }
         for nth in 0..GATEWAYS {
