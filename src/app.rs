@@ -147,8 +147,7 @@ pub async fn serve(
     let jobs = Supervisor::default();
     let dispatcher =
         Dispatcher::new(Arc::clone(&store), wake.clone(), config.delivery_options(), &jobs);
-    let event_bytes = usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX);
-    let rules = Rules::new(event_bytes);
+    let rules = rules(&config);
     let render = recorder.clone();
     let lag = Lag::default();
     let measure = metrics::Measure::new(
@@ -202,6 +201,10 @@ pub async fn serve(
         _ = accepting => Outcome::ListenerFailed,
     };
     Ok(service.shut_down(outcome, &signals).await)
+}
+
+fn rules(config: &Config) -> Arc<Rules> {
+    Rules::new(usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX))
 }
 
 /// Binds the address and joins the nodes of the database. The address comes first: a first token

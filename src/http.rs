@@ -196,7 +196,7 @@ pub fn router(app: Arc<App>) -> Router {
 fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     let api = under_base(api()).layer(timeout);
-    let connect = under_base([routes!(connect::connect)]);
+    let connect = under_base(vec![routes!(connect::connect)]);
     let probes = OpenApiRouter::new()
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
@@ -215,10 +215,10 @@ fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
 }
 
 /// The operations of the API, by path.
-fn api() -> impl IntoIterator<Item = ApiRoute> {
+fn api() -> Vec<ApiRoute> {
     let manifest = routes!(manifest::keep).layer(Extension(BodyLimit(manifest::MAX_BYTES)));
     let edit = routes!(inbox_edit::edit).layer(Extension(BodyLimit(inbox_edit::MAX_BYTES)));
-    [
+    vec![
         routes!(browse::events, events::publish),
         routes!(events::show),
         routes!(resend::resend),
@@ -280,15 +280,15 @@ type ApiRoute = UtoipaMethodRouter<Arc<App>>;
 
 /// The router of these routes, whose paths are relative to [`BASE`]. Nesting a router would give the
 /// same, but rewrite the URI of each request.
-fn under_base(routes: impl IntoIterator<Item = ApiRoute>) -> OpenApiRouter<Arc<App>> {
-    let mut router = OpenApiRouter::new();
+fn under_base(routes: Vec<ApiRoute>) -> OpenApiRouter<Arc<App>> {
+    let mut documented = OpenApiRouter::new();
     for (schemas, paths, handlers) in routes.into_iter().map(no_body::refused_where_undocumented) {
         let mut under = Paths::new();
         under.paths =
             paths.paths.into_iter().map(|(path, it)| (format!("{BASE}{path}"), it)).collect();
-        router = router.routes((schemas, under, handlers));
+        documented = documented.routes((schemas, under, handlers));
     }
-    router
+    documented
 }
 
 async fn timed_out(_: BoxError) -> Problem {

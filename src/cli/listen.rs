@@ -33,7 +33,7 @@ pub(crate) struct Args {
     )]
     after: Option<i64>,
     #[command(flatten)]
-    as_gateway_args: gateway::AsGatewayArgs,
+    connection: gateway::AsGatewayArgs,
     #[command(flatten)]
     client: ClientOptions,
 }
@@ -41,10 +41,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = &args.client;
     match args.gateway {
-        Some(gateway) if !args.as_gateway_args.as_gateway => {
+        Some(gateway) if !args.connection.as_gateway => {
             watch::run(&gateway, args.after, client).await
         }
-        _ => gateway::run(args.as_gateway_args, client).await,
+        _ => gateway::run(args.connection, client).await,
     }
 }
 

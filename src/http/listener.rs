@@ -145,7 +145,8 @@ impl Listener {
                 is_balancer,
                 deadline: Instant::now() + self.handshake_timeout,
                 router: router.clone(),
-                wind_down: wind_down.clone(),
+                // Each poll locks the token, so connections don't share one.
+                wind_down: wind_down.child_token(),
                 tasks: connections.clone(),
             };
             connections.spawn(async move { slot.run(connection.run(stream)).await });
@@ -269,8 +270,6 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { peer, limits, router, wind_down, .. } = self;
-        // Each poll locks the token, so connections don't share one.
-        let wind_down = wind_down.child_token();
         let address = peer.address;
         peer.slot.ready();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {

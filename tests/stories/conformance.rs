@@ -415,7 +415,7 @@ pub(crate) fn closed(
         gateway: gateway.key,
         connection,
         reason,
-        detail: "as the story wants it".to_owned(),
+        detail: "as the test says".to_owned(),
         unconfirmed: unconfirmed.into_iter().map(sent_now).collect(),
         is_in_progress: false,
         give_up_after: give_up.then_some(1),

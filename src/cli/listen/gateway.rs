@@ -61,33 +61,29 @@ pub(crate) struct AsGatewayArgs {
     confirmation: Confirmation,
 }
 
-pub(super) async fn run(
-    as_gateway_args: AsGatewayArgs,
-    client: &ClientOptions,
-) -> anyhow::Result<ExitCode> {
-    as_gateway_args.confirmation.require(
+pub(super) async fn run(args: AsGatewayArgs, client: &ClientOptions) -> anyhow::Result<ExitCode> {
+    args.confirmation.require(
         "`listen --as-gateway` connects as the gateway that its key belongs\n\
          to, and confirms every event that it receives. Confirmed events are on record as\n\
          delivered: if the real gateway is away, it never receives them.\n\
          To watch only: gateway-events listen GATEWAY",
         "Connect as the gateway?",
     )?;
-    let key = secret(as_gateway_args.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
+    let key = secret(args.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
         format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
     })?;
     let trust = client.trust()?;
     let url = Api::new(&client.address()?, None, &trust)?.base().clone();
     let stop = until_interrupted();
-    let printer =
-        Printer { as_json: client.prints_json()?, slow: as_gateway_args.slow, stop: stop.clone() };
-    if as_gateway_args.reliable.is_chosen() {
+    let printer = Printer { as_json: client.prints_json()?, slow: args.slow, stop: stop.clone() };
+    if args.reliable.is_chosen() {
         let endpoint = Endpoint { base: url, tls: trust.client_config()?, source: None };
-        return reliable::run(as_gateway_args.reliable, endpoint, key, printer, stop).await;
+        return reliable::run(args.reliable, endpoint, key, printer, stop).await;
     }
     let mut options = GatewayOptions::new(url, key, trust.client_config()?, Arc::new(printer));
-    options.ack = match as_gateway_args.fail {
+    options.ack = match args.fail {
         Some(code) => AckPolicy::Fail(code),
-        None if as_gateway_args.ack => AckPolicy::Success,
+        None if args.ack => AckPolicy::Success,
         None => AckPolicy::Silent,
     };
     match Gateway::new(options).run(stop).await {

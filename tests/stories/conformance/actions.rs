@@ -12,7 +12,7 @@ use gateway_events::store::{
 
 use super::{Fixture, confirmed, connection, event, event_with, ids, range};
 
-const REASON: &str = "the story wants it";
+const REASON: &str = "the test says";
 
 /// Why the rows of a log are not sent.
 async fn withheld(store: &dyn Store, gateway: &Gateway) -> Vec<(i64, Option<Reason>)> {
@@ -56,7 +56,7 @@ pub(crate) async fn a_paused_gateway_is_known_until_it_is_resumed(store: &dyn St
     assert_eq!((pause.by.as_str(), pause.reason.as_deref()), ("tests", Some(REASON)));
     let verdict = done.gateway.verdict();
     assert_eq!(verdict.state, VerdictState::Paused);
-    assert_eq!(verdict.reason.as_deref(), Some("paused by tests: the story wants it"));
+    assert_eq!(verdict.reason.as_deref(), Some("paused by tests: the test says"));
 
     let again = store.pause_gateway(&actor, gateway.id, Some("another"), false).await.unwrap();
     assert!(!again.changed && again.control.is_none());
@@ -168,7 +168,7 @@ pub(crate) async fn only_a_pending_delivery_is_skipped_and_only_once(store: &dyn
     let failed = store.failed_deliveries(fixture.organisation, &filter, None, 10).await.unwrap();
     assert_eq!(failed.rows.len(), 2);
     let attempt = failed.rows[0].attempts.last().unwrap();
-    assert_eq!(attempt.detail.as_deref(), Some("skipped by tests: the story wants it"));
+    assert_eq!(attempt.detail.as_deref(), Some("skipped by tests: the test says"));
 
     // Redriven under a new sequence, which is sent.
     let one = RedriveSelection::One(gateway.id, Sequence(2));

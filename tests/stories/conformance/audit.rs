@@ -376,7 +376,7 @@ pub(crate) async fn retried_and_deleted_rows_are_recorded(
     outsider.insert(&[row(), row(), row(), row()]).await;
     let rows = store.inbox_page(1000, 1 << 20).await.unwrap();
     let rejection =
-        Rejection { reason: RejectionReason::Invalid, detail: "as the story wants it".to_owned() };
+        Rejection { reason: RejectionReason::Invalid, detail: "as the test says".to_owned() };
     let bad = rows.iter().map(|it| ValidatedRow { id: it.id, result: Err(rejection.clone()) });
     store.drain_inbox(bad.collect()).await.unwrap();
     let all = RejectedFilter::default();

@@ -196,7 +196,7 @@ pub(crate) async fn evidence_about_a_gateway_is_complete_and_bounded(store: &dyn
     assert_eq!(logged(&targets[0]).map(|it| it.is_logged), Some(false));
     assert_eq!(logged(&targets[1]).map(|it| it.is_logged), Some(true));
     let said: Vec<_> = found.said.iter().map(|it| (it.reason, it.detail.as_str())).collect();
-    let ended = (Reason::ConnectionLost, "as the story wants it");
+    let ended = (Reason::ConnectionLost, "as the test says");
     assert_eq!(said, [ended, (Reason::GatewayProcessingError, "no")]);
     // Which of its labels others have.
     let west = ("region".to_owned(), "eu-west".to_owned());

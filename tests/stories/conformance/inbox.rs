@@ -50,7 +50,7 @@ fn event_of(row: &InboxRow, gateways: &[GatewayId]) -> NewEvent {
 
 fn bad(row: &InboxRow) -> ValidatedRow {
     let rejection =
-        Rejection { reason: RejectionReason::Invalid, detail: "as the story wants it".to_owned() };
+        Rejection { reason: RejectionReason::Invalid, detail: "as the test says".to_owned() };
     ValidatedRow { id: row.id, result: Err(rejection) }
 }
 

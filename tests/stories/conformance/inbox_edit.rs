@@ -26,7 +26,7 @@ async fn rejected(
 }
 
 fn bad() -> Rejection {
-    Rejection { reason: RejectionReason::Invalid, detail: "as the story wants it".to_owned() }
+    Rejection { reason: RejectionReason::Invalid, detail: "as the test says".to_owned() }
 }
 
 /// An edit that makes the event valid, for these gateways.

@@ -357,7 +357,7 @@ impl World {
         let content = row.content.as_ref().unwrap();
         let result = if content.event_type == "bad.type" {
             let reason = RejectionReason::UnknownEventType;
-            Err(Rejection { reason, detail: "as the story wants it".to_owned() })
+            Err(Rejection { reason, detail: "as the test says".to_owned() })
         } else {
             let id = EventId::new(content.event_id.clone().unwrap()).unwrap();
             let gateway = content.gateway_id.as_ref().unwrap().parse().unwrap();
@@ -371,7 +371,7 @@ impl World {
     fn validated(&mut self, item: &Item) -> Validated {
         let (id, at) = (event_id(item.id), self.tick());
         if !item.fit {
-            let error = ValidationError::invalid("event", "as the story wants it");
+            let error = ValidationError::invalid("event", "as the test says");
             return Err(InvalidEvent { identity: Some((id, [item.content; 32])), error });
         }
         let target = self.target(&item.target);
@@ -424,19 +424,13 @@ impl World {
             // By the clock of the store, so that connections are alive at the same time.
             RecordKind::Heartbeat => Record::Heartbeat { connection, at: Timestamp::now() },
             RecordKind::Applied => reported(Ok(())),
-            RecordKind::Failed => {
-                reported(Err(ReportedFailure::new(Reason::ApplyFailed, "no".to_owned())))
-            }
+            RecordKind::Failed => reported(Err(apply_failed("no"))),
             RecordKind::Unmatched { applied } => Record::Unmatched {
                 gateway,
                 connection,
                 instance,
                 key: deployment(first),
-                result: if *applied {
-                    Ok(())
-                } else {
-                    Err(ReportedFailure::new(Reason::ApplyFailed, String::new()))
-                },
+                result: if *applied { Ok(()) } else { Err(apply_failed("")) },
                 sent_here: range.last,
                 at,
             },
@@ -461,7 +455,7 @@ impl World {
                 gateway,
                 connection,
                 reason: *reason,
-                detail: "as the story wants it".to_owned(),
+                detail: "as the test says".to_owned(),
                 unconfirmed: Vec::from_iter(sent.then_some(Unconfirmed { range, started_at })),
                 is_in_progress: first % 3 == 0,
                 give_up_after: give_up.then_some(u32::from(last % 2 == 0) + 1),
@@ -470,6 +464,10 @@ impl World {
             },
         })
     }
+}
+
+fn apply_failed(detail: &str) -> ReportedFailure {
+    ReportedFailure::new(Reason::ApplyFailed, detail.to_owned())
 }
 
 pub(super) fn event_id(nth: u8) -> EventId {

@@ -101,7 +101,7 @@ pub(super) fn outcome(
 ) -> Option<Option<InstanceOutcome>> {
     let (sequence, last) = (range.first, range.last);
     let advance_to = |advance: bool| advance.then_some(sequence);
-    let detail = "as the story wants it".to_owned();
+    let detail = "as the test says".to_owned();
     let outcome = match step.kind {
         RecordKind::Acknowledged { applied } => {
             let level = if applied { Level::Applied } else { Level::Received };
