@@ -258,7 +258,7 @@ fn is_mailbox(text: &str) -> bool {
 /// Parses the URL of a kind of destination.
 pub(super) fn parsed(kind: AlertDestinationKind, text: &str) -> Result<Url, String> {
     if text.len() > MAX_URL_BYTES {
-        return Err(format!("must be at most {MAX_URL_BYTES} characters"));
+        return Err(format!("must be at most {MAX_URL_BYTES} bytes"));
     }
     let is_email = kind == AlertDestinationKind::Email;
     let allowed: &[&str] = if is_email { &["smtp"] } else { &["https", "http"] };

@@ -266,8 +266,7 @@ impl LogReader {
                 let is_all = page.rows.last().is_none_or(|row| row.sequence >= page.head);
                 if got >= asked {
                     // No more than fit if they are as large: a store may produce the others in vain.
-                    let bytes: usize =
-                        page.rows.iter().map(|row| row.event.payload.get().len()).sum();
+                    let bytes: usize = page.rows.iter().map(|row| weight(row) - ROW).sum();
                     let fit = self.most_bytes.saturating_mul(got) / bytes.max(1);
                     self.page = (2 * asked).min(fit.max(got)).min(self.most_rows);
                 } else if !is_all {

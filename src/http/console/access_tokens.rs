@@ -1,7 +1,7 @@
 //! Access tokens: the list, without their secrets, and the forms that create and revoke them.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use secrecy::ExposeSecret as _;
 use uuid::Uuid;
@@ -217,7 +217,7 @@ pub(super) async fn revoke(Key(id): Key<String>, submission: Submission) -> Resp
         access_tokens::revoke(visit.state(), visit.part(), admin, Path(id), Query(())).await
     };
     match done.await {
-        Ok(_) => (StatusCode::SEE_OTHER, [(header::LOCATION, PATH)]).into_response(),
+        Ok(_) => Redirect::to(PATH).into_response(),
         Err(problem) => submission.refused(&problem),
     }
 }

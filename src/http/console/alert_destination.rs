@@ -1,8 +1,8 @@
 //! A destination of alerts: the forms that create, change, test and delete it. Its URL and its secret
 //! are accepted, and never output.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
 use super::super::alert_destinations;
@@ -38,7 +38,7 @@ pub(super) fn path(id: &str) -> String {
 }
 
 fn to(path: &str) -> Response {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, path)]).into_response()
+    Redirect::to(path).into_response()
 }
 
 /// The form of a new destination.

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
 use super::super::alerts;
@@ -35,7 +34,7 @@ pub(super) fn path(id: &str) -> String {
 }
 
 fn to(path: String) -> Response {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, path)]).into_response()
+    Redirect::to(&path).into_response()
 }
 
 /// What the forms need to be shown: the values of their fields, and why one was refused.

@@ -1,7 +1,6 @@
 //! Event types and their schemas.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
@@ -190,7 +189,7 @@ async fn put(visit: &Visit, name: &str, definition: EventTypeDefinition) -> Hand
 }
 
 fn to(name: &str) -> Response {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, event_type_form::path(name))]).into_response()
+    Redirect::to(&event_type_form::path(name)).into_response()
 }
 
 /// A schema, or that there is none.

@@ -1,8 +1,7 @@
 //! What an admin can do to a gateway: pause, resume, skip a delivery, request a resync, disable and
 //! enable it.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
 use super::super::extract::{Json, MergePatch, OptionalJson, Path};
@@ -118,7 +117,7 @@ fn filled(submission: &Submission, name: &str) -> Option<String> {
 
 /// Leads back to the gateway, which shows the change.
 pub(super) fn back(id: GatewayId) -> Response {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, format!("/console/gateways/{id}"))]).into_response()
+    Redirect::to(&format!("/console/gateways/{id}")).into_response()
 }
 
 pub(super) async fn pause(Key(id): Key<GatewayId>, submission: Submission) -> Response {

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, Path};
@@ -55,7 +54,7 @@ pub(super) async fn save(Key(id): Key<GatewayId>, submission: Submission) -> Res
     match saved(&submission, id).await {
         Ok(()) => {
             let page = format!("/console/gateways/{id}");
-            (StatusCode::SEE_OTHER, [(header::LOCATION, page)]).into_response()
+            Redirect::to(&page).into_response()
         }
         Err(problem) if ["invalid", "conflict"].contains(&problem.code()) => {
             match again(&submission, id, &problem).await {

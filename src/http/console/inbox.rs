@@ -1,7 +1,7 @@
 //! Rejected rows of the inbox.
 
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
 use super::super::extract::{MergePatch, OptionalJson, Path};
@@ -259,7 +259,7 @@ pub(super) async fn delete(Key(id): Key<i64>, submission: Submission) -> Respons
 
 fn answer(submission: &Submission, next: HandlerResult<String>) -> Response {
     match next {
-        Ok(next) => (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response(),
+        Ok(next) => Redirect::to(&next).into_response(),
         Err(problem) => submission.refused(&problem),
     }
 }

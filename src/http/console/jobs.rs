@@ -1,7 +1,6 @@
 //! Jobs: redrives and replays of many deliveries.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 
 use super::super::bulk_jobs;
@@ -107,7 +106,7 @@ pub(super) async fn abort(Key(id): Key<JobId>, submission: Submission) -> Respon
         bulk_jobs::abort(visit.part(), admin, Path(id), Query(()), request).await
     };
     match done.await {
-        Ok(_) => (StatusCode::SEE_OTHER, [(header::LOCATION, "/console/jobs")]).into_response(),
+        Ok(_) => Redirect::to("/console/jobs").into_response(),
         Err(problem) => submission.refused(&problem),
     }
 }

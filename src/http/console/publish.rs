@@ -4,7 +4,7 @@
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde_json::value::RawValue;
 
@@ -358,5 +358,5 @@ async fn publish(
     let (_, answer) = events::publish(visit.state(), publisher, Query(()), request).await?;
     let PublishResponse::One(accepted) = answer.0 else { return Err(Problem::internal()) };
     let path = event_path(accepted.id.as_str());
-    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, path)]).into_response())
+    Ok(Redirect::to(&path).into_response())
 }

@@ -7,7 +7,7 @@ use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde::de::DeserializeOwned;
 
@@ -162,7 +162,7 @@ fn no_session(parts: &Parts) -> Response {
         };
         return layout::passing("Redirecting", here, &body);
     }
-    (StatusCode::SEE_OTHER, [(header::LOCATION, next)]).into_response()
+    Redirect::to(&next).into_response()
 }
 
 /// The scheme, host and port by which the browser knows the service.
@@ -203,7 +203,7 @@ fn forwarded_proto(headers: &HeaderMap) -> Option<&str> {
 
 /// Leads to the console from its address with a slash at the end.
 pub(super) async fn to_root() -> Response {
-    (StatusCode::SEE_OTHER, [(header::LOCATION, ROOT)]).into_response()
+    Redirect::to(ROOT).into_response()
 }
 
 /// Answers a method that a path does not have. A browser that opens the address of a form is led to
@@ -211,7 +211,7 @@ pub(super) async fn to_root() -> Response {
 pub(super) async fn wrong_method(method: Method, uri: Uri) -> Response {
     if matches!(method, Method::GET | Method::HEAD) {
         let page = page_of(uri.path());
-        return (StatusCode::SEE_OTHER, [(header::LOCATION, page)]).into_response();
+        return Redirect::to(&page).into_response();
     }
     let why = "This address of the console does not accept this kind of request.";
     let problem = Problem::new(Code::MethodNotAllowed, why);

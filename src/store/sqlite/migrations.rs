@@ -24,12 +24,17 @@ pub async fn migrate(path: &Path) -> Result<(), OpenError> {
 /// The migrations that the database at `path` lacks, oldest first. Changes nothing.
 pub async fn pending_migrations(path: &Path) -> Result<Vec<String>, OpenError> {
     let mut history = Vec::new();
-    if path.exists() {
+    if exists(path)? {
         let mut conn = connect::connect_read_only(path).await?;
         history = applied(&mut conn).await?;
         conn.close().await?;
     }
     Ok(schema::pending(&MIGRATOR, &history)?)
+}
+
+/// Fails if that can't be determined, such as without access to the directory.
+fn exists(path: &Path) -> Result<bool, OpenError> {
+    path.try_exists().map_err(|error| OpenError::Io { path: path.to_owned(), error })
 }
 
 async fn applied(conn: &mut SqliteConnection) -> Result<Vec<Applied>, OpenError> {
@@ -55,7 +60,7 @@ pub(super) fn newest() -> i64 {
 
 /// Refuses a database that does not exist, lacks migrations, or has others than this version.
 pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
-    if !path.exists() {
+    if !exists(path)? {
         return Err(OpenError::Missing(path.to_owned()));
     }
     if pending_migrations(path).await?.is_empty() {

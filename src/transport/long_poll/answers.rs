@@ -11,7 +11,7 @@ use crate::transport::reliable::Encoding;
 use crate::transport::{Gap, GapReason, Greeting, Outgoing, Resumed};
 
 /// The most bytes of events in a response, unless one event is larger.
-const ANSWER_BYTES: usize = 1024 * 1024;
+const RESPONSE_BYTES: usize = 1024 * 1024;
 /// The time before a gap is returned again, from the second time on. Doubled each time, up to the
 /// longest: a gateway that does not read the responses must not cause load.
 const MIN_REPEAT_PAUSE: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ pub(super) struct Answers {
     /// Events and gaps that were taken from the lane, and were in no response yet.
     kept: Vec<Outgoing>,
     /// Where the lane has marked the log as complete, and what was announced to the gateway before:
-    /// answers have no marks. The first event after a mark says so, even if it is sent again.
+    /// responses have no marks. The first event after a mark says so, even if it is sent again.
     marks: BTreeMap<Sequence, Sequence>,
     /// The last of them, if no event has followed it.
     last_mark: Option<Sequence>,
@@ -301,7 +301,7 @@ impl Answers {
                 Outgoing::Event(event) => {
                     let text = self.encoding.event_text(event);
                     bytes += text.len();
-                    if bytes > ANSWER_BYTES && !events.is_empty() {
+                    if bytes > RESPONSE_BYTES && !events.is_empty() {
                         break;
                     }
                     events.push(text);

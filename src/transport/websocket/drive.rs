@@ -12,7 +12,7 @@ use super::super::{Control, Drain, Ended, Violation};
 use super::reading::ReadEnd;
 use crate::event::Reason;
 
-/// How long a peer that violated the protocol has to read the close frame.
+/// How long a peer that violated the protocol, or has been silent, has to read the close frame.
 const LINGER: Duration = Duration::from_millis(250);
 
 /// Time limits of a connection.

@@ -1,5 +1,5 @@
 //! Searches with a filter of deliveries. No other statement has a condition of the filter. The patterns
-//! are exhaustive, so that the compiler names the statements that a new field concerns.
+//! of the macros are exhaustive, so that the compiler names the searches that a new field concerns.
 
 use super::super::sql::dialect::DeliveryFilterStatements;
 use super::super::sql::dialect::delivery_filter::{

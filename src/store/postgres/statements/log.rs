@@ -340,7 +340,8 @@ impl LogStatements for Connection {
     /// The server sends all rows that it is asked for, so the statement stops at the row that exceeds
     /// the bytes. There is no gap above the floor, so the sequences of a page are known. `limit 1`
     /// makes the planner look up events one by one; a plan made without statistics would read all of
-    /// them for a page.
+    /// them for a page. The first row alone has the log's head and floor. Postgres 13 extracts a double,
+    /// which is exact for whole seconds.
     fn outbox_rows(
         &mut self,
         gateway: GatewayKey,
@@ -367,7 +368,8 @@ impl LogStatements for Connection {
                             or e.purged_at is not null
                         then json_build_array(
                             case when isfinite(e.expires_at)
-                                then (extract(epoch from e.expires_at) * 1000000)::bigint end,
+                                then extract(epoch from date_trunc('second', e.expires_at))::bigint * 1000000
+                                    + extract(microseconds from e.expires_at)::bigint % 1000000 end,
                             e.traceparent, e.attributes,
                             case when e.purged_at is null or o.withheld = 'superseded'
                                 then o.withheld else 'purged' end)::text

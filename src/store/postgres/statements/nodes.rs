@@ -32,8 +32,8 @@ impl NodeStatements for Connection {
             return Ok(false);
         }
         let keys = keys(gateways);
-        // As a subquery, the keys don't influence the plan, so Postgres plans the statement once per
-        // connection instead of for each transaction.
+        // As a subquery, the keys don't influence the plan, so Postgres keeps one plan per connection after
+        // a few transactions, instead of planning the statement for each.
         query!(
             r#"
             select gateway from streams where gateway = any((select $1::bigint[])::bigint[])

@@ -7,7 +7,7 @@ use crate::store::{EventFilter, Result, TimedKey};
 /// Browsing events. Statements that return [`Examined`] events read them along one
 /// index, and mark those that match the whole filter.
 pub(crate) trait BrowseStatements {
-    /// Events before a place, newest first, along the index of the filter's artifact, or of all
+    /// Events before a position, newest first, along the index of the filter's artifact, or of all
     /// events.
     async fn events_by_age(
         &mut self,

@@ -7,7 +7,7 @@ use crate::store::{DeliveryFilter, DeliveryKey, DeliveryState, Result, TimedKey}
 /// Searches with a filter of deliveries. No other trait has statements with its conditions, so a new
 /// condition changes one file for each database.
 pub(crate) trait DeliveryFilterStatements {
-    /// Failed attempts, or all of them, at or before a place (finish time and key), newest first.
+    /// Failed attempts, or all of them, at or before a position (finish time and key), newest first.
     /// Reads failed ones along the index of the filter's gateway or reason, and marks the rows that
     /// match.
     async fn failed_attempts(
@@ -57,7 +57,7 @@ pub(crate) trait DeliveryFilterStatements {
         limit: i64,
     ) -> Result<Vec<DeliveryKey>>;
     /// Deliveries of the events that the filter names and that were appended in its window, before a
-    /// place, in descending order.
+    /// position, in descending order.
     async fn deliveries_named(
         &mut self,
         matching: &Matching,

@@ -6,7 +6,7 @@ use crate::store::{Result, TimedKey};
 
 /// Expiry of events whose gateway has no live connection.
 pub(crate) trait ExpiryStatements {
-    /// Events that have expired and may have open deliveries, after a place (expiry and event
+    /// Events that have expired and may have open deliveries, after a position (expiry and event
     /// key), in that order.
     async fn due_events(
         &mut self,

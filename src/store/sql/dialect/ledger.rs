@@ -35,7 +35,7 @@ pub(crate) trait LedgerStatements {
         &mut self,
         deliveries: &[(GatewayKey, Sequence)],
     ) -> Result<Vec<(GatewayKey, LoggedEvent)>>;
-    /// The number of deliveries of these ranges by event type, each with the place of its range among
+    /// The number of deliveries of these ranges by event type, each with the index of its range among
     /// them.
     async fn counted_types(
         &mut self,

@@ -172,7 +172,7 @@ impl Browser {
         self.click_any(&format!("//a[normalize-space()={text:?}]")).await;
     }
 
-    /// Likewise a button.
+    /// Clicks the first button with this text that can be clicked, once there is one.
     pub(crate) async fn press(&self, text: &str) {
         self.click_any(&format!("//button[normalize-space()={text:?}]")).await;
     }

@@ -39,7 +39,7 @@ async fn a_gateways_deliveries_labels_and_keys_are_changed() {
     browser.go(&path).await;
     browser.unfold("Request a resync").await;
     browser.press("Request a resync").await;
-    browser.until_says("replay a part of its log instead").await;
+    browser.until_says("Replay a part of its log instead").await;
 
     browser.go(&path).await;
     browser.unfold("Change its labels").await;

@@ -123,20 +123,21 @@ async fn rows_are_selected_without_scripts() {
     browser.go("/console/failures").await;
     browser.type_into("#token", &service.token).await;
     browser.click("form.card button").await;
+    browser.until("return document.querySelector('#live tbody input') !== null").await;
     let hidden = "return document.querySelector('#select-all').checkVisibility() === false";
     assert!(browser.holds(hidden).await, "selecting a page needs scripts");
     browser.click("#live tbody input").await;
     browser.click("#selection button").await;
-    assert!(browser.text("main .notice").await.contains("1 delivery would be appended again"));
+    browser.until_says("1 delivery would be appended again").await;
     browser.click("main button.primary").await;
-    assert!(browser.text("main .notice").await.contains("1 done."));
+    browser.until_says("1 done.").await;
 
     browser.go("/console/gateways").await;
     browser.click("#live tbody input").await;
     browser.click("#action option[value=disable]").await;
     browser.click("#selection button").await;
-    assert!(browser.text("main").await.contains("It can't connect until it is enabled"));
+    browser.until_says("It can't connect until it is enabled").await;
     browser.click("main button.danger").await;
-    assert!(browser.text("main .notice").await.contains("1 done."));
+    browser.until_says("1 done.").await;
     browser.close().await;
 }
