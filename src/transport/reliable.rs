@@ -1,4 +1,4 @@
-//! What all transports of reliable mode share: translation between [frames](super::frames) and the
+//! What all transports of reliable mode share: translation between [frames] and the
 //! messages of a link, and how a connection ends.
 
 use std::fmt;

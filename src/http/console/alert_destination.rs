@@ -37,10 +37,6 @@ pub(super) fn path(id: &str) -> String {
     format!("/console/alerts/destinations/{}", encode(id))
 }
 
-fn to(path: &str) -> Response {
-    Redirect::to(path).into_response()
-}
-
 /// The form of a new destination.
 pub(super) async fn new(visit: Visit) -> Response {
     let values = Pairs::default().and("kind", "webhook");
@@ -86,7 +82,9 @@ pub(super) async fn create(submission: Submission) -> Response {
 
 /// Leads to the destination, or shows its generated key first.
 fn stored(visit: &Visit, destination: &AlertDestination) -> Response {
-    let Some(secret) = &destination.secret else { return to(&path(&destination.id)) };
+    let Some(secret) = &destination.secret else {
+        return Redirect::to(&path(&destination.id)).into_response();
+    };
     let body = html! {
         h1 { "Signing key" }
         div.notice.good role="status" {
@@ -217,7 +215,7 @@ pub(super) async fn delete(Key(id): Key<String>, submission: Submission) -> Resp
         alert_destinations::remove(visit.part(), admin, Path(id), Query(())).await
     };
     match done.await {
-        Ok(_) => to("/console/alerts"),
+        Ok(_) => Redirect::to("/console/alerts").into_response(),
         Err(problem) => submission.refused(&problem),
     }
 }

@@ -33,10 +33,6 @@ pub(super) fn path(id: &str) -> String {
     format!("/console/alerts/rules/{}", encode(id))
 }
 
-fn to(path: String) -> Response {
-    Redirect::to(&path).into_response()
-}
-
 /// What the forms need to be shown: the values of their fields, and why one was refused.
 struct Filled<'a> {
     values: &'a Pairs,
@@ -91,7 +87,7 @@ pub(super) async fn create(submission: Submission) -> Response {
         definition.id = Some(fields.get("id").to_owned()).filter(|id| !id.is_empty());
         let json = Json(definition);
         let (_, rule) = alerts::create(visit.part(), admin, Query(()), json).await?;
-        Ok(to(path(&rule.0.id)))
+        Ok(Redirect::to(&path(&rule.0.id)).into_response())
     };
     match created.await {
         Ok(response) => response,
@@ -259,7 +255,7 @@ pub(super) async fn save(Key(id): Key<String>, submission: Submission) -> Respon
         put(visit, admin, &id, definition(fields)?).await
     };
     match saved.await {
-        Ok(()) => to(path(&id)),
+        Ok(()) => Redirect::to(&path(&id)).into_response(),
         Err(problem) => {
             let filled = Filled::definition(fields, Some(&problem));
             let again = async { view(visit, &shown(visit, &id).await?, &filled).await };
@@ -301,7 +297,7 @@ async fn set_enabled(id: &str, submission: &Submission, enabled: bool) -> Respon
         put(visit, admin, id, AlertRuleDefinition { enabled, ..rule.definition }).await
     };
     match done.await {
-        Ok(()) => to(path(id)),
+        Ok(()) => Redirect::to(&path(id)).into_response(),
         Err(problem) => submission.refused(&problem),
     }
 }
@@ -316,7 +312,7 @@ pub(super) async fn silence(Key(id): Key<String>, submission: Submission) -> Res
         alerts::silence(visit.part(), admin, Path(id.clone()), Query(()), json).await
     };
     match done.await {
-        Ok(_) => to(path(&id)),
+        Ok(_) => Redirect::to(&path(&id)).into_response(),
         Err(problem) => {
             let again = async {
                 let rule = shown(visit, &id).await?;
@@ -361,8 +357,8 @@ pub(super) async fn delete(Key(id): Key<String>, submission: Submission) -> Resp
         alerts::remove(visit.part(), admin, Path(id.clone()), Query(())).await
     };
     match done.await {
-        Ok(_) if built_ins().contains_key(id.as_str()) => to(path(&id)),
-        Ok(_) => to("/console/alerts".to_owned()),
+        Ok(_) if built_ins().contains_key(id.as_str()) => Redirect::to(&path(&id)).into_response(),
+        Ok(_) => Redirect::to("/console/alerts").into_response(),
         Err(problem) => submission.refused(&problem),
     }
 }
