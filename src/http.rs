@@ -89,7 +89,7 @@ pub mod tls;
 mod ttl_cache;
 mod upgrade_headers;
 
-pub use connect::UPGRADE_REFUSALS;
+pub use connect::REFUSAL_CODES;
 
 use extract::BodyLimit;
 use listener::Peer;

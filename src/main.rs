@@ -40,7 +40,7 @@ struct Client<C: Subcommand> {
 enum Command {
     /// Run the service until it is stopped by a signal
     Serve(serve::Args),
-    /// Apply pending migrations, or list them
+    /// Apply pending migrations, or check for them
     ///
     /// On SQLite, fails while a service has the file open. On Postgres, nodes may be running. Older
     /// nodes continue unless the new schema is incompatible with them; once stopped, they can't be
@@ -75,7 +75,7 @@ enum Command {
     Rollout(rollout::Rollout),
     /// Explain why a gateway or an event has missing deliveries, and what to do next
     Why(why::Why),
-    /// List, show, register and delete event types
+    /// List, show, put and delete event types
     EventType(Client<event_type::Command>),
     /// List deliveries by state or failure, count failures over time, and redrive failed deliveries
     Delivery(Client<delivery::Command>),

@@ -97,6 +97,12 @@ pub fn filter_is_valid(filter: &str) -> bool {
     EnvFilter::try_new(filter).is_ok()
 }
 
+/// A `log.filter` without the errors of the verifier of certificates: whoever connects logs the same
+/// error, with the address. A directive for this target in the filter has precedence.
+fn without_repetitions(filter: &str) -> String {
+    if filter.is_empty() { String::new() } else { format!("rustls_platform_verifier=off,{filter}") }
+}
+
 /// A `log.filter` that applies to all layers. `Targets` need no lock when a span is entered, unlike
 /// `EnvFilter`, which is for filters by spans and their fields.
 fn global_filter<S>(filter: &str) -> Result<Box<dyn Layer<S> + Send + Sync>, ParseError>
@@ -140,6 +146,7 @@ pub fn start(log: &Log, otlp: &Otlp, node: NodeId) -> Result<Telemetry, Telemetr
     let lines = standard_error().and_then(|file| Lines::start(file, notice));
     let lines = lines.map_err(|error| failed(&error))?;
     let writer = lines.clone();
+    let filter = without_repetitions(&log.filter);
     let spans = if otlp.endpoint.is_empty() {
         None
     } else {
@@ -148,13 +155,13 @@ pub fn start(log: &Log, otlp: &Otlp, node: NodeId) -> Result<Telemetry, Telemetr
     let started = match spans {
         None => {
             let format = format(as_text, is_terminal, move || writer.clone());
-            let filter = global_filter(&log.filter).map_err(|error| failed(&error))?;
+            let filter = global_filter(&filter).map_err(|error| failed(&error))?;
             tracing_subscriber::registry().with(filter).with(format).try_init().map(|()| None)
         }
         Some((layer, export)) => {
             let format = format(as_text, is_terminal, move || writer.clone());
             // Of lines only: which spans are exported does not depend on it.
-            let filter = EnvFilter::try_new(&log.filter).map_err(|error| failed(&error))?;
+            let filter = EnvFilter::try_new(&filter).map_err(|error| failed(&error))?;
             let subscriber = tracing_subscriber::registry().with(layer);
             subscriber.with(format.with_filter(filter)).try_init().map(|()| Some(export))
         }

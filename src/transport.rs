@@ -36,7 +36,7 @@
 //! - It sends nothing after [`Control::Close`], and drops its end after [`Incoming::Ended`]. If it
 //!   drops its end earlier, the node is shutting down ([`Reason::Shutdown`]).
 //!
-//! [`websocket`] is the transport of deployed gateways, and has a reliable mode, too. [`sse`] and
+//! [`websocket`] is the transport of deployed gateways, and has a reliable mode, too. [`sse`],
 //! [`long_poll`] and [`grpc`] have reliable mode only.
 
 use std::sync::Arc;

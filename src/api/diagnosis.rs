@@ -302,7 +302,7 @@ pub struct LabelDifference {
     /// The gateway's value; `null` if it did not have this label.
     #[schema(required = true, example = "eu-west")]
     pub had: Option<String>,
-    /// Until when the gateway had the value of the target; `null` if it is not on record that it ever had.
+    /// Until when the gateway had the value of the target; `null` if there is no record that it ever had it.
     #[schema(required = true)]
     pub until: Option<Timestamp>,
     /// A similar label that the gateway had then or before; `null` if there is none.

@@ -10,7 +10,7 @@ use metrics_process::Collector;
 use crate::api::AlertSeverity;
 use crate::dispatch::INVALID_MESSAGES;
 use crate::event::Reason;
-use crate::http::UPGRADE_REFUSALS;
+use crate::http::REFUSAL_CODES;
 use crate::jobs::{Job, Next};
 use crate::metric;
 use crate::store::{Fleet, GatewayLag, Gateways, RejectionReason, StoreError};
@@ -27,7 +27,7 @@ pub(super) fn create() {
     metric::create(metric::CONNECTIONS_CLOSED, "reason", reasons());
     let rejections = RejectionReason::ALL.iter().map(|reason| reason.as_str());
     metric::create(metric::INBOX_REJECTED, "reason", rejections);
-    let refusals = UPGRADE_REFUSALS.iter().map(|code| code.as_str());
+    let refusals = REFUSAL_CODES.iter().map(|code| code.as_str());
     metric::create(metric::CONNECTION_ATTEMPTS_REFUSED, "code", refusals);
     metric::create(metric::AUTHENTICATION_FAILURES, "kind", ["gateway_key", "access_token"]);
     metric::create(metric::UNMATCHED_EVENTS, "source", ["http", "inbox"]);

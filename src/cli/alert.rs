@@ -90,7 +90,7 @@ fn notifications(page: &Page<AlertNotification>) -> String {
             optional(last.map(|attempt| &attempt.detail).filter(|detail| !detail.is_empty())),
         ]
     });
-    let header = ["alert", "event", "destination", "state", "attempts", "stored", "last answer"];
+    let header = ["alert", "event", "destination", "state", "attempts", "stored", "last response"];
     table(header, rows, "no notifications")
 }
 

@@ -8,7 +8,7 @@ use super::time::parse_instant;
 
 #[derive(Debug, Args)]
 pub(crate) struct Buckets {
-    /// From this time on: RFC 3339, how long ago, like 2h, or yesterday (by default 24h)
+    /// From this time on: RFC 3339, how long ago (such as 2h), or yesterday; 24h by default
     #[arg(long, visible_alias = "since", allow_hyphen_values = true, value_parser = parse_instant)]
     from: Option<Timestamp>,
     /// Before this time

@@ -241,7 +241,7 @@ pub(crate) fn payload_text(argument: &str) -> anyhow::Result<String> {
     })
 }
 
-/// The answer to `event purge`.
+/// What `event purge` prints.
 fn purged(done: &PurgeResponse) -> String {
     let id = &done.event_id;
     let deliveries = match done.given_up {

@@ -113,7 +113,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             },
             FeedItem::Disconnected { why, wait } => note(format_args!(
                 "{}; connecting again in {:.1} s",
-                clean(&why.replace('\n', ";")),
+                clean(&why.lines().map(str::trim).collect::<Vec<_>>().join("; ")),
                 wait.as_secs_f64()
             )),
         }

@@ -5,7 +5,7 @@ use super::{TimeWindow, Timestamp};
 /// The length of a minute, in microseconds.
 pub const MINUTE: i64 = 60_000_000;
 
-/// The minutes from `first`, included, to `end`, excluded. There is at least one.
+/// The minutes from `first` (inclusive) to `end` (exclusive). There is at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Minutes {
     first: i64,

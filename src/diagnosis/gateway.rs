@@ -264,7 +264,7 @@ fn connection(evidence: &GatewayEvidence, steps: &mut Vec<Step>) {
             steps.push(Step::new(unhandled(evidence), log()));
         }
         VerdictState::Behind if is_resyncing(evidence) => {
-            let why = "It is connected, and reads a snapshot, because a resync was requested. Delivery goes on when it has applied the snapshot; if that takes long, check the gateway's log.";
+            let why = "It is connected, and reads a snapshot, because a resync was requested. Delivery continues when it has applied the snapshot; if that takes long, check the gateway's log.";
             steps.push(Step::new(why, format!("gateway instances {name}")));
         }
         VerdictState::Behind => {

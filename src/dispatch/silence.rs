@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::transport::Control;
 
 /// The shortest time between two records of activity.
-const RECORDS: Duration = Duration::from_secs(10);
+const RECORD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The last activity of a peer, and the probes since.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Silence {
     /// Notes activity of the peer. Returns whether it is to be recorded.
     pub(super) fn note_activity(&mut self, now: Instant) -> bool {
         self.alive_at = now;
-        let is_due = now.duration_since(self.recorded_at) >= RECORDS;
+        let is_due = now.duration_since(self.recorded_at) >= RECORD_INTERVAL;
         if is_due {
             self.recorded_at = now;
         }

@@ -56,7 +56,7 @@ pub(super) async fn pause(
 
 /// Resume the delivery to a paused gateway.
 ///
-/// Delivery goes on in order, on all nodes at the latest a second after the response.
+/// Delivery resumes in order, on all nodes at the latest a second after the response.
 #[utoipa::path(
     post, path = "/gateways/{id}/resume", tag = "gateways", operation_id = "resumeGateway",
     params(("id" = GatewayId, Path, description = "The gateway.")),

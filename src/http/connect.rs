@@ -210,9 +210,9 @@ async fn admit(
     Ok((upgrade, gateway))
 }
 
-/// The codes of refused upgrades, as the metric of refusals names them. Errors of the database can
+/// The codes of refused connection attempts, as the metric of refusals names them. Errors of the database can
 /// add others.
-pub const UPGRADE_REFUSALS: [Code; 12] = [
+pub const REFUSAL_CODES: [Code; 12] = [
     Code::Unauthorized,
     Code::GatewayDisabled,
     Code::UpgradeRequired,

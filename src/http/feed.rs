@@ -55,9 +55,10 @@ const STALLED: Duration = Duration::from_secs(30);
 const QUEUED: usize = 16;
 /// Messages in one chunk.
 const CHUNK: usize = 64;
-/// How old a position may be, and how many rows behind the end of a table.
+/// How old a position may be.
 const MAX_POSITION_AGE: Duration = Duration::from_hours(1);
-const FURTHEST: i64 = 10_000;
+/// How many rows behind the end of a table a position may be.
+const MAX_ROWS_BEHIND: i64 = 10_000;
 
 impl FromQuery for FeedQuery {
     fn names() -> Vec<String> {
@@ -308,7 +309,7 @@ impl FeedTask {
         }
         self.resumed = position.clone();
         let oldest = MAX_POSITION_AGE.min(self.app.config.retention.max_age());
-        if most > FURTHEST || end.at.since(position.at) > oldest {
+        if most > MAX_ROWS_BEHIND || end.at.since(position.at) > oldest {
             return self.send_gap(&gap(FeedGapReason::TooFarBehind, Some(position.at))).await;
         }
         let details = self.listener.details().clone();

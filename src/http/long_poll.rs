@@ -156,7 +156,7 @@ impl PollRequest {
         }
         let snapshot = snapshot
             .map(|text| {
-                let allowed = "the `connectionId` of the answer with the gap";
+                let allowed = "the `connectionId` of the response with the gap";
                 text.parse().map_err(|_| not_allowed("snapshot", &text, allowed))
             })
             .transpose()?;
@@ -229,8 +229,8 @@ impl PollRequest {
 /// nothing. A request without `after` continues at the position that the service stores for the
 /// instance. `gap` says that events can't be delivered: read the snapshot, and confirm `resumeAt` with
 /// `ack`, and the response's `connectionId` with `snapshot`. An instance counts as connected for twice the `wait` of its last request. Its requests
-/// should reach the same node; another node opens a new connection. If another request or connection
-/// of the instance takes the place of a request, that is answered with 204 after a second.
+/// should reach the same node; another node opens a new connection. A request that is replaced by
+/// another request or connection of the instance gets 204 after a second.
 #[utoipa::path(
     get, path = "/gateways/events", tag = "for gateways", operation_id = "pollEvents",
     params(PollQuery),

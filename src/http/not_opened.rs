@@ -1,5 +1,5 @@
 //! The refusal of a gateway that was admitted and got no connection: as the end of a stream that has
-//! begun, and as the answer to a request.
+//! begun, and as the response to a request.
 
 use super::problem::{Challenge, Problem};
 use crate::admission::NotOpened;
@@ -9,7 +9,7 @@ use crate::store::Conflict;
 use crate::transport::frames::{ErrorCode, FrameError, FrameType as _, Hello};
 use crate::transport::reliable::{Closing, violation};
 
-/// How a stream ends that has begun.
+/// How a stream that has begun ends.
 pub(super) fn closing(cause: NotOpened) -> Closing {
     match cause {
         NotOpened::Closed(reason) => reason.into(),

@@ -12,7 +12,7 @@ use crate::store::{self, Store};
 /// One of the traits that make up the [`Store`]: an extractor.
 pub(super) struct Part<T: ?Sized>(pub(super) Arc<T>);
 
-/// The store, which is only accessible by parts.
+/// The store, which is accessible only through its parts.
 pub(super) struct Parts(Arc<dyn Store>);
 
 impl Parts {

@@ -2,14 +2,14 @@
 //! definitions, findings and messages as JSON texts, which the module `alerts` reads and writes.
 //!
 //! One node at a time evaluates rules. It acquires a [lease](Alerts::acquire_evaluation_lease), and
-//! what it changes is refused once another node has acquired one. A notification is stored in the transaction
+//! its changes are refused once another node has acquired one. A notification is stored in the transaction
 //! that changes its alert. Any node sends it: it [claims](Alerts::claim_notifications) the
 //! notification for longer than a sending may take, so that no other node sends it meanwhile, and
 //! records each attempt before it begins.
 //!
 //! An alert that fires and is resolved again and again does not fill the outbox of a destination that
 //! accepts nothing. When it is resolved, and the notification that it fires was not attempted because
-//! earlier ones of the alert are pending, neither of both is sent: they are
+//! earlier ones of the alert are pending, neither is sent: they are
 //! [superseded](NotificationState::Superseded). So at most three notifications of an alert are pending
 //! for a destination: the first firing and resolved ones, and the newest firing one. A refresh, which an
 //! Alertmanager is sent while an alert fires for a long time, is one more.

@@ -53,7 +53,7 @@ pub enum Conflict {
     /// A new instance has a name that could be mistaken for another one. Instances that exist keep
     /// theirs. The text is not a sentence: it follows the name of the member, `instance`.
     #[error(
-        "must be 1 to {most} characters for a new instance, not only dots, none of them a control or format character or a filler, and without whitespace at either end, not {shown}"
+        "must be 1 to {most} characters for a new instance, with no control, format or filler characters, no whitespace at either end, and not dots only; got {shown}"
     )]
     InstanceName {
         /// The maximum length.
@@ -149,7 +149,7 @@ pub enum Conflict {
     },
     /// A concurrent request, on this node or another one, took the same name, id or key. A retry
     /// finds what it stored.
-    #[error("Another request took this name or id at the same time. Check, and retry.")]
+    #[error("A concurrent request took this name, id or key. Read what it stored, then retry.")]
     Concurrent,
 }
 

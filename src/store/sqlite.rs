@@ -1,4 +1,4 @@
-//! The embedded store: one file, one server, one connection that writes. Reads see a snapshot of
+//! The SQLite store: one file, one server, one connection that writes. Reads see a snapshot of
 //! the file and never wait for the writer. No statement stays open across a caller's await.
 
 use std::fs::File;

@@ -47,7 +47,8 @@ const PROTOCOL_PREFIXES: [&str; 2] = ["connection.", "delivery."];
 /// WebSocket close codes of reliable mode. After 4000 to 4499 the gateway reconnects; after 4500
 /// to 4999 it must not.
 pub mod close_code {
-    /// The node is shutting down; `connection.drain` came before.
+    /// The gateway is to reconnect, as `connection.drain` says: the node shuts down or is lost, an admin
+    /// requested a resync, or the connection could not be opened.
     pub const DRAIN: u16 = 4001;
     /// The gateway showed no sign of life in time.
     pub const HEARTBEAT: u16 = 4003;

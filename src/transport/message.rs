@@ -22,7 +22,7 @@ pub struct DeliveryRequest {
     pub confirmation: Confirmation,
 }
 
-/// Where delivery starts.
+/// Where the gateway asks delivery to start.
 #[derive(Clone, Debug)]
 pub enum Start {
     /// After the position that is stored for the instance.
@@ -56,12 +56,12 @@ pub enum Start {
     },
 }
 
-/// The message by which a gateway confirms an event.
+/// When a gateway confirms an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// That it has received the event.
+    /// Once it has received it.
     Received,
-    /// That it has applied the event.
+    /// Once it has applied it.
     Applied,
 }
 
@@ -178,12 +178,12 @@ pub struct DeploymentReport {
     pub error_code: Option<String>,
 }
 
-/// What a deployment was to do.
+/// The action that an event requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeploymentAction {
-    /// To be deployed.
+    /// Deploy the artifact.
     Deploy,
-    /// To be undeployed.
+    /// Undeploy it.
     Undeploy,
 }
 

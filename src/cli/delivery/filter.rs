@@ -28,7 +28,7 @@ pub(crate) struct Filter {
     /// Of one event, by its id or the beginning of it
     #[arg(long, value_name = "ID")]
     event: Option<EventId>,
-    /// Of one correlation id
+    /// With this correlation id
     #[arg(long, value_name = "ID")]
     correlation_id: Option<CorrelationId>,
 }

@@ -9,7 +9,7 @@ use gateway_events::event::GatewayId;
 use super::super::confirm::Confirmation;
 use super::super::output::{cell, clean, optional, time};
 
-/// The answer to `gateway pause`.
+/// What `gateway pause` prints.
 pub(super) fn paused(done: &PauseResponse) -> String {
     let name = cell(&done.gateway.name);
     match (&done.gateway.paused, done.changed, done.dry_run) {
@@ -27,7 +27,7 @@ pub(super) fn paused(done: &PauseResponse) -> String {
     }
 }
 
-/// The answer to `gateway resume`.
+/// What `gateway resume` prints.
 pub(super) fn resumed(done: &PauseResponse) -> String {
     let name = cell(&done.gateway.name);
     match (done.changed, done.dry_run) {
@@ -37,7 +37,7 @@ pub(super) fn resumed(done: &PauseResponse) -> String {
     }
 }
 
-/// The answer to `gateway skip`.
+/// What `gateway skip` prints.
 pub(super) fn skipped(done: &SkipResponse) -> String {
     let (sequence, event) = (done.sequence, optional(done.event_id.as_ref()));
     match (done.changed, done.dry_run) {
@@ -47,7 +47,7 @@ pub(super) fn skipped(done: &SkipResponse) -> String {
     }
 }
 
-/// The answer to `gateway resync`.
+/// What `gateway resync` prints.
 pub(super) fn resync(done: &ResyncResponse) -> String {
     let first = match (done.changed, done.dry_run) {
         (true, true) => "a resync would be requested",

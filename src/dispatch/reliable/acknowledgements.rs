@@ -14,14 +14,14 @@ use crate::store::{InstanceOutcome, Level, Range};
 use crate::transport::{Nack, Violation};
 
 /// The time before an event is sent again that the peer could not apply, unless the peer states one.
-/// Doubled with each additional time, up to the longest.
-const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
-const MAX_RETRY_PAUSE: Duration = Duration::from_mins(1);
+/// Doubled each time, up to `LAST_RETRY_PAUSE`.
+const FIRST_RETRY_PAUSE: Duration = Duration::from_secs(1);
+const LAST_RETRY_PAUSE: Duration = Duration::from_mins(1);
 /// The time before an event is sent again at least, from its second retry on, whatever the peer states.
-/// Doubled with each additional time, up to the longest: each retry reads the log again, so that a peer
+/// Doubled each time, up to `LAST_MIN_PAUSE`: each retry reads the log again, so that a peer
 /// that rejects continuously must not set the pace.
-const MIN_PACE: Duration = Duration::from_millis(100);
-const MAX_PACE: Duration = Duration::from_secs(1);
+const FIRST_MIN_PAUSE: Duration = Duration::from_millis(100);
+const LAST_MIN_PAUSE: Duration = Duration::from_secs(1);
 /// How often a negative acknowledgement of an event is recorded that was rejected
 /// `delivery.max_attempts` times before, and is retried for ever.
 const RECORDED_EVERY: Duration = Duration::from_mins(1);
@@ -182,11 +182,15 @@ impl Lane {
 
 /// The shortest time before an event is sent again that was rejected so many times before.
 fn pace(nacks: u32) -> Duration {
-    if nacks == 0 { Duration::ZERO } else { Backoff::new(MIN_PACE, MAX_PACE).without_jitter(nacks) }
+    if nacks == 0 {
+        Duration::ZERO
+    } else {
+        Backoff::new(FIRST_MIN_PAUSE, LAST_MIN_PAUSE).without_jitter(nacks)
+    }
 }
 
 /// The time before an event is sent again that was rejected so many times before, unless the peer states
 /// one.
 fn retry_pause(nacks: u32) -> Duration {
-    Backoff::new(MIN_RETRY_PAUSE, MAX_RETRY_PAUSE).without_jitter(nacks.saturating_add(1))
+    Backoff::new(FIRST_RETRY_PAUSE, LAST_RETRY_PAUSE).without_jitter(nacks.saturating_add(1))
 }

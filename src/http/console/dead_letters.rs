@@ -106,7 +106,7 @@ async fn matching(visit: &Visit, query: &Pairs) -> HandlerResult<(Vec<Delivery>,
 
 /// The filters. `gateway` is what the one by gateway shows.
 fn filters(visit: &Visit, gateway: &str) -> Markup {
-    let filters = Filters::of(visit).choice("last", "Failed in the", &WINDOWS);
+    let filters = Filters::of(visit).choice("last", "Window", &WINDOWS);
     delivery_list::conditions(filters, gateway).form()
 }
 

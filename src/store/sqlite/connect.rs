@@ -48,7 +48,7 @@ pub enum OpenError {
     OldSqlite(String),
     /// A setting is not in effect.
     #[error(
-        "`pragma {name}` is {found} instead of {wanted}; the database can't be used safely; if another program has changed the file, stop it and start again"
+        "`pragma {name}` is {found} instead of {wanted}; the database can't be used safely; if another program has changed the file, stop that program and restart"
     )]
     Pragma {
         /// The pragma.

@@ -18,9 +18,9 @@ const LINGER: Duration = Duration::from_millis(250);
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
-    /// The peer must read a write within this time.
+    /// How long the peer may take to read a write.
     pub(super) write: Duration,
-    /// For the peer's part of the close handshake.
+    /// How long the peer may take to complete the close handshake.
     pub(super) close: Duration,
 }
 

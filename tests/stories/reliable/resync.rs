@@ -190,9 +190,9 @@ async fn a_gateway_that_has_only_used_plain_mode_is_refused(backend: Backend) {
     let path = format!("/gateways/{id}/resync");
     for body in [json!({}), json!({"dryRun": true})] {
         let refused = service.admin().post(&path, &body).await.refusal(409, "resync_unsupported");
-        assert!(refused["detail"].as_str().is_some_and(|it| it.contains("replay")), "{refused}");
+        assert!(refused["detail"].as_str().is_some_and(|it| it.contains("Replay")), "{refused}");
     }
-    service.run("gateway resync one").await.failed(1, &["409", "replay"]);
+    service.run("gateway resync one").await.failed(1, &["409", "Replay"]);
 }
 
 #[tokio::test]

@@ -807,7 +807,7 @@ impl World {
         }
     }
 
-    /// Without more failures, everything arrives.
+    /// Without further failures, everything arrives.
     fn heal(&mut self) {
         for _ in 0..20 * HEAD {
             for step in [

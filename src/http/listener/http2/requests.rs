@@ -25,7 +25,7 @@ struct Counts {
     idle_since: Instant,
     completed: u64,
     reset_early: u64,
-    /// Whether more requests are refused.
+    /// Whether new requests are refused.
     is_last: bool,
 }
 
