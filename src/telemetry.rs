@@ -97,8 +97,8 @@ pub fn filter_is_valid(filter: &str) -> bool {
     EnvFilter::try_new(filter).is_ok()
 }
 
-/// A `log.filter` without the errors of the verifier of certificates: whoever connects logs the same
-/// error, with the address. A directive for this target in the filter has precedence.
+/// The filter, with the log lines of the certificate verifier turned off: the component that opened the
+/// connection logs the same error. A directive for this target in `log.filter` takes precedence.
 fn without_repetitions(filter: &str) -> String {
     if filter.is_empty() { String::new() } else { format!("rustls_platform_verifier=off,{filter}") }
 }

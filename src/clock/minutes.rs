@@ -31,7 +31,7 @@ impl Minutes {
         self.end
     }
 
-    /// What a window contains besides these minutes, which are those [of](Self::of) the window.
+    /// The rest of the window that these minutes were [taken from](Self::of).
     pub fn around(self, window: TimeWindow) -> Vec<TimeWindow> {
         let before = TimeWindow::new(window.from(), start_of_minute(self.first));
         let after = TimeWindow::new(start_of_minute(self.end), window.to());

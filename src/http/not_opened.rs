@@ -29,7 +29,7 @@ fn frame_error(conflict: &Conflict) -> FrameError {
     }
 }
 
-/// The answer to a request.
+/// The response to a request.
 pub(super) fn problem(cause: NotOpened) -> Problem {
     match cause {
         NotOpened::Conflict(conflict @ Conflict::InstanceName { .. }) => {
@@ -42,7 +42,7 @@ pub(super) fn problem(cause: NotOpened) -> Problem {
     }
 }
 
-/// The answer to a request whose connection was closed.
+/// The response to a request whose connection was closed.
 pub(super) fn closed(Closing { reason, error }: Closing) -> Problem {
     let message = || error.map(|error| error.message).unwrap_or_default();
     match reason {

@@ -65,7 +65,7 @@ pub enum Confirmation {
     Applied,
 }
 
-/// Where delivery starts.
+/// Where the service starts delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumed {
     /// The sequence before the first event.
@@ -111,7 +111,7 @@ pub enum GapReason {
     Epoch,
     /// An admin has purged their payloads.
     Purged,
-    /// An admin wants the gateway to read a snapshot.
+    /// An admin requested a resync.
     Resync,
 }
 
@@ -172,7 +172,7 @@ pub struct DeploymentReport {
     pub action: DeploymentAction,
     /// Its result.
     pub status: DeploymentStatus,
-    /// The `performedAt` of the event that it answers.
+    /// The `performedAt` of the event that it reports on.
     pub performed_at: Option<Timestamp>,
     /// Why it failed, such as `GATEWAY_PROCESSING_ERROR`.
     pub error_code: Option<String>,
