@@ -252,3 +252,20 @@ pub fn start_metrics(catalogue: &[metric::Metric]) -> Result<PrometheusHandle, T
     metric::describe(catalogue);
     Ok(handle)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_certificate_verifier_are_logged_only_if_the_filter_selects_them() {
+        let enables = |filter: &str, target: &str| {
+            let targets: Targets = without_repetitions(filter).parse().unwrap();
+            targets.would_enable(target, &tracing::Level::ERROR)
+        };
+        let verifier = "rustls_platform_verifier::verification";
+        assert!(!enables("info", verifier));
+        assert!(enables("info", "gateway_events::agent"));
+        assert!(enables("info,rustls_platform_verifier=error", verifier));
+    }
+}
