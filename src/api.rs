@@ -31,6 +31,9 @@ mod schemas;
 mod stats;
 mod tokens;
 
+/// The path that every call but the operational ones begins with.
+pub const BASE_PATH: &str = "/api/internal/v1";
+
 pub use actions::{
     Pause, PauseRequest, PauseResponse, Purge, PurgeRequest, PurgeResponse, ResumeRequest, Resync,
     ResyncRequest, ResyncResponse, ResyncState, SkipRequest, SkipResponse,

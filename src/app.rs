@@ -19,7 +19,7 @@ use crate::feed::Feed;
 use crate::files;
 use crate::http::listener::{Listener, PeerTimeouts};
 use crate::http::tls::{self, Certificates, TlsError};
-use crate::http::{self, App};
+use crate::http::{self, AppState, Components};
 use crate::ingest::{self, Rules};
 use crate::jobs::{Call, Job, Next, Supervisor};
 use crate::lifecycle::{Outcome, Signals};
@@ -155,15 +155,16 @@ pub async fn serve(
         lag.clone(),
         config.metrics.furthest_behind,
     );
-    let app = App::new(
-        Arc::clone(&store),
-        Arc::clone(&dispatcher),
-        Arc::clone(&config),
-        Arc::clone(&rules),
-        (Feed::start(Arc::<dyn Store>::clone(&store), wake.clone(), &jobs), Arc::clone(&alerting)),
-        Box::new(move || render.render() + &lag.render()),
-        vec![jobs.clone(), store_jobs],
-    );
+    let state = AppState::new(Components {
+        store: Arc::<dyn Store>::clone(&store),
+        dispatcher: Arc::clone(&dispatcher),
+        config: Arc::clone(&config),
+        rules: Arc::clone(&rules),
+        feed: Feed::start(Arc::<dyn Store>::clone(&store), wake.clone(), &jobs),
+        alerting: Arc::clone(&alerting),
+        render_metrics: Arc::new(move || render.render() + &lag.render()),
+        supervisors: vec![jobs.clone(), store_jobs],
+    });
     let service = Service {
         config,
         store,
@@ -175,14 +176,14 @@ pub async fn serve(
         connections: TaskTracker::new(),
     };
     let accepting = service.connections.spawn(listener.run(
-        http::router(Arc::clone(&app)),
+        http::router(state.clone()),
         service.stop_accepting.clone(),
         service.close_connections.clone(),
         service.connections.clone(),
     ));
     let failed = service.start_jobs(database.is_shared(), rules, wake);
     service.start_alerts(certificates.clone());
-    service.jobs.start_housekeeping("tidy_up", MINUTE, Call(move || app.tidy_up()));
+    service.jobs.start_housekeeping("tidy_up", MINUTE, Call(move || state.tidy_up()));
     service.jobs.start_housekeeping("fleet_metrics", metrics::INTERVAL, measure);
     let upkeep = Call(move || recorder.run_upkeep());
     service.jobs.start_housekeeping("metrics_upkeep", METRICS_UPKEEP, upkeep);

@@ -15,9 +15,7 @@ pub mod reliable;
 mod socket;
 pub mod tls;
 
+pub use crate::api::BASE_PATH;
 pub use reqwest::Url;
 pub use socket::{DialError, Endpoint, Socket};
 pub use tokio_util::sync::CancellationToken;
-
-/// The path that every call but the operational ones begins with.
-pub const BASE_PATH: &str = "/api/internal/v1";

@@ -242,23 +242,10 @@ impl Dispatcher {
             let id = ConnectionId::new();
             // Subscribes before reading, so that nothing that is appended in between is missed.
             let subscription = dispatcher.wake.subscribe(admission.gateway);
-            let connection = NewConnection {
-                id,
-                gateway: admission.gateway,
-                token: admission.token.clone(),
-                instance: session::UNNAMED.to_owned(),
-                transport: admission.transport,
-                remote_address: admission.remote_address.clone(),
-            };
+            let connection = admission.connection(id, session::UNNAMED.to_owned());
             dispatcher.settle().await?;
-            let opened = match dispatcher.store.open_connection(connection.clone()).await {
-                Err(error @ StoreError::Unknown(_)) => {
-                    // It may be recorded as live, although nothing on this node uses it.
-                    dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
-                    return Err(error);
-                }
-                opened => opened?,
-            };
+            let opened = dispatcher.store.open_connection(connection.clone()).await;
+            let opened = dispatcher.certain(&connection, opened).await?;
             let tracked = dispatcher.lanes.token();
             let token = admission.token.clone();
             let transport = admission.transport;
@@ -283,6 +270,19 @@ impl Dispatcher {
             Ok(Session::new(id, ready))
         });
         opening.await.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+    }
+
+    /// The result of opening a connection. If it is unknown, the end of the connection is recorded: it
+    /// may be stored as live, although nothing on this node uses it.
+    async fn certain<T>(
+        &self,
+        connection: &NewConnection,
+        opened: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Err(StoreError::Unknown(_)) = &opened {
+            self.recorder.record(connection.unused(Timestamp::now())).await;
+        }
+        opened
     }
 
     /// Withholds what newer events of a backlog supersede, before anything is sent. If that fails or the

@@ -3,34 +3,25 @@
 //! their connections to the dispatcher. Nothing here decides what is delivered, and no
 //! SQL is known.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::error_handling::HandleErrorLayer;
 use axum::extract::{Extension, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::{BoxError, Router};
+use axum::response::{IntoResponse as _, Response};
 use tower::timeout::TimeoutLayer;
 use utoipa::OpenApi as _;
 use utoipa::openapi::Paths;
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt as _};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
-use crate::admission::Admissions;
-use crate::alerts::Alerting;
-use crate::api::Code;
+use crate::api::{BASE_PATH, Code};
 use crate::config::Config;
-use crate::dispatch::Dispatcher;
-use crate::event::{EventType, OrganisationKey};
-use crate::event_types::EventTypeInfo;
-use crate::feed::Feed;
-use crate::ingest::Rules;
-use crate::jobs::Supervisor;
-use crate::store::{AccessCredential, Store};
 
+mod acceptor;
 mod access_tokens;
 mod actions;
 mod alert_bodies;
@@ -43,6 +34,7 @@ mod bodies;
 mod browse;
 mod bulk_jobs;
 mod client_address;
+mod conclusion;
 mod connect;
 mod connections;
 mod console;
@@ -55,6 +47,7 @@ mod event_types;
 mod events;
 mod extract;
 mod failures;
+mod fallbacks;
 mod feed;
 mod gateway_frames;
 mod gateway_stream;
@@ -82,118 +75,40 @@ mod publish;
 mod query;
 mod replay;
 mod request_head_timer;
+mod request_id;
 mod resend;
 mod rollouts;
+mod state;
 mod stats;
 pub mod tls;
 mod ttl_cache;
 mod upgrade_headers;
 
-pub use connect::REFUSAL_CODES;
+pub use acceptor::REFUSAL_CODES;
+pub use health::RenderMetrics;
+pub use state::{AppState, Components};
 
 use extract::BodyLimit;
+use fallbacks::{method_not_allowed, timed_out};
 use listener::Peer;
+use no_body::ApiRoute;
 use problem::Problem;
-use ttl_cache::TtlCache;
-
-/// The prefix of everything but the operational routes.
-pub const BASE: &str = "/api/internal/v1";
-
-/// Renders all metrics in the text format of Prometheus.
-pub type RenderMetrics = Box<dyn Fn() -> String + Send + Sync>;
-
-/// The state that handlers share.
-pub struct App {
-    parts: part::Parts,
-    dispatcher: Arc<Dispatcher>,
-    config: Arc<Config>,
-    admissions: Admissions,
-    failures: failures::Failures,
-    rules: Arc<Rules>,
-    bodies: Arc<bodies::Memory>,
-    access: TtlCache<String, AccessCredential>,
-    types: TtlCache<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
-    log_waiting: log::Waiting,
-    waits: rollouts::Waits,
-    feed: Feed,
-    streams: gateway_frames::Streams,
-    pollers: long_poll::Pollers,
-    alerting: Arc<Alerting>,
-    sign_ins: console::SignIns,
-    render_metrics: RenderMetrics,
-    /// Supervisors whose overdue jobs make the node unready.
-    supervisors: Vec<Supervisor>,
-}
-
-impl App {
-    /// The state of the handlers.
-    pub fn new(
-        store: Arc<dyn Store>,
-        dispatcher: Arc<Dispatcher>,
-        config: Arc<Config>,
-        rules: Arc<Rules>,
-        (feed, alerting): (Feed, Arc<Alerting>),
-        render_metrics: RenderMetrics,
-        supervisors: Vec<Supervisor>,
-    ) -> Arc<Self> {
-        let per_minute = config.limits.attempts_per_minute;
-        let size = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
-        let bodies =
-            bodies::Memory::new(size(config.server.body_memory), size(config.server.body_limit));
-        let admissions = Admissions::new(Arc::clone(&store), Arc::clone(&dispatcher), per_minute);
-        Arc::new(Self {
-            admissions,
-            parts: part::Parts::new(store),
-            dispatcher,
-            config,
-            failures: failures::Failures::default(),
-            rules,
-            bodies,
-            access: TtlCache::default(),
-            types: TtlCache::default(),
-            log_waiting: log::Waiting::default(),
-            waits: rollouts::Waits::default(),
-            feed,
-            streams: gateway_frames::Streams::default(),
-            pollers: long_poll::Pollers::default(),
-            alerting,
-            sign_ins: console::SignIns::default(),
-            render_metrics,
-            supervisors,
-        })
-    }
-
-    /// A part of the store. Handlers take it as a [`part::Part`] instead.
-    fn part<T: part::OfStore + ?Sized>(&self) -> &T {
-        self.parts.get()
-    }
-
-    /// Frees the memory of expired entries, and logs the numbers of suppressed lines. Called every
-    /// minute.
-    pub fn tidy_up(&self) {
-        self.admissions.remove_unused();
-        self.failures.log_suppressed();
-        self.dispatcher.log_suppressed();
-        self.sign_ins.remove_unused();
-        self.access.remove_expired();
-        self.types.remove_expired();
-    }
-}
 
 /// All routes of the service with their middleware, for requests and upgrades.
-pub fn router(app: Arc<App>) -> Router {
-    let request_timeout = app.config.server.request_timeout;
+pub fn router(state: AppState) -> Router {
+    let config: Arc<Config> = state.get();
+    let request_timeout = config.server.request_timeout;
     let (routes, document) = documented_routes(request_timeout).split_for_parts();
     let routes = routes
-        .merge(grpc::routes(&app))
+        .merge(grpc::routes(&state))
         .merge(console::routes(request_timeout))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed);
-    observability::observed(routes, &document, &app).with_state(app)
+    observability::observed(routes, &document, &state).with_state(state)
 }
 
 /// The routes with their documentation. `routes!` accepts no handler without it.
-fn documented_routes(request_timeout: Duration) -> OpenApiRouter<Arc<App>> {
+fn documented_routes(request_timeout: Duration) -> OpenApiRouter<AppState> {
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     let api = under_base(api()).layer(timeout);
     let connect = under_base(vec![routes!(connect::connect)]);
@@ -275,27 +190,17 @@ fn api() -> Vec<ApiRoute> {
     ]
 }
 
-/// A path with its handlers and their documentation.
-type ApiRoute = UtoipaMethodRouter<Arc<App>>;
-
-/// The router of these routes, whose paths are relative to [`BASE`]. Nesting a router would give the
+/// The router of these routes, whose paths are relative to [`BASE_PATH`]. Nesting a router would give the
 /// same, but rewrite the URI of each request.
-fn under_base(routes: Vec<ApiRoute>) -> OpenApiRouter<Arc<App>> {
+fn under_base(routes: Vec<ApiRoute>) -> OpenApiRouter<AppState> {
     let mut documented = OpenApiRouter::new();
     for (schemas, paths, handlers) in routes.into_iter().map(no_body::refused_where_undocumented) {
         let mut under = Paths::new();
         under.paths =
-            paths.paths.into_iter().map(|(path, it)| (format!("{BASE}{path}"), it)).collect();
+            paths.paths.into_iter().map(|(path, it)| (format!("{BASE_PATH}{path}"), it)).collect();
         documented = documented.routes((schemas, under, handlers));
     }
     documented
-}
-
-async fn timed_out(_: BoxError) -> Problem {
-    Problem::unavailable(
-        Code::Timeout,
-        "The request took too long. If it was to store something, that may still happen; a retry with the same event id or Idempotency-Key is safe.",
-    )
 }
 
 /// Keeps the connection open, because probes are repeated.
@@ -306,57 +211,11 @@ async fn keep_open(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// What happens after each request: the error behind a failed one is logged, and the connection is
-/// closed, except after a probe or a request with a valid access token. A gateway sends about ten
-/// other requests after each connect, most of which are answered with 404; their connections would
-/// stay open for a minute each, as would those of refused upgrades.
-struct Conclusion {
-    peer: Option<Peer>,
-    /// The client's address.
-    address: Option<IpAddr>,
-}
-
-impl Conclusion {
-    fn of(app: &App, request: &Request) -> Self {
-        let peer = request.extensions().get::<Peer>().cloned();
-        Self { address: auth::address(app, request.extensions(), request.headers()), peer }
-    }
-
-    fn apply(self, app: &App, mut response: Response) -> Response {
-        if let Some(problem::Cause(error)) = response.extensions().get() {
-            app.failures.store(self.address, error);
-        }
-        let is_kept = self.peer.is_none_or(|peer| peer.is_kept());
-        if !is_kept && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-}
-
 /// Nothing is served at `/`, so a browser that opens it is led to the console.
 async fn not_found(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if uri.path() == "/" && method == Method::GET && console::is_browser(&headers) {
-        let to = [(header::LOCATION, console::ROOT), (header::VARY, "accept")];
+        let to = [(header::LOCATION, console::layout::ROOT), (header::VARY, "accept")];
         return (StatusCode::SEE_OTHER, to).into_response();
     }
     Problem::new(Code::NotFound, "Nothing is served at this path.").into_response()
-}
-
-/// 405 to `HEAD`, which axum passes to the handlers of `GET`: some of them have effects.
-fn get_only() -> Response {
-    let problem = Problem::new(Code::MethodNotAllowed, "This path only accepts GET.");
-    ([(header::ALLOW, "GET")], problem).into_response()
-}
-
-async fn method_not_allowed() -> Problem {
-    Problem::new(
-        Code::MethodNotAllowed,
-        "This path exists, but not for this method; the Allow header lists those that do.",
-    )
-}
-
-fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    tracing::error!("a handler panicked");
-    Problem::internal().into_response()
 }

@@ -12,9 +12,8 @@ use super::begin::{Begin, level};
 use super::permit::Permit;
 use super::registry::Registration;
 use super::session::{Admission, Ready, Session};
-use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
-use crate::store::{GapReason, NewConnection, OpenInstance, ResumeFrom, StoreError};
+use crate::store::{GapReason, OpenInstance, ResumeFrom, StoreError};
 use crate::transport::{DeliveryRequest, Greeting, ReliableGreeting, Start};
 use crate::wake::Subscription;
 
@@ -104,27 +103,14 @@ impl Greeted {
         let Parts { registration, stop, tracked, dispatcher, permit, admission, subscription } =
             parts;
         let id = greeting.greeting.connection_id;
-        let connection = NewConnection {
-            id,
-            gateway: admission.gateway,
-            token: admission.token.clone(),
-            instance: request.instance.clone().unwrap_or_default(),
-            transport: admission.transport,
-            remote_address: admission.remote_address.clone(),
-        };
+        let connection = admission.connection(id, request.instance.clone().unwrap_or_default());
         let resume = resume_from(request.start.clone());
         let stated = stated(&resume);
         let confirm = level(request.confirmation);
         let opening = OpenInstance { connection: connection.clone(), confirm, resume };
         dispatcher.settle().await?;
-        let opened = match dispatcher.store.open_instance(opening).await {
-            Err(error @ StoreError::Unknown(_)) => {
-                // It may be recorded as live, although nothing on this node uses it.
-                dispatcher.recorder.record(connection.unused(Timestamp::now())).await;
-                return Err(error);
-            }
-            opened => opened?,
-        };
+        let opened = dispatcher.store.open_instance(opening).await;
+        let opened = dispatcher.certain(&connection, opened).await?;
         for replaced in &opened.replaces {
             // Those of other nodes find out by themselves.
             dispatcher.registry.stop_connection(admission.gateway, replaced.id, Reason::Replaced);

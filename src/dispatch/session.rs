@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, OrganisationKey, Reason, Sequence};
 use crate::metric;
 use crate::store::positions::Repeats;
-use crate::store::{Opened, Store};
+use crate::store::{NewConnection, Opened, Store};
 use crate::transport::{Greeting, LaneEnd};
 use crate::wake::Subscription;
 
@@ -50,6 +50,20 @@ pub struct Admission {
     pub transport: &'static str,
     /// The peer's address, for admins.
     pub remote_address: String,
+}
+
+impl Admission {
+    /// The connection as it is stored.
+    pub(super) fn connection(&self, id: ConnectionId, instance: String) -> NewConnection {
+        NewConnection {
+            id,
+            gateway: self.gateway,
+            token: self.token.clone(),
+            instance,
+            transport: self.transport,
+            remote_address: self.remote_address.clone(),
+        }
+    }
 }
 
 /// An opened connection that waits for its transport. If it is dropped instead of

@@ -7,8 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 
-use super::App;
-use super::auth::Admin;
+use super::auth::{Admin, Auth};
 use super::extract::{self, Path};
 use super::gateway_tokens::{issue, to_store, with_secret};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Write};
@@ -135,7 +134,7 @@ pub(super) async fn list(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn revoke(
-    State(app): State<Arc<App>>,
+    State(auth): State<Arc<Auth>>,
     Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     Path(id): Path<String>,
@@ -143,7 +142,7 @@ pub(super) async fn revoke(
 ) -> HandlerResult<StatusCode> {
     let revoked = credentials.revoke_access_token(&actor, &id).await;
     // Even if it is unknown whether that was stored.
-    app.access.remove(&id);
+    auth.forget(&id);
     revoked?;
     Ok(StatusCode::NO_CONTENT)
 }

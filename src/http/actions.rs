@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::App;
 use super::auth::Admin;
 use super::extract::{self, Path};
 use super::gateways::shown;
@@ -17,6 +16,7 @@ use crate::api::{
     self, PauseRequest, PauseResponse, PurgeRequest, PurgeResponse, ResumeRequest, ResyncRequest,
     ResyncResponse, ResyncState, SkipRequest, SkipResponse,
 };
+use crate::dispatch::Dispatcher;
 use crate::event::{EventId, GatewayId, Reason};
 use crate::names;
 use crate::store::{self, Actions, PauseChange, ResyncOutcome};
@@ -41,7 +41,7 @@ const MAX_REASON_CHARS: usize = 500;
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn pause(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
@@ -51,7 +51,7 @@ pub(super) async fn pause(
     let PauseRequest { reason, dry_run } = request;
     let reason = reason.as_deref().map(reason_of).transpose()?;
     let change = actions.pause_gateway(&actor, id, reason.as_deref(), dry_run).await?;
-    Ok(Json(paused(&app, change, dry_run)))
+    Ok(Json(paused(&dispatcher, change, dry_run)))
 }
 
 /// Resume the delivery to a paused gateway.
@@ -68,7 +68,7 @@ pub(super) async fn pause(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn resume(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
@@ -77,12 +77,12 @@ pub(super) async fn resume(
 ) -> HandlerResult<Json<PauseResponse>> {
     let ResumeRequest { dry_run } = request;
     let change = actions.resume_gateway(&actor, id, dry_run).await?;
-    Ok(Json(paused(&app, change, dry_run)))
+    Ok(Json(paused(&dispatcher, change, dry_run)))
 }
 
-fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseResponse {
+fn paused(dispatcher: &Dispatcher, change: PauseChange, dry_run: bool) -> PauseResponse {
     let PauseChange { changed, gateway, .. } = change;
-    PauseResponse { changed, dry_run, gateway: shown(app, gateway) }
+    PauseResponse { changed, dry_run, gateway: shown(dispatcher, gateway) }
 }
 
 /// Skip a pending delivery.
@@ -102,7 +102,7 @@ fn paused(app: &App, change: PauseChange, dry_run: bool) -> PauseResponse {
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn skip(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
@@ -116,7 +116,7 @@ pub(super) async fn skip(
     let event_id = event.map(|event| event.id.clone());
     if changed && !dry_run {
         let detail = store::Skipped::detail(&actor.principal.name, &reason);
-        app.dispatcher.log_given_up(&[done.delivery], Reason::Skipped, &detail);
+        dispatcher.log_given_up(&[done.delivery], Reason::Skipped, &detail);
     }
     Ok(Json(SkipResponse { changed, dry_run, gateway_id: id, sequence, event_id }))
 }
@@ -139,7 +139,7 @@ pub(super) async fn skip(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn resync(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
@@ -150,7 +150,7 @@ pub(super) async fn resync(
     let reason = reason.as_deref().map(reason_of).transpose()?;
     let request = store::ResyncRequest { instance, reason };
     let done = actions.request_resync(&actor, id, &request, dry_run).await?;
-    app.dispatcher.resync(done.key, &done.connections);
+    dispatcher.resync(done.key, &done.connections);
     let pending = done.pending.into_iter().map(Into::into).collect();
     Ok(Json(ResyncResponse { changed: done.changed, dry_run, gateway_id: id, pending }))
 }
@@ -171,7 +171,7 @@ pub(super) async fn resync(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn purge(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(actions): Part<dyn Actions>,
     Admin(actor): Admin,
     Path(id): Path<EventId>,
@@ -182,7 +182,7 @@ pub(super) async fn purge(
     let reason = reason_of(&reason)?;
     let done = actions.purge_event(&actor, &id, &reason, dry_run).await?;
     if done.changed && !dry_run {
-        app.dispatcher.log_given_up(&done.given_up, Reason::Purged, "the payload was purged");
+        dispatcher.log_given_up(&done.given_up, Reason::Purged, "the payload was purged");
     }
     Ok(Json(PurgeResponse {
         changed: done.changed,

@@ -8,7 +8,6 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use uuid::Uuid;
 
-use super::App;
 use super::alert_bodies::{check_path_id, to_json};
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
@@ -16,6 +15,7 @@ use super::openapi::{Bodiless, Body, Long, Missing, Problems, Scoped, Sealing, T
 use super::part::Part;
 use super::problem::{HandlerResult, Problem};
 use super::query::Query;
+use crate::alerts::Alerting;
 use crate::alerts::destinations::{Prepared, prepare};
 use crate::alerts::secrets::SecretsError;
 use crate::api::{AlertDestination, AlertDestinationDefinition, AlertTest, Code, Page};
@@ -76,14 +76,16 @@ pub(super) async fn show(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn create(
-    State(app): State<Arc<App>>,
+    State(alerting): State<Arc<Alerting>>,
+    Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     _: Query<()>,
     extract::Json(mut definition): extract::Json<AlertDestinationDefinition>,
 ) -> HandlerResult<(StatusCode, Json<AlertDestination>)> {
     let prepared = prepare(&definition, None).map_err(Problem::invalid_fields)?;
     let id = definition.id.take().unwrap_or_else(|| Uuid::now_v7().to_string());
-    let (_, destination) = store(&app, &actor, &id, Existing::Refuse, prepared, None).await?;
+    let (_, destination) =
+        store(&alerting, alerts.as_ref(), &actor, &id, Existing::Refuse, prepared, None).await?;
     Ok((StatusCode::CREATED, Json(destination)))
 }
 
@@ -104,7 +106,7 @@ pub(super) async fn create(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn put(
-    State(app): State<Arc<App>>,
+    State(alerting): State<Arc<Alerting>>,
     Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
@@ -117,7 +119,7 @@ pub(super) async fn put(
     let existing = existing.into_iter().find(|destination| destination.id == id);
     // Secrets that can't be decrypted any more can be replaced.
     let kept = existing.and_then(|stored| {
-        let (settings, secrets) = app.alerting.unseal(actor.organisation, &stored).ok()?;
+        let (settings, secrets) = alerting.unseal(actor.organisation, &stored).ok()?;
         Some((settings, secrets, stored.sealed))
     });
     let old = kept.as_ref().map(|(settings, secrets, _)| (settings, secrets));
@@ -126,7 +128,7 @@ pub(super) async fn put(
     let sealed =
         kept.filter(|(_, secrets, _)| *secrets == prepared.secrets).map(|(_, _, sealed)| sealed);
     let (is_new, destination) =
-        store(&app, &actor, &id, Existing::Replace, prepared, sealed).await?;
+        store(&alerting, alerts.as_ref(), &actor, &id, Existing::Replace, prepared, sealed).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(destination)))
 }
@@ -168,7 +170,7 @@ pub(super) async fn remove(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn test(
-    State(app): State<Arc<App>>,
+    State(alerting): State<Arc<Alerting>>,
     Part(alerts): Part<dyn Alerts>,
     Admin(actor): Admin,
     Path(id): Path<String>,
@@ -176,11 +178,8 @@ pub(super) async fn test(
 ) -> HandlerResult<Json<AlertTest>> {
     let stored = stored(alerts.as_ref(), actor.organisation, &id).await?;
     let by = &actor.principal.name;
-    let test = app
-        .alerting
-        .test(actor.organisation, &stored, by)
-        .await
-        .map_err(|error| unsealed(&error))?;
+    let test =
+        alerting.test(actor.organisation, &stored, by).await.map_err(|error| unsealed(&error))?;
     let outcome = if test.delivered { "delivered" } else { "failed" };
     alerts.record_destination_test(&actor, &id, outcome).await?;
     Ok(Json(test))
@@ -198,22 +197,22 @@ async fn stored(
 /// Stores a destination, and encrypts its secrets unless they are `sealed` already. Returns whether it
 /// is new, and what is shown of it.
 async fn store(
-    app: &App,
+    alerting: &Alerting,
+    alerts: &dyn Alerts,
     actor: &Actor,
     id: &str,
     existing: Existing,
     prepared: Prepared,
     sealed: Option<Sealed>,
 ) -> HandlerResult<(bool, AlertDestination)> {
-    let checked = app.alerting.check_host(&prepared).await;
+    let checked = alerting.check_host(&prepared).await;
     checked.map_err(|error| Problem::invalid_fields(vec![error]))?;
     let organisation = actor.organisation;
     let sealed = sealed.map_or_else(
-        || app.alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error)),
+        || alerting.seal(organisation, id, &prepared.secrets).map_err(|error| unsealed(&error)),
         Ok,
     )?;
     let text = to_json(&prepared.settings)?;
-    let alerts = app.part::<dyn Alerts>();
     let is_new = alerts.put_alert_destination(actor, id, existing, &text, &sealed).await?;
     let destination = shown(stored(alerts, organisation, id).await?)?;
     Ok((is_new, AlertDestination { secret: prepared.generated, ..destination }))

@@ -4,19 +4,21 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, header};
 
-use super::App;
 use super::client_address::client_address;
+use super::failures::Failures;
 use super::listener::Peer;
-use super::observability;
 use super::problem::{Challenge, Problem};
+use super::request_id;
+use super::ttl_cache::TtlCache;
 use crate::admission::{KeyCheck, check_key};
 use crate::api::{self, Code};
 use crate::clock::Timestamp;
 use crate::compute::Source;
+use crate::config::Config;
 use crate::event::OrganisationKey;
 use crate::store::{
     AccessCredential, Actor, Credentials, GatewayCredential, Principal, Scope, TokenKind,
@@ -44,52 +46,72 @@ pub(super) struct Watcher {
     pub(super) token: Presented,
 }
 
-impl FromRequestParts<Arc<App>> for Publisher {
+impl<S: Send + Sync> FromRequestParts<S> for Publisher
+where
+    Arc<Auth>: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let (token, credential) = principal(app, parts, Scope::Publish).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let auth = Arc::<Auth>::from_ref(state);
+        let (token, credential) = auth.principal(parts, Scope::Publish).await?;
         Ok(Self { organisation: credential.organisation, source: Source::new(token.id()) })
     }
 }
 
-impl FromRequestParts<Arc<App>> for Reader {
+impl<S: Send + Sync> FromRequestParts<S> for Reader
+where
+    Arc<Auth>: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let (_, credential) = principal(app, parts, Scope::Read).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let auth = Arc::<Auth>::from_ref(state);
+        let (_, credential) = auth.principal(parts, Scope::Read).await?;
         Ok(Self(credential.organisation))
     }
 }
 
-impl FromRequestParts<Arc<App>> for Watcher {
+impl<S: Send + Sync> FromRequestParts<S> for Watcher
+where
+    Arc<Auth>: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let (token, credential) = principal(app, parts, Scope::Read).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let auth = Arc::<Auth>::from_ref(state);
+        let (token, credential) = auth.principal(parts, Scope::Read).await?;
         Ok(Self { organisation: credential.organisation, token })
     }
 }
 
-impl FromRequestParts<Arc<App>> for Admin {
+impl<S: Send + Sync> FromRequestParts<S> for Admin
+where
+    Arc<Auth>: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
-        let (token, credential) = principal(app, parts, Scope::Admin).await?;
-        let request_id = observability::request_id(&parts.headers);
-        let address = address(app, &parts.extensions, &parts.headers);
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let auth = Arc::<Auth>::from_ref(state);
+        let (token, credential) = auth.principal(parts, Scope::Admin).await?;
+        let request_id = request_id::of(&parts.headers);
+        let address = auth.address(&parts.extensions, &parts.headers);
         let principal = Principal::access_token(token.id(), &credential.name, address, request_id);
         Ok(Self(principal.in_organisation(credential.organisation)))
     }
 }
 
-impl FromRequestParts<Arc<App>> for Gateway {
+impl<S: Send + Sync> FromRequestParts<S> for Gateway
+where
+    Arc<Auth>: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let auth = Arc::<Auth>::from_ref(state);
         let refuse = |token: Option<&str>, gateway: Option<&GatewayCredential>| {
-            app.failures.credential(
-                address(app, &parts.extensions, &parts.headers),
+            auth.failures.credential(
+                auth.address(&parts.extensions, &parts.headers),
                 Kind::Gateway,
                 token,
                 gateway,
@@ -97,36 +119,129 @@ impl FromRequestParts<Arc<App>> for Gateway {
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
-        match check_key(app.part::<dyn Credentials>(), &presented).await? {
+        match check_key(auth.credentials.as_ref(), &presented).await? {
             KeyCheck::Valid(credential) => Ok(Self(credential)),
             KeyCheck::Invalid(gateway) => Err(refuse(Some(presented.id()), gateway.as_ref())),
         }
     }
 }
 
-/// The presented token and its credential, if it has the scope.
-async fn principal(
-    app: &App,
-    parts: &Parts,
-    needed: Scope,
-) -> Result<(Presented, AccessCredential), Problem> {
-    let refuse = |token: Option<&str>| {
-        app.failures.credential(
-            address(app, &parts.extensions, &parts.headers),
-            Kind::Access,
-            token,
-            None,
-        );
-        Problem::unauthorized(Challenge::Bearer)
-    };
-    let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
-    let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
-    admit(&parts.extensions, &credential)?;
-    if credential.scopes.contains(&needed) {
-        return Ok((presented, credential));
+/// Checks the credentials of requests.
+pub(super) struct Auth {
+    credentials: Arc<dyn Credentials>,
+    failures: Arc<Failures>,
+    config: Arc<Config>,
+    /// Access tokens that were read within the last second.
+    known: TtlCache<String, AccessCredential>,
+}
+
+impl Auth {
+    pub(super) fn new(
+        credentials: Arc<dyn Credentials>,
+        failures: Arc<Failures>,
+        config: Arc<Config>,
+    ) -> Self {
+        Self { credentials, failures, config, known: TtlCache::default() }
     }
-    let scope = api::Scope::from(needed).as_str();
-    Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))
+
+    /// Frees the memory of tokens that were read before.
+    pub(super) fn remove_expired(&self) {
+        self.known.remove_expired();
+    }
+
+    /// Reads an access token again when it is presented next: it has changed.
+    pub(super) fn forget(&self, token: &str) {
+        self.known.remove(token);
+    }
+
+    /// The presented token and its credential, if it has the scope.
+    async fn principal(
+        &self,
+        parts: &Parts,
+        needed: Scope,
+    ) -> Result<(Presented, AccessCredential), Problem> {
+        let refuse = |token: Option<&str>| {
+            self.failures.credential(
+                self.address(&parts.extensions, &parts.headers),
+                Kind::Access,
+                token,
+                None,
+            );
+            Problem::unauthorized(Challenge::Bearer)
+        };
+        let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
+        let credential =
+            self.access(&presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
+        admit(&parts.extensions, &credential)?;
+        if credential.scopes.contains(&needed) {
+            return Ok((presented, credential));
+        }
+        let scope = api::Scope::from(needed).as_str();
+        Err(Problem::new(Code::InsufficientScope, format!("This token lacks the scope `{scope}`.")))
+    }
+
+    /// The stored credential of a valid token.
+    async fn access(&self, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
+        self.credential(presented.id(), |found| access_is_good(found, presented)).await
+    }
+
+    /// The credential of a token that is typed in, for a session of the console. A refusal is logged as
+    /// that of a request is.
+    pub(super) async fn typed_in(
+        &self,
+        text: &str,
+        address: Option<IpAddr>,
+    ) -> Result<Option<(String, AccessCredential)>, Problem> {
+        let presented = Presented::parse(Kind::Access, text.trim()).ok();
+        let found = match &presented {
+            Some(presented) => self.access(presented).await?,
+            None => None,
+        };
+        let id = presented.as_ref().map(Presented::id);
+        if found.is_none() {
+            self.failures.credential(address, Kind::Access, id, None);
+        }
+        Ok(id.map(str::to_owned).zip(found))
+    }
+
+    /// The credential of the token that opened a session, if the token is still valid.
+    pub(super) async fn of_session(
+        &self,
+        token: &str,
+    ) -> Result<Option<AccessCredential>, Problem> {
+        self.credential(token, |found| !found.revoked && !has_passed(found.expires_at)).await
+    }
+
+    /// The stored credential of a token if it is good, from the [cache](super::ttl_cache) if it was read
+    /// within the last second.
+    async fn credential(
+        &self,
+        id: &str,
+        is_good: impl Fn(&AccessCredential) -> bool,
+    ) -> Result<Option<AccessCredential>, Problem> {
+        if let Some(known) = self.known.get(id) {
+            return Ok(Some(known).filter(is_good));
+        }
+        let load = self.known.begin_load();
+        let found = self.credentials.access_credential(id).await?.filter(is_good);
+        if let Some(credential) = &found {
+            self.credentials.note_use(TokenKind::Access, id, credential.last_used_at);
+            self.known.insert(load, id.to_owned(), credential.clone());
+        }
+        Ok(found)
+    }
+
+    /// Whether a token that was valid has expired or was revoked. False if that is not known.
+    pub(super) async fn is_revoked(&self, presented: &Presented) -> bool {
+        matches!(self.access(presented).await, Ok(None))
+    }
+
+    /// The client's address: the peer's, or the one that a trusted proxy reports.
+    pub(super) fn address(&self, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
+        let peer = extensions.get::<Peer>()?;
+        let trusted = &self.config.server.trusted_proxies;
+        Some(client_address(peer.address.ip(), headers, trusted))
+    }
 }
 
 /// Marks the connection of a request as that of a principal. Connections of the reserve are for
@@ -139,70 +254,6 @@ pub(super) fn admit(extensions: &Extensions, credential: &AccessCredential) -> R
     peer.slot.authenticated();
     peer.keep();
     Ok(())
-}
-
-/// The stored credential of a valid token.
-async fn access(app: &App, presented: &Presented) -> Result<Option<AccessCredential>, Problem> {
-    credential(app, presented.id(), |found| access_is_good(found, presented)).await
-}
-
-/// The credential of a token that is typed in, for a session of the console. A refusal is logged as
-/// that of a request is.
-pub(super) async fn typed_in(
-    app: &App,
-    text: &str,
-    address: Option<IpAddr>,
-) -> Result<Option<(String, AccessCredential)>, Problem> {
-    let presented = Presented::parse(Kind::Access, text.trim()).ok();
-    let found = match &presented {
-        Some(presented) => access(app, presented).await?,
-        None => None,
-    };
-    let id = presented.as_ref().map(Presented::id);
-    if found.is_none() {
-        app.failures.credential(address, Kind::Access, id, None);
-    }
-    Ok(id.map(str::to_owned).zip(found))
-}
-
-/// The credential of the token that opened a session, if the token is still valid.
-pub(super) async fn of_session(
-    app: &App,
-    token: &str,
-) -> Result<Option<AccessCredential>, Problem> {
-    credential(app, token, |found| !found.revoked && !has_passed(found.expires_at)).await
-}
-
-/// The stored credential of a token if it is good, from the [cache](super::ttl_cache) if it was read
-/// within the last second.
-async fn credential(
-    app: &App,
-    id: &str,
-    is_good: impl Fn(&AccessCredential) -> bool,
-) -> Result<Option<AccessCredential>, Problem> {
-    if let Some(known) = app.access.get(id) {
-        return Ok(Some(known).filter(is_good));
-    }
-    let load = app.access.begin_load();
-    let credentials = app.part::<dyn Credentials>();
-    let found = credentials.access_credential(id).await?.filter(is_good);
-    if let Some(credential) = &found {
-        credentials.note_use(TokenKind::Access, id, credential.last_used_at);
-        app.access.insert(load, id.to_owned(), credential.clone());
-    }
-    Ok(found)
-}
-
-/// Whether a token that was valid has expired or was revoked. False if that is not known.
-pub(super) async fn is_revoked(app: &App, presented: &Presented) -> bool {
-    matches!(access(app, presented).await, Ok(None))
-}
-
-/// The client's address: the peer's, or the one that a trusted proxy reports.
-pub(super) fn address(app: &App, extensions: &Extensions, headers: &HeaderMap) -> Option<IpAddr> {
-    let peer = extensions.get::<Peer>()?;
-    let trusted = &app.config.server.trusted_proxies;
-    Some(client_address(peer.address.ip(), headers, trusted))
 }
 
 /// The source of a request for the compute pool and the memory for bodies, which share

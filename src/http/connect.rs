@@ -7,27 +7,21 @@ use std::time::Duration;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, FromRequestParts as _, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use tracing::{Instrument as _, Span};
 
-use super::App;
+use super::acceptor::{Acceptor, Refused};
 use super::auth;
-use super::client_address::client_address;
-use super::failures;
 use super::listener::Peer;
-use super::not_opened::{self, closing};
+use super::not_opened::closing;
 use super::observability;
 use super::openapi::{Connecting, Problems};
-use super::problem::{Challenge, HandlerResult, Problem};
+use super::problem::Problem;
 use super::upgrade_headers;
-use crate::admission::{Admitted, Candidate, Cause, Greeted, NotOpened, Refusal};
+use crate::admission::{Admitted, Candidate, Greeted};
 use crate::api::Code;
-use crate::clock::Timestamp;
-use crate::store::{GatewayCredential, Gateways, NotedRefusal};
-use crate::token::Kind;
 use crate::transport::frames::PROTOCOL;
-use crate::transport::reliable::{self, Closing};
 use crate::transport::{self, websocket};
 
 /// tungstenite's default of 128 KiB per connection is far more than pongs need, and each idle
@@ -57,7 +51,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
     security(("gateway_key" = [])),
 )]
 pub(super) async fn connect(
-    State(app): State<Arc<App>>,
+    State(acceptor): State<Arc<Acceptor>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
@@ -66,111 +60,23 @@ pub(super) async fn connect(
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade = upgrade.map(|upgrade| upgrade.protocols([PROTOCOL]));
     let is_reliable = upgrade.as_ref().is_ok_and(|it| it.selected_protocol().is_some());
-    let trusted = &app.config.server.trusted_proxies;
-    let address = client_address(peer.address.ip(), &parts.headers, trusted);
-    match admit(&app, &peer, address, &parts.headers, upgrade).await {
+    let address = acceptor.address(&peer, &parts.headers);
+    match admit(&acceptor, &peer, address, &parts.headers, upgrade).await {
         Ok((upgrade, Gateway::Plain(admitted))) => {
             let (gateway, id) = (admitted.credential.gateway_id, admitted.session.id());
             let span = observability::connection_span(gateway, id, websocket::NAME, &parts.headers);
-            start(&app, upgrade, *admitted, span)
+            start(&acceptor, upgrade, *admitted, span)
         }
         Ok((upgrade, Gateway::Reliable(greeted))) => {
             let (gateway, transport) = (greeted.credential().gateway_id, websocket::reliable::NAME);
             let id = greeted.greeting().greeting.connection_id;
             let span = observability::connection_span(gateway, id, transport, &parts.headers);
-            start_reliable(&app, upgrade, *greeted, span)
+            start_reliable(&acceptor, upgrade, *greeted, span)
         }
         Err(refused) => {
             let transport = if is_reliable { websocket::reliable::NAME } else { websocket::NAME };
-            refused.into_response(&app, address, transport)
+            acceptor.refuse(refused, address, transport)
         }
-    }
-}
-
-/// A gateway that is refused, and what is known about it.
-pub(super) struct Refused {
-    pub(super) problem: Problem,
-    /// The public part of the key.
-    token: Option<String>,
-    gateway: Option<GatewayCredential>,
-    is_invalid_key: bool,
-}
-
-impl From<Problem> for Refused {
-    fn from(problem: Problem) -> Self {
-        Self { problem, token: None, gateway: None, is_invalid_key: false }
-    }
-}
-
-impl From<NotOpened> for Refused {
-    fn from(cause: NotOpened) -> Self {
-        not_opened::problem(cause).into()
-    }
-}
-
-impl From<Closing> for Refused {
-    fn from(closing: Closing) -> Self {
-        not_opened::closed(closing).into()
-    }
-}
-
-impl From<Box<Refusal>> for Refused {
-    fn from(refusal: Box<Refusal>) -> Self {
-        let Refusal { cause, token, gateway, is_invalid_key } = *refusal;
-        Self { problem: problem(cause), token, gateway, is_invalid_key }
-    }
-}
-
-impl Refused {
-    /// Replaces the problem of the refusal.
-    fn with_problem(self, problem: Problem) -> Self {
-        Self { problem, ..self }
-    }
-
-    /// Logs and counts it, records it for the gateway, and renders it.
-    pub(super) fn into_response(
-        self,
-        app: &App,
-        address: IpAddr,
-        transport: &'static str,
-    ) -> Response {
-        if self.is_invalid_key {
-            failures::count(Kind::Gateway);
-        }
-        let (token, gateway) = (self.token.as_deref(), self.gateway.as_ref());
-        app.failures.connection(address, transport, &self.problem, token, gateway);
-        if let Some(gateway) = &self.gateway
-            && app.failures.may_note(gateway.gateway)
-        {
-            // An invalid key is the reason, even if the attempt also exceeded the limit.
-            let code = if self.is_invalid_key { "unauthorized" } else { self.problem.code() };
-            let cause = self.is_invalid_key.then(|| gateway.fault(Timestamp::now()));
-            let (code, address) = (code.to_owned(), address.to_string());
-            app.part::<dyn Gateways>()
-                .note_refusal(gateway.gateway, NotedRefusal { code, cause, address });
-        }
-        let mut response = self.problem.into_response();
-        let is_upgrade_required = response.status() == StatusCode::UPGRADE_REQUIRED;
-        let headers = response.headers_mut();
-        // Also if an earlier request kept the connection: a peer that asked for another
-        // protocol may already have sent bytes that are no request.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if is_upgrade_required {
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
-        response
-    }
-}
-
-/// Refuses a request that can't become a connection. An invalid key is refused as such, whatever else is
-/// wrong.
-pub(super) async fn invalid_request(app: &App, candidate: Candidate, problem: Problem) -> Refused {
-    match app.admissions.authenticate(candidate).await {
-        Ok(authenticated) => {
-            Refused::from(authenticated.refuse(Cause::InvalidRequest)).with_problem(problem)
-        }
-        Err(refusal) => refusal.into(),
     }
 }
 
@@ -181,13 +87,13 @@ enum Gateway {
 }
 
 async fn admit(
-    app: &App,
+    acceptor: &Acceptor,
     peer: &Peer,
     address: IpAddr,
     headers: &HeaderMap,
     upgrade: Upgrade,
 ) -> Result<(WebSocketUpgrade, Gateway), Refused> {
-    check_origin(app, headers)?;
+    acceptor.check_origin(headers)?;
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
@@ -196,68 +102,18 @@ async fn admit(
         (Ok(upgrade), Ok(())) => upgrade,
         (_, checked) => {
             let problem = checked.err().map_or_else(upgrade_required, Problem::bad_request);
-            return Err(invalid_request(app, candidate, problem).await);
+            return Err(acceptor.invalid_request(candidate, problem).await);
         }
     };
     let gateway = if upgrade.selected_protocol().is_some() {
         Gateway::Reliable(Box::new(
-            app.admissions.greet(candidate, websocket::reliable::NAME).await?,
+            acceptor.admissions.greet(candidate, websocket::reliable::NAME).await?,
         ))
     } else {
-        Gateway::Plain(Box::new(app.admissions.admit(candidate, websocket::NAME).await?))
+        Gateway::Plain(Box::new(acceptor.admissions.admit(candidate, websocket::NAME).await?))
     };
     peer.slot.authenticated();
     Ok((upgrade, gateway))
-}
-
-/// The codes of refused connection attempts, as the metric of refusals names them. Errors of the database can
-/// add others.
-pub const REFUSAL_CODES: [Code; 12] = [
-    Code::Unauthorized,
-    Code::GatewayDisabled,
-    Code::UpgradeRequired,
-    Code::BadRequest,
-    Code::OriginRefused,
-    Code::Conflict,
-    Code::Invalid,
-    Code::TooManyAttempts,
-    Code::ConnectionLimit,
-    Code::GatewayConnectionLimit,
-    Code::Draining,
-    Code::Unavailable,
-];
-
-/// Renders a refusal as a problem document.
-fn problem(cause: Cause) -> Problem {
-    match cause {
-        Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
-        Cause::Disabled => Problem::new(Code::GatewayDisabled, "This gateway is disabled."),
-        Cause::InvalidRequest => {
-            Problem::bad_request("The request is not a valid WebSocket upgrade (RFC 6455).")
-        }
-        Cause::TooManyAttempts(wait) => too_many(wait),
-        Cause::ConnectionLimit => Problem::unavailable(
-            Code::ConnectionLimit,
-            "Too many gateways are connected; try again later.",
-        ),
-        Cause::GatewayConnectionLimit(limit) => Problem::unavailable(
-            Code::GatewayConnectionLimit,
-            format!(
-                "This gateway has {limit} connections to this node, as many as it may have: \
-                 delivery.max_connections_per_gateway, or twice its declared replicas if that \
-                 is more."
-            ),
-        )
-        .retry_after(1),
-        Cause::Draining => {
-            Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
-        }
-        Cause::Interrupted => Problem::unavailable(
-            Code::Unavailable,
-            "This connection was closed while it was opened; connect again.",
-        ),
-        Cause::Store(error) => error.into(),
-    }
 }
 
 fn upgrade_required() -> Problem {
@@ -267,44 +123,23 @@ fn upgrade_required() -> Problem {
     )
 }
 
-fn too_many(wait: Duration) -> Problem {
-    // Rounded up, so that an attempt after this time is allowed.
-    let secs = u32::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
-    Problem::new(
-        Code::TooManyAttempts,
-        format!("Too many connection attempts; retry after {secs} s."),
-    )
-    .retry_after(secs)
-}
-
-/// Browsers send an Origin header, gateways don't. A web page must not be able to use a key that it
-/// obtained. The status is 400, after which gateways retry, so that a proxy which adds the header
-/// does not stop a fleet.
-pub(super) fn check_origin(app: &App, headers: &HeaderMap) -> HandlerResult<()> {
-    let allowed = &app.config.server.allowed_origins;
-    let listed =
-        |origin: &HeaderValue| allowed.iter().any(|one| one.as_bytes() == origin.as_bytes());
-    if headers.get_all(header::ORIGIN).iter().all(listed) {
-        return Ok(());
-    }
-    Err(Problem::new(
-        Code::OriginRefused,
-        "Web pages may not connect here, unless their origin is listed in server.allowed_origins.",
-    ))
-}
-
 /// Answers 101 and runs the socket. If the upgrade fails, the session is dropped with the callback,
 /// and recorded as lost.
-fn start(app: &App, upgrade: WebSocketUpgrade, admitted: Admitted, span: Span) -> Response {
+fn start(
+    acceptor: &Acceptor,
+    upgrade: WebSocketUpgrade,
+    admitted: Admitted,
+    span: Span,
+) -> Response {
     let Admitted { session, attempt, .. } = admitted;
     let failed = span.clone();
-    let delivery = &app.config.delivery;
+    let delivery = &acceptor.config.delivery;
     let settings = websocket::Settings {
         write_timeout: delivery.write_timeout,
         close_timeout: CLOSE_TIMEOUT,
         confirmation_timeout: delivery.confirmation_timeout,
     };
-    limited(app, upgrade)
+    limited(acceptor, upgrade)
         .on_failed_upgrade(move |error| {
             failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
         })
@@ -322,8 +157,8 @@ fn start(app: &App, upgrade: WebSocketUpgrade, admitted: Admitted, span: Span) -
 }
 
 /// The upgrade with the limits of its socket.
-fn limited(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
-    let max_write = app.rules.event_bytes().saturating_add(WRITE_MARGIN);
+fn limited(acceptor: &Acceptor, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    let max_write = acceptor.rules.event_bytes().saturating_add(WRITE_MARGIN);
     upgrade
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(websocket::BURST_BYTES)
@@ -333,15 +168,20 @@ fn limited(app: &App, upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
 }
 
 /// Answers 101, greets the gateway, and runs the socket as its hello asks.
-fn start_reliable(app: &App, upgrade: WebSocketUpgrade, greeted: Greeted, span: Span) -> Response {
+fn start_reliable(
+    acceptor: &Acceptor,
+    upgrade: WebSocketUpgrade,
+    greeted: Greeted,
+    span: Span,
+) -> Response {
     let failed = span.clone();
-    let write_timeout = app.config.delivery.write_timeout;
+    let write_timeout = acceptor.config.delivery.write_timeout;
     let settings = websocket::reliable::Settings {
         write_timeout,
         close_timeout: CLOSE_TIMEOUT,
-        frame_bytes: reliable::frame_bytes(app.rules.event_bytes()),
+        frame_bytes: acceptor.frame_bytes(),
     };
-    limited(app, upgrade)
+    limited(acceptor, upgrade)
         .on_failed_upgrade(move |error| {
             failed.in_scope(|| tracing::info!(%error, "an upgrade failed"));
         })

@@ -6,7 +6,6 @@
 //! An operator signs in with an access token ([`session`]); what a page offers follows from the
 //! token's scopes. Whatever someone else wrote is output as text ([`text`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::error_handling::HandleErrorLayer;
@@ -18,8 +17,8 @@ use axum::routing::{any, get, post};
 use axum::{BoxError, Router};
 use tower::timeout::TimeoutLayer;
 
-use super::App;
 use super::problem::Problem;
+use super::state::AppState;
 use crate::api::Code;
 
 mod access_tokens;
@@ -50,7 +49,7 @@ mod gateway_selection;
 mod gateways;
 mod inbox;
 mod jobs;
-mod layout;
+pub(super) mod layout;
 mod lookup;
 mod nodes;
 mod organisation;
@@ -64,26 +63,21 @@ mod resend;
 mod selection;
 mod session;
 mod sign_in;
-mod sign_ins;
+pub(super) mod sign_ins;
 mod states;
 mod steps;
 mod text;
 mod visit;
 
-pub(super) use sign_ins::SignIns;
-
-/// The path of the console, and the prefix of all its paths.
-pub(super) const ROOT: &str = "/console";
-
 /// The routes of the console. They are not part of the API's description.
-pub(super) fn routes(request_timeout: Duration) -> Router<Arc<App>> {
+pub(super) fn routes(request_timeout: Duration) -> Router<AppState> {
     // A payload may be as large as an event.
     let large = Router::new()
         .route("/console/publish", get(publish::page).post(publish::submit))
         .layer(Extension(form::Large));
     let timeout = (HandleErrorLayer::new(timed_out), TimeoutLayer::new(request_timeout));
     Router::new()
-        .route(ROOT, get(overview::page))
+        .route(layout::ROOT, get(overview::page))
         .route("/console/changes", get(changes::stream))
         .route("/console/sign-in", get(sign_in::page).post(sign_in::submit))
         .route("/console/sign-out", post(sign_in::end))

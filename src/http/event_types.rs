@@ -6,7 +6,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 
-use super::App;
 use super::auth::{self, Admin, Reader};
 use super::deliveries::open_window;
 use super::extract::{self, Path};
@@ -15,6 +14,7 @@ use super::openapi::{
 };
 use super::part::Part;
 use super::problem::{HandlerResult, Problem};
+use super::publish::Publishing;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, EventTypeDefinition, EventTypeDeletion, EventTypeInfo, Page};
 use crate::compute::Source;
@@ -79,7 +79,7 @@ pub(super) async fn show(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn put(
-    State(app): State<Arc<App>>,
+    State(publishing): State<Arc<Publishing>>,
     Admin(actor): Admin,
     Path(name): Path<String>,
     _: Query<()>,
@@ -87,13 +87,13 @@ pub(super) async fn put(
     extract::Json(definition): extract::Json<EventTypeDefinition>,
 ) -> HandlerResult<(StatusCode, Json<EventTypeInfo>)> {
     let source = auth::source(&headers);
-    let (status, info) = define(&app, &actor, &source, &name, definition).await?;
+    let (status, info) = define(&publishing, &actor, &source, &name, definition).await?;
     Ok((status, Json(info)))
 }
 
 /// Registers or replaces a type, for a client whose computations count for this source.
 pub(super) async fn define(
-    app: &App,
+    publishing: &Publishing,
     actor: &Actor,
     source: &Source,
     name: &str,
@@ -107,10 +107,12 @@ pub(super) async fn define(
         return Err(Problem::invalid("ttlSeconds", format!("must be 1 to {MAX_TTL_SECS}")));
     }
     if let Some(schema) = &definition.schema {
-        app.rules.check_schema(source, schema.clone()).await.map_err(|error| match error {
-            SchemaCheckError::Invalid(why) => Problem::invalid("schema", why),
-            SchemaCheckError::Compute(error) => error.into(),
-        })?;
+        publishing.rules.check_schema(source, schema.clone()).await.map_err(
+            |error| match error {
+                SchemaCheckError::Invalid(why) => Problem::invalid("schema", why),
+                SchemaCheckError::Compute(error) => error.into(),
+            },
+        )?;
     }
     let info = store::EventTypeInfo {
         name: name.as_str().to_owned(),
@@ -119,9 +121,9 @@ pub(super) async fn define(
         ttl_secs: definition.ttl_seconds,
         barrier: definition.barrier,
     };
-    let put = app.part::<dyn EventTypes>().put_event_type(actor, &info).await;
+    let put = publishing.event_types.put_event_type(actor, &info).await;
     // Even if it is unknown whether that was stored.
-    app.types.remove(&(actor.organisation, name));
+    publishing.forget(actor.organisation, name);
     let status = if put? { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, info.into()))
 }
@@ -141,7 +143,7 @@ pub(super) async fn define(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn remove(
-    State(app): State<Arc<App>>,
+    State(publishing): State<Arc<Publishing>>,
     Part(event_types): Part<dyn EventTypes>,
     Part(log): Part<dyn Log>,
     Admin(actor): Admin,
@@ -163,7 +165,7 @@ pub(super) async fn remove(
         ));
     }
     let deleted = event_types.delete_event_type(&actor, &name).await;
-    app.types.remove(&(actor.organisation, name));
+    publishing.forget(actor.organisation, name);
     deleted?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,7 +9,6 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
 use super::auth::{Publisher, Reader};
 use super::bodies;
 use super::content_mode::ContentMode;
@@ -23,7 +22,7 @@ use super::part::Part;
 use super::problem::{HandlerResult, Problem};
 use super::publish;
 use super::query::Query;
-use super::rollouts;
+use super::rollouts::Rollouts;
 use crate::api::{
     Accepted, AcceptedBatch, AcceptedDelivery, BatchItem, CloudEvent, Code, EventWithDeliveries,
     NewEvent, PublishBody, WaitQuery, Warning,
@@ -78,7 +77,9 @@ pub(super) enum PublishResponse {
     security(("access_token" = ["publish"])),
 )]
 pub(super) async fn publish(
-    State(app): State<Arc<App>>,
+    State(publishing): State<Arc<publish::Publishing>>,
+    State(memory): State<Arc<bodies::Memory>>,
+    Part(log): Part<dyn Log>,
     Publisher { organisation, source }: Publisher,
     _: Query<()>,
     request: Request,
@@ -87,7 +88,7 @@ pub(super) async fn publish(
     extract::refuse_encoded(request.headers())?;
     let key = idempotency::key(request.headers())?;
     let traceparent = observability::traceparent(request.headers());
-    let body = app.bodies.read(source, request).await?;
+    let body = memory.read(source, request).await?;
     // The share of the memory is held until the response is sent.
     let bodies::Body { bytes, share } = body;
     let (length, now) = (bytes.len(), Timestamp::now());
@@ -96,33 +97,37 @@ pub(super) async fn publish(
         let idempotency = key.map(|key| Idempotency { key, digest: mode.digest(&bytes) });
         (idempotency, mode.read(&bytes, now, traceparent))
     };
-    let (idempotency, items) = app.rules.compute(share.source(), length, read).await?;
+    let (idempotency, items) = publishing.rules.compute(share.source(), length, read).await?;
     let Items { drafts, is_single } = items?;
-    let events = publish::validate(&app, organisation, share.source(), length, drafts, now).await?;
+    let events = publishing.validate(organisation, share.source(), length, drafts, now).await?;
     let valid = events.iter().map(|item| item.as_ref().ok().map(|new| Arc::clone(&new.event)));
     let valid: Vec<Option<Arc<Event>>> = valid.collect();
     let publish = Publish { organisation, events, idempotency };
-    let answers = match append(&app, publish).await? {
+    let answers = match append(log.as_ref(), publish).await? {
         Published::Done(answers) => answers,
         Published::KeyReused => return Err(idempotency::key_reused(&shown.unwrap_or_default())),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
     for (event, answer) in valid.iter().zip(&answers) {
         if let (Some(event), Ok(_)) = (event, answer) {
-            app.rules.count_published(&event.event_type);
+            publishing.rules.count_published(&event.event_type);
         }
     }
     answer(answers, is_single)
 }
 
 /// Validates an event as [`publish()`] does, and stores nothing.
-pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> HandlerResult<()> {
+pub(super) async fn check(
+    publishing: &publish::Publishing,
+    publisher: Publisher,
+    event: &NewEvent,
+) -> HandlerResult<()> {
     let Publisher { organisation, source } = publisher;
     let body = serde_json::to_vec(event).map_err(|_| Problem::internal())?;
     let (length, now) = (body.len(), Timestamp::now());
     let read = move || ingest::body::read(&body, now, None);
-    let items = app.rules.compute(&source, length, read).await??;
-    let checked = publish::validate(app, organisation, &source, length, items.drafts, now).await?;
+    let items = publishing.rules.compute(&source, length, read).await??;
+    let checked = publishing.validate(organisation, &source, length, items.drafts, now).await?;
     for item in checked {
         item.map_err(|invalid| Problem::from(invalid.error))?;
     }
@@ -131,13 +136,13 @@ pub(super) async fn check(app: &App, publisher: Publisher, event: &NewEvent) -> 
 
 /// Appends the events, or finds the first answer to a repeat. Invalid events are looked
 /// up in the store, too, unless the whole request is certain to be unknown there.
-async fn append(app: &App, publish: Publish) -> HandlerResult<Published> {
+async fn append(log: &dyn Log, publish: Publish) -> HandlerResult<Published> {
     let unknown = |item: &Validated| matches!(item, Err(invalid) if invalid.identity.is_none());
     if publish.idempotency.is_none() && publish.events.iter().all(unknown) {
         let invalid = publish.events.into_iter().filter_map(Result::err);
         return Ok(Published::Done(invalid.map(|it| Err(Refusal::Invalid(it.error))).collect()));
     }
-    Ok(app.part::<dyn Log>().append(publish).await?)
+    Ok(log.append(publish).await?)
 }
 
 /// Show an event with its state at each gateway.
@@ -154,7 +159,7 @@ async fn append(app: &App, publish: Publish) -> HandlerResult<Published> {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    State(rollouts): State<Arc<Rollouts>>,
     Part(ledger): Part<dyn Ledger>,
     Reader(organisation): Reader,
     Path(id): Path<EventId>,
@@ -164,7 +169,7 @@ pub(super) async fn show(
         None => None,
         wait => {
             let of = RolloutOf::Event(id.clone());
-            Some(rollouts::of_events(&app, organisation, &of, wait).await?.rollout)
+            Some(rollouts.of_events(organisation, &of, wait).await?.rollout)
         }
     };
     // Read afterwards, so that the deliveries are at least as far as the rollout.

@@ -14,14 +14,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::App;
-use super::auth::{self, Watcher};
+use super::auth::{Auth, Watcher};
 use super::openapi::{Problems, Scoped, Watching};
 use super::part::Part;
 use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{Code, FeedEndReason, FeedGapReason, FeedKind, FeedMessage, FeedQuery, Outcome};
 use crate::clock::Timestamp;
+use crate::dispatch::Dispatcher;
 use crate::event::{EventType, OrganisationKey};
 use crate::feed::{Content, ListenError, Listener, Message, Position, Purpose, Table};
 use crate::names::closest;
@@ -131,7 +131,7 @@ fn listed<T>(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn follow(
-    State(app): State<Arc<App>>,
+    State(sources): State<Arc<Sources>>,
     Part(gateways): Part<dyn Gateways>,
     Part(diagnosis): Part<dyn Diagnosis>,
     Part(event_types): Part<dyn EventTypes>,
@@ -147,7 +147,7 @@ pub(super) async fn follow(
         [id] => id.to_str().ok().and_then(Position::decode).map_or(Begin::Unreadable, Begin::After),
         _ => return Err(Problem::bad_request("Last-Event-ID must not be repeated.")),
     };
-    if app.dispatcher.is_draining() {
+    if sources.dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }
     check_gateways(gateways.as_ref(), diagnosis.as_ref(), organisation, &asked).await?;
@@ -157,13 +157,13 @@ pub(super) async fn follow(
     }
     let details =
         FeedDetails { gateways: asked.gateway_id.clone(), types: !asked.event_type.is_empty() };
-    let listener = app.feed.listen(Purpose::Feed, organisation, token.id(), details).await?;
+    let listener = sources.feed.listen(Purpose::Feed, organisation, token.id(), details).await?;
     let (chunks, queued) = mpsc::channel(QUEUED);
     let filter = Filter::new(organisation, asked);
     let feed = FeedTask {
         sent: listener.begin.encode(),
         sent_at: listener.begin.at,
-        app,
+        sources,
         token,
         listener,
         filter,
@@ -252,9 +252,18 @@ enum Ended {
 
 type Step = Result<(), Ended>;
 
+/// What feeds are made of.
+pub(super) struct Sources {
+    pub(super) feed: crate::feed::Feed,
+    pub(super) store: Arc<dyn Feed>,
+    pub(super) auth: Arc<Auth>,
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) retention: Duration,
+}
+
 /// A feed of one client.
 struct FeedTask {
-    app: Arc<App>,
+    sources: Arc<Sources>,
     token: Presented,
     listener: Listener,
     filter: Filter,
@@ -301,20 +310,20 @@ impl FeedTask {
         let (least, most) = position.behind(&end);
         // Another node may have read further; the database can't end earlier.
         if least < 0 {
-            let ends = self.app.part::<dyn Feed>().feed_ends().await;
+            let ends = self.sources.store.feed_ends().await;
             let ends = ends.map_err(|_| Ended::For(FeedEndReason::Unavailable))?;
             if position.behind(&Position::ends(end.at, ends)).0 < 0 {
                 return self.send_gap(&gap(FeedGapReason::UnknownId, None)).await;
             }
         }
         self.resumed = position.clone();
-        let oldest = MAX_POSITION_AGE.min(self.app.config.retention.max_age());
+        let oldest = MAX_POSITION_AGE.min(self.sources.retention);
         if most > MAX_ROWS_BEHIND || end.at.since(position.at) > oldest {
             return self.send_gap(&gap(FeedGapReason::TooFarBehind, Some(position.at))).await;
         }
         let details = self.listener.details().clone();
         loop {
-            let page = self.app.feed.between(&mut position, &end, &details).await;
+            let page = self.sources.feed.between(&mut position, &end, &details).await;
             let (messages, is_last) = page.map_err(|_| Ended::For(FeedEndReason::Unavailable))?;
             self.send_messages(messages.iter()).await?;
             let rows = messages.iter().map(|message| message.content.row());
@@ -337,12 +346,12 @@ impl FeedTask {
                 _ = heartbeat.tick() => self.send(text::heartbeat(&self.sent)).await?,
                 _ = check_token.tick() => {
                     // While the database can't be read, nothing is sent either.
-                    if auth::is_revoked(&self.app, &self.token).await {
+                    if self.sources.auth.is_revoked(&self.token).await {
                         return Err(Ended::For(FeedEndReason::TokenInvalid));
                     }
                 }
                 _ = check_drain.tick() => {
-                    if self.app.dispatcher.is_draining() {
+                    if self.sources.dispatcher.is_draining() {
                         return Err(Ended::For(FeedEndReason::Shutdown));
                     }
                 }

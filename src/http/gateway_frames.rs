@@ -7,7 +7,6 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use dashmap::DashMap;
 
-use super::App;
 use super::auth;
 use super::extract::{Bytes, Path};
 use super::listener::Peer;
@@ -71,7 +70,7 @@ impl Drop for Listed {
     security(("gateway_key" = [])),
 )]
 pub(super) async fn send(
-    State(app): State<Arc<App>>,
+    State(streams): State<Streams>,
     Extension(peer): Extension<Peer>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
@@ -81,7 +80,7 @@ pub(super) async fn send(
 ) -> HandlerResult<StatusCode> {
     peer.slot.authenticated();
     peer.keep();
-    let stream = id.parse().ok().and_then(|id| app.streams.find(credential.gateway_id, id));
+    let stream = id.parse().ok().and_then(|id| streams.find(credential.gateway_id, id));
     let stream = stream.ok_or_else(gone)?;
     let Bytes(body) = body?;
     accept(&stream, &body).await?;

@@ -11,10 +11,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse as _, Response};
 use tracing::Instrument as _;
 
-use super::App;
+use super::acceptor::{Acceptor, Refused};
 use super::auth;
-use super::client_address::client_address;
-use super::connect::{Refused, check_origin, invalid_request};
+use super::fallbacks;
 use super::listener::{Peer, StreamSlot};
 use super::observability;
 use super::openapi::{Problems, Streaming};
@@ -93,19 +92,18 @@ fn resume(text: &str) -> Result<StreamResume, String> {
     security(("gateway_key" = [])),
 )]
 pub(super) async fn follow(
-    State(app): State<Arc<App>>,
+    State(acceptor): State<Arc<Acceptor>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
     if *request.method() == Method::HEAD {
-        return super::get_only();
+        return fallbacks::get_only();
     }
     let (mut parts, _) = request.into_parts();
-    let trusted = &app.config.server.trusted_proxies;
-    let address = client_address(peer.address.ip(), &parts.headers, trusted);
-    match open(&app, &peer, address, &mut parts).await {
-        Ok(opened) => start(&app, opened, &parts.headers),
-        Err(refused) => refused.into_response(&app, address, sse::NAME),
+    let address = acceptor.address(&peer, &parts.headers);
+    match open(&acceptor, &peer, address, &mut parts).await {
+        Ok(opened) => start(&acceptor, opened, &parts.headers),
+        Err(refused) => acceptor.refuse(refused, address, sse::NAME),
     }
 }
 
@@ -119,21 +117,21 @@ struct Opened {
 }
 
 async fn open(
-    app: &Arc<App>,
+    acceptor: &Acceptor,
     peer: &Peer,
     address: IpAddr,
     parts: &mut Parts,
 ) -> Result<Opened, Refused> {
-    check_origin(app, &parts.headers)?;
+    acceptor.check_origin(&parts.headers)?;
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
-    let StreamRequest { request, envelope } = match read_request(app, parts).await {
+    let StreamRequest { request, envelope } = match read_request(parts).await {
         Ok(request) => request,
-        Err(problem) => return Err(invalid_request(app, candidate, problem).await),
+        Err(problem) => return Err(acceptor.invalid_request(candidate, problem).await),
     };
-    let greeted = app.admissions.greet(candidate, sse::NAME).await?;
+    let greeted = acceptor.admissions.greet(candidate, sse::NAME).await?;
     peer.slot.authenticated();
     peer.keep();
     let greeting = greeted.greeting();
@@ -147,8 +145,8 @@ struct StreamRequest {
     envelope: Option<Envelope>,
 }
 
-async fn read_request(app: &Arc<App>, parts: &mut Parts) -> HandlerResult<StreamRequest> {
-    let Query(query) = Query::<StreamQuery>::from_request_parts(parts, app).await?;
+async fn read_request(parts: &mut Parts) -> HandlerResult<StreamRequest> {
+    let Query(query) = Query::<StreamQuery>::from_request_parts(parts, &()).await?;
     let last = last_event_id(&parts.headers)?;
     let (resume, start) = match (last, query.confirm, query.resume) {
         (Some(last), StreamConfirm::Received, _) => (Resume::After(last), None),
@@ -215,18 +213,18 @@ fn last_event_id(headers: &HeaderMap) -> HandlerResult<Option<Position>> {
     Ok(Some(position))
 }
 
-fn start(app: &App, opened: Opened, headers: &HeaderMap) -> Response {
+fn start(acceptor: &Acceptor, opened: Opened, headers: &HeaderMap) -> Response {
     let Opened { greeting, envelope, session, attempt, slot } = opened;
     let greeted = greeting.greeting;
     let span = observability::connection_span(greeted.gateway_id, session.id(), sse::NAME, headers);
     let (lane_end, transport_end) = transport::link();
     let text = Text::new(Encoding { epoch: greeted.epoch, envelope });
     let (connection, inbound, items) =
-        push::prepare(text, transport_end, app.config.delivery.write_timeout);
-    let listed = app.streams.list(greeted.gateway_id, session.id(), inbound);
+        push::prepare(text, transport_end, acceptor.config.delivery.write_timeout);
+    let listed = acceptor.streams.list(greeted.gateway_id, session.id(), inbound);
     span.in_scope(|| session.start(lane_end));
-    let frame_bytes = reliable::frame_bytes(app.rules.event_bytes());
-    let first = Text::first(reliable::connection_ack(&greeting, frame_bytes, Timestamp::now()));
+    let first =
+        Text::first(reliable::connection_ack(&greeting, acceptor.frame_bytes(), Timestamp::now()));
     let run = async move {
         connection.run(vec![first]).await;
         drop((listed, attempt, slot));

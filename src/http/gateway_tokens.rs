@@ -10,7 +10,6 @@ use axum::response::IntoResponse;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::App;
 use super::auth::{Admin, Reader};
 use super::extract::{self, Path};
 use super::openapi::{Bodiless, Body, Missing, Problems, Scoped, Taken, Write};
@@ -19,6 +18,7 @@ use super::problem::{HandlerResult, Problem};
 use super::query::Query;
 use crate::api::{GatewayToken, NewGatewayToken, Page, WithSecret};
 use crate::clock::Timestamp;
+use crate::dispatch::Dispatcher;
 use crate::event::{GatewayId, Reason};
 use crate::store::{Actor, Credentials, NewToken, TokenInfo};
 use crate::token::{self, Issued, Kind};
@@ -104,14 +104,14 @@ pub(super) async fn list(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn revoke(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(credentials): Part<dyn Credentials>,
     Admin(actor): Admin,
     Path((id, token)): Path<(GatewayId, String)>,
     _: Query<()>,
 ) -> HandlerResult<StatusCode> {
     credentials.revoke_gateway_token(&actor, id, &token).await?;
-    app.dispatcher.close_token(&token, Reason::TokenRevoked);
+    dispatcher.close_token(&token, Reason::TokenRevoked);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::App;
 use super::auth::{Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
@@ -16,6 +15,7 @@ use super::part::Part;
 use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{self, FieldError, GatewayChange, GatewaysQuery, NewGateway, Page, PageQuery};
+use crate::dispatch::Dispatcher;
 use crate::event::{GatewayId, Reason};
 use crate::names;
 use crate::store::{self, GatewayFilter, Gateways, MAX_LABELS};
@@ -36,7 +36,7 @@ const MAX_NAME_CHARS: usize = 128;
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn create(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     _: Query<()>,
@@ -48,7 +48,7 @@ pub(super) async fn create(
     }
     let (id, replicas) = (new.id.unwrap_or_default(), new.replicas.unwrap_or(1));
     let gateway = gateways.create_gateway(&actor, id, &new.name, &new.labels, replicas).await?;
-    Ok((StatusCode::CREATED, Json(shown(&app, gateway))))
+    Ok((StatusCode::CREATED, Json(shown(&dispatcher, gateway))))
 }
 
 impl FromQuery for GatewaysQuery {
@@ -75,7 +75,7 @@ impl FromQuery for GatewaysQuery {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn list(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(gateways): Part<dyn Gateways>,
     Reader(organisation): Reader,
     Query((which, page)): Query<(GatewaysQuery, PageQuery)>,
@@ -89,7 +89,7 @@ pub(super) async fn list(
     let more = gateways.len() > limit;
     gateways.truncate(limit);
     let next = gateways.last().filter(|_| more).map(|last| cursor::encode(&last.name, &filters));
-    let list = gateways.into_iter().map(|gateway| shown(&app, gateway)).collect();
+    let list = gateways.into_iter().map(|gateway| shown(&dispatcher, gateway)).collect();
     Ok(Json(Page::new(list, limit, next)))
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn list(
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(gateways): Part<dyn Gateways>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
@@ -112,7 +112,7 @@ pub(super) async fn show(
 ) -> HandlerResult<Json<api::Gateway>> {
     let gateway = gateways.gateway(organisation, id).await?;
     let gateway = gateway.ok_or_else(|| Problem::not_found("gateway"))?;
-    Ok(Json(shown(&app, gateway)))
+    Ok(Json(shown(&dispatcher, gateway)))
 }
 
 /// Change a gateway.
@@ -135,7 +135,7 @@ pub(super) async fn show(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn change(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
@@ -151,9 +151,9 @@ pub(super) async fn change(
     check(change.name.as_deref(), set, change.replicas)?;
     let gateway = gateways.update_gateway(&actor, id, change.into()).await?;
     if gateway.disabled_at.is_some() {
-        app.dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
+        dispatcher.close_gateway(gateway.key, Reason::GatewayDisabled);
     }
-    Ok(Json(shown(&app, gateway)))
+    Ok(Json(shown(&dispatcher, gateway)))
 }
 
 /// Delete a gateway.
@@ -170,14 +170,14 @@ pub(super) async fn change(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn remove(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
     Part(gateways): Part<dyn Gateways>,
     Admin(actor): Admin,
     Path(id): Path<GatewayId>,
     _: Query<()>,
 ) -> HandlerResult<StatusCode> {
     let deleted = gateways.delete_gateway(&actor, id).await?;
-    app.dispatcher.close_deleted(&deleted);
+    dispatcher.close_deleted(&deleted);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -219,8 +219,8 @@ fn check<'a>(
 }
 
 /// A gateway as the API returns it. Includes connections to this node that are not recorded yet.
-pub(super) fn shown(app: &App, gateway: store::Gateway) -> api::Gateway {
-    let here = i64::try_from(app.dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
+pub(super) fn shown(dispatcher: &Dispatcher, gateway: store::Gateway) -> api::Gateway {
+    let here = i64::try_from(dispatcher.connected(gateway.key)).unwrap_or(i64::MAX);
     let connections = gateway.live_connections.max(here);
     let lag = gateway.oldest_pending_at.map_or(0, |at| gateway.as_of.since(at).as_secs());
     let verdict = verdict(gateway.verdict(), gateway.summary());

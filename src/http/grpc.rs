@@ -23,16 +23,16 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tower::timeout::TimeoutLayer;
 use tracing::Instrument as _;
 
-use super::App;
+use super::acceptor::{Acceptor, Refused};
 use super::auth;
-use super::client_address::client_address;
-use super::connect::Refused;
+use super::fallbacks::timed_out;
 use super::health;
 use super::listener::{Peer, StreamSlot};
 use super::not_opened::closing;
 use super::observability;
+use super::part::Parts;
 use super::problem::Problem;
-use super::timed_out;
+use super::state::AppState;
 use crate::admission::{Candidate, Greeted};
 use crate::clock::Timestamp;
 use crate::transport;
@@ -53,12 +53,14 @@ use requests::Deadline;
 const MARGIN: usize = 64 * 1024;
 
 /// The routes of all services.
-pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
-    let gateways = GatewaysServer::new(Service(Arc::clone(app)))
+pub(super) fn routes(state: &AppState) -> Router<AppState> {
+    let acceptor: Arc<Acceptor> = state.get();
+    let max_message = acceptor.rules.event_bytes().saturating_add(MARGIN);
+    let limit = acceptor.config.server.request_timeout;
+    let gateways = GatewaysServer::new(Service(acceptor))
         .max_decoding_message_size(MAX_GATEWAY_FRAME_BYTES)
-        .max_encoding_message_size(app.rules.event_bytes().saturating_add(MARGIN));
-    let health = HealthServer::new(Probe(Arc::clone(app))).max_decoding_message_size(1024);
-    let limit = app.config.server.request_timeout;
+        .max_encoding_message_size(max_message);
+    let health = HealthServer::new(Probe(state.clone())).max_decoding_message_size(1024);
     let mut public = Router::new().route_service("/grpc.health.v1.Health/{*method}", health);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -88,7 +90,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
 }
 
 /// Whether the node is ready, as at `/readyz`.
-struct Probe(Arc<App>);
+struct Probe(AppState);
 
 #[tonic::async_trait]
 impl Health for Probe {
@@ -101,8 +103,10 @@ impl Health for Probe {
         if !matches!(service.as_str(), "" | grpc::SERVICE) {
             return Err(Status::not_found("there is no such service"));
         }
-        let is_ready =
-            health::readyz(State(Arc::clone(&self.0)), self.0.parts.share()).await.is_ok();
+        let state = &self.0;
+        let (dispatcher, supervisors) = (State(state.get()), State(state.get()));
+        let part = state.get::<Parts>().share();
+        let is_ready = health::readyz(dispatcher, supervisors, part).await.is_ok();
         let status = if is_ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         Ok(tonic::Response::new(HealthCheckResponse { status: status.into() }))
     }
@@ -131,7 +135,7 @@ fn keep<T>(request: &Request<T>) {
 }
 
 /// The service of gateways.
-struct Service(Arc<App>);
+struct Service(Arc<Acceptor>);
 
 #[tonic::async_trait]
 impl Gateways for Service {
@@ -141,16 +145,15 @@ impl Gateways for Service {
         &self,
         request: Request<Streaming<Message>>,
     ) -> Result<tonic::Response<Self::ConnectStream>, Status> {
-        let app = &self.0;
+        let acceptor = &self.0;
         let peer = peer(&request).cloned().ok_or_else(|| Status::internal("no peer"))?;
         let (metadata, extensions, messages) = request.into_parts();
         let deadline = extensions.get().map(|Deadline(at)| *at);
         let headers = metadata.into_headers();
-        let trusted = &app.config.server.trusted_proxies;
-        let address = client_address(peer.address.ip(), &headers, trusted);
-        let greeted = match greet(app, &peer, &headers, address).await {
+        let address = acceptor.address(&peer, &headers);
+        let greeted = match greet(acceptor, &peer, &headers, address).await {
             Ok(greeted) => greeted,
-            Err(refused) => return Err(refused_status(refused, app, address)),
+            Err(refused) => return Err(refused_status(refused, acceptor, address)),
         };
         let greeting = greeted.greeting();
         let (items, taken) = push::queue();
@@ -161,7 +164,7 @@ impl Gateways for Service {
             &headers,
         );
         let connection = Connection {
-            app: Arc::clone(app),
+            acceptor: Arc::clone(acceptor),
             messages,
             deadline,
             items,
@@ -182,7 +185,7 @@ fn stream(batches: Items<Batch>, deadline: Option<Instant>) -> impl Stream<Item 
 }
 
 async fn greet(
-    app: &Arc<App>,
+    acceptor: &Acceptor,
     peer: &Peer,
     headers: &HeaderMap,
     address: std::net::IpAddr,
@@ -191,16 +194,16 @@ async fn greet(
         return Err(Problem::http_connection_limit().into());
     }
     let candidate = Candidate { key: auth::gateway_key(headers), address };
-    let greeted = app.admissions.greet(candidate, grpc::NAME).await?;
+    let greeted = acceptor.admissions.greet(candidate, grpc::NAME).await?;
     peer.slot.authenticated();
     peer.keep();
     Ok(greeted)
 }
 
 /// The status of a refusal. It is logged, counted and recorded like those of other transports.
-fn refused_status(refused: Refused, app: &App, address: std::net::IpAddr) -> Status {
+fn refused_status(refused: Refused, acceptor: &Acceptor, address: std::net::IpAddr) -> Status {
     let problem = refused.problem.clone();
-    let _ = refused.into_response(app, address, grpc::NAME);
+    let _ = acceptor.refuse(refused, address, grpc::NAME);
     let document = problem.into_document();
     let after = document.retry_after_secs.map(|secs| Duration::from_secs(secs.into()));
     match document.status {
@@ -215,7 +218,7 @@ fn refused_status(refused: Refused, app: &App, address: std::net::IpAddr) -> Sta
 
 /// A connection whose gateway was greeted.
 struct Connection {
-    app: Arc<App>,
+    acceptor: Arc<Acceptor>,
     messages: Streaming<Message>,
     /// When the gateway wants its stream to end.
     deadline: Option<Instant>,
@@ -227,7 +230,7 @@ impl Connection {
     async fn run(mut self, mut greeted: Greeted) {
         let greeting = greeted.greeting();
         let mut encoding = Encoding { epoch: greeting.greeting.epoch, envelope: None };
-        let frame_bytes = reliable::frame_bytes(self.app.rules.event_bytes());
+        let frame_bytes = self.acceptor.frame_bytes();
         let ack = reliable::connection_ack(&greeting, frame_bytes, Timestamp::now());
         // The queue is empty.
         let _ = self.items.try_send(vec![grpc::ack(ack)]);
@@ -264,8 +267,8 @@ impl Connection {
             }
         };
         let (lane_end, transport_end) = transport::link();
-        let Self { app, messages, deadline, items, _slot } = self;
-        let timeout = app.config.delivery.write_timeout;
+        let Self { acceptor, messages, deadline, items, _slot } = self;
+        let timeout = acceptor.config.delivery.write_timeout;
         let (connection, inbound) = push::over(encoder, transport_end, items, timeout);
         session.start(lane_end);
         let reading = tokio::spawn(read(messages, inbound, deadline).in_current_span());

@@ -7,13 +7,19 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::openapi::{Problems, Readiness};
 use super::part::Part;
 use super::problem::{HandlerResult, Problem};
 use crate::api::Code;
+use crate::dispatch::Dispatcher;
 use crate::jobs::Supervisor;
 use crate::store::Health;
+
+/// Renders all metrics in the text format of Prometheus.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Those whose overdue jobs make the node unready.
+pub(super) type Supervisors = Arc<[Supervisor]>;
 
 /// Check whether the process runs.
 #[utoipa::path(
@@ -38,14 +44,15 @@ pub(super) async fn livez() -> &'static str {
     ),
 )]
 pub(super) async fn readyz(
-    State(app): State<Arc<App>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
+    State(supervisors): State<Supervisors>,
     Part(health): Part<dyn Health>,
 ) -> HandlerResult<&'static str> {
-    if app.dispatcher.is_draining() {
+    if dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }
     health.check().await?;
-    let overdue = app.supervisors.iter().filter_map(Supervisor::overdue);
+    let overdue = supervisors.iter().filter_map(Supervisor::overdue);
     if let Some(overdue) = overdue.max_by_key(|overdue| overdue.age) {
         let job = overdue.job;
         return Err(Problem::unavailable(
@@ -69,7 +76,7 @@ pub(super) async fn readyz(
     get, path = "/metrics", tag = "operations", operation_id = "metrics",
     responses((status = 200, description = "All metrics.", body = String, content_type = "text/plain")),
 )]
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = (app.render_metrics)();
+pub(super) async fn metrics(State(render): State<RenderMetrics>) -> Response {
+    let text = render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

@@ -1,8 +1,6 @@
 //! `Idempotency-Key`: a client that does not know whether its request succeeded repeats it with the
 //! same key, and gets the first answer.
 
-use std::sync::Arc;
-
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use serde::Serialize;
@@ -11,22 +9,21 @@ use sha2::{Digest as _, Sha256};
 
 use super::extract::{self, Body};
 use super::problem::{HandlerResult, Problem};
-use super::{App, BASE};
-use crate::api::Code;
+use crate::api::{BASE_PATH, Code};
 use crate::event::quoted;
 use crate::store::RequestKey;
 
 /// A JSON body, and the request's `Idempotency-Key`, if it has one.
 pub(super) struct Keyed<T>(pub(super) Option<RequestKey>, pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for Keyed<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Keyed<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> HandlerResult<Self> {
+    async fn from_request(request: Request, state: &S) -> HandlerResult<Self> {
         let key = key(request.headers())?;
         let path = request.uri().path();
-        let path = path.strip_prefix(BASE).unwrap_or(path).to_owned();
-        let Body(bytes) = Body::from_request(request, app).await?;
+        let path = path.strip_prefix(BASE_PATH).unwrap_or(path).to_owned();
+        let Body(bytes) = Body::from_request(request, state).await?;
         let value = extract::parse_object(&bytes)?;
         let request_key = key.map(|key| request_key(key, &path, &bytes));
         Ok(Self(request_key, value))

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 
-use super::App;
 use super::auth::{self, Admin, Reader};
 use super::cursor;
 use super::extract::{self, Path};
@@ -15,6 +14,7 @@ use super::inbox_edit;
 use super::openapi::{Bodiless, Body, Compute, Long, Missing, Problems, Scoped, Taken, Write};
 use super::part::Part;
 use super::problem::{HandlerResult, Problem};
+use super::publish::Publishing;
 use super::query::{FromQuery, Parameters, Query, documented};
 use crate::api::{
     Page, PageQuery, RejectedFilter, RejectedRow, RejectedRowWithPayload, RejectionReason, Retried,
@@ -115,7 +115,7 @@ pub(super) async fn show(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn retry_one(
-    State(app): State<Arc<App>>,
+    State(publishing): State<Arc<Publishing>>,
     Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     Path(id): Path<i64>,
@@ -125,7 +125,7 @@ pub(super) async fn retry_one(
 ) -> HandlerResult<(StatusCode, Json<Retried>)> {
     let selection = RetrySelection::One(id);
     if request.dry_run {
-        return would_retry(&app, &actor, &headers, selection).await;
+        return would_retry(&publishing, inbox.as_ref(), &actor, &headers, selection).await;
     }
     let retried = inbox.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
@@ -155,7 +155,7 @@ pub(super) async fn retry_one(
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn retry(
-    State(app): State<Arc<App>>,
+    State(publishing): State<Arc<Publishing>>,
     Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     _: Query<()>,
@@ -173,7 +173,7 @@ pub(super) async fn retry(
     let filter = RejectedFilter { reason, from, to, retried: false };
     let selection = RetrySelection::Filter(filter.try_into()?);
     if dry_run {
-        return would_retry(&app, &actor, &headers, selection).await;
+        return would_retry(&publishing, inbox.as_ref(), &actor, &headers, selection).await;
     }
     let retried = inbox.retry_rejected(&actor, selection).await?;
     Ok((StatusCode::ACCEPTED, Json(retried.into())))
@@ -181,19 +181,19 @@ pub(super) async fn retry(
 
 /// What a retry would do.
 async fn would_retry(
-    app: &App,
+    publishing: &Publishing,
+    inbox: &dyn Inbox,
     actor: &Actor,
     headers: &HeaderMap,
     selection: RetrySelection,
 ) -> HandlerResult<(StatusCode, Json<Retried>)> {
-    let inbox = app.part::<dyn Inbox>();
     let Retryable { ids, more } = inbox.retryable(actor.organisation, selection).await?;
     let source = auth::source(headers);
     let mut rows = Vec::with_capacity(ids.len().min(TRIED_ROWS));
     // One at a time, because payloads are large.
     for id in ids.iter().copied().take(TRIED_ROWS) {
         // Another request may have put it back or deleted it meanwhile.
-        rows.extend(would_become(app, actor, &source, id).await?);
+        rows.extend(would_become(publishing, inbox, actor, &source, id).await?);
     }
     let retried = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     Ok((StatusCode::OK, Json(Retried { retried, more, dry_run: true, rows })))
@@ -201,13 +201,14 @@ async fn would_retry(
 
 /// What would become of a row; `None` if it does not exist any more.
 async fn would_become(
-    app: &App,
+    publishing: &Publishing,
+    inbox: &dyn Inbox,
     actor: &Actor,
     source: &Source,
     id: i64,
 ) -> HandlerResult<Option<RetriedRow>> {
     let (organisation, now) = (actor.organisation, Timestamp::now());
-    let (inbox, limit) = (app.part::<dyn Inbox>(), app.rules.event_bytes());
+    let limit = publishing.rules.event_bytes();
     let Some(found) = inbox.rejected_content(organisation, id, limit).await? else {
         return Ok(None);
     };
@@ -216,7 +217,7 @@ async fn would_become(
         let bytes = u64::try_from(payload_bytes).unwrap_or(u64::MAX);
         Err(Rejection::from(ValidationError::TooLarge { bytes, limit }))
     } else {
-        match inbox_edit::validate(app, actor, source, content, inserted_at, now).await? {
+        match inbox_edit::validate(publishing, actor, source, content, inserted_at, now).await? {
             Ok(event) => inbox.would_publish(organisation, event).await?,
             Err(rejection) => Err(rejection),
         }

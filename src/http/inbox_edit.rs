@@ -7,13 +7,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::App;
 use super::auth::{self, Admin};
 use super::extract::{self, Path};
 use super::openapi::{Body, Compute, Long, Missing, Problems, Scoped, Storing, Taken};
 use super::part::Part;
 use super::problem::{HandlerResult, Problem};
-use super::publish;
+use super::publish::Publishing;
 use super::query::Query;
 use crate::api::{self, AcceptedDelivery, RejectedRowChange};
 use crate::clock::Timestamp;
@@ -51,7 +50,7 @@ pub(super) const MAX_BYTES: usize = 4 * 1024 * 1024;
     security(("access_token" = ["admin"])),
 )]
 pub(super) async fn edit(
-    State(app): State<Arc<App>>,
+    State(publishing): State<Arc<Publishing>>,
     Part(inbox): Part<dyn Inbox>,
     Admin(actor): Admin,
     Path(id): Path<i64>,
@@ -61,7 +60,7 @@ pub(super) async fn edit(
 ) -> HandlerResult<Json<api::EditedRow>> {
     let (source, now) = (auth::source(&headers), Timestamp::now());
     let organisation = actor.organisation;
-    let limit = app.rules.event_bytes();
+    let limit = publishing.rules.event_bytes();
     let found = inbox.rejected_content(organisation, id, limit).await?;
     let found = found.ok_or_else(|| Problem::not_found("rejected row"))?;
     let RejectedContent { content, payload_bytes, inserted_at, version, retried_at } = found;
@@ -78,7 +77,7 @@ pub(super) async fn edit(
     let is_other = |payload: &String| *payload != content.payload;
     let (has_payload, dry_run) = (change.payload.as_ref().is_some_and(is_other), change.dry_run);
     let content = apply(content, change)?;
-    let result = validate(&app, &actor, &source, content.clone(), inserted_at, now).await?;
+    let result = validate(&publishing, &actor, &source, content.clone(), inserted_at, now).await?;
     let edit = RejectedEdit { id, version, content, has_payload, result };
     let edited = inbox.edit_rejected(&actor, edit, dry_run).await?;
     if !dry_run && matches!(edited, EditedRow::Published(_)) {
@@ -89,7 +88,7 @@ pub(super) async fn edit(
 
 /// The event that the columns describe, or why it is invalid.
 pub(super) async fn validate(
-    app: &App,
+    publishing: &Publishing,
     actor: &crate::store::Actor,
     source: &Source,
     content: InboxContent,
@@ -98,13 +97,12 @@ pub(super) async fn validate(
 ) -> HandlerResult<Result<NewEvent, Rejection>> {
     let bytes = content.payload.len();
     let read = move || read_row(content, inserted_at, now);
-    let draft = match app.rules.compute(source, bytes, read).await? {
+    let draft = match publishing.rules.compute(source, bytes, read).await? {
         Ok(draft) => draft,
         Err(rejection) => return Ok(Err(rejection)),
     };
     let organisation = actor.organisation;
-    let validated =
-        publish::validate(app, organisation, source, bytes, vec![Ok(draft)], now).await?;
+    let validated = publishing.validate(organisation, source, bytes, vec![Ok(draft)], now).await?;
     let validated = validated.into_iter().next().ok_or_else(Problem::internal)?;
     Ok(validated.map_err(|invalid| invalid.error.into()))
 }

@@ -10,7 +10,6 @@ use axum::extract::State;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::App;
 use super::auth::Reader;
 use super::extract::Path;
 use super::openapi::{Long, Missing, Problems, Scoped};
@@ -18,6 +17,8 @@ use super::part::Part;
 use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
 use crate::api::{LogEntry, LogPage, LogPagination, LogQuery, PageQuery};
+use crate::config::Config;
+use crate::dispatch::Dispatcher;
 use crate::event::{GatewayId, Sequence, quoted};
 use crate::store::{self, Log, LogSpan};
 
@@ -71,7 +72,9 @@ impl FromQuery for LogQuery {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    State(config): State<Arc<Config>>,
+    State(dispatcher): State<Arc<Dispatcher>>,
+    State(waiting): State<Arc<Waiting>>,
     Part(log): Part<dyn Log>,
     Reader(organisation): Reader,
     Path(id): Path<GatewayId>,
@@ -81,7 +84,7 @@ pub(super) async fn show(
     let after = query.after.unwrap_or(Sequence::ZERO);
     let span = LogSpan { after, limit, max_bytes: PAGE_BYTES };
     let wait = query.wait.as_deref().map(wait).transpose()?.unwrap_or_default();
-    let wait = wait.min(most(app.config.server.request_timeout));
+    let wait = wait.min(most(config.server.request_timeout));
     let read = async || {
         let page = log.gateway_log(organisation, id, span).await?;
         page.ok_or_else(|| Problem::not_found("gateway"))
@@ -89,12 +92,12 @@ pub(super) async fn show(
     let mut page = read().await?;
     if page.rows.is_empty()
         && !wait.is_zero()
-        && let Ok(_place) = app.log_waiting.0.try_acquire()
+        && let Ok(_permit) = waiting.0.try_acquire()
     {
         let deadline = Instant::now() + wait;
         // Subscribed before the log is read again: what is appended in between
         // is noticed.
-        let mut state = app.dispatcher.watch_log(page.gateway.key);
+        let mut state = dispatcher.watch_log(page.gateway.key);
         loop {
             let read_at = Instant::now();
             page = read().await?;
@@ -104,12 +107,12 @@ pub(super) async fn show(
             // The log has nothing to return up to `seen`, so wait for a head beyond it.
             let seen = after.max(page.gateway.head);
             let read_again = deadline.min(read_at + READ_AGAIN);
-            while !app.dispatcher.is_draining() && Instant::now() < read_again {
+            while !dispatcher.is_draining() && Instant::now() < read_again {
                 if timeout(LOOK_AGAIN, state.wait_for(|state| state.head > seen)).await.is_ok() {
                     break;
                 }
             }
-            if app.dispatcher.is_draining() || Instant::now() >= deadline {
+            if dispatcher.is_draining() || Instant::now() >= deadline {
                 break;
             }
             sleep_until(deadline.min(read_at + PAUSE)).await;

@@ -13,11 +13,10 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 use tracing::Instrument as _;
 
-use super::App;
+use super::acceptor::{Acceptor, Refused};
 use super::auth;
-use super::client_address::client_address;
-use super::connect::{Refused, check_origin};
 use super::extract::{Bytes, Path};
+use super::fallbacks;
 use super::gateway_frames::{accept, gone};
 use super::gateway_stream::{self, checked};
 use super::listener::Peer;
@@ -68,10 +67,11 @@ struct Held {
 /// A slot that is in use. The fields are dropped in this order.
 struct InUse {
     slot: Arc<Slot>,
-    _tidy: Tidy,
+    tidy: Tidy,
 }
 
 /// Removes a slot that is not in use and has no connection, when this is dropped.
+#[derive(Clone)]
 struct Tidy {
     pollers: Pollers,
     instance: Instance,
@@ -81,13 +81,13 @@ impl Pollers {
     /// The slot of an instance, which is created if there is none.
     fn slot(&self, instance: Instance) -> InUse {
         let tidy = self.tidy(instance.clone());
-        InUse { slot: Arc::clone(&self.0.entry(instance).or_default()), _tidy: tidy }
+        InUse { slot: Arc::clone(&self.0.entry(instance).or_default()), tidy }
     }
 
     /// The slot of an instance, if there is one.
     fn find(&self, instance: Instance) -> Option<InUse> {
         let slot = Arc::clone(self.0.get(&instance)?.value());
-        Some(InUse { slot, _tidy: self.tidy(instance) })
+        Some(InUse { slot, tidy: self.tidy(instance) })
     }
 
     fn tidy(&self, instance: Instance) -> Tidy {
@@ -242,7 +242,8 @@ impl PollRequest {
     security(("gateway_key" = [])),
 )]
 pub(super) async fn poll(
-    State(app): State<Arc<App>>,
+    State(acceptor): State<Arc<Acceptor>>,
+    State(pollers): State<Pollers>,
     method: Method,
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
@@ -250,22 +251,19 @@ pub(super) async fn poll(
     query: Result<Query<PollQuery>, Problem>,
 ) -> HandlerResult<Response> {
     if method == Method::HEAD {
-        return Ok(super::get_only());
+        return Ok(fallbacks::get_only());
     }
-    check_origin(&app, &headers)?;
-    let trusted = &app.config.server.trusted_proxies;
-    let address = client_address(peer.address.ip(), &headers, trusted);
+    acceptor.check_origin(&headers)?;
+    let address = acceptor.address(&peer, &headers);
     // First, so that an invalid key is refused as such, whatever else is wrong.
     let credential = match credential {
         Ok(auth::Gateway(credential)) => credential,
         Err(problem) => {
             // It counts as an attempt to connect.
             let candidate = Candidate { key: auth::gateway_key(&headers), address };
-            return match app.admissions.authenticate(candidate).await {
+            return match acceptor.admissions.authenticate(candidate).await {
                 Ok(_) => Err(problem),
-                Err(refused) => {
-                    Ok(Refused::from(refused).into_response(&app, address, long_poll::NAME))
-                }
+                Err(refused) => Ok(acceptor.refuse(refused.into(), address, long_poll::NAME)),
             };
         }
     };
@@ -276,20 +274,19 @@ pub(super) async fn poll(
     peer.slot.authenticated();
     peer.keep();
     let _streaming = peer.slot.stream();
-    let timeout = app.config.server.request_timeout;
+    let timeout = acceptor.config.server.request_timeout;
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
     let poll = PollRequest::new(query, longest)?;
-    let in_use =
-        app.pollers.slot((credential.gateway_id, poll.instance.clone().unwrap_or_default()));
-    Ok(match answer(&app, &in_use.slot, &poll, address, &headers).await {
+    let in_use = pollers.slot((credential.gateway_id, poll.instance.clone().unwrap_or_default()));
+    Ok(match answer(&acceptor, &in_use, &poll, address, &headers).await {
         Ok(response) => response,
-        Err(refused) => refused.into_response(&app, address, long_poll::NAME),
+        Err(refused) => acceptor.refuse(refused, address, long_poll::NAME),
     })
 }
 
 async fn answer(
-    app: &Arc<App>,
-    slot: &Slot,
+    acceptor: &Acceptor,
+    in_use: &InUse,
     poll: &PollRequest,
     address: IpAddr,
     headers: &HeaderMap,
@@ -299,7 +296,7 @@ async fn answer(
     let mut rewinds = false;
     for _ in 0..TRIES {
         let poller = {
-            let mut slot = slot.lock().await;
+            let mut slot = in_use.slot.lock().await;
             // A connection ends with its key, and its requests with the connection. The form of its
             // events stays the same.
             let is_other = |held: &mut Held| held.token != token || held.envelope != envelope;
@@ -309,7 +306,7 @@ async fn answer(
             if let Some(held) = slot.as_ref().filter(|held| !held.poller.is_closed()) {
                 held.poller.clone()
             } else {
-                let poller = open(app, poll, rewinds, address, headers).await?;
+                let poller = open(acceptor, &in_use.tidy, poll, rewinds, address, headers).await?;
                 slot.insert(Held { poller, token: token.clone(), envelope }).poller.clone()
             }
         };
@@ -343,14 +340,15 @@ async fn answer(
 
 /// Opens a connection for a request.
 async fn open(
-    app: &Arc<App>,
+    acceptor: &Acceptor,
+    tidy: &Tidy,
     poll: &PollRequest,
     rewinds: bool,
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Poller, Refused> {
     let candidate = Candidate { key: auth::gateway_key(headers), address };
-    let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
+    let greeted = acceptor.admissions.greet(candidate, long_poll::NAME).await?;
     let log = greeted.greeting();
     let start = poll.start(&log, rewinds);
     let request = DeliveryRequest { start, ..reliable::request(poll.hello()) };
@@ -360,10 +358,9 @@ async fn open(
         observability::connection_span(greeting.gateway_id, session.id(), long_poll::NAME, headers);
     let (lane_end, transport_end) = transport::link();
     let (poller, connection) = long_poll::start(greeting, poll.envelope, transport_end, poll.wait);
-    let listed = app.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
+    let listed = acceptor.streams.list(greeting.gateway_id, session.id(), poller.inbound.clone());
     span.in_scope(|| session.start(lane_end));
-    let instance = (greeting.gateway_id, poll.instance.clone().unwrap_or_default());
-    let tidy = app.pollers.tidy(instance);
+    let tidy = tidy.clone();
     let run = async move {
         connection.run().await;
         drop((listed, attempt, tidy));
@@ -388,7 +385,7 @@ async fn open(
     security(("gateway_key" = [])),
 )]
 pub(super) async fn frames(
-    State(app): State<Arc<App>>,
+    State(pollers): State<Pollers>,
     Extension(peer): Extension<Peer>,
     // First, so that the body of an unauthenticated request is not read.
     auth::Gateway(credential): auth::Gateway,
@@ -398,7 +395,7 @@ pub(super) async fn frames(
 ) -> HandlerResult<StatusCode> {
     peer.slot.authenticated();
     peer.keep();
-    let in_use = app.pollers.find((credential.gateway_id, instance)).ok_or_else(gone)?;
+    let in_use = pollers.find((credential.gateway_id, instance)).ok_or_else(gone)?;
     let inbound = in_use.slot.lock().await.as_ref().map(|held| held.poller.inbound.clone());
     drop(in_use);
     let Bytes(body) = body?;

@@ -9,11 +9,14 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use utoipa_axum::router::UtoipaMethodRouterExt as _;
+use utoipa_axum::router::{UtoipaMethodRouter, UtoipaMethodRouterExt as _};
 
-use super::ApiRoute;
 use super::extract::BodyParts;
 use super::problem::Problem;
+use super::state::AppState;
+
+/// A path with its handlers and their documentation.
+pub(super) type ApiRoute = UtoipaMethodRouter<AppState>;
 
 /// Refuses bodies of those methods of a route whose documentation has none. The other routes get no
 /// layer, because each one costs a request several allocations.

@@ -11,44 +11,42 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use dashmap::DashMap;
 use metrics::{Counter, Gauge, Histogram};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{
-    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
-};
+use tower_http::request_id::{PropagateRequestIdLayer, RequestId, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 use tracing::{Span, field};
 use utoipa::openapi::OpenApi;
 
-use super::App;
+use super::auth::Auth;
 use super::client_address::client_address;
+use super::conclusion::Conclusion;
+use super::failures::Failures;
 use super::listener::Peer;
 use super::problem::Problem;
-use crate::clock::Timestamp;
-use crate::config::Network;
+use super::request_id::{self, NewRequestId, without_bad_request_id};
+use super::state::AppState;
+use crate::config::{Config, Network};
 use crate::event::{ConnectionId, GatewayId};
 use crate::metric;
 use crate::telemetry::{self, HTTP_REQUEST_SPAN};
 use crate::trace_context::TraceParent;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The maximum length of a client's request id, in bytes.
-const MAX_REQUEST_ID: usize = 128;
 /// The target of the access log's lines, for `log.filter`.
 const ACCESS: &str = "gateway_events::access";
 
 /// Adds the layers to a router, the first one outermost.
 pub(super) fn observed(
-    router: Router<Arc<App>>,
+    router: Router<AppState>,
     document: &OpenApi,
-    app: &Arc<App>,
-) -> Router<Arc<App>> {
-    let config = Arc::clone(&app.config);
+    state: &AppState,
+) -> Router<AppState> {
+    let config: Arc<Config> = state.get();
     let make_span = move |request: &Request| request_span(request, &config.server.trusted_proxies);
     let trace = TraceLayer::new_for_http()
         .make_span_with(make_span)
@@ -63,10 +61,10 @@ pub(super) fn observed(
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(trace)
         .layer(middleware::from_fn_with_state(
-            (Arc::clone(app), Arc::new(HttpMetrics::of(document))),
+            (state.get(), state.get(), Arc::new(HttpMetrics::of(document))),
             measure,
         ))
-        .layer(CatchPanicLayer::custom(super::panicked));
+        .layer(CatchPanicLayer::custom(panicked));
     router.layer(stack)
 }
 
@@ -79,39 +77,6 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
         return None;
     }
     value.to_str().ok()?.parse().ok()
-}
-
-/// Generates ids for requests without one.
-#[derive(Clone, Copy)]
-struct NewRequestId;
-
-impl MakeRequestId for NewRequestId {
-    fn make_request_id<B>(&mut self, _: &axum::http::Request<B>) -> Option<RequestId> {
-        // Not `Uuid::now_v7`, which makes a system call for its random part. An id only has to tell
-        // requests apart.
-        let millis = u64::try_from(Timestamp::now().micros() / 1000).unwrap_or(0);
-        let random = std::array::from_fn(|_| fastrand::u8(..));
-        let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
-        let mut text = uuid::Uuid::encode_buffer();
-        HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)).ok().map(RequestId::new)
-    }
-}
-
-/// Removes an invalid request id, so that a new one is generated.
-fn without_bad_request_id(mut request: Request) -> Request {
-    let mut ids = request.headers().get_all(REQUEST_ID).iter();
-    let is_good = ids.next().is_none_or(is_request_id) && ids.next().is_none();
-    if !is_good {
-        request.headers_mut().remove(REQUEST_ID);
-    }
-    request
-}
-
-/// Whether it consists of 1 to 128 letters, digits and `-_.:/+=@`, as UUIDs, ULIDs, hexadecimal and
-/// base64 ids do.
-fn is_request_id(id: &HeaderValue) -> bool {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
-    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(allowed)
 }
 
 /// The span of a request. Its level is the highest one, because it is the context of every line
@@ -145,11 +110,6 @@ fn request_span(request: &Request, trusted: &[Network]) -> Span {
     span
 }
 
-/// The id of a request, which [`SetRequestIdLayer`] has checked or generated.
-pub(super) fn request_id(headers: &HeaderMap) -> Option<&str> {
-    headers.get(REQUEST_ID)?.to_str().ok()
-}
-
 /// The span of a gateway's connection, which outlives that of its upgrade.
 pub(super) fn connection_span(
     gateway: GatewayId,
@@ -157,7 +117,7 @@ pub(super) fn connection_span(
     transport: &'static str,
     upgrade: &HeaderMap,
 ) -> Span {
-    let request_id = request_id(upgrade);
+    let request_id = request_id::of(upgrade);
     tracing::error_span!(
         parent: None,
         "gateway_connection",
@@ -281,10 +241,15 @@ impl RouteMetrics {
     }
 }
 
-/// Measures a request, [concludes](super::Conclusion) it, and adds its id to its problem document.
+fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    tracing::error!("a handler panicked");
+    Problem::internal().into_response()
+}
+
+/// Measures a request, [concludes](Conclusion) it, and adds its id to its problem document.
 /// One function, because each layer of this kind costs two allocations and a copy of the request.
 async fn measure(
-    State((app, metrics)): State<(Arc<App>, Arc<HttpMetrics>)>,
+    State((auth, failures, metrics)): State<(Arc<Auth>, Arc<Failures>, Arc<HttpMetrics>)>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -292,13 +257,13 @@ async fn measure(
     let route = request.extensions().get::<MatchedPath>().cloned();
     let request_bytes = request.body().size_hint().exact().unwrap_or(0);
     let request_id = request.extensions().get::<RequestId>().cloned();
-    let conclusion = super::Conclusion::of(&app, &request);
+    let conclusion = Conclusion::of(&auth, &request);
     let started = Instant::now();
     let in_flight = InFlight::begin(metrics.in_flight.clone());
     let response = next.run(request).await;
     drop(in_flight);
     let duration = started.elapsed();
-    let response = with_request_id(conclusion.apply(&app, response), request_id.as_ref());
+    let response = with_request_id(conclusion.apply(&failures, response), request_id.as_ref());
     metrics.record(
         method,
         template(route.as_ref()),

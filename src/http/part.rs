@@ -3,25 +3,21 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request;
 
-use super::App;
 use crate::store::{self, Store};
 
 /// One of the traits that make up the [`Store`]: an extractor.
 pub(super) struct Part<T: ?Sized>(pub(super) Arc<T>);
 
 /// The store, which is accessible only through its parts.
+#[derive(Clone)]
 pub(super) struct Parts(Arc<dyn Store>);
 
 impl Parts {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
         Self(store)
-    }
-
-    pub(super) fn get<T: OfStore + ?Sized>(&self) -> &T {
-        T::of(self.0.as_ref())
     }
 
     pub(super) fn share<T: OfStore + ?Sized>(&self) -> Part<T> {
@@ -31,18 +27,12 @@ impl Parts {
 
 /// A trait that is part of the [`Store`], such as `dyn Gateways`.
 pub(super) trait OfStore {
-    fn of(store: &dyn Store) -> &Self;
-
     fn shared(store: Arc<dyn Store>) -> Arc<Self>;
 }
 
 macro_rules! parts {
     ($($part:ident)*) => {$(
         impl OfStore for dyn store::$part {
-            fn of(store: &dyn Store) -> &Self {
-                store
-            }
-
             fn shared(store: Arc<dyn Store>) -> Arc<Self> {
                 store
             }
@@ -56,13 +46,13 @@ parts! {
     Gateways Health Inbox Instances Ledger Log Nodes
 }
 
-impl<T: OfStore + ?Sized> FromRequestParts<Arc<App>> for Part<T> {
+impl<T: OfStore + ?Sized, S: Send + Sync> FromRequestParts<S> for Part<T>
+where
+    Parts: FromRef<S>,
+{
     type Rejection = Infallible;
 
-    async fn from_request_parts(
-        _: &mut request::Parts,
-        app: &Arc<App>,
-    ) -> Result<Self, Infallible> {
-        Ok(app.parts.share())
+    async fn from_request_parts(_: &mut request::Parts, state: &S) -> Result<Self, Infallible> {
+        Ok(Parts::from_ref(state).share())
     }
 }

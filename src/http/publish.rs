@@ -1,64 +1,88 @@
-//! Looks up the types of published events and validates them.
+//! What publishing needs: the rules for events, and their types.
 
 use std::sync::Arc;
 
-use super::App;
 use super::problem::{HandlerResult, Problem};
+use super::ttl_cache::TtlCache;
 use crate::api::Code;
 use crate::clock::Timestamp;
 use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
-use crate::ingest::{Candidate, Draft};
+use crate::ingest::{Candidate, Draft, Rules};
 use crate::store::{EventTypes, InvalidEvent, Validated, ValidationError};
 
-/// Validates the events of a request, in order. An error concerns the whole request, which must be
-/// repeated.
-pub(super) async fn validate(
-    app: &App,
-    organisation: OrganisationKey,
-    source: &Source,
-    bytes: usize,
-    drafts: Vec<Result<Draft, ValidationError>>,
-    now: Timestamp,
-) -> HandlerResult<Vec<Validated>> {
-    let mut readable = Vec::with_capacity(drafts.len());
-    let mut candidates = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        readable.push(match draft {
-            Ok(draft) => {
-                let info = event_type(app, organisation, &draft.event_type).await?;
-                candidates.push(Candidate { draft, info });
-                Ok(())
-            }
-            Err(error) => Err(InvalidEvent { identity: None, error }),
-        });
-    }
-    let validated = app.rules.validate_all(source, bytes, candidates, now).await?;
-    let mut validated = validated.into_iter();
-    let result = |readable: Result<(), InvalidEvent>| {
-        readable?;
-        validated.next().expect("each candidate has a result")
-    };
-    Ok(readable.into_iter().map(result).collect())
+/// Validates events, from requests and from rejected rows of the inbox.
+pub(super) struct Publishing {
+    pub(super) rules: Arc<Rules>,
+    pub(super) event_types: Arc<dyn EventTypes>,
+    /// Types that were read within the last second.
+    known: TtlCache<(OrganisationKey, EventType), Arc<EventTypeInfo>>,
 }
 
-/// A registered type.
-async fn event_type(
-    app: &App,
-    organisation: OrganisationKey,
-    name: &EventType,
-) -> HandlerResult<Option<Arc<EventTypeInfo>>> {
-    let key = (organisation, name.clone());
-    if let Some(known) = app.types.get(&key) {
-        return Ok(Some(known));
+impl Publishing {
+    pub(super) fn new(rules: Arc<Rules>, event_types: Arc<dyn EventTypes>) -> Self {
+        Self { rules, event_types, known: TtlCache::default() }
     }
-    let load = app.types.begin_load();
-    let found = app.part::<dyn EventTypes>().event_type(organisation, name).await?.map(Arc::new);
-    if let Some(info) = &found {
-        app.types.insert(load, key, Arc::clone(info));
+
+    /// Frees the memory of types that were read before.
+    pub(super) fn remove_expired(&self) {
+        self.known.remove_expired();
     }
-    Ok(found)
+
+    /// Reads a type again when it is needed next: it has changed.
+    pub(super) fn forget(&self, organisation: OrganisationKey, name: EventType) {
+        self.known.remove(&(organisation, name));
+    }
+
+    /// Validates the events of a request, in order. An error concerns the whole request, which must be
+    /// repeated.
+    pub(super) async fn validate(
+        &self,
+        organisation: OrganisationKey,
+        source: &Source,
+        bytes: usize,
+        drafts: Vec<Result<Draft, ValidationError>>,
+        now: Timestamp,
+    ) -> HandlerResult<Vec<Validated>> {
+        let mut readable = Vec::with_capacity(drafts.len());
+        let mut candidates = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            readable.push(match draft {
+                Ok(draft) => {
+                    let info = self.event_type(organisation, &draft.event_type).await?;
+                    candidates.push(Candidate { draft, info });
+                    Ok(())
+                }
+                Err(error) => Err(InvalidEvent { identity: None, error }),
+            });
+        }
+        let validated = self.rules.validate_all(source, bytes, candidates, now).await?;
+        let mut validated = validated.into_iter();
+        let result = |readable: Result<(), InvalidEvent>| {
+            readable?;
+            validated.next().expect("each candidate has a result")
+        };
+        Ok(readable.into_iter().map(result).collect())
+    }
+
+    /// A registered type.
+    async fn event_type(
+        &self,
+        organisation: OrganisationKey,
+        name: &EventType,
+    ) -> HandlerResult<Option<Arc<EventTypeInfo>>> {
+        let key = (organisation, name.clone());
+        if let Some(known) = self.known.get(&key) {
+            return Ok(Some(known));
+        }
+        let load = self.known.begin_load();
+        let found = self.event_types.event_type(organisation, name).await?.map(Arc::new);
+        if let Some(info) = &found {
+            self.known.insert(load, key, Arc::clone(info));
+        }
+        Ok(found)
+    }
 }
 
 impl From<ComputeError> for Problem {

@@ -11,7 +11,6 @@ use dashmap::DashMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::App;
 use super::auth::Reader;
 use super::openapi::{Long, Missing, Problems, Scoped, Waiting};
 use super::problem::{HandlerResult, Problem};
@@ -20,6 +19,7 @@ use crate::api::{
     self, Code, Quorum, RolloutGateway, RolloutOfEvents, RolloutQuery, RolloutState, WaitEnd,
     WaitFor, WaitQuery,
 };
+use crate::dispatch::Dispatcher;
 use crate::event::OrganisationKey;
 use crate::store::{self, EventState, Ledger, RolloutOf, TargetState};
 
@@ -35,14 +35,86 @@ const READ_AGAIN: Duration = Duration::from_millis(500);
 /// The shortest time between two reads of a waiting request.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Permits for requests that wait, by organisation.
-#[derive(Default)]
-pub(super) struct Waits(DashMap<OrganisationKey, Arc<Semaphore>>);
+/// Reads rollouts, and waits for them.
+pub(super) struct Rollouts {
+    ledger: Arc<dyn Ledger>,
+    dispatcher: Arc<Dispatcher>,
+    request_timeout: Duration,
+    /// Permits for requests that wait.
+    waits: DashMap<OrganisationKey, Arc<Semaphore>>,
+}
 
-impl Waits {
-    fn begin(&self, organisation: OrganisationKey) -> HandlerResult<OwnedSemaphorePermit> {
+impl Rollouts {
+    pub(super) fn new(
+        ledger: Arc<dyn Ledger>,
+        dispatcher: Arc<Dispatcher>,
+        request_timeout: Duration,
+    ) -> Self {
+        Self { ledger, dispatcher, request_timeout, waits: DashMap::new() }
+    }
+
+    /// How far events have come, after the wait.
+    pub(super) async fn of_events(
+        &self,
+        organisation: OrganisationKey,
+        of: &RolloutOf,
+        wait: Option<Wait>,
+    ) -> HandlerResult<RolloutOfEvents> {
+        let read = async || {
+            let rollout = self.ledger.rollout(organisation, of).await?;
+            if rollout.events.is_empty() {
+                return Err(Problem::not_found(match of {
+                    RolloutOf::Event(_) => "event",
+                    RolloutOf::Correlation(_) => "event with this correlation id",
+                }));
+            }
+            Ok(rollout)
+        };
+        let mut rollout = read().await?;
+        let Some(wait) = wait else { return Ok(shown(rollout, None)) };
+        check(&rollout, wait)?;
+        let mut end = decide(&rollout, wait);
+        let time = wait.time.min(most(self.request_timeout));
+        if end.is_none() && !time.is_zero() {
+            let _permit = self.begin_wait(organisation)?;
+            let deadline = Instant::now() + time;
+            let mut recorded = self.dispatcher.watch_recorded();
+            while end.is_none() && Instant::now() < deadline {
+                let read_at = Instant::now();
+                // What is recorded from here on is noticed.
+                recorded.mark_unchanged();
+                rollout = read().await?;
+                end = decide(&rollout, wait);
+                if end.is_none() && self.dispatcher.is_draining() {
+                    end = Some(WaitEnd::Shutdown);
+                }
+                if end.is_none() {
+                    let again = deadline.min(read_at + READ_AGAIN);
+                    let _ = timeout(
+                        again.saturating_duration_since(Instant::now()),
+                        recorded.changed(),
+                    )
+                    .await;
+                    sleep_until(deadline.min(read_at + PAUSE)).await;
+                }
+            }
+            // What came in the last moment counts.
+            if end.is_none() {
+                rollout = read().await?;
+                end = decide(&rollout, wait);
+            }
+        }
+        let end = end.unwrap_or(WaitEnd::Timeout);
+        let needed = wait.quorum.of(rollout.awaited());
+        Ok(shown(rollout, Some((needed, end))))
+    }
+
+    fn begin_wait(&self, organisation: OrganisationKey) -> HandlerResult<OwnedSemaphorePermit> {
         let permits = Arc::clone(
-            &self.0.entry(organisation).or_insert_with(|| Arc::new(Semaphore::new(MAX_WAITING))),
+            &self
+                .waits
+                .entry(organisation)
+                .or_insert_with(|| Arc::new(Semaphore::new(MAX_WAITING))),
         );
         permits.try_acquire_owned().map_err(|_| {
             Problem::new(
@@ -140,7 +212,7 @@ fn most(request_timeout: Duration) -> Duration {
     security(("access_token" = ["read"])),
 )]
 pub(super) async fn show(
-    State(app): State<Arc<App>>,
+    State(rollouts): State<Arc<Rollouts>>,
     Reader(organisation): Reader,
     Query((which, wait)): Query<(RolloutQuery, WaitQuery)>,
 ) -> HandlerResult<Json<RolloutOfEvents>> {
@@ -152,62 +224,8 @@ pub(super) async fn show(
             return Err(Problem::invalid("correlationId", why));
         }
     };
-    let rollout = of_events(&app, organisation, &of, wait.wait()?).await?;
+    let rollout = rollouts.of_events(organisation, &of, wait.wait()?).await?;
     Ok(Json(rollout))
-}
-
-/// How far events have come, after the wait.
-pub(super) async fn of_events(
-    app: &App,
-    organisation: OrganisationKey,
-    of: &RolloutOf,
-    wait: Option<Wait>,
-) -> HandlerResult<RolloutOfEvents> {
-    let read = async || {
-        let rollout = app.part::<dyn Ledger>().rollout(organisation, of).await?;
-        if rollout.events.is_empty() {
-            return Err(Problem::not_found(match of {
-                RolloutOf::Event(_) => "event",
-                RolloutOf::Correlation(_) => "event with this correlation id",
-            }));
-        }
-        Ok(rollout)
-    };
-    let mut rollout = read().await?;
-    let Some(wait) = wait else { return Ok(shown(rollout, None)) };
-    check(&rollout, wait)?;
-    let mut end = decide(&rollout, wait);
-    let time = wait.time.min(most(app.config.server.request_timeout));
-    if end.is_none() && !time.is_zero() {
-        let _permit = app.waits.begin(organisation)?;
-        let deadline = Instant::now() + time;
-        let mut recorded = app.dispatcher.watch_recorded();
-        while end.is_none() && Instant::now() < deadline {
-            let read_at = Instant::now();
-            // What is recorded from here on is noticed.
-            recorded.mark_unchanged();
-            rollout = read().await?;
-            end = decide(&rollout, wait);
-            if end.is_none() && app.dispatcher.is_draining() {
-                end = Some(WaitEnd::Shutdown);
-            }
-            if end.is_none() {
-                let again = deadline.min(read_at + READ_AGAIN);
-                let _ =
-                    timeout(again.saturating_duration_since(Instant::now()), recorded.changed())
-                        .await;
-                sleep_until(deadline.min(read_at + PAUSE)).await;
-            }
-        }
-        // What came in the last moment counts.
-        if end.is_none() {
-            rollout = read().await?;
-            end = decide(&rollout, wait);
-        }
-    }
-    let end = end.unwrap_or(WaitEnd::Timeout);
-    let needed = wait.quorum.of(rollout.awaited());
-    Ok(shown(rollout, Some((needed, end))))
 }
 
 /// Refuses a wait that has no meaning for these events.

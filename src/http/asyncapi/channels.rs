@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use crate::api::{FeedQuery, PollQuery, StreamQuery};
+use crate::api::{BASE_PATH, FeedQuery, PollQuery, StreamQuery};
 use crate::transport::frames::PROTOCOL;
 
 /// Where gateways open their WebSockets.
@@ -30,7 +30,7 @@ pub(super) fn servers() -> Value {
     let server = |protocol: &str, description: &str, security: &Value| {
         json!({
             "host": "localhost:8443",
-            "pathname": "/api/internal/v1",
+            "pathname": BASE_PATH,
             "protocol": protocol,
             "description": description,
             "security": security,

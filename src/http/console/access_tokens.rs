@@ -145,8 +145,9 @@ pub(super) async fn create(submission: Submission) -> Response {
         let new = requested(fields)?;
         let call = Call::post("/access-tokens", &new);
         let seed = seed(visit, fields.get(ONCE))?;
-        let credentials = visit.app.part::<dyn Credentials>();
-        let (issued, info) = access_tokens::create_once(credentials, &admin.0, new, &seed).await?;
+        let credentials = visit.state.part::<dyn Credentials>();
+        let (issued, info) =
+            access_tokens::create_once(credentials.as_ref(), &admin.0, new, &seed).await?;
         Ok((issued, info, call))
     };
     match created.await {

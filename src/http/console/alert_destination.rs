@@ -69,7 +69,7 @@ pub(super) async fn create(submission: Submission) -> Response {
         let mut definition = definition(fields)?;
         definition.id = Some(fields.get("id").to_owned()).filter(|id| !id.is_empty());
         let json = Json(definition);
-        alert_destinations::create(visit.state(), admin, Query(()), json).await
+        alert_destinations::create(visit.state(), visit.part(), admin, Query(()), json).await
     };
     match created.await {
         Ok((_, destination)) => stored(visit, &destination.0),

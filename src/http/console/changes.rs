@@ -12,13 +12,14 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
-use super::super::App;
-use super::super::auth;
+use super::super::auth::Auth;
 use super::super::feed::{Filter, HEADERS};
 use super::super::problem::{HandlerResult, Problem};
+use super::super::state::AppState;
 use super::visit::Visit;
 use crate::api::{Code, FeedQuery};
-use crate::feed::{Listener, Purpose};
+use crate::dispatch::Dispatcher;
+use crate::feed::{Feed, Listener, Purpose};
 use crate::store::{ConsoleSessions, FeedDetails};
 
 /// The shortest time between two messages.
@@ -48,8 +49,8 @@ pub(super) async fn stream(visit: Visit, version: Version) -> Response {
 }
 
 async fn follow(visit: &Visit) -> HandlerResult<Body> {
-    let app = &visit.app;
-    if app.dispatcher.is_draining() {
+    let (dispatcher, feed): (Arc<Dispatcher>, Feed) = (visit.state.get(), visit.state.get());
+    if dispatcher.is_draining() {
         return Err(Problem::unavailable(Code::Draining, "This node is shutting down."));
     }
     let organisation = visit.session.reader()?.0;
@@ -58,13 +59,19 @@ async fn follow(visit: &Visit) -> HandlerResult<Body> {
         id => vec![id.parse().map_err(|_| Problem::invalid("gateway", "must be a UUID"))?],
     };
     let details = FeedDetails { gateways: gateway_id.clone(), types: false };
-    let listener =
-        app.feed.listen(Purpose::Page, organisation, visit.session.token(), details).await?;
+    let listener = feed.listen(Purpose::Page, organisation, visit.session.token(), details).await?;
     let filter = Filter::new(organisation, FeedQuery { gateway_id, ..FeedQuery::default() });
     let session = (visit.session.id.digest(), visit.session.token().to_owned());
     let (check_drain, check_session) = (ticks(CHECK_DRAIN), ticks(CHECK_SESSION));
-    let changes =
-        Changes { app: Arc::clone(app), listener, filter, session, check_drain, check_session };
+    let changes = Changes {
+        state: visit.state.clone(),
+        dispatcher,
+        listener,
+        filter,
+        session,
+        check_drain,
+        check_session,
+    };
     let chunks =
         futures_util::stream::unfold((Some(BEGIN), changes), async |(first, mut changes)| {
             let chunk = match first {
@@ -77,7 +84,8 @@ async fn follow(visit: &Visit) -> HandlerResult<Body> {
 }
 
 struct Changes {
-    app: Arc<App>,
+    state: AppState,
+    dispatcher: Arc<Dispatcher>,
     listener: Listener,
     filter: Filter,
     /// The digest of the session's id, and its token.
@@ -105,7 +113,7 @@ impl Changes {
                     }
                 }
                 _ = self.check_drain.tick() => {
-                    if self.app.dispatcher.is_draining() {
+                    if self.dispatcher.is_draining() {
                         return None;
                     }
                 }
@@ -119,9 +127,9 @@ impl Changes {
     /// Whether the session goes on. If the database can't be read, the page will say so.
     async fn has_session(&self) -> bool {
         let (digest, token) = &self.session;
-        let found = self.app.part::<dyn ConsoleSessions>().console_session(digest).await;
+        let found = self.state.part::<dyn ConsoleSessions>().console_session(digest).await;
         matches!(found, Ok(Some(_)))
-            && matches!(auth::of_session(&self.app, token).await, Ok(Some(_)))
+            && matches!(self.state.get::<Arc<Auth>>().of_session(token).await, Ok(Some(_)))
     }
 }
 

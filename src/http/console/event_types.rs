@@ -1,5 +1,7 @@
 //! Event types and their schemas.
 
+use std::sync::Arc;
+
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde_json::value::RawValue;
@@ -7,6 +9,7 @@ use serde_json::value::RawValue;
 use super::super::event_types;
 use super::super::extract::Path;
 use super::super::problem::{HandlerResult, Problem};
+use super::super::publish::Publishing;
 use super::super::query::Query;
 use super::components::{facts, table, text};
 use super::event_type_form;
@@ -185,7 +188,8 @@ pub(super) async fn save(Key(name): Key<String>, submission: Submission) -> Resp
 
 async fn put(visit: &Visit, name: &str, definition: EventTypeDefinition) -> HandlerResult<()> {
     let (actor, source) = (visit.session.admin()?.0, visit.session.source());
-    event_types::define(&visit.app, &actor, &source, name, definition).await.map(|_| ())
+    let publishing: Arc<Publishing> = visit.state.get();
+    event_types::define(&publishing, &actor, &source, name, definition).await.map(|_| ())
 }
 
 fn to(name: &str) -> Response {

@@ -11,10 +11,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::super::App;
-use super::super::bodies::{Body, Share};
+use super::super::bodies::{Body, Memory, Share};
 use super::super::extract::{self, BodyLimit, Bytes};
 use super::super::problem::{HandlerResult, Problem};
+use super::super::state::AppState;
 use super::components::hidden;
 use super::layout;
 use super::pairs::Pairs;
@@ -22,6 +22,7 @@ use super::session::{Session, SessionId};
 use super::text::lines;
 use super::visit::{self, Visit};
 use crate::api::Code;
+use crate::config::Config;
 
 /// The largest form, in bytes, unless the route is one of [`Large`] forms.
 const MAX_FORM_BYTES: usize = 64 * 1024;
@@ -43,22 +44,23 @@ pub(super) struct Submission {
     _share: Option<Share>,
 }
 
-impl FromRequest<Arc<App>> for Submission {
+impl FromRequest<AppState> for Submission {
     type Rejection = Response;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Response> {
         let (parts, body) = request.into_parts();
-        let is_large = parts.extensions.get::<Large>().is_some() && is_from_here(app, &parts);
+        let config: Arc<Config> = state.get();
+        let is_large = parts.extensions.get::<Large>().is_some() && is_from_here(&config, &parts);
         let (fields, share) = if is_large {
-            read_large(app, &parts, body).await?
+            read_large(state, &parts, body).await?
         } else {
             (read(&parts, body).await?, None)
         };
-        if !is_from_here(app, &parts) {
+        if !is_from_here(&config, &parts) {
             return Err(foreign());
         }
         let again = Again { path: parts.uri.path().to_owned(), fields: &fields };
-        let session = match Session::of(app, &parts.headers, &parts.extensions).await {
+        let session = match Session::of(state, &parts.headers, &parts.extensions).await {
             Ok(Some(session)) => session,
             Ok(None) => return Err(again.signed_out()),
             Err(problem) => {
@@ -68,7 +70,7 @@ impl FromRequest<Arc<App>> for Submission {
         if !session.id.has_form_token(fields.raw(TOKEN)) {
             return Err(again.unconfirmed(&session.id));
         }
-        Ok(Self { visit: Visit::new(app, &parts, session), fields, _share: share })
+        Ok(Self { visit: Visit::new(state, &parts, session), fields, _share: share })
     }
 }
 
@@ -102,19 +104,20 @@ pub(super) async fn read(parts: &Parts, body: axum::body::Body) -> Result<Pairs,
 
 /// The same of a [`Large`] form. Without a session, it is as small as others.
 async fn read_large(
-    app: &Arc<App>,
+    state: &AppState,
     parts: &Parts,
     body: axum::body::Body,
 ) -> Result<(Pairs, Option<Share>), Response> {
-    let session = Session::of(app, &parts.headers, &parts.extensions).await;
+    let session = Session::of(state, &parts.headers, &parts.extensions).await;
     let Ok(Some(session)) = session else { return Ok((read(parts, body).await?, None)) };
     let read = async {
         extract::refuse_encoded(&parts.headers)?;
-        app.bodies.read(session.source(), Request::new(body)).await
+        let memory: Arc<Memory> = state.get();
+        memory.read(session.source(), Request::new(body)).await
     };
     let Body { bytes, share } = read.await.map_err(|problem| {
-        let limit =
-            || format!("server.body_limit ({} bytes)", app.config.server.body_limit.as_u64());
+        let config: Arc<Config> = state.get();
+        let limit = || format!("server.body_limit ({} bytes)", config.server.body_limit.as_u64());
         unread(&too_large(problem, limit))
     })?;
     let fields = Pairs::of_form(&String::from_utf8_lossy(&bytes));
@@ -141,13 +144,13 @@ fn too_large(problem: Problem, limit: impl Fn() -> String) -> Problem {
 
 /// Whether a page of this host sent the request. Browsers that know `Sec-Fetch-Site` always send it
 /// over TLS and to this machine; `Origin` is `null` for pages that send no referrer.
-pub(super) fn is_from_here(app: &App, parts: &Parts) -> bool {
+pub(super) fn is_from_here(config: &Config, parts: &Parts) -> bool {
     let only = |name: &str| only(&parts.headers, name);
     let (site, origin) = (only("sec-fetch-site"), only(header::ORIGIN.as_str()));
     let is_own = |origin: &str| {
         let Some((scheme, authority)) = origin.split_once("://") else { return false };
         let authority = authority.parse::<Authority>().ok();
-        let has_scheme = visit::scheme(app, parts).is_none_or(|own| own == scheme);
+        let has_scheme = visit::scheme(config, parts).is_none_or(|own| own == scheme);
         has_scheme && authority.is_some() && authority == visit::host(parts)
     };
     match (site, origin) {
@@ -173,7 +176,7 @@ pub(super) fn foreign() -> Response {
     let body = html! {
         h1 { "The form was sent by another site" }
         div.notice.bad role="alert" { p { (problem.clone().into_document().detail) } }
-        p { a href=(super::ROOT) { "Go to the overview" } }
+        p { a href=(layout::ROOT) { "Go to the overview" } }
     };
     layout::alone("The form was sent by another site", &body, &problem)
 }

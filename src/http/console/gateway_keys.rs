@@ -123,8 +123,8 @@ async fn created(submission: &Submission, id: GatewayId) -> HandlerResult<View> 
     let new = NewGatewayToken { expires_in_seconds };
     let call = Call::post(format!("/gateways/{id}/tokens"), &new);
     let admin = visit.session.admin()?;
-    let credentials = visit.app.part::<dyn Credentials>();
-    let (issued, _) = gateway_tokens::new_key(credentials, &admin.0, id, new).await?;
+    let credentials = visit.state.part::<dyn Credentials>();
+    let (issued, _) = gateway_tokens::new_key(credentials.as_ref(), &admin.0, id, new).await?;
     let title = "A new key".to_owned();
     let body = html! {
         p.up { a href=(format!("/console/gateways/{id}")) { "Back to the gateway" } }

@@ -26,9 +26,17 @@ pub(super) async fn page(visit: Visit, Key(id): Key<GatewayId>) -> Response {
 /// Reads the entries after a sequence.
 async fn read(visit: &Visit, id: GatewayId, after: Sequence) -> HandlerResult<LogPage> {
     let query = LogQuery { after: Some(after), limit: Some(ROWS), wait: None };
-    Ok(log::show(visit.state(), visit.part(), visit.session.reader()?, Path(id), Query(query))
-        .await?
-        .0)
+    Ok(log::show(
+        visit.state(),
+        visit.state(),
+        visit.state(),
+        visit.part(),
+        visit.session.reader()?,
+        Path(id),
+        Query(query),
+    )
+    .await?
+    .0)
 }
 
 async fn content(visit: &Visit, id: GatewayId) -> HandlerResult<View> {

@@ -6,16 +6,18 @@ use axum::response::{Html, IntoResponse as _, Response};
 use maud::{DOCTYPE, Markup, html};
 use serde::Serialize;
 
-use super::super::BASE;
 use super::super::problem::Problem;
-use super::ROOT;
 use super::assets::ASSETS;
 use super::components::hidden;
 use super::pairs::Pairs;
 use super::session::Session;
 use super::text::{said, sentences};
+use crate::api::BASE_PATH;
 use crate::clock::Timestamp;
 use crate::store::Scope;
+
+/// The path of the console, and the prefix of all its paths.
+pub(in crate::http) const ROOT: &str = "/console";
 
 /// Allows what this host serves, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -107,7 +109,7 @@ impl Call {
 
     /// The command that sends it.
     fn command(&self, origin: &str) -> String {
-        let url = quoted(&format!("{origin}{BASE}{}", self.path));
+        let url = quoted(&format!("{origin}{BASE_PATH}{}", self.path));
         let token = r#"-H "Authorization: Bearer $GATEWAY_EVENTS_TOKEN""#;
         let key = self
             .key

@@ -1,6 +1,7 @@
 //! The organisation: who is signed in, what belongs to it, its totals, and the limits in force. The API
 //! changes none of this as a whole; each part has a page of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::Response;
@@ -16,6 +17,7 @@ use super::session;
 use super::text::{number, said, span, when_any};
 use super::visit::{View, Visit};
 use crate::api::{DeliveryStats, GatewaysQuery, PageQuery};
+use crate::config::Config;
 
 /// Gateways that are counted, at most.
 const COUNTED: usize = PageQuery::MAX_LIMIT;
@@ -156,7 +158,7 @@ fn deliveries(visit: &Visit, totals: &DeliveryStats) -> Markup {
 
 /// The settings that concern everyone who uses the service.
 fn limits(visit: &Visit) -> Markup {
-    let config = &visit.app.config;
+    let config: Arc<Config> = visit.state.get();
     let kept = config.retention.limits(config.reliable.instance_ttl);
     let days = |time: Duration| html! { (span(time.as_secs())) };
     let bytes = |bytes: u64| html! { (number(bytes)) " bytes" };

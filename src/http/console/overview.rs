@@ -79,13 +79,15 @@ async fn read(visit: &Visit) -> HandlerResult<Overview> {
         Ok(audit::list(visit.part(), visit.session.admin()?, query).await?.0.list)
     };
     let organisation = reader()?.0;
+    let (ledger, alerts_store) =
+        (visit.state.part::<dyn Ledger>(), visit.state.part::<dyn Alerts>());
     let (gateways, totals, failures, published, nodes, alerts, events, changes) = tokio::try_join!(
         all_gateways(visit),
-        stats::deliveries(visit.app.part::<dyn Ledger>(), organisation),
+        stats::deliveries(ledger.as_ref(), organisation),
         deliveries::summary(visit.part(), reader()?, Query(summary)),
         stats::published(visit.part(), reader()?, Query(published)),
         nodes::list(visit.part(), reader()?, Query(NodesQuery { limit: Some(100) })),
-        alerts::firing(visit.app.part::<dyn Alerts>(), organisation),
+        alerts::firing(alerts_store.as_ref(), organisation),
         browse::events(visit.part(), reader()?, Query((EventFilter::default(), few()))),
         changes,
     )?;

@@ -1,6 +1,8 @@
 //! Publishing an event: choose its type, fill in the form, look at the preview, confirm. The preview
 //! chooses the event's id, so a confirmation that is sent twice publishes once.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,6 +13,7 @@ use serde_json::value::RawValue;
 use super::super::events::{self, PublishResponse};
 use super::super::extract::Path;
 use super::super::problem::{HandlerResult, Problem};
+use super::super::publish::Publishing;
 use super::super::query::Query;
 use super::super::{auth, event_types};
 use super::components::{event_path, facts, hidden};
@@ -275,7 +278,8 @@ async fn preview(
     let aim = Aim::read(visit, fields).await?;
     let id = EventId::new(uuid::Uuid::now_v7().to_string()).map_err(|_| Problem::internal())?;
     let event = event(fields, payload, &aim, id)?;
-    events::check(&visit.app, publisher, &event).await?;
+    let publishing: Arc<Publishing> = visit.state.get();
+    events::check(&publishing, publisher, &event).await?;
     let confirmed = confirmation(&aim.fixed(fields), &event);
     let matched = aim.matched(visit).await?;
     let call = Call::post("/events", &event);
@@ -355,7 +359,9 @@ async fn publish(
     let mut request = Request::new(Body::from(body));
     let json = HeaderValue::from_static("application/json");
     request.headers_mut().insert(header::CONTENT_TYPE, json);
-    let (_, answer) = events::publish(visit.state(), publisher, Query(()), request).await?;
+    let (_, answer) =
+        events::publish(visit.state(), visit.state(), visit.part(), publisher, Query(()), request)
+            .await?;
     let PublishResponse::One(accepted) = answer.0 else { return Err(Problem::internal()) };
     let path = event_path(accepted.id.as_str());
     Ok(Redirect::to(&path).into_response())

@@ -1,6 +1,7 @@
 //! Rows of a list that are selected for an action. Each row has a checkbox, which belongs to a form
 //! next to the part that refreshes, so that a refresh does not replace the form.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use maud::{Markup, html};
@@ -12,6 +13,7 @@ use super::pairs::Pairs;
 use super::states::{Tone, state};
 use super::text::sentences;
 use super::visit::Visit;
+use crate::config::Config;
 
 /// The field with the query of the list, for the link back.
 const LIST: &str = "list";
@@ -143,7 +145,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(visit: &Visit) -> Self {
-        let until = Instant::now() + visit.app.config.server.request_timeout / 2;
+        let until = Instant::now() + visit.state.get::<Arc<Config>>().server.request_timeout / 2;
         Self { until, has_failed: false, is_first: true }
     }
 

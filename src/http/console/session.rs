@@ -12,10 +12,10 @@ use data_encoding::BASE64URL_NOPAD;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::super::App;
-use super::super::auth::{self, Admin, Publisher, Reader};
-use super::super::observability;
+use super::super::auth::{self, Admin, Auth, Publisher, Reader};
 use super::super::problem::{HandlerResult, Problem};
+use super::super::request_id;
+use super::super::state::AppState;
 use crate::api::{self, Code};
 use crate::compute::Source;
 use crate::event::OrganisationKey;
@@ -105,22 +105,23 @@ fn set_cookie(value: &str, max_age_secs: u64) -> HandlerResult<HeaderValue> {
 impl Session {
     /// The session of a request, if it has one whose token is valid.
     pub(super) async fn of(
-        app: &App,
+        state: &AppState,
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> HandlerResult<Option<Self>> {
         let Some(id) = SessionId::of(headers) else { return Ok(None) };
-        let (sessions, digest) = (app.part::<dyn ConsoleSessions>(), id.digest());
+        let (auth, digest) = (state.get::<Arc<Auth>>(), id.digest());
+        let sessions = state.part::<dyn ConsoleSessions>();
         let Some(found) = sessions.console_session(&digest).await? else { return Ok(None) };
-        let Some(credential) = auth::of_session(app, &found.token).await? else { return Ok(None) };
+        let Some(credential) = auth.of_session(&found.token).await? else { return Ok(None) };
         if !credential.scopes.contains(&Scope::Read) {
             return Ok(None);
         }
         auth::admit(extensions, &credential)?;
         sessions.note_console_use(&digest, found.last_used_at);
         let AccessCredential { organisation, name, scopes, .. } = credential;
-        let address = auth::address(app, extensions, headers);
-        let request = observability::request_id(headers);
+        let address = auth.address(extensions, headers);
+        let request = request_id::of(headers);
         let principal = Principal::access_token(&found.token, &name, address, request);
         let actor = principal.in_organisation(organisation);
         Ok(Some(Self { id, name, scopes, organisation, actor }))
@@ -181,12 +182,13 @@ impl Session {
 
 /// Begins a session of a token that is typed in; `None` if the token is not valid.
 pub(super) async fn begin(
-    app: &App,
+    state: &AppState,
     token: &str,
     address: Option<IpAddr>,
     extensions: &Extensions,
 ) -> HandlerResult<Option<SessionId>> {
-    let Some((token, credential)) = auth::typed_in(app, token, address).await? else {
+    let auth: Arc<Auth> = state.get();
+    let Some((token, credential)) = auth.typed_in(token, address).await? else {
         return Ok(None);
     };
     if !credential.scopes.contains(&Scope::Read) {
@@ -195,7 +197,10 @@ pub(super) async fn begin(
     }
     auth::admit(extensions, &credential)?;
     let id = SessionId::new()?;
-    app.part::<dyn ConsoleSessions>().begin_console_session(id.digest(), &token, LIFETIME).await?;
+    state
+        .part::<dyn ConsoleSessions>()
+        .begin_console_session(id.digest(), &token, LIFETIME)
+        .await?;
     let address = address.map(tracing::field::display);
     tracing::info!(address, token, "signed in to the console");
     Ok(Some(id))

@@ -8,67 +8,69 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
+use super::super::auth::Auth;
 use super::super::problem::{HandlerResult, Problem};
-use super::super::{App, auth};
-use super::ROOT;
+use super::super::state::AppState;
 use super::components::hidden;
 use super::form::{self, Submission};
-use super::layout;
+use super::layout::{self, ROOT};
 use super::pairs::Pairs;
 use super::session::{self, Session, SessionId};
+use super::sign_ins::SignIns;
 use super::visit::{self, Visit};
+use crate::config::Config;
 use crate::store::ConsoleSessions;
 
 /// The sign-in form. Redirects requests that have a session already.
-pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn page(State(state): State<AppState>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let next = next(&Pairs::parse(parts.uri.query().unwrap_or_default()));
-    match Session::of(&app, &parts.headers, &parts.extensions).await {
+    match Session::of(&state, &parts.headers, &parts.extensions).await {
         Ok(Some(_)) => lead_to(&next),
-        Ok(None) => show(&app, &parts, &next, None),
-        Err(problem) => show(&app, &parts, &next, Some(&problem)),
+        Ok(None) => show(&state, &parts, &next, None),
+        Err(problem) => show(&state, &parts, &next, Some(&problem)),
     }
 }
 
 /// Checks the token and begins a session.
-pub(super) async fn submit(State(app): State<Arc<App>>, request: Request) -> Response {
+pub(super) async fn submit(State(state): State<AppState>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let fields = match form::read(&parts, body).await {
         Ok(fields) => fields,
         Err(refused) => return refused,
     };
-    if !form::is_from_here(&app, &parts) {
+    if !form::is_from_here(&state.get::<Arc<Config>>(), &parts) {
         return form::foreign();
     }
     let next = next(&fields);
-    match begin(&app, &parts, &fields).await {
+    match begin(&state, &parts, &fields).await {
         Ok(cookie) => {
             let mut response = lead_to(&next);
             response.headers_mut().insert(header::SET_COOKIE, cookie);
             response
         }
-        Err(problem) => show(&app, &parts, &next, Some(&problem)),
+        Err(problem) => show(&state, &parts, &next, Some(&problem)),
     }
 }
 
-async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> HandlerResult<HeaderValue> {
-    let address = auth::address(app, &parts.extensions, &parts.headers);
-    app.sign_ins.charge(address)?;
+async fn begin(state: &AppState, parts: &Parts, fields: &Pairs) -> HandlerResult<HeaderValue> {
+    let address = state.get::<Arc<Auth>>().address(&parts.extensions, &parts.headers);
+    state.get::<Arc<SignIns>>().charge(address)?;
     let token = fields.get("token");
-    let begun = session::begin(app, token, address, &parts.extensions).await?;
+    let begun = session::begin(state, token, address, &parts.extensions).await?;
     let refuse = || Problem::unauthorized(super::super::problem::Challenge::Bearer);
     let id = begun.ok_or_else(refuse)?;
     // A browser has one session.
     if let Some(earlier) = SessionId::of(&parts.headers) {
-        app.part::<dyn ConsoleSessions>().end_console_session(&earlier.digest()).await?;
+        state.part::<dyn ConsoleSessions>().end_console_session(&earlier.digest()).await?;
     }
     id.cookie()
 }
 
 /// Ends the session.
 pub(super) async fn end(submission: Submission) -> Response {
-    let Visit { app, session, .. } = &submission.visit;
-    let sessions = app.part::<dyn ConsoleSessions>();
+    let Visit { state, session, .. } = &submission.visit;
+    let sessions = state.part::<dyn ConsoleSessions>();
     if let Err(error) = sessions.end_console_session(&session.id.digest()).await {
         return submission.refused(&error.into());
     }
@@ -94,11 +96,11 @@ fn next(pairs: &Pairs) -> String {
     if is_own && is_plain { next.to_owned() } else { ROOT.to_owned() }
 }
 
-fn show(app: &App, parts: &Parts, next: &str, problem: Option<&Problem>) -> Response {
+fn show(state: &AppState, parts: &Parts, next: &str, problem: Option<&Problem>) -> Response {
     let host = visit::host(parts);
     let is_local =
         host.is_some_and(|host| matches!(host.host(), "localhost" | "127.0.0.1" | "[::1]"));
-    let is_unsafe = !visit::is_tls(app, parts) && !is_local;
+    let is_unsafe = !visit::is_tls(&state.get::<Arc<Config>>(), parts) && !is_local;
     let body = content(next, problem, is_unsafe);
     match problem {
         None => layout::simple(StatusCode::OK, "Sign in", &body),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, State};
+use axum::extract::{FromRef, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -11,22 +11,22 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde::de::DeserializeOwned;
 
-use super::super::App;
 use super::super::client_address;
 use super::super::extract::Path;
 use super::super::listener::Peer;
 use super::super::part::{OfStore, Part};
 use super::super::problem::{HandlerResult, Problem};
-use super::ROOT;
-use super::layout::{self, Call, Section};
+use super::super::state::AppState;
+use super::layout::{self, Call, ROOT, Section};
 use super::pairs::Pairs;
 use super::session::Session;
 use crate::api::Code;
 use crate::clock::Timestamp;
+use crate::config::Config;
 
 /// A request of someone who is signed in.
 pub(super) struct Visit {
-    pub(super) app: Arc<App>,
+    pub(super) state: AppState,
     pub(super) session: Session,
     /// The path, without the query.
     pub(super) path: String,
@@ -45,25 +45,25 @@ pub(super) struct View {
 }
 
 impl Visit {
-    pub(super) fn new(app: &Arc<App>, parts: &Parts, session: Session) -> Self {
+    pub(super) fn new(state: &AppState, parts: &Parts, session: Session) -> Self {
         Self {
-            app: Arc::clone(app),
+            state: state.clone(),
             session,
             path: parts.uri.path().to_owned(),
             query: Pairs::parse(parts.uri.query().unwrap_or_default()),
-            origin: origin(app, parts),
+            origin: origin(&state.get::<Arc<Config>>(), parts),
             now: Timestamp::now(),
         }
     }
 
-    /// The state that handlers of the API take.
-    pub(super) fn state(&self) -> State<Arc<App>> {
-        State(Arc::clone(&self.app))
+    /// A part of the state, which handlers of the API take.
+    pub(super) fn state<T: FromRef<AppState>>(&self) -> State<T> {
+        State(self.state.get())
     }
 
     /// A part of the store, which handlers of the API take.
     pub(super) fn part<T: OfStore + ?Sized>(&self) -> Part<T> {
-        self.app.parts.share()
+        Part(self.state.part())
     }
 
     /// The page with this content, or with the reason why there is none.
@@ -117,27 +117,27 @@ impl Visit {
     }
 }
 
-impl FromRequestParts<Arc<App>> for Visit {
+impl FromRequestParts<AppState> for Visit {
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
-        let found = Session::of(app, &parts.headers, &parts.extensions).await;
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
+        let found = Session::of(state, &parts.headers, &parts.extensions).await;
         let session = found.map_err(|problem| {
             layout::alone(&layout::title_of(&problem), &layout::problem(&problem), &problem)
         })?;
         let session = session.ok_or_else(|| no_session(parts))?;
-        Ok(Self::new(app, parts, session))
+        Ok(Self::new(state, parts, session))
     }
 }
 
 /// The parameters of a page's path. Without such a page, the answer is one for people.
 pub(super) struct Key<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<Arc<App>> for Key<T> {
+impl<T: DeserializeOwned + Send> FromRequestParts<AppState> for Key<T> {
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
-        let Ok(Path(key)) = Path::from_request_parts(parts, app).await else {
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Response> {
+        let Ok(Path(key)) = Path::from_request_parts(parts, state).await else {
             let problem = Problem::not_found("page");
             return Err(layout::alone("Not found", &layout::problem(&problem), &problem));
         };
@@ -166,8 +166,8 @@ fn no_session(parts: &Parts) -> Response {
 }
 
 /// The scheme, host and port by which the browser knows the service.
-pub(super) fn origin(app: &App, parts: &Parts) -> String {
-    let scheme = if is_tls(app, parts) { "https" } else { "http" };
+pub(super) fn origin(config: &Config, parts: &Parts) -> String {
+    let scheme = if is_tls(config, parts) { "https" } else { "http" };
     let host = host(parts).map_or_else(|| "localhost".to_owned(), |host| host.to_string());
     format!("{scheme}://{host}")
 }
@@ -180,14 +180,14 @@ pub(super) fn host(parts: &Parts) -> Option<Authority> {
 
 /// Whether the browser's connection is encrypted: a trusted proxy says so, or else the listener's
 /// is.
-pub(super) fn is_tls(app: &App, parts: &Parts) -> bool {
-    scheme(app, parts) == Some("https")
+pub(super) fn is_tls(config: &Config, parts: &Parts) -> bool {
+    scheme(config, parts) == Some("https")
 }
 
 /// The scheme by which the browser knows the service, if it is certain: behind a proxy that does not
 /// name it, a plain connection may be part of an encrypted one.
-pub(super) fn scheme(app: &App, parts: &Parts) -> Option<&'static str> {
-    let server = &app.config.server;
+pub(super) fn scheme(config: &Config, parts: &Parts) -> Option<&'static str> {
+    let server = &config.server;
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.address.ip().to_canonical());
     let is_trusted =
         peer.is_some_and(|peer| client_address::is_trusted(peer, &server.trusted_proxies));

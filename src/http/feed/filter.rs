@@ -3,8 +3,9 @@
 use super::{
     Content, FeedKind, FeedMessage, FeedQuery, HandlerResult, OrganisationKey, Problem, Timestamp,
 };
-use crate::api::{ConnectionChange, FeedAttempt, FeedConnection, FeedPublished, Outcome};
-use crate::http::BASE;
+use crate::api::{
+    BASE_PATH, ConnectionChange, FeedAttempt, FeedConnection, FeedPublished, Outcome,
+};
 use crate::store;
 
 /// A filter of one client.
@@ -99,19 +100,19 @@ impl Filter {
         };
         let mut lists = Vec::new();
         if self.has(FeedKind::Published) {
-            lists.push(format!("{BASE}/events?{window}{gateway}{of_type}"));
+            lists.push(format!("{BASE_PATH}/events?{window}{gateway}{of_type}"));
         }
         if self.has(FeedKind::Attempt) {
             let is_of_failures = !self.asked.outcome.is_empty()
                 && self.asked.outcome.iter().all(|it| *it == Outcome::Failed);
             // Failures are listed by the failed attempt, and everything by the newest one.
             let status = if is_of_failures { "" } else { "status=all&windowOf=outcome&" };
-            lists.push(format!("{BASE}/deliveries?{status}{window}{gateway}{of_type}"));
+            lists.push(format!("{BASE_PATH}/deliveries?{status}{window}{gateway}{of_type}"));
         }
         if self.has(FeedKind::Connection) {
             lists.push(match self.asked.gateway_id[..] {
-                [id] => format!("{BASE}/gateways/{id}/connections?status=all"),
-                _ => format!("{BASE}/connections?status=all"),
+                [id] => format!("{BASE_PATH}/gateways/{id}/connections?status=all"),
+                _ => format!("{BASE_PATH}/connections?status=all"),
             });
         }
         lists
