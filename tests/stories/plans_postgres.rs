@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 use gateway_events::clock::{TimeWindow, Timestamp};
-use gateway_events::event::{GatewayId, OrganisationKey, Sequence};
+use gateway_events::event::{ConnectionId, GatewayId, OrganisationKey, Sequence};
 use gateway_events::store::{
     AuditFilter, BulkJobState, Credentials as _, DeliveryFilter, DeliveryState, EventFilter,
-    GatewayFilter, Health as _, LogSpan, RolloutOf, Store, TargetState,
+    Gateway, GatewayFilter, Gateways as _, Health as _, Labels, LogSpan, Principal, Range, Record,
+    RolloutOf, Store, TargetState,
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -211,4 +212,91 @@ async fn first_pages_read_few_rows_along_indexes() {
             "{query}: {along} rows along indexes, {scanned} by scans"
         );
     }
+}
+
+/// Blocks of the indexes of dead letters that were read so far.
+async fn index_blocks(conn: &mut PgConnection) -> i64 {
+    let blocks = "select sum(idx_blks_hit + idx_blks_read)::bigint from pg_statio_user_indexes
+        where relname = 'dead_letters'";
+    sqlx::query_scalar(blocks).fetch_one(conn).await.unwrap()
+}
+
+/// Confirms sequences of a gateway, each in a batch of its own.
+async fn confirm(store: &dyn Store, gateway: &Gateway, sequences: std::ops::RangeInclusive<i64>) {
+    let connection = ConnectionId::new();
+    for sequence in sequences {
+        let at = Timestamp::now();
+        let receipt = Record::Confirmed {
+            gateway: gateway.key,
+            connection,
+            instance: "".into(),
+            range: Range { first: Sequence(sequence), last: Sequence(sequence) },
+            started_at: at,
+            finished_at: at,
+        };
+        store.record(vec![receipt]).await.unwrap();
+    }
+}
+
+/// Postgres keeps the plans of the statements that record receipts. Those that it made before there
+/// were dead letters must not read all of them later.
+#[tokio::test]
+async fn receipts_read_few_dead_letters_by_plans_that_were_made_without_any() {
+    const RECEIPTS: i64 = 20;
+    const DEAD_LETTERS: i64 = 50_000;
+    let database = Database::new();
+    let store = store_postgres::open(&database).await.unwrap();
+    let of = store.organisation("default").await.unwrap();
+    let actor = Principal::local("tester", "localhost").in_organisation(of);
+    let labels = Labels::new();
+    let gateway = store.create_gateway(&actor, GatewayId::new(), "own", &labels, 1).await.unwrap();
+    let mut conn = PgConnection::connect(&database.url()).await.unwrap();
+    let rows = format!(
+        "insert into events (organisation, id, type, payload, correlation_id, occurred_at, appended_at,
+            digest, target, matched)
+         values ({of}, 'e', 'api.deployed', '{{}}', 'c', now(), now(), 'x'::bytea, 'gateways', 1);
+         insert into outbox (gateway, sequence, event)
+         select {key}, n, (select event from events) from generate_series(1, 200) n;
+         update streams set head = 200;
+         vacuum analyze",
+        of = of.0,
+        key = gateway.key.0,
+    );
+    for statement in rows.split(';') {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut conn).await.unwrap();
+    }
+    confirm(store.as_ref(), &gateway, 1..=RECEIPTS).await;
+    let more = format!(
+        "set session_replication_role = replica;
+         insert into dead_letters (gateway, first_sequence, last_sequence, reason, dead_at)
+         select {key} + 1 + n % 1000, n, n, 'skipped', now() from generate_series(1, {DEAD_LETTERS}) n",
+        key = gateway.key.0,
+    );
+    let mut other = PgConnection::connect(&database.url()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(more)).execute(&mut other).await.unwrap();
+    // Its statistics are complete when it has ended.
+    let id: i32 =
+        sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    let ended = async {
+        let exists = "select exists (select 1 from pg_stat_activity where pid = $1)";
+        let exists = sqlx::query_scalar::<_, bool>(exists).bind(id);
+        while exists.clone().fetch_one(&mut conn).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(TEST_TIMEOUT, ended).await.expect("the session ends");
+    let before = index_blocks(&mut conn).await;
+    confirm(store.as_ref(), &gateway, RECEIPTS + 1..=2 * RECEIPTS).await;
+    store.close().await;
+    drop(store);
+    let (_, scanned) = read(&mut conn).await;
+    let blocks = (index_blocks(&mut conn).await - before) / RECEIPTS;
+    assert!(scanned < DEAD_LETTERS, "{scanned} rows are read by scans");
+    assert!(blocks < 50, "{blocks} blocks of indexes are read for a receipt");
+    let confirmed: i64 = sqlx::query_scalar("select confirmed_total from streams")
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(confirmed, 2 * RECEIPTS);
 }

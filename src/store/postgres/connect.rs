@@ -53,6 +53,10 @@ const SESSION: [(&str, &str); 7] = [
     ("jit", "off"),
 ];
 
+/// Precedes the statements of each batch of the writer. They look up rows by keys, and Postgres keeps
+/// their plans: one that was made while a table was empty must not read the whole table later.
+const BATCH: &str = "; set local enable_seqscan = off";
+
 /// Begins a migration. It has no statement timeout.
 pub(super) const BEGIN_MIGRATING: &str = "begin isolation level read committed;
     deallocate all;
@@ -71,14 +75,14 @@ pub(super) struct Link {
     pub(super) servers: Arc<Servers>,
     /// Whether a pooler may run each transaction in another session.
     pub(super) is_pooled: bool,
+    batch: Arc<str>,
     writing: Arc<str>,
     reading: Arc<str>,
 }
 
 impl Link {
     fn direct(servers: Servers) -> Self {
-        let reading = "begin isolation level repeatable read read only".into();
-        Self { servers: Arc::new(servers), is_pooled: false, writing: "begin".into(), reading }
+        Self::new(servers, false, "begin", "begin isolation level repeatable read read only")
     }
 
     /// A statement that was prepared in one transaction may be missing in the next one, or may be
@@ -102,9 +106,20 @@ impl Link {
             // Writing to a string can't fail.
             let _ = write!(said, "; set local {name} = '{value}'");
         }
-        let writing = format!("begin isolation level read committed{said}").into();
-        let reading = format!("begin isolation level repeatable read read only{said}").into();
-        Self { servers: Arc::new(servers), is_pooled: true, writing, reading }
+        let writing = format!("begin isolation level read committed{said}");
+        let reading = format!("begin isolation level repeatable read read only{said}");
+        Self::new(servers, true, &writing, &reading)
+    }
+
+    fn new(servers: Servers, is_pooled: bool, writing: &str, reading: &str) -> Self {
+        let batch = format!("{writing}{BATCH}").into();
+        let (writing, reading) = (writing.into(), reading.into());
+        Self { servers: Arc::new(servers), is_pooled, batch, writing, reading }
+    }
+
+    /// The statements that begin a batch of the writer.
+    pub(super) fn begin_batch(&self) -> AssertSqlSafe<Arc<str>> {
+        AssertSqlSafe(Arc::clone(&self.batch))
     }
 
     /// The statements that begin a transaction that writes.

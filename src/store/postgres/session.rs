@@ -52,7 +52,7 @@ impl Session {
         // Taken, and put back if all goes well: dropping a connection closes it, and the server
         // rolls back its transaction.
         let mut conn = self.connected().await.map_err(Failure::Refused)?;
-        let begun = begun(&mut conn, self.link.begin()).await;
+        let begun = begun(&mut conn, self.link.begin_batch()).await;
         let mut transaction = begun.map_err(Failure::Undone)?;
         let done = match limited(batch::statements(&mut transaction, node, batch)).await {
             Ok(done) => done,

@@ -9,7 +9,9 @@ use crate::store::positions::Change;
 use crate::store::{Range, Result};
 
 impl CursorStatements for Connection {
-    /// Without `offset 0`, the planner would copy `received` to each of its uses, and spend twice the time.
+    /// Without `offset 0`, the planner would copy `received` to each of its uses. The keys in subqueries
+    /// make Postgres keep one plan, as in `lock_streams`, and the order makes it look up dead letters by
+    /// gateway, even if there were none when it was made.
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
         query!(
             r#"
@@ -17,9 +19,12 @@ impl CursorStatements for Connection {
             set confirmed_total = confirmed_total + moved.received - moved.before - coalesce((
                 select sum(least(d.last_sequence, moved.received)
                     - greatest(d.first_sequence, moved.before + 1) + 1)::bigint
-                from dead_letters d
-                where d.gateway = moved.gateway and d.last_sequence > moved.before
-                    and d.first_sequence between moved.before - $3 and moved.received
+                from (
+                    select first_sequence, last_sequence from dead_letters
+                    where gateway = moved.gateway and last_sequence > moved.before
+                        and first_sequence between moved.before - $3 and moved.received
+                    order by first_sequence
+                ) as d
             ), 0)
             from (
                 select s.gateway, coalesce(own.received, 0) as before,
@@ -27,7 +32,7 @@ impl CursorStatements for Connection {
                         select min(case when i.confirm = 'applied' then i.applied_up_to else i.received end)
                         from cursors i where i.gateway = s.gateway and i.confirm is not null
                     ) end) as received
-                from unnest($1::bigint[], $2::bigint[]) as m (gateway, last)
+                from unnest((select $1::bigint[]), (select $2::bigint[])) as m (gateway, last)
                 join streams s on s.gateway = m.gateway
                 left join cursors own on own.gateway = s.gateway and own.instance = ''
                 offset 0

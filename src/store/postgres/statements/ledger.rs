@@ -9,6 +9,7 @@ use crate::store::receipts::Receipts;
 use crate::store::{LoggedEvent, Outcome, Range, Result};
 
 impl LedgerStatements for Connection {
+    /// Postgres keeps the plan, for the reasons of `count_confirmed`.
     async fn insert_receipts(
         &mut self,
         node: NodeId,
@@ -22,19 +23,22 @@ impl LedgerStatements for Connection {
                     instance, node, started_at, finished_at)
                 select d.gateway, d.first, d.last, $10, d.connection,
                     d.instance, $7, d.started_at, d.finished_at
-                from unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[],
-                    $5::timestamptz[], $6::timestamptz[], $8::text[])
+                from unnest((select $1::bigint[]), (select $2::uuid[]), (select $3::bigint[]),
+                    (select $4::bigint[]), (select $5::timestamptz[]), (select $6::timestamptz[]),
+                    (select $8::text[]))
                     with ordinality as d (gateway, connection, first, last, started_at, finished_at, instance, nth)
                 order by d.nth
             )
             select distinct r.gateway as "gateway!: GatewayKey",
                 greatest(r.first, dead.first_sequence) as "first!: Sequence",
                 least(r.last, dead.last_sequence) as "last!: Sequence"
-            from unnest($1::bigint[], $3::bigint[], $4::bigint[]) as r (gateway, first, last)
+            from unnest((select $1::bigint[]), (select $3::bigint[]), (select $4::bigint[]))
+                as r (gateway, first, last)
             cross join lateral (
                 select d.first_sequence, d.last_sequence from dead_letters d
                 where d.gateway = r.gateway and d.first_sequence between r.first - $9::bigint and r.last
                     and d.last_sequence >= r.first and d.redriven_at is null
+                order by d.first_sequence
                 offset 0
             ) as dead
             "#,
