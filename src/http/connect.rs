@@ -191,7 +191,7 @@ async fn admit(
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
-    let candidate = Candidate { key: auth::gateway_key(headers), address };
+    let candidate = auth::candidate(headers, address);
     let upgrade = match (upgrade, upgrade_headers::check(headers)) {
         (Ok(upgrade), Ok(())) => upgrade,
         (_, checked) => {
@@ -231,6 +231,7 @@ pub const REFUSAL_CODES: [Code; 12] = [
 fn problem(cause: Cause) -> Problem {
     match cause {
         Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
+        Cause::AccessToken => Problem::other_kind(Challenge::ApiKey),
         Cause::Disabled => Problem::new(Code::GatewayDisabled, "This gateway is disabled."),
         Cause::InvalidRequest => {
             Problem::bad_request("The request is not a valid WebSocket upgrade (RFC 6455).")

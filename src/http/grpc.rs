@@ -33,7 +33,7 @@ use super::not_opened::closing;
 use super::observability;
 use super::problem::Problem;
 use super::timed_out;
-use crate::admission::{Candidate, Greeted};
+use crate::admission::Greeted;
 use crate::clock::Timestamp;
 use crate::transport;
 use crate::transport::frames::{
@@ -190,7 +190,7 @@ async fn greet(
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
-    let candidate = Candidate { key: auth::gateway_key(headers), address };
+    let candidate = auth::candidate(headers, address);
     let greeted = app.admissions.greet(candidate, grpc::NAME).await?;
     peer.slot.authenticated();
     peer.keep();

@@ -25,7 +25,6 @@ use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
 use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
-use crate::admission::Candidate;
 use crate::api::{EventEnvelope, PollQuery, PolledEvents};
 use crate::event::{ConnectionId, GatewayId, Reason};
 use crate::transport::frames::{Confirm, Envelope, Hello, Position, Resume};
@@ -260,7 +259,7 @@ pub(super) async fn poll(
         Ok(auth::Gateway(credential)) => credential,
         Err(problem) => {
             // It counts as an attempt to connect.
-            let candidate = Candidate { key: auth::gateway_key(&headers), address };
+            let candidate = auth::candidate(&headers, address);
             return match app.admissions.authenticate(candidate).await {
                 Ok(_) => Err(problem),
                 Err(refused) => {
@@ -349,7 +348,7 @@ async fn open(
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Poller, Refused> {
-    let candidate = Candidate { key: auth::gateway_key(headers), address };
+    let candidate = auth::candidate(headers, address);
     let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
     let log = greeted.greeting();
     let start = poll.start(&log, rewinds);

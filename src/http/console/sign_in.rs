@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
-use super::super::problem::{HandlerResult, Problem};
+use super::super::problem::{Challenge, HandlerResult, Problem};
 use super::super::{App, auth};
 use super::ROOT;
 use super::components::hidden;
@@ -18,6 +18,7 @@ use super::pairs::Pairs;
 use super::session::{self, Session, SessionId};
 use super::visit::{self, Visit};
 use crate::store::ConsoleSessions;
+use crate::token::Kind;
 
 /// The sign-in form. Redirects requests that have a session already.
 pub(super) async fn page(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -56,8 +57,14 @@ async fn begin(app: &App, parts: &Parts, fields: &Pairs) -> HandlerResult<Header
     app.sign_ins.charge(address)?;
     let token = fields.get("token");
     let begun = session::begin(app, token, address, &parts.extensions).await?;
-    let refuse = || Problem::unauthorized(super::super::problem::Challenge::Bearer);
-    let id = begun.ok_or_else(refuse)?;
+    let id = begun.ok_or_else(|| {
+        let why = if Kind::Access.is_other(token) {
+            "This is a gateway's key (gwk_…), which is not valid here: an access token (gwa_…) is required."
+        } else {
+            "This access token is not valid: it is mistyped, unknown, expired or revoked."
+        };
+        Problem::unauthorized(Challenge::Bearer).with_detail(why)
+    })?;
     // A browser has one session.
     if let Some(earlier) = SessionId::of(&parts.headers) {
         app.part::<dyn ConsoleSessions>().end_console_session(&earlier.digest()).await?;
@@ -114,13 +121,7 @@ fn show(app: &App, parts: &Parts, next: &str, problem: Option<&Problem>) -> Resp
 }
 
 fn content(next: &str, problem: Option<&Problem>, is_unsafe: bool) -> Markup {
-    let wrong = problem.map(|problem| match problem.status() {
-        StatusCode::UNAUTHORIZED => {
-            "This access token is not valid: it is mistyped, unknown, expired or revoked."
-                .to_owned()
-        }
-        _ => problem.clone().into_document().detail,
-    });
+    let wrong = problem.map(|problem| problem.clone().into_document().detail);
     html! {
         h1 { "Sign in" }
         @if is_unsafe {
