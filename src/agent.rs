@@ -73,6 +73,8 @@ pub enum OnGap {
 /// Hands events over, as the handler of a [client](crate::client::reliable::Client).
 #[derive(Debug)]
 pub struct Agent {
+    /// The service's address, for the log.
+    address: String,
     target: Target,
     on_gap: OnGap,
     retries: Backoff,
@@ -99,10 +101,11 @@ impl Retried {
 }
 
 impl Agent {
-    /// An agent whose first pause before a retry is about `retry_delay`; the pauses double up to a
-    /// minute. `stop` is the token that stops its client. `gap` is cancelled if the agent stops because of
+    /// An agent of the service at `address`, which is only logged. The first pause before a retry is about
+    /// `retry_delay`; the pauses double up to a minute. `stop` is the token that stops its client. `gap` is cancelled if the agent stops because of
     /// a gap.
     pub fn new(
+        address: String,
         target: Target,
         on_gap: OnGap,
         retry_delay: Duration,
@@ -111,7 +114,8 @@ impl Agent {
     ) -> Self {
         let retries = Backoff::new(retry_delay, MAX_PAUSE);
         let retry_delay = retry_delay.min(MAX_REQUESTED_PAUSE);
-        Self { target, on_gap, retries, retry_delay, retried: Mutex::default(), stop, gap }
+        let retried = Mutex::default();
+        Self { address, target, on_gap, retries, retry_delay, retried, stop, gap }
     }
 
     /// Hands an event over until the product is available; an error if the agent is stopped first.
@@ -270,12 +274,24 @@ impl Handler for Agent {
             ),
             Notice::Disconnected { code, why, wait } => {
                 metrics::connected(false);
-                tracing::warn!(code, reason = why, retry_in_ms = millis(wait), "disconnected");
+                tracing::warn!(
+                    url = self.address,
+                    code,
+                    reason = why,
+                    retry_in_ms = millis(wait),
+                    "disconnected"
+                );
             }
             Notice::Failed { why, wait } => {
                 metrics::connected(false);
                 let advice = crate::client::tls::advice(&why);
-                tracing::warn!(reason = why, advice, retry_in_ms = millis(wait), "not connected");
+                tracing::warn!(
+                    url = self.address,
+                    reason = why,
+                    advice,
+                    retry_in_ms = millis(wait),
+                    "not connected"
+                );
             }
         }
     }

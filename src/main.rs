@@ -114,7 +114,9 @@ enum Command {
     Openapi,
     /// Print the AsyncAPI document of the streams of gateways and of the feed
     Asyncapi,
-    /// Write manual pages of all commands
+    /// Print the main manual page, or write the pages of all commands to a directory
+    ///
+    /// To read the page: gateway-events man | man -l -
     Man(man::Args),
     /// Print a completion script for a shell
     ///
@@ -188,7 +190,7 @@ async fn run(CommandLine { command }: CommandLine) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args).await,
         Command::Openapi => openapi::run(),
         Command::Asyncapi => openapi::run_asyncapi(),
-        Command::Man(args) => man::run(&args, command_line()),
+        Command::Man(args) => man::run(args, command_line()),
         Command::Completions { shell } => completions(shell),
         Command::CompleteWord(args) => complete::run(args, command_line()).await,
     }

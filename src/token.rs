@@ -31,6 +31,28 @@ impl Kind {
             Self::Access => "gwa",
         }
     }
+
+    /// Whether a text has the prefix of the other kind. The rest of the text is not checked.
+    pub fn is_other(self, text: &str) -> bool {
+        let other = match self {
+            Self::Gateway => Self::Access,
+            Self::Access => Self::Gateway,
+        };
+        text.trim_start().split_once('_').is_some_and(|(prefix, _)| prefix == other.prefix())
+    }
+
+    /// What is wrong with a source of keys of this kind that contains one of the other kind: a clause
+    /// that follows the name of the source.
+    pub const fn mismatch(self) -> &'static str {
+        match self {
+            Self::Gateway => {
+                "contains an access token (gwa_…), but a gateway's key (gwk_…) is required"
+            }
+            Self::Access => {
+                "contains a gateway's key (gwk_…), but an access token (gwa_…) is required"
+            }
+        }
+    }
 }
 
 /// A new key. Its text is not available afterwards.
@@ -193,6 +215,8 @@ mod tests {
         let issued = issue(Kind::Gateway).unwrap();
         let text = issued.key.expose_secret();
         assert!(Presented::parse(Kind::Access, text).is_err());
+        assert!(Kind::Access.is_other(text) && !Kind::Gateway.is_other(text));
+        assert!(!Kind::Access.is_other("gwk") && !Kind::Access.is_other("gwkx_"));
         assert!(Presented::parse(Kind::Gateway, &text.to_uppercase()).is_err());
         for garbage in ["", "gwk", "gwk__", "gwk_é_é", &text[..text.len() - 1]] {
             assert!(Presented::parse(Kind::Gateway, garbage).is_err(), "{garbage}");

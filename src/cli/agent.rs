@@ -18,6 +18,7 @@ use gateway_events::client::{CancellationToken, Endpoint, Url};
 use gateway_events::event::{EventType, NodeId};
 use gateway_events::lifecycle::{Outcome, Signals};
 use gateway_events::telemetry::{self, Log, LogFormat, Otlp};
+use gateway_events::token::Kind;
 
 use super::access::{ClientOptions, secret};
 use super::listen::gateway::{KEY_VARIABLE, refused};
@@ -159,11 +160,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Hands events over until a signal, a gap or an error.
 async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
     let Args { product, gateway, observed, client: service } = args;
-    let key = secret(gateway.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
-        format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
-    })?;
+    let key =
+        secret(Kind::Gateway, gateway.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
+            format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
+        })?;
     let trust = service.trust()?;
     let base = Api::new(&service.address()?, None, &trust)?.base().clone();
+    let address = base.origin().ascii_serialization();
     let (on_gap, retry_delay) = (product.on_gap.into(), product.retry_delay);
     let position = FilePosition::new(&gateway.position);
     let target = product.target(&base, &position.file()?)?;
@@ -188,7 +191,7 @@ async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     let gap = CancellationToken::new();
-    let agent = Agent::new(target, on_gap, retry_delay, stop.clone(), gap.clone());
+    let agent = Agent::new(address.clone(), target, on_gap, retry_delay, stop.clone(), gap.clone());
     let position = RetryingPosition::new(position, stop.clone());
     let client = Client::new(transport, position, agent, gateway.options());
     let ended = tokio::select! {
@@ -199,7 +202,7 @@ async fn hand_over(args: Args) -> anyhow::Result<ExitCode> {
     match ended {
         Ok(()) if gap.is_cancelled() => Ok(ExitCode::from(EXIT_GAP)),
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(ClientError::Refused(status)) => Err(refused(status)),
+        Err(ClientError::Refused(status)) => Err(refused(&address, status)),
         Err(error) => Err(error.into()),
     }
 }

@@ -14,7 +14,7 @@ use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::job::{self, Wait};
 use super::output::{age, answer, cell, clean, optional};
-use super::reference::Names;
+use super::reference::{Names, note_unknown_type};
 use super::table::table;
 
 pub(crate) mod filter;
@@ -71,7 +71,11 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
         Command::Failed { filter, limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             let filter = filter.resolve(&api).await?;
-            answer(client.json, &api.failed_deliveries(&filter, limit).await?, shown)
+            let page = api.failed_deliveries(&filter, limit).await?;
+            if page.list.is_empty() {
+                note_unknown_type(filter.event_type.as_ref(), &api).await;
+            }
+            answer(client.json, &page, shown)
         }
         Command::List(list) => list::run(list, &api, client).await,
         Command::Summary(count) => summary::run(count, &api, client).await,
@@ -82,9 +86,13 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
             if !is_dry_run {
                 confirm(&api, &request, confirmation).await?;
             }
+            let event_type = request.filter.as_ref().and_then(|filter| filter.0.event_type.clone());
             let done = redrive_all(&api, request).await?;
             if let Some(job) = done.job {
                 return job::answer(job, wait, &api, client).await;
+            }
+            if done.redriven.is_empty() {
+                note_unknown_type(event_type.as_ref(), &api).await;
             }
             let ids = done.redriven.iter().map(|delivery| delivery.gateway_id);
             let names = Names::of(ids.filter(|_| !client.json), &api).await;

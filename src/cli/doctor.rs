@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use gateway_events::api::{AccessToken, NodesQuery};
 use gateway_events::client::api::{Api, ApiError};
-use gateway_events::client::tls::{self, Trust};
-use gateway_events::client::{Url, probe};
 use gateway_events::clock::Timestamp;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::access::ClientOptions;
 use super::colour;
-use super::output::{answer, clean, time};
+use super::output::{answer, clean, described, time};
+
+mod connection;
+
+use connection::{api, identify, reach};
 
 /// A certificate or token that expires within this time is worth a warning.
 const SOON: Duration = Duration::from_hours(14 * 24);
@@ -80,10 +82,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = &args.client;
     let (address, trust) = (client.address()?, client.trust()?);
     let mut report = Report::default();
-    let url = Api::new(&address, None, &trust)?.base().clone();
-    report.ok("address", &url);
-    if reach(&mut report, &url, &trust).await {
-        service(&mut report, &Api::new(&address, None, &trust)?).await;
+    if let Some(api) = api(&mut report, &address, &trust)
+        && reach(&mut report, &api, &trust).await
+        && identify(&mut report, &api).await
+    {
+        service(&mut report, &api).await;
         token(&mut report, client).await;
     }
     let has_failed = report.list.iter().any(|check| check.result == Verdict::Fail);
@@ -103,72 +106,6 @@ fn shown(report: &Report) -> String {
         format!("{}{padding}{:<12} {}{advice}", colour::state(word), it.check, it.found)
     });
     lines.collect::<Vec<_>>().join("\n")
-}
-
-/// Checks the way to the service. False if it can't be reached.
-async fn reach(report: &mut Report, url: &Url, trust: &Trust) -> bool {
-    let addresses = match probe::resolve(url).await {
-        Ok(addresses) => addresses,
-        Err(why) => {
-            report.fail("dns", why, "check the host name in --url, and this machine's resolver");
-            return false;
-        }
-    };
-    let shown: Vec<String> = addresses.iter().map(|it| it.ip().to_string()).collect();
-    report.ok("dns", shown.join(", "));
-    let stream = match probe::connect(&addresses).await {
-        Ok((address, stream)) => {
-            report.ok("tcp", format_args!("connected to {address}"));
-            stream
-        }
-        Err(why) => {
-            let advice = "check whether the service runs, whether --url has its port, and firewalls in between";
-            report.fail("tcp", why, advice);
-            return false;
-        }
-    };
-    if url.scheme() == "http" {
-        let advice = "use https://, unless the service is on this machine";
-        report.add("tls", Verdict::Warn, "not encrypted", Some(advice));
-        return true;
-    }
-    match probe::handshake(url, stream, trust).await {
-        Ok(expiry) => {
-            let insecure = matches!(trust, Trust::Insecure);
-            let advice = "pass its certificate by --ca-file instead of --insecure";
-            let found = if insecure { "any certificate is accepted" } else { "trusted" };
-            let verdict = if insecure { Verdict::Warn } else { Verdict::Ok };
-            report.add("tls", verdict, found, Some(advice));
-            certificate(report, expiry);
-            true
-        }
-        Err(why) => {
-            let advice =
-                tls::advice(&why).unwrap_or("check whether --url is the service's address");
-            report.fail("tls", why, advice);
-            // What is wrong may be its age, which only an untrusting handshake shows.
-            if let Ok((_, stream)) = probe::connect(&addresses).await
-                && let Ok(expiry) = probe::handshake(url, stream, &Trust::Insecure).await
-            {
-                certificate(report, expiry);
-            }
-            false
-        }
-    }
-}
-
-fn certificate(report: &mut Report, expiry: Option<Timestamp>) {
-    let Some(expiry) = expiry else {
-        report.add(
-            "certificate",
-            Verdict::Warn,
-            "it can't be read",
-            Some("check the service's log"),
-        );
-        return;
-    };
-    let (verdict, found) = expires(expiry);
-    report.add("certificate", verdict, found, Some("renew the service's certificate"));
 }
 
 /// How an instant of expiry is judged.
@@ -194,11 +131,10 @@ async fn service(report: &mut Report, api: &Api) {
             let advice = "use the same version: a newer service may have features that this client does not support";
             report.add("version", verdict, found, Some(advice));
         }
-        None => report.fail(
-            "version",
-            "the service did not say",
-            "check whether --url is the service's address",
-        ),
+        None => {
+            let advice = "a proxy may hide /openapi.json; ask its operator";
+            report.add("version", Verdict::Warn, "the service did not say", Some(advice));
+        }
     }
     match api.root("/readyz").await {
         Ok(said) if said.trim() == "ok" => report.ok("readiness", "the service is ready"),
@@ -264,6 +200,10 @@ async fn descriptors(report: &mut Report, api: &Api) {
 /// Without a valid token, none can be created by the API.
 const ASK_FOR_TOKEN: &str = "ask an admin for one; the owner of the database creates one on its host: gateway-events token recover";
 
+/// The file with the token can't be read.
+const CHECK_TOKEN_FILE: &str =
+    "check --token-file, or the token file of the context: gateway-events context show";
+
 /// Checks what the access token may do, without changing anything.
 async fn token(report: &mut Report, client: &ClientOptions) {
     let (api, id) = match (client.api(), client.token()) {
@@ -272,7 +212,9 @@ async fn token(report: &mut Report, client: &ClientOptions) {
             (api, id)
         }
         (Err(error), _) | (_, Err(error)) => {
-            report.fail("token", error, ASK_FOR_TOKEN);
+            let is_unreadable = error.downcast_ref::<std::io::Error>().is_some();
+            let advice = if is_unreadable { CHECK_TOKEN_FILE } else { ASK_FOR_TOKEN };
+            report.fail("token", described(&error), advice);
             return;
         }
     };

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::access::ClientOptions;
 use super::confirm::Confirmation;
 use super::output::{answer, cell, clean};
+use super::reference::event_type_error;
 use super::table::table;
 use super::time::parse_ttl;
 
@@ -81,7 +82,10 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
     let api = client.api()?;
     match command {
         Command::List => answer(client.json, &api.event_types().await?, listed),
-        Command::Show { name } => answer(client.json, &api.event_type(&name).await?, shown),
+        Command::Show { name } => match api.event_type(&name).await {
+            Ok(info) => answer(client.json, &info, shown),
+            Err(error) => Err(event_type_error(error, &name, &api).await),
+        },
         Command::Put(put) => {
             let name = put.name.clone();
             let definition = put.definition(&api).await?;
@@ -94,7 +98,9 @@ pub(crate) async fn run(command: Command, client: &ClientOptions) -> anyhow::Res
                 ),
                 "Delete it?",
             )?;
-            api.delete_event_type(&name, &EventTypeDeletion { force }).await?;
+            if let Err(error) = api.delete_event_type(&name, &EventTypeDeletion { force }).await {
+                return Err(event_type_error(error, &name, &api).await);
+            }
             answer(client.json, &(), |()| format!("event type {name} is deleted"))
         }
     }

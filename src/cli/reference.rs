@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 
 use gateway_events::api::{EventFilter, Gateway, GatewaysQuery, JobsQuery};
-use gateway_events::client::api::Api;
+use gateway_events::client::api::{Api, ApiError};
 use gateway_events::clock::Timestamp;
-use gateway_events::event::{EventId, EventIdPrefix, GatewayId, JobId};
+use gateway_events::event::{EventId, EventIdPrefix, EventType, GatewayId, JobId};
 use gateway_events::names::closest;
 
-use super::output::cell;
+use super::output::{cell, note};
 
 /// The shortest beginning of an id that stands for it.
 const MIN_PREFIX_BYTES: usize = 4;
@@ -219,6 +219,38 @@ impl Names {
     /// The name or, if it is unknown, the id, as the text of a table's cell.
     pub(crate) fn cell(&self, id: GatewayId) -> String {
         self.0.get(&id).map_or_else(|| cell(id), cell)
+    }
+}
+
+/// Remarks on standard error if the type that an empty list was filtered by is not registered: it is
+/// probably mistyped. Older events may have such a type, so it is no error.
+pub(crate) async fn note_unknown_type(filter: Option<&EventType>, api: &Api) {
+    let Some(name) = filter else { return };
+    let Ok(known) = api.event_types().await else { return };
+    let names = known.list.iter().map(|info| info.name.as_str());
+    if names.clone().any(|known| known == name.as_str()) {
+        return;
+    }
+    let advice = match closest(name.as_str(), names) {
+        Some(closest) => format!("did you mean {}?", cell(closest)),
+        None => "`gateway-events event-type list` shows all".to_owned(),
+    };
+    note(format_args!("{name} is not a registered event type; {advice}"));
+}
+
+/// The error about an event type; suggests another one if there is no such type.
+pub(crate) async fn event_type_error(
+    error: ApiError,
+    name: &EventType,
+    api: &Api,
+) -> anyhow::Error {
+    if error.status() != Some(404) {
+        return error.into();
+    }
+    let known = api.event_types().await.map(|page| page.list).unwrap_or_default();
+    match closest(name.as_str(), known.iter().map(|info| info.name.as_str())) {
+        Some(closest) => anyhow::anyhow!("{error}\n  did you mean {}?", cell(closest)),
+        None => error.into(),
     }
 }
 

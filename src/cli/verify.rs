@@ -83,6 +83,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         for problem in &report.problems {
             say(clean(problem))?;
         }
+        if !report.problems.is_empty() {
+            say_prose(
+                "problems were found: restore a backup that `verify` finds sound, and keep a copy of this database to find the cause",
+            )?;
+        }
     }
     Ok(if report.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -4,6 +4,7 @@
 use std::env::VarError;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -11,9 +12,11 @@ use secrecy::SecretString;
 
 use super::context::{Contexts, Service, warn_if_exposed};
 use super::formats::Format;
+use super::output::{clean, note};
 use crate::client::Url;
 use crate::client::api::Api;
 use crate::client::tls::Trust;
+use crate::token::Kind;
 
 /// The environment variable with the address of the service.
 pub const URL_VARIABLE: &str = "GATEWAY_EVENTS_URL";
@@ -66,28 +69,44 @@ pub struct JsonOption {
     pub json: bool,
 }
 
+/// The service that the options, the environment and the context select.
+struct Resolved {
+    address: String,
+    /// The context, if the address is the context's: its token is sent to no other service.
+    context: Service,
+    /// The name and the context, if the address is another one.
+    unused: Option<(String, Service)>,
+}
+
 impl ClientOptions {
     /// The service's address: the option, then the environment, the context and the default.
     pub fn address(&self) -> anyhow::Result<String> {
-        Ok(self.resolved()?.0)
+        Ok(self.resolved()?.address)
     }
 
     /// A client of the API with the access token.
     pub fn api(&self) -> anyhow::Result<Api> {
-        let (address, service) = self.resolved()?;
-        let token = self.credentials.token_or(service.token_file.as_deref())?;
-        Ok(Api::new(&address, Some(token), &self.credentials.trust_or(service.ca_file))?)
+        let resolved = self.resolved()?;
+        self.note_unused_token(&resolved);
+        self.note_unused_ca(&resolved);
+        let Resolved { address, context, .. } = resolved;
+        let token = self.credentials.token_or(context.token_file.as_deref())?;
+        Ok(Api::new(&address, Some(token), &self.credentials.trust_or(context.ca_file))?)
     }
 
     /// The certificates to trust, from `--ca-file`, `--insecure`, the environment or the context.
     pub fn trust(&self) -> anyhow::Result<Trust> {
-        Ok(self.credentials.trust_or(self.resolved()?.1.ca_file))
+        let resolved = self.resolved()?;
+        self.note_unused_ca(&resolved);
+        Ok(self.credentials.trust_or(resolved.context.ca_file))
     }
 
     /// The access token, from `--token-file`, the environment or the context. Fails if none of these
     /// has one.
     pub fn token(&self) -> anyhow::Result<SecretString> {
-        self.credentials.token_or(self.resolved()?.1.token_file.as_deref())
+        let resolved = self.resolved()?;
+        self.note_unused_token(&resolved);
+        self.credentials.token_or(resolved.context.token_file.as_deref())
     }
 
     /// Whether to print JSON, for commands that print nothing else for programs.
@@ -101,9 +120,36 @@ impl ClientOptions {
         }
     }
 
-    /// The address, and the files of the context if the address is the context's: its token is
-    /// sent to no other service.
-    fn resolved(&self) -> anyhow::Result<(String, Service)> {
+    fn note_unused_token(&self, resolved: &Resolved) {
+        let Some((name, context)) = &resolved.unused else { return };
+        if context.token_file.is_some() && !self.credentials.has_token() {
+            self.note_unused(name, context, &resolved.address);
+        }
+    }
+
+    fn note_unused_ca(&self, resolved: &Resolved) {
+        let Some((name, context)) = &resolved.unused else { return };
+        if context.ca_file.is_some() && matches!(self.credentials.trust(), Trust::Platform) {
+            self.note_unused(name, context, &resolved.address);
+        }
+    }
+
+    /// Remarks on standard error, once, that a context is not used, although no option or variable
+    /// replaces what it has.
+    fn note_unused(&self, name: &str, context: &Service, address: &str) {
+        static NOTED: Once = Once::new();
+        let source = if self.url.is_some() { "--url" } else { URL_VARIABLE };
+        NOTED.call_once(|| {
+            note(format_args!(
+                "the token and CA file of context {} are not used, because its address is {}, and {source} is {}",
+                clean(name),
+                clean(&context.url),
+                clean(address)
+            ));
+        });
+    }
+
+    fn resolved(&self) -> anyhow::Result<Resolved> {
         let from_environment = || match std::env::var(URL_VARIABLE) {
             Ok(url) => Ok(Some(url).filter(|url| !url.is_empty())),
             Err(VarError::NotPresent) => Ok(None),
@@ -117,12 +163,18 @@ impl ClientOptions {
         };
         let context = Contexts::load()?.in_use(self.context.as_deref())?;
         Ok(match (url, context) {
-            (None, Some((_, service))) => (service.url.clone(), service),
-            (Some(url), Some((_, service))) if is_same(&service.url, &url) => {
-                (service.url.clone(), service)
+            (Some(url), Some((name, context))) if !is_same(&context.url, &url) => {
+                let unused = Some((name, context));
+                Resolved { address: url, context: Service::default(), unused }
             }
-            (Some(url), _) => (url, Service::default()),
-            (None, None) => (DEFAULT_URL.to_owned(), Service::default()),
+            (_, Some((_, context))) => {
+                Resolved { address: context.url.clone(), context, unused: None }
+            }
+            (url, None) => Resolved {
+                address: url.unwrap_or_else(|| DEFAULT_URL.to_owned()),
+                context: Service::default(),
+                unused: None,
+            },
         })
     }
 }
@@ -163,6 +215,12 @@ impl Credentials {
         }
     }
 
+    /// Whether an option or the environment has a token.
+    fn has_token(&self) -> bool {
+        let is_set = std::env::var_os(TOKEN_VARIABLE).is_some_and(|token| !token.is_empty());
+        self.token_file.is_some() || is_set
+    }
+
     /// The access token; an error if there is none.
     pub fn token(&self) -> anyhow::Result<SecretString> {
         self.token_or(None)
@@ -171,12 +229,11 @@ impl Credentials {
     /// The same, with a file that is used if neither an option nor the environment has a token.
     fn token_or(&self, otherwise: Option<&Path>) -> anyhow::Result<SecretString> {
         let given = self.token_file.as_deref();
-        let is_set = std::env::var_os(TOKEN_VARIABLE).is_some_and(|token| !token.is_empty());
-        let file = given.or(otherwise.filter(|_| !is_set));
+        let file = given.or(otherwise.filter(|_| !self.has_token()));
         if let Some(file) = file.filter(|_| given.is_none()) {
             warn_if_exposed(file);
         }
-        secret(file, TOKEN_VARIABLE)?.with_context(|| match file {
+        secret(Kind::Access, file, TOKEN_VARIABLE)?.with_context(|| match file {
             Some(file) => format!("{} is empty; it must contain an access token", named(file)),
             None => format!(
                 "an access token is required: set {TOKEN_VARIABLE}, or pass a file by --token-file"
@@ -194,9 +251,14 @@ fn named(file: &Path) -> String {
     }
 }
 
-/// Reads a secret from a file (`-` is standard input), or from the environment without a
-/// file. `None` if it is missing or empty; an error if it contains spaces or line breaks.
-pub fn secret(file: Option<&Path>, variable: &str) -> anyhow::Result<Option<SecretString>> {
+/// Reads a secret of one kind from a file (`-` is standard input), or from the environment without a
+/// file. `None` if it is missing or empty; an error if it contains spaces or line breaks, or is of
+/// the other kind.
+pub fn secret(
+    kind: Kind,
+    file: Option<&Path>,
+    variable: &str,
+) -> anyhow::Result<Option<SecretString>> {
     let source = file.map_or_else(|| variable.to_owned(), named);
     let text = match file {
         Some(path) => {
@@ -222,5 +284,15 @@ pub fn secret(file: Option<&Path>, variable: &str) -> anyhow::Result<Option<Secr
             "{source} does not contain a token or key: these have no spaces, line breaks or other special characters; it must contain only the text that was shown when the token was created"
         )
     })?;
+    if kind.is_other(text) {
+        let create = match kind {
+            Kind::Access => "--access NAME --scope SCOPE",
+            Kind::Gateway => "--gateway GATEWAY",
+        };
+        anyhow::bail!(
+            "{source} {}; create one: gateway-events token create {create}",
+            kind.mismatch()
+        );
+    }
     Ok((!text.is_empty()).then(|| SecretString::from(text)))
 }

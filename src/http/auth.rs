@@ -12,9 +12,13 @@ use super::client_address::client_address;
 use super::failures::Failures;
 use super::listener::Peer;
 use super::problem::{Challenge, Problem};
+<<<<<<< HEAD
 use super::request_id;
 use super::ttl_cache::TtlCache;
 use crate::admission::{KeyCheck, check_key};
+=======
+use crate::admission::{Candidate, KeyCheck, check_key};
+>>>>>>> cli18
 use crate::api::{self, Code};
 use crate::clock::Timestamp;
 use crate::compute::Source;
@@ -116,6 +120,9 @@ where
                 token,
                 gateway,
             );
+            if is_access_token(&parts.headers) {
+                return Problem::other_kind(Challenge::ApiKey);
+            }
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
@@ -126,6 +133,7 @@ where
     }
 }
 
+<<<<<<< HEAD
 /// Checks the credentials of requests.
 pub(super) struct Auth {
     credentials: Arc<dyn Credentials>,
@@ -241,6 +249,31 @@ impl Auth {
         let peer = extensions.get::<Peer>()?;
         let trusted = &self.config.server.trusted_proxies;
         Some(client_address(peer.address.ip(), headers, trusted))
+=======
+/// The presented token and its credential, if it has the scope.
+async fn principal(
+    app: &App,
+    parts: &Parts,
+    needed: Scope,
+) -> Result<(Presented, AccessCredential), Problem> {
+    let refuse = |token: Option<&str>| {
+        app.failures.credential(
+            address(app, &parts.extensions, &parts.headers),
+            Kind::Access,
+            token,
+            None,
+        );
+        if bearer_text(&parts.headers).is_some_and(|text| Kind::Access.is_other(text)) {
+            return Problem::other_kind(Challenge::Bearer);
+        }
+        Problem::unauthorized(Challenge::Bearer)
+    };
+    let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
+    let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
+    admit(&parts.extensions, &credential)?;
+    if credential.scopes.contains(&needed) {
+        return Ok((presented, credential));
+>>>>>>> cli18
     }
 }
 
@@ -264,12 +297,14 @@ pub(super) fn source(headers: &HeaderMap) -> Source {
 
 /// A well-formed access token from the header `Authorization`.
 fn bearer(headers: &HeaderMap) -> Option<Presented> {
+    Presented::parse(Kind::Access, bearer_text(headers)?).ok()
+}
+
+/// What the header `Authorization` contains as a bearer token.
+fn bearer_text(headers: &HeaderMap) -> Option<&str> {
     let text = only(headers, &header::AUTHORIZATION)?;
     let (scheme, token) = text.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
-    }
-    Presented::parse(Kind::Access, token.trim()).ok()
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn access_is_good(credential: &AccessCredential, presented: &Presented) -> bool {
@@ -284,6 +319,16 @@ fn has_passed(expires_at: Option<Timestamp>) -> bool {
 /// A well-formed gateway's key from the header `api-key`.
 pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
     Presented::parse(Kind::Gateway, only(headers, &API_KEY)?.trim()).ok()
+}
+
+/// A gateway that requests admission with these headers.
+pub(super) fn candidate(headers: &HeaderMap, address: IpAddr) -> Candidate {
+    Candidate { key: gateway_key(headers), is_access_token: is_access_token(headers), address }
+}
+
+/// Whether the header `api-key` contains an access token instead of a gateway's key.
+fn is_access_token(headers: &HeaderMap) -> bool {
+    only(headers, &API_KEY).is_some_and(|text| Kind::Gateway.is_other(text))
 }
 
 /// The value of a header, or `None` if it is repeated: a proxy and this service might use different

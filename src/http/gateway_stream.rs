@@ -19,7 +19,7 @@ use super::observability;
 use super::openapi::{Problems, Streaming};
 use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented};
-use crate::admission::{Attempt, Candidate};
+use crate::admission::Attempt;
 use crate::api::{EventEnvelope, StreamConfirm, StreamQuery, StreamResume};
 use crate::clock::Timestamp;
 use crate::dispatch::Session;
@@ -126,8 +126,13 @@ async fn open(
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
+<<<<<<< HEAD
     let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
     let StreamRequest { request, envelope } = match read_request(parts).await {
+=======
+    let candidate = auth::candidate(&parts.headers, address);
+    let StreamRequest { request, envelope } = match read_request(app, parts).await {
+>>>>>>> cli18
         Ok(request) => request,
         Err(problem) => return Err(acceptor.invalid_request(candidate, problem).await),
     };

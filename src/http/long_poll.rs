@@ -24,7 +24,6 @@ use super::observability;
 use super::openapi::{Frames, Keyed, Problems, Streaming};
 use super::problem::{HandlerResult, Problem};
 use super::query::{FromQuery, Parameters, Query, documented, not_allowed};
-use crate::admission::Candidate;
 use crate::api::{EventEnvelope, PollQuery, PolledEvents};
 use crate::event::{ConnectionId, GatewayId, Reason};
 use crate::transport::frames::{Confirm, Envelope, Hello, Position, Resume};
@@ -260,8 +259,13 @@ pub(super) async fn poll(
         Ok(auth::Gateway(credential)) => credential,
         Err(problem) => {
             // It counts as an attempt to connect.
+<<<<<<< HEAD
             let candidate = Candidate { key: auth::gateway_key(&headers), address };
             return match acceptor.admissions.authenticate(candidate).await {
+=======
+            let candidate = auth::candidate(&headers, address);
+            return match app.admissions.authenticate(candidate).await {
+>>>>>>> cli18
                 Ok(_) => Err(problem),
                 Err(refused) => Ok(acceptor.refuse(refused.into(), address, long_poll::NAME)),
             };
@@ -347,8 +351,13 @@ async fn open(
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Poller, Refused> {
+<<<<<<< HEAD
     let candidate = Candidate { key: auth::gateway_key(headers), address };
     let greeted = acceptor.admissions.greet(candidate, long_poll::NAME).await?;
+=======
+    let candidate = auth::candidate(headers, address);
+    let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
+>>>>>>> cli18
     let log = greeted.greeting();
     let start = poll.start(&log, rewinds);
     let request = DeliveryRequest { start, ..reliable::request(poll.hello()) };

@@ -1,5 +1,6 @@
 //! What publishing needs: the rules for events, and their types.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::problem::{HandlerResult, Problem};
@@ -10,7 +11,12 @@ use crate::compute::{ComputeError, Source};
 use crate::event::{EventType, OrganisationKey};
 use crate::event_types::EventTypeInfo;
 use crate::ingest::{Candidate, Draft, Rules};
+use crate::names::closest;
 use crate::store::{EventTypes, InvalidEvent, Validated, ValidationError};
+
+/// How many different types of one request are compared with the registered ones, which takes time in
+/// proportion to their number.
+const MAX_SUGGESTIONS: usize = 5;
 
 /// Validates events, from requests and from rejected rows of the inbox.
 pub(super) struct Publishing {
@@ -63,7 +69,38 @@ impl Publishing {
             readable?;
             validated.next().expect("each candidate has a result")
         };
-        Ok(readable.into_iter().map(result).collect())
+        let mut validated: Vec<Validated> = readable.into_iter().map(result).collect();
+        self.suggest_types(organisation, &mut validated).await;
+        Ok(validated)
+    }
+
+    /// Adds the closest registered type to errors about types that are not registered.
+    async fn suggest_types(&self, organisation: OrganisationKey, validated: &mut [Validated]) {
+        let unknown = validated.iter_mut().filter_map(|item| match item {
+            Err(InvalidEvent { error: error @ ValidationError::UnknownType(_), .. }) => Some(error),
+            _ => None,
+        });
+        let mut unknown = unknown.peekable();
+        if unknown.peek().is_none() {
+            return;
+        }
+        // The errors are complete without a suggestion, so one about the database is not theirs.
+        let known = self.event_types.event_types(organisation).await.unwrap_or_default();
+        let mut suggestions: HashMap<EventType, Option<String>> = HashMap::new();
+        for error in unknown {
+            let ValidationError::UnknownType(name) = error else { continue };
+            if suggestions.len() == MAX_SUGGESTIONS && !suggestions.contains_key(name) {
+                continue;
+            }
+            let suggestion = suggestions.entry(name.clone()).or_insert_with(|| {
+                let known = known.iter().map(|info| info.name.as_str());
+                closest(name.as_str(), known).map(str::to_owned)
+            });
+            if let Some(similar) = suggestion {
+                let (name, similar) = (name.clone(), similar.clone());
+                *error = ValidationError::MisspeltType { name, similar };
+            }
+        }
     }
 
     /// A registered type.

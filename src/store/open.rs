@@ -353,7 +353,16 @@ impl Options {
             Database::Sqlite(options) => {
                 let checked = super::sqlite::refuse_another_version(&options.path).await;
                 checked.map_err(|error| in_file(error, &options.path))?;
-                Ok(super::sqlite::verify::verify_against(&options.path, anchor).await?)
+                let verified = super::sqlite::verify::verify_against(&options.path, anchor).await;
+                verified.map_err(|error| match error {
+                    StoreError::Corrupt(error) => {
+                        OpenError::Sqlite(super::sqlite::OpenError::Damaged {
+                            path: options.path,
+                            error,
+                        })
+                    }
+                    error => error.into(),
+                })
             }
             #[cfg(feature = "postgres")]
             Database::Postgres(options) => {

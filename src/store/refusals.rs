@@ -39,6 +39,13 @@ pub enum ValidationError {
     Expired,
     /// Its type is not registered.
     UnknownType(EventType),
+    /// Its type is not registered, and is probably a misspelling of one that is.
+    MisspeltType {
+        /// The type of the event.
+        name: EventType,
+        /// The registered type.
+        similar: String,
+    },
     /// Its frame would exceed the limit for gateways.
     TooLarge {
         /// Size of the frame, in bytes.
@@ -59,7 +66,7 @@ impl ValidationError {
         match self {
             Self::Malformed(_) | Self::Invalid(_) => RejectionReason::Invalid,
             Self::Expired => RejectionReason::Expired,
-            Self::UnknownType(_) => RejectionReason::UnknownEventType,
+            Self::UnknownType(_) | Self::MisspeltType { .. } => RejectionReason::UnknownEventType,
             Self::TooLarge { .. } => RejectionReason::EventTooLarge,
         }
     }
@@ -80,6 +87,10 @@ impl std::fmt::Display for ValidationError {
             Self::UnknownType(name) => write!(
                 f,
                 "The event type {name} is not registered; an admin registers it: PUT /api/internal/v1/event-types/{name}, or gateway-events event-type put {name}."
+            ),
+            Self::MisspeltType { name, similar } => write!(
+                f,
+                "The event type {name} is not registered; did you mean {similar}? Otherwise an admin registers it: PUT /api/internal/v1/event-types/{name}, or gateway-events event-type put {name}."
             ),
             Self::TooLarge { bytes, limit } => write!(
                 f,
@@ -106,6 +117,10 @@ mod tests {
             ValidationError::Invalid(errors.to_vec()),
             ValidationError::Expired,
             ValidationError::UnknownType(EventType::new("some.type").unwrap()),
+            ValidationError::MisspeltType {
+                name: EventType::new("some.typo").unwrap(),
+                similar: "some.type".to_owned(),
+            },
             ValidationError::TooLarge { bytes: 9, limit: 8 },
         ] {
             let refusal = Refusal::Invalid(error);

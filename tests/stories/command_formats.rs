@@ -369,6 +369,12 @@ async fn manual_pages_are_written() {
     let page =
         std::fs::read_to_string(directory.path().join("pages/gateway-events-event-publish.1"));
     assert!(page.expect("a page").contains("correlation"));
+    // Without a directory, the main page is printed, and nothing is written.
+    let empty = tempfile::tempdir().expect("a directory");
+    let printed = run(command("man").current_dir(empty.path())).await;
+    let page = printed.well();
+    assert!(page.contains(".TH gateway-events 1") && page.contains("gateway\\-events\\-event(1)"));
+    assert_eq!(std::fs::read_dir(empty.path()).expect("a directory").count(), 0);
 }
 
 #[tokio::test]

@@ -47,6 +47,11 @@ async fn a_token_signs_in_and_the_cookie_is_for_this_host_only() {
             wrong.is_empty() || !refused.body.contains(wrong),
             "what was typed is not repeated"
         );
+        assert_eq!(
+            refused.says("This is a gateway's key"),
+            wrong.starts_with("gwk_"),
+            "{refused:?}"
+        );
     }
     let id = service.token.split('_').nth(1).expect("a public id");
     let forged = gateway_events::token::issue(gateway_events::token::Kind::Access).expect("random");

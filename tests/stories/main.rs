@@ -116,6 +116,7 @@ mod lost_sessions;
 mod lost_waits;
 mod merge_patch;
 mod migrations;
+mod misconfigured;
 mod mistyped;
 mod model;
 mod newer_version;

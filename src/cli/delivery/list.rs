@@ -9,6 +9,7 @@ use gateway_events::client::api::Api;
 
 use super::super::access::ClientOptions;
 use super::super::output::{age, answer, cell, optional};
+use super::super::reference::note_unknown_type;
 use super::super::table::table;
 use super::filter::Filter;
 
@@ -63,7 +64,11 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
     let query = DeliveriesQuery { status: Some(status), window_of };
     let filter = list.filter.resolve(api).await?;
     let limit = if list.all { usize::MAX } else { usize::try_from(list.limit)? };
-    answer(client.json, &api.deliveries(&query, &filter, limit).await?, shown)
+    let page = api.deliveries(&query, &filter, limit).await?;
+    if page.list.is_empty() {
+        note_unknown_type(filter.event_type.as_ref(), api).await;
+    }
+    answer(client.json, &page, shown)
 }
 
 fn shown(page: &Page<Delivery>) -> String {

@@ -11,7 +11,7 @@ use gateway_events::event::{CorrelationId, EventIdPrefix, EventType, GatewayId};
 
 use super::super::access::ClientOptions;
 use super::super::output::{age, answer, cell, labels, optional};
-use super::super::reference::{GatewayRef, Names};
+use super::super::reference::{GatewayRef, Names, note_unknown_type};
 use super::super::table::table;
 use super::super::time::parse_instant;
 
@@ -70,6 +70,9 @@ pub(crate) async fn run(list: List, api: &Api, client: &ClientOptions) -> anyhow
         id_prefix: list.id_prefix,
     };
     let page = api.events(&filter, limit).await?;
+    if page.list.is_empty() {
+        note_unknown_type(filter.event_type.as_ref(), api).await;
+    }
     let targets = page.list.iter().filter_map(|event| single(event.target.as_ref()?));
     let names = Names::of(targets.filter(|_| !client.json), api).await;
     answer(client.json, &page, |page| shown(page, &names))

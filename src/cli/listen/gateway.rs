@@ -15,6 +15,7 @@ use gateway_events::client::gateway::{
 use gateway_events::client::tls;
 use gateway_events::client::{CancellationToken, Endpoint};
 use gateway_events::clock::Timestamp;
+use gateway_events::token::Kind;
 
 use super::super::access::{ClientOptions, secret};
 use super::super::confirm::Confirmation;
@@ -69,13 +70,20 @@ pub(super) async fn run(args: AsGatewayArgs, client: &ClientOptions) -> anyhow::
          To watch only: gateway-events listen GATEWAY",
         "Connect as the gateway?",
     )?;
-    let key = secret(args.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
-        format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
-    })?;
+    let key =
+        secret(Kind::Gateway, args.key_file.as_deref(), KEY_VARIABLE)?.with_context(|| {
+            format!("a gateway's key is required: set {KEY_VARIABLE}, or pass a file by --key-file")
+        })?;
     let trust = client.trust()?;
     let url = Api::new(&client.address()?, None, &trust)?.base().clone();
+    let address = url.origin().ascii_serialization();
     let stop = until_interrupted();
-    let printer = Printer { as_json: client.prints_json()?, slow: args.slow, stop: stop.clone() };
+    let printer = Printer {
+        address: address.clone(),
+        as_json: client.prints_json()?,
+        slow: args.slow,
+        stop: stop.clone(),
+    };
     if args.reliable.is_chosen() {
         let endpoint = Endpoint { base: url, tls: trust.client_config()?, source: None };
         return reliable::run(args.reliable, endpoint, key, printer, stop).await;
@@ -88,27 +96,29 @@ pub(super) async fn run(args: AsGatewayArgs, client: &ClientOptions) -> anyhow::
     };
     match Gateway::new(options).run(stop).await {
         Exit::Cancelled => Ok(ExitCode::SUCCESS),
-        Exit::Refused(status) => Err(refused(status)),
+        Exit::Refused(status) => Err(refused(&address, status)),
     }
 }
 
-/// The error after a status after which gateways do not reconnect.
-pub(crate) fn refused(status: u16) -> anyhow::Error {
+/// The error after a status after which gateways do not reconnect, from the service at this address.
+pub(crate) fn refused(address: &str, status: u16) -> anyhow::Error {
     match status {
         401 => anyhow::anyhow!(
-            "the key is not valid: it is unknown, expired or revoked; create a new one: gateway-events token create --gateway GATEWAY"
+            "{address} refused the connection: the key is not valid, because it is unknown, expired or revoked; create a new one: gateway-events token create --gateway GATEWAY"
         ),
         403 => anyhow::anyhow!(
-            "the gateway is disabled; enable it: gateway-events gateway enable GATEWAY"
+            "{address} refused the connection: the gateway is disabled; enable it: gateway-events gateway enable GATEWAY"
         ),
         status => anyhow::anyhow!(
-            "the service refused the connection with status {status}, after which gateways do not reconnect"
+            "{address} refused the connection with status {status}, after which gateways do not reconnect; check whether it is the service's address"
         ),
     }
 }
 
 /// Prints what the gateway receives.
 struct Printer {
+    /// The service's address.
+    address: String,
     as_json: bool,
     slow: Option<Duration>,
     /// Cancelled when standard output is closed.
@@ -125,6 +135,17 @@ impl Printer {
         if let Some(slow) = self.slow {
             tokio::time::sleep(slow).await;
         }
+    }
+
+    fn note_failed(&self, why: &str, wait: Duration) {
+        let advice = tls::advice(why).map(|advice| format!("; {advice}"));
+        note(format_args!(
+            "not connected to {}: {}{}; retrying in {:.1} s",
+            self.address,
+            clean(why),
+            advice.unwrap_or_default(),
+            wait.as_secs_f64()
+        ));
     }
 }
 
@@ -144,23 +165,13 @@ impl Handler for Printer {
             Notice::Disconnected { why } => {
                 note(format_args!("disconnected ({}), reconnecting at once", clean(&why)));
             }
-            Notice::Failed { why, wait } => note_failed(&why, wait),
+            Notice::Failed { why, wait } => self.note_failed(&why, wait),
             Notice::Refused { status } => note(format_args!("refused with status {status}")),
             Notice::Unreadable { why } => {
                 note(format_args!("a frame was not a valid event: {}", clean(&why)));
             }
         }
     }
-}
-
-fn note_failed(why: &str, wait: Duration) {
-    let advice = tls::advice(why).map(|advice| format!("; {advice}"));
-    note(format_args!(
-        "not connected: {}{}; retrying in {:.1} s",
-        clean(why),
-        advice.unwrap_or_default(),
-        wait.as_secs_f64()
-    ));
 }
 
 fn line(event: &ReceivedEvent) -> String {

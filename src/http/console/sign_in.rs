@@ -8,9 +8,15 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
+<<<<<<< HEAD
 use super::super::auth::Auth;
 use super::super::problem::{HandlerResult, Problem};
 use super::super::state::AppState;
+=======
+use super::super::problem::{Challenge, HandlerResult, Problem};
+use super::super::{App, auth};
+use super::ROOT;
+>>>>>>> cli18
 use super::components::hidden;
 use super::form::{self, Submission};
 use super::layout::{self, ROOT};
@@ -20,6 +26,7 @@ use super::sign_ins::SignIns;
 use super::visit::{self, Visit};
 use crate::config::Config;
 use crate::store::ConsoleSessions;
+use crate::token::Kind;
 
 /// The sign-in form. Redirects requests that have a session already.
 pub(super) async fn page(State(state): State<AppState>, request: Request) -> Response {
@@ -57,9 +64,21 @@ async fn begin(state: &AppState, parts: &Parts, fields: &Pairs) -> HandlerResult
     let address = state.get::<Arc<Auth>>().address(&parts.extensions, &parts.headers);
     state.get::<Arc<SignIns>>().charge(address)?;
     let token = fields.get("token");
+<<<<<<< HEAD
     let begun = session::begin(state, token, address, &parts.extensions).await?;
     let refuse = || Problem::unauthorized(super::super::problem::Challenge::Bearer);
     let id = begun.ok_or_else(refuse)?;
+=======
+    let begun = session::begin(app, token, address, &parts.extensions).await?;
+    let id = begun.ok_or_else(|| {
+        let why = if Kind::Access.is_other(token) {
+            "This is a gateway's key (gwk_…), which is not valid here: an access token (gwa_…) is required."
+        } else {
+            "This access token is not valid: it is mistyped, unknown, expired or revoked."
+        };
+        Problem::unauthorized(Challenge::Bearer).with_detail(why)
+    })?;
+>>>>>>> cli18
     // A browser has one session.
     if let Some(earlier) = SessionId::of(&parts.headers) {
         state.part::<dyn ConsoleSessions>().end_console_session(&earlier.digest()).await?;
@@ -116,13 +135,7 @@ fn show(state: &AppState, parts: &Parts, next: &str, problem: Option<&Problem>) 
 }
 
 fn content(next: &str, problem: Option<&Problem>, is_unsafe: bool) -> Markup {
-    let wrong = problem.map(|problem| match problem.status() {
-        StatusCode::UNAUTHORIZED => {
-            "This access token is not valid: it is mistyped, unknown, expired or revoked."
-                .to_owned()
-        }
-        _ => problem.clone().into_document().detail,
-    });
+    let wrong = problem.map(|problem| problem.clone().into_document().detail);
     html! {
         h1 { "Sign in" }
         @if is_unsafe {

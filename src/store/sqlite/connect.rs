@@ -74,11 +74,31 @@ pub enum OpenError {
     /// The schema can't be used by this version.
     #[error(transparent)]
     Schema(#[from] SchemaError),
+    /// The file has no tables.
+    #[error(
+        "{0} is empty: it has no tables; restore the database from a backup, or create a new one with `gateway-events migrate`; if this is a backup, it is incomplete: use another one"
+    )]
+    Empty(PathBuf),
+    /// The file is a SQLite database without a history of our migrations.
+    #[error(
+        "{0} is a SQLite database, but not one of gateway-events; check its path, and --data-dir"
+    )]
+    Foreign(PathBuf),
     /// The file is not a SQLite database.
     #[error(
-        "{0} is not a SQLite database; restore it from a backup, or remove it to start with an empty one"
+        "{0} is not a SQLite database, or its header is damaged; restore the database from a backup, or remove it to start with an empty one; if this is a backup, use another one"
     )]
     NotADatabase(PathBuf),
+    /// SQLite finds the file damaged.
+    #[error(
+        "{path} is damaged or incomplete: {error}; restore the database from a backup; if this is a backup, use another one"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
     /// SQLite returned an error about a file.
     #[error("SQLite returned an error for {path}: {error}")]
     File {
@@ -98,14 +118,15 @@ pub enum OpenError {
 impl OpenError {
     /// Names the file in an error of SQLite.
     pub(in crate::store) fn at(self, path: &Path) -> Self {
-        /// The primary result code SQLITE_NOTADB (sqlite3.h).
+        /// The primary result codes SQLITE_CORRUPT and SQLITE_NOTADB (sqlite3.h).
+        const CORRUPT: i32 = 11;
         const NOT_A_DATABASE: i32 = 26;
-        match self {
-            Self::Database(error) if sqlite_code(&error) == Some(NOT_A_DATABASE) => {
-                Self::NotADatabase(path.to_owned())
-            }
-            Self::Database(error) => Self::File { path: path.to_owned(), error },
-            other => other,
+        let Self::Database(error) = self else { return self };
+        let path = path.to_owned();
+        match sqlite_code(&error) {
+            Some(NOT_A_DATABASE) => Self::NotADatabase(path),
+            Some(CORRUPT) => Self::Damaged { path, error: error.to_string() },
+            _ => Self::File { path, error },
         }
     }
 }

@@ -58,10 +58,22 @@ pub(super) fn newest() -> i64 {
     schema::newest(&MIGRATOR)
 }
 
-/// Refuses a database that does not exist, lacks migrations, or has others than this version.
+/// Refuses a database that does not exist, is empty or another program's, lacks migrations, or has others
+/// than this version.
 pub async fn refuse_another_version(path: &Path) -> Result<(), OpenError> {
     if !exists(path)? {
         return Err(OpenError::Missing(path.to_owned()));
+    }
+    let mut conn = connect::connect_read_only(path).await?;
+    let text =
+        "select count(*), count(*) filter (where name = '_sqlx_migrations') from sqlite_schema";
+    let (objects, histories): (i64, i64) = sqlx::query_as(text).fetch_one(&mut conn).await?;
+    conn.close().await?;
+    if objects == 0 {
+        return Err(OpenError::Empty(path.to_owned()));
+    }
+    if histories == 0 {
+        return Err(OpenError::Foreign(path.to_owned()));
     }
     if pending_migrations(path).await?.is_empty() {
         Ok(())

@@ -181,7 +181,8 @@ async fn copy(from: &Path, path: &Path) -> Result<Partial, RestoreError> {
         error: error.to_string(),
     };
     let unsuitable = |error: OpenError| match error.at(from) {
-        OpenError::File { error, .. } if is_corrupt(&error) => damaged(&error),
+        OpenError::Damaged { error, .. } => damaged(&error),
+        OpenError::File { error, .. } if is_truncated(&error) => damaged(&error),
         OpenError::NotADatabase(path) => RestoreError::NotADatabase(path),
         error => RestoreError::Unsuitable { path: from.to_owned(), error },
     };
@@ -288,10 +289,9 @@ fn is_open_elsewhere(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether SQLite finds the file damaged.
-fn is_corrupt(error: &sqlx::Error) -> bool {
-    /// The primary result codes SQLITE_CORRUPT and SQLITE_IOERR, which a truncated file leads to
-    /// (sqlite3.h).
-    const DAMAGED: [i32; 2] = [11, 10];
-    sqlite_code(error).is_some_and(|code| DAMAGED.contains(&code))
+/// Whether SQLite failed to read the file, which may be too short.
+fn is_truncated(error: &sqlx::Error) -> bool {
+    /// The primary result code SQLITE_IOERR (sqlite3.h).
+    const IO: i32 = 10;
+    sqlite_code(error) == Some(IO)
 }

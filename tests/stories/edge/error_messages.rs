@@ -1,8 +1,13 @@
 //! Error messages of the command line and the probes.
 
+use std::path::Path;
+
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _};
 
+use crate::support::command::{self, command};
 use crate::support::{Service, deployed};
 
 /// Runs the binary; returns its exit code, standard output and standard error.
@@ -68,6 +73,52 @@ async fn a_file_that_is_no_database_is_named() {
         let says = format!("{file} is not a SQLite database");
         assert!(err.contains(&says), "{arguments:?}: {err}");
     }
+}
+
+/// Creates an SQLite database with a table that is not one of the service's.
+async fn another_programs_database(file: &Path) {
+    let options = SqliteConnectOptions::new().filename(file).create_if_missing(true);
+    let mut conn = options.connect().await.expect("a database");
+    sqlx::query("create table users (name text)").execute(&mut conn).await.expect("created");
+    conn.close().await.expect("closed");
+}
+
+#[tokio::test]
+async fn verify_says_what_is_wrong_with_a_file_and_leaves_it_unchanged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| directory.path().join(name);
+    let migrate = format!("migrate --data-dir {}", directory.path().display());
+    command::run(&mut command(&migrate)).await.well();
+    let sound = std::fs::read(at("gateway-events.db")).expect("a database");
+    let mut damaged = sound.clone();
+    // The first page has the schema, after a header of 100 bytes.
+    damaged[100..1000].fill(b'x');
+    std::fs::write(at("empty.db"), "").expect("written");
+    std::fs::write(at("text.db"), "not a database ".repeat(999)).expect("written");
+    std::fs::write(at("cut.db"), &sound[..sound.len() / 2]).expect("written");
+    std::fs::write(at("damaged.db"), damaged).expect("written");
+    another_programs_database(&at("foreign.db")).await;
+    for (name, says) in [
+        ("empty.db", "is empty: it has no tables"),
+        ("text.db", "is not a SQLite database, or its header is damaged"),
+        ("cut.db", "is damaged or incomplete"),
+        ("damaged.db", "is damaged or incomplete"),
+        ("foreign.db", "is a SQLite database, but not one of gateway-events"),
+    ] {
+        let file = at(name);
+        let before = std::fs::read(&file).expect("a file");
+        let file = file.display().to_string();
+        let refused = command::run(&mut command(&format!("verify {file}"))).await;
+        refused.failed(1, &[&format!("{file} {says}")]);
+        let advice = if name == "foreign.db" { "check its path" } else { "use another one" };
+        assert!(refused.err.contains(advice), "{refused:?}");
+        assert!(!refused.err.contains("older schema"), "{refused:?}");
+        assert_eq!(std::fs::read(&file).expect("a file"), before, "{name} was changed");
+    }
+    let missing = at("missing.db");
+    let refused = command::run(&mut command(&format!("verify {}", missing.display()))).await;
+    refused.failed(1, &["missing.db"]);
+    assert!(!missing.exists(), "it was created");
 }
 
 #[tokio::test]

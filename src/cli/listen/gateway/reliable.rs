@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use super::super::super::output::{clean, note, time};
 use super::super::super::transport::TransportKind;
 use super::super::{Line, on_one_line};
-use super::{Printer, note_failed, refused};
+use super::{Printer, refused};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Mode {
@@ -46,6 +46,7 @@ pub(super) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let options = Options { instance: mode.instance, ..Options::default() };
+    let address = printer.address.clone();
     let transport = mode.transport.transport(endpoint, key)?;
     let client = match mode.position {
         Some(file) => Client::new(transport, FilePosition::new(file), printer, options),
@@ -53,7 +54,7 @@ pub(super) async fn run(
     };
     match client.run(stop).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(ClientError::Refused(status)) => Err(refused(status)),
+        Err(ClientError::Refused(status)) => Err(refused(&address, status)),
         Err(error) => Err(error.into()),
     }
 }
@@ -98,7 +99,7 @@ impl Handler for Printer {
                 clean(&why),
                 wait.as_secs_f64()
             )),
-            Notice::Failed { why, wait } => note_failed(&why, wait),
+            Notice::Failed { why, wait } => self.note_failed(&why, wait),
         }
     }
 }
