@@ -36,14 +36,14 @@ use crate::transport::{self, DeliveryRequest, ReliableGreeting, Start, sse};
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
 const MAX_WAIT: Duration = Duration::from_mins(1);
-/// What is left of `server.request_timeout` for the answer, after the wait.
+/// What is left of `server.request_timeout` for the response, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);
-/// The most events in an answer.
+/// The most events in a response.
 const MAX_EVENTS: usize = 256;
 /// The most connections that are opened for one request. An additional one replaces one that can't serve
 /// it.
 const TRIES: usize = 4;
-/// How long the answer to a request is delayed whose place a later one has taken, so that gateways
+/// How long the response to a request is delayed whose place a later one has taken, so that gateways
 /// that use the same name don't take turns as fast as they can.
 const SUPERSEDED: Duration = Duration::from_secs(1);
 
@@ -281,13 +281,13 @@ pub(super) async fn poll(
     let poll = PollRequest::new(query, longest)?;
     let in_use =
         app.pollers.slot((credential.gateway_id, poll.instance.clone().unwrap_or_default()));
-    Ok(match answer(&app, &in_use.slot, &poll, address, &headers).await {
+    Ok(match respond(&app, &in_use.slot, &poll, address, &headers).await {
         Ok(response) => response,
         Err(refused) => refused.into_response(&app, address, long_poll::NAME),
     })
 }
 
-async fn answer(
+async fn respond(
     app: &Arc<App>,
     slot: &Slot,
     poll: &PollRequest,
