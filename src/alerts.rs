@@ -51,7 +51,7 @@ mod signature;
 use destinations::{Prepared, parsed, smtp_port};
 use message::Message;
 use secrets::{SecretKey, Secrets, SecretsError};
-use sending::{Letter, Sender};
+use sending::{Notification, Sender};
 
 /// Why alerts can't be started.
 #[derive(Debug, thiserror::Error)]
@@ -163,8 +163,9 @@ impl Alerting {
         let message = Message::test(&stored.id, by, Timestamp::now());
         let id = Uuid::now_v7().to_string();
         let begin = Instant::now();
-        let letter = Letter { settings: &settings, secrets: &secrets, id: &id, message: &message };
-        let sent = self.sender.send(letter).await;
+        let notification =
+            Notification { settings: &settings, secrets: &secrets, id: &id, message: &message };
+        let sent = self.sender.send(notification).await;
         Ok(AlertTest {
             delivered: sent.is_delivered,
             status: sent.status,

@@ -46,7 +46,7 @@ use membership::Membership;
 use metrics::Lag;
 
 pub use check::check;
-pub use high_water::RolledBack;
+pub use high_water::{MissingDatabase, RolledBack, refuse_missing_database};
 
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -75,6 +75,9 @@ pub enum ServeError {
     /// The database lacks sequences that were handed out before.
     #[error(transparent)]
     RolledBack(#[from] RolledBack),
+    /// The SQLite database is missing, and the data directory had one.
+    #[error(transparent)]
+    MissingDatabase(#[from] MissingDatabase),
     /// The certificate or its key can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -119,6 +122,7 @@ pub async fn serve(
 ) -> Result<Outcome, ServeError> {
     let config = Arc::new(config);
     create_data_dir(&config.data_dir)?;
+    refuse_missing_database(&config)?;
     files::warn_if_writable(&config.data_dir, "the data directory");
     let recorder = telemetry::start_metrics(crate::metric::CATALOGUE)?;
     metrics::create();

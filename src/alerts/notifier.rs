@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Alerting;
 use super::message::Message;
-use super::sending::Letter;
+use super::sending::Notification;
 use super::sent::Sent;
 use crate::backoff::Backoff;
 use crate::clock::Timestamp;
@@ -33,20 +33,20 @@ const RECORD_AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct Notifier {
     store: Arc<dyn Alerts>,
     alerting: Arc<Alerting>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Notifier {
     pub(super) fn new(store: Arc<dyn Alerts>, alerting: Arc<Alerting>) -> Self {
-        Self { store, alerting, places: Arc::new(Semaphore::new(ATTEMPTS)) }
+        Self { store, alerting, permits: Arc::new(Semaphore::new(ATTEMPTS)) }
     }
 
-    fn begin(&self, claimed: ClaimedNotification, deadline: Instant, place: OwnedSemaphorePermit) {
+    fn begin(&self, claimed: ClaimedNotification, deadline: Instant, permit: OwnedSemaphorePermit) {
         let (store, alerting) = (Arc::clone(&self.store), Arc::clone(&self.alerting));
         self.alerting.attempts.spawn(async move {
             let end = attempt(&alerting, &claimed, deadline).await;
             record(store.as_ref(), &claimed, &end, deadline).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -55,7 +55,7 @@ impl Job for Notifier {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Next> {
-        let free = self.places.available_permits();
+        let free = self.permits.available_permits();
         if free == 0 || self.alerting.stopped.is_cancelled() {
             return Ok(Next::Wait);
         }
@@ -68,8 +68,8 @@ impl Job for Notifier {
         let has_more = claimed.len() == free;
         for notification in claimed {
             // There are as many permits as were counted: only this job takes them.
-            if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-                self.begin(notification, deadline, place);
+            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                self.begin(notification, deadline, permit);
             }
         }
         Ok(if has_more { Next::After(Duration::from_millis(50)) } else { Next::Wait })
@@ -94,9 +94,9 @@ async fn attempt(
         match (opened, message) {
             (Ok((settings, secrets)), Ok(message)) => {
                 let id = &claimed.id;
-                let letter =
-                    Letter { settings: &settings, secrets: &secrets, id, message: &message };
-                alerting.sender.send(letter).await
+                let notification =
+                    Notification { settings: &settings, secrets: &secrets, id, message: &message };
+                alerting.sender.send(notification).await
             }
             (Err(error), _) => Sent::failed(error.to_string()),
             (_, Err(error)) => Sent::failed(format!("the message can't be read: {error}")),

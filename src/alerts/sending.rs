@@ -24,9 +24,9 @@ use crate::config::Network;
 /// shown is recognised.
 const READ_BYTES: usize = 4096;
 
-/// How a destination is reached, and what it is sent.
+/// A notification: how its destination is reached, and what it is sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Letter<'a> {
+pub(super) struct Notification<'a> {
     pub(super) settings: &'a AlertDestinationSettings,
     pub(super) secrets: &'a Secrets,
     /// The message id, which is the same at each attempt.
@@ -56,17 +56,17 @@ impl Sender {
     }
 
     /// Sends a message, within the limit.
-    pub(super) async fn send(&self, letter: Letter<'_>) -> Sent {
-        let sent = match timeout(self.limit, self.try_send(letter)).await {
+    pub(super) async fn send(&self, notification: Notification<'_>) -> Sent {
+        let sent = match timeout(self.limit, self.try_send(notification)).await {
             Ok(Ok(sent)) => sent,
             Ok(Err(why)) => Sent::failed(why),
             Err(_) => Sent::failed(format!("no response within {} s", self.limit.as_secs_f64())),
         };
-        sent.shown(letter.secrets)
+        sent.shown(notification.secrets)
     }
 
-    async fn try_send(&self, letter: Letter<'_>) -> Result<Sent, String> {
-        let Letter { settings, secrets, id, message } = letter;
+    async fn try_send(&self, notification: Notification<'_>) -> Result<Sent, String> {
+        let Notification { settings, secrets, id, message } = notification;
         let url = parsed(settings.kind, &secrets.url)?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, access};
 
-use super::{ServeError, first_token};
+use super::{ServeError, first_token, refuse_missing_database};
 use crate::alerts::secrets::SecretKey;
 use crate::config::Config;
 use crate::http::tls::Certificates;
@@ -28,6 +28,9 @@ pub fn check(config: &Config) -> Vec<String> {
         if let Err(error) = opened {
             problems.push(unusable("data_dir", &database, error.to_string()));
         }
+    }
+    if let Err(error) = refuse_missing_database(config) {
+        problems.push(error.to_string());
     }
     if let Some(path) = &config.admin_token_file
         && let Err(why) = token_file(path, &config.data_dir)

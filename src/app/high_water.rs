@@ -6,6 +6,10 @@
 //! node refuses to start with such a database, and a running one ends. An operator then decides:
 //! restore a newer copy, or run `gateway-events epoch renew`. Neither is done automatically, because
 //! accepted events are missing in such a database.
+//!
+//! The file also shows that the data directory had a database. If the file of the SQLite database is
+//! missing, no other one is created in its place: its logs would have new epochs, so no sequence would be
+//! used again, but all gateways, tokens and events would be missing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::event::Epoch;
 use crate::files;
 use crate::jobs::{Job, Next};
@@ -35,6 +40,35 @@ const MAX_MARKS: usize = 16;
 pub struct RolledBack {
     expected: i64,
     found: i64,
+}
+
+/// The SQLite database is missing, and the data directory had one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is missing or empty, and {} shows that this data directory was used with a database. A new database would have none of its gateways, access tokens and events. Put the file back, or restore a backup with `gateway-events restore`. To start with an empty database, delete {}",
+    .database.display(),
+    .marks.display(),
+    .marks.display()
+)]
+pub struct MissingDatabase {
+    database: PathBuf,
+    marks: PathBuf,
+}
+
+/// Refuses settings with which a new SQLite database would be created in the place of one that is
+/// missing.
+pub fn refuse_missing_database(config: &Config) -> Result<(), MissingDatabase> {
+    let HighWaterFile { path: marks } = HighWaterFile::of(&config.data_dir);
+    let database = config.data_dir.join("gateway-events.db");
+    // Another error than that it is missing is reported when the file is opened.
+    let is_missing = match std::fs::metadata(&database) {
+        Ok(found) => found.len() == 0,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if !config.database.is_shared() && is_missing && marks.exists() {
+        return Err(MissingDatabase { database, marks });
+    }
+    Ok(())
 }
 
 /// Why the database could not be compared with the file, or is not the one that it describes.

@@ -18,7 +18,7 @@ use super::colour;
 use super::confirm::Confirmation;
 use super::output::{self, age, answer, cell, labels, optional, time};
 use super::reference::GatewayRef;
-use super::table::table;
+use super::table::{self, table};
 
 mod actions;
 mod instances;
@@ -288,9 +288,10 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
                 cell(gateway.id),
             ]
         });
-        table(
+        table::list(
             ["name", "connections", "head", "confirmed", "lag", "labels", "status", "id"],
             rows,
+            &["id", "labels", "head", "confirmed"],
             "no gateways; register one: gateway-events gateway register NAME",
         )
     })

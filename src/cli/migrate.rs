@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use gateway_events::app;
 use gateway_events::config::Config;
 use gateway_events::store::Options;
 
@@ -22,6 +23,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let database = database(&config);
     let name = name(&database);
     if !args.check {
+        app::refuse_missing_database(&config)?;
         database.migrate().await?;
         say(format_args!("{name} is up to date"))?;
         return Ok(ExitCode::SUCCESS);

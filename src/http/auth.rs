@@ -12,13 +12,9 @@ use super::client_address::client_address;
 use super::failures::Failures;
 use super::listener::Peer;
 use super::problem::{Challenge, Problem};
-<<<<<<< HEAD
 use super::request_id;
 use super::ttl_cache::TtlCache;
-use crate::admission::{KeyCheck, check_key};
-=======
 use crate::admission::{Candidate, KeyCheck, check_key};
->>>>>>> cli18
 use crate::api::{self, Code};
 use crate::clock::Timestamp;
 use crate::compute::Source;
@@ -133,7 +129,6 @@ where
     }
 }
 
-<<<<<<< HEAD
 /// Checks the credentials of requests.
 pub(super) struct Auth {
     credentials: Arc<dyn Credentials>,
@@ -175,6 +170,9 @@ impl Auth {
                 token,
                 None,
             );
+            if bearer_text(&parts.headers).is_some_and(|text| Kind::Access.is_other(text)) {
+                return Problem::other_kind(Challenge::Bearer);
+            }
             Problem::unauthorized(Challenge::Bearer)
         };
         let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
@@ -249,31 +247,6 @@ impl Auth {
         let peer = extensions.get::<Peer>()?;
         let trusted = &self.config.server.trusted_proxies;
         Some(client_address(peer.address.ip(), headers, trusted))
-=======
-/// The presented token and its credential, if it has the scope.
-async fn principal(
-    app: &App,
-    parts: &Parts,
-    needed: Scope,
-) -> Result<(Presented, AccessCredential), Problem> {
-    let refuse = |token: Option<&str>| {
-        app.failures.credential(
-            address(app, &parts.extensions, &parts.headers),
-            Kind::Access,
-            token,
-            None,
-        );
-        if bearer_text(&parts.headers).is_some_and(|text| Kind::Access.is_other(text)) {
-            return Problem::other_kind(Challenge::Bearer);
-        }
-        Problem::unauthorized(Challenge::Bearer)
-    };
-    let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
-    let credential = access(app, &presented).await?.ok_or_else(|| refuse(Some(presented.id())))?;
-    admit(&parts.extensions, &credential)?;
-    if credential.scopes.contains(&needed) {
-        return Ok((presented, credential));
->>>>>>> cli18
     }
 }
 

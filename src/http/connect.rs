@@ -19,7 +19,7 @@ use super::observability;
 use super::openapi::{Connecting, Problems};
 use super::problem::Problem;
 use super::upgrade_headers;
-use crate::admission::{Admitted, Candidate, Greeted};
+use crate::admission::{Admitted, Greeted};
 use crate::api::Code;
 use crate::transport::frames::PROTOCOL;
 use crate::transport::{self, websocket};
@@ -116,60 +116,6 @@ async fn admit(
     Ok((upgrade, gateway))
 }
 
-<<<<<<< HEAD
-=======
-/// The codes of refused connection attempts, as the metric of refusals names them. Errors of the database can
-/// add others.
-pub const REFUSAL_CODES: [Code; 12] = [
-    Code::Unauthorized,
-    Code::GatewayDisabled,
-    Code::UpgradeRequired,
-    Code::BadRequest,
-    Code::OriginRefused,
-    Code::Conflict,
-    Code::Invalid,
-    Code::TooManyAttempts,
-    Code::ConnectionLimit,
-    Code::GatewayConnectionLimit,
-    Code::Draining,
-    Code::Unavailable,
-];
-
-/// Renders a refusal as a problem document.
-fn problem(cause: Cause) -> Problem {
-    match cause {
-        Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
-        Cause::AccessToken => Problem::other_kind(Challenge::ApiKey),
-        Cause::Disabled => Problem::new(Code::GatewayDisabled, "This gateway is disabled."),
-        Cause::InvalidRequest => {
-            Problem::bad_request("The request is not a valid WebSocket upgrade (RFC 6455).")
-        }
-        Cause::TooManyAttempts(wait) => too_many(wait),
-        Cause::ConnectionLimit => Problem::unavailable(
-            Code::ConnectionLimit,
-            "Too many gateways are connected; try again later.",
-        ),
-        Cause::GatewayConnectionLimit(limit) => Problem::unavailable(
-            Code::GatewayConnectionLimit,
-            format!(
-                "This gateway has {limit} connections to this node, as many as it may have: \
-                 delivery.max_connections_per_gateway, or twice its declared replicas if that \
-                 is more."
-            ),
-        )
-        .retry_after(1),
-        Cause::Draining => {
-            Problem::unavailable(Code::Draining, "This node is shutting down; connect again.")
-        }
-        Cause::Interrupted => Problem::unavailable(
-            Code::Unavailable,
-            "This connection was closed while it was opened; connect again.",
-        ),
-        Cause::Store(error) => error.into(),
-    }
-}
-
->>>>>>> cli18
 fn upgrade_required() -> Problem {
     Problem::new(
         Code::UpgradeRequired,

@@ -321,16 +321,16 @@ pub(super) async fn redrive(
         }
     }
     let done = ledger.redrive(&actor, selection, asked.dry_run).await?;
-    let (status, Json(answer)) = redriven(done, examined, &filters);
-    Ok((status, Json(Redriven { total, ..answer })))
+    let (status, Json(response)) = redriven(done, examined, &filters);
+    Ok((status, Json(Redriven { total, ..response })))
 }
 
-/// The answer if a job does it.
+/// The response if a job does it.
 fn started(job: store::BulkJob) -> (StatusCode, Json<Redriven>) {
     (StatusCode::ACCEPTED, Json(Redriven { job: Some(job.into()), ..Redriven::default() }))
 }
 
-/// The answer if it is done; `examined` is the window of a filter.
+/// The response if it is done; `examined` is the window of a filter.
 fn redriven(
     done: store::Redriven,
     examined: Option<TimeWindow>,

@@ -103,17 +103,17 @@ pub(super) async fn publish(
     let valid = events.iter().map(|item| item.as_ref().ok().map(|new| Arc::clone(&new.event)));
     let valid: Vec<Option<Arc<Event>>> = valid.collect();
     let publish = Publish { organisation, events, idempotency };
-    let answers = match append(log.as_ref(), publish).await? {
-        Published::Done(answers) => answers,
+    let results = match append(log.as_ref(), publish).await? {
+        Published::Done(results) => results,
         Published::KeyReused => return Err(idempotency::key_reused(&shown.unwrap_or_default())),
         Published::TooMany { deliveries, most } => return Err(too_many(deliveries, most)),
     };
-    for (event, answer) in valid.iter().zip(&answers) {
-        if let (Some(event), Ok(_)) = (event, answer) {
+    for (event, result) in valid.iter().zip(&results) {
+        if let (Some(event), Ok(_)) = (event, result) {
             publishing.rules.count_published(&event.event_type);
         }
     }
-    answer(answers, is_single)
+    response(results, is_single)
 }
 
 /// Validates an event as [`publish()`] does, and stores nothing.
@@ -134,7 +134,7 @@ pub(super) async fn check(
     Ok(())
 }
 
-/// Appends the events, or finds the first answer to a repeat. Invalid events are looked
+/// Appends the events, or finds the first response to a repeat. Invalid events are looked
 /// up in the store, too, unless the whole request is certain to be unknown there.
 async fn append(log: &dyn Log, publish: Publish) -> HandlerResult<Published> {
     let unknown = |item: &Validated| matches!(item, Err(invalid) if invalid.identity.is_none());
@@ -228,7 +228,7 @@ fn accepted(appended: Appended) -> Accepted {
     Accepted { id: appended.id, deliveries: deliveries.collect(), warnings, status: None }
 }
 
-fn answer(
+fn response(
     mut results: Vec<Result<Appended, Refusal>>,
     is_single: bool,
 ) -> HandlerResult<(StatusCode, Json<PublishResponse>)> {

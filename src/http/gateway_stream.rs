@@ -126,13 +126,8 @@ async fn open(
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
-<<<<<<< HEAD
-    let candidate = Candidate { key: auth::gateway_key(&parts.headers), address };
-    let StreamRequest { request, envelope } = match read_request(parts).await {
-=======
     let candidate = auth::candidate(&parts.headers, address);
-    let StreamRequest { request, envelope } = match read_request(app, parts).await {
->>>>>>> cli18
+    let StreamRequest { request, envelope } = match read_request(parts).await {
         Ok(request) => request,
         Err(problem) => return Err(acceptor.invalid_request(candidate, problem).await),
     };

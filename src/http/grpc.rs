@@ -32,13 +32,8 @@ use super::not_opened::closing;
 use super::observability;
 use super::part::Parts;
 use super::problem::Problem;
-<<<<<<< HEAD
 use super::state::AppState;
-use crate::admission::{Candidate, Greeted};
-=======
-use super::timed_out;
 use crate::admission::Greeted;
->>>>>>> cli18
 use crate::clock::Timestamp;
 use crate::transport;
 use crate::transport::frames::{
@@ -198,13 +193,8 @@ async fn greet(
     if peer.slot.is_reserve() {
         return Err(Problem::http_connection_limit().into());
     }
-<<<<<<< HEAD
-    let candidate = Candidate { key: auth::gateway_key(headers), address };
-    let greeted = acceptor.admissions.greet(candidate, grpc::NAME).await?;
-=======
     let candidate = auth::candidate(headers, address);
-    let greeted = app.admissions.greet(candidate, grpc::NAME).await?;
->>>>>>> cli18
+    let greeted = acceptor.admissions.greet(candidate, grpc::NAME).await?;
     peer.slot.authenticated();
     peer.keep();
     Ok(greeted)

@@ -1,5 +1,5 @@
 //! `Idempotency-Key`: a client that does not know whether its request succeeded repeats it with the
-//! same key, and gets the first answer.
+//! same key, and gets the first response.
 
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;

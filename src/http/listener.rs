@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,9 +28,11 @@ use crate::metric;
 
 mod descriptors;
 mod http2;
+mod request_body;
 mod slots;
 mod table;
 
+use request_body::RequestBody;
 use slots::{Evicted, Slot, Slots};
 
 pub(super) use slots::{Peer, StreamSlot};
@@ -277,7 +278,7 @@ impl Connection {
             async move {
                 let busy = peer.slot.begin()?;
                 request.extensions_mut().insert(peer);
-                let Ok(response) = router.oneshot(request.map(Body::new)).await;
+                let Ok(response) = router.oneshot(RequestBody::of(request)).await;
                 Ok::<_, Evicted>(busy.until_sent(response))
             }
         });

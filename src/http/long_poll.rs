@@ -34,14 +34,14 @@ use crate::transport::{self, DeliveryRequest, ReliableGreeting, Start, sse};
 /// The wait of a request that names none.
 const DEFAULT_WAIT: Duration = Duration::from_secs(25);
 const MAX_WAIT: Duration = Duration::from_mins(1);
-/// What is left of `server.request_timeout` for the answer, after the wait.
+/// What is left of `server.request_timeout` for the response, after the wait.
 const MARGIN: Duration = Duration::from_secs(5);
-/// The most events in an answer.
+/// The most events in a response.
 const MAX_EVENTS: usize = 256;
 /// The most connections that are opened for one request. An additional one replaces one that can't serve
 /// it.
 const TRIES: usize = 4;
-/// How long the answer to a request is delayed whose place a later one has taken, so that gateways
+/// How long the response to a request is delayed whose place a later one has taken, so that gateways
 /// that use the same name don't take turns as fast as they can.
 const SUPERSEDED: Duration = Duration::from_secs(1);
 
@@ -259,13 +259,8 @@ pub(super) async fn poll(
         Ok(auth::Gateway(credential)) => credential,
         Err(problem) => {
             // It counts as an attempt to connect.
-<<<<<<< HEAD
-            let candidate = Candidate { key: auth::gateway_key(&headers), address };
-            return match acceptor.admissions.authenticate(candidate).await {
-=======
             let candidate = auth::candidate(&headers, address);
-            return match app.admissions.authenticate(candidate).await {
->>>>>>> cli18
+            return match acceptor.admissions.authenticate(candidate).await {
                 Ok(_) => Err(problem),
                 Err(refused) => Ok(acceptor.refuse(refused.into(), address, long_poll::NAME)),
             };
@@ -282,13 +277,13 @@ pub(super) async fn poll(
     let longest = timeout.saturating_sub(MARGIN).max(timeout / 2);
     let poll = PollRequest::new(query, longest)?;
     let in_use = pollers.slot((credential.gateway_id, poll.instance.clone().unwrap_or_default()));
-    Ok(match answer(&acceptor, &in_use, &poll, address, &headers).await {
+    Ok(match respond(&acceptor, &in_use, &poll, address, &headers).await {
         Ok(response) => response,
         Err(refused) => acceptor.refuse(refused, address, long_poll::NAME),
     })
 }
 
-async fn answer(
+async fn respond(
     acceptor: &Acceptor,
     in_use: &InUse,
     poll: &PollRequest,
@@ -351,13 +346,8 @@ async fn open(
     address: IpAddr,
     headers: &HeaderMap,
 ) -> Result<Poller, Refused> {
-<<<<<<< HEAD
-    let candidate = Candidate { key: auth::gateway_key(headers), address };
-    let greeted = acceptor.admissions.greet(candidate, long_poll::NAME).await?;
-=======
     let candidate = auth::candidate(headers, address);
-    let greeted = app.admissions.greet(candidate, long_poll::NAME).await?;
->>>>>>> cli18
+    let greeted = acceptor.admissions.greet(candidate, long_poll::NAME).await?;
     let log = greeted.greeting();
     let start = poll.start(&log, rewinds);
     let request = DeliveryRequest { start, ..reliable::request(poll.hello()) };

@@ -76,18 +76,17 @@ impl Publishing {
 
     /// Adds the closest registered type to errors about types that are not registered.
     async fn suggest_types(&self, organisation: OrganisationKey, validated: &mut [Validated]) {
-        let unknown = validated.iter_mut().filter_map(|item| match item {
-            Err(InvalidEvent { error: error @ ValidationError::UnknownType(_), .. }) => Some(error),
-            _ => None,
-        });
-        let mut unknown = unknown.peekable();
-        if unknown.peek().is_none() {
+        let is_unknown = |item: &Validated| {
+            matches!(item, Err(InvalidEvent { error: ValidationError::UnknownType(_), .. }))
+        };
+        if !validated.iter().any(is_unknown) {
             return;
         }
         // The errors are complete without a suggestion, so one about the database is not theirs.
         let known = self.event_types.event_types(organisation).await.unwrap_or_default();
         let mut suggestions: HashMap<EventType, Option<String>> = HashMap::new();
-        for error in unknown {
+        for item in validated {
+            let Err(InvalidEvent { error, .. }) = item else { continue };
             let ValidationError::UnknownType(name) = error else { continue };
             if suggestions.len() == MAX_SUGGESTIONS && !suggestions.contains_key(name) {
                 continue;

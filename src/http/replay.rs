@@ -58,7 +58,7 @@ pub(super) async fn replay(
 ) -> HandlerResult<(StatusCode, Json<Replayed>)> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
     if let Some(EarlierResult::Replayed(done)) = bulk.earlier_result(&actor).await? {
-        return Ok(answer(id, done));
+        return Ok(response(id, done));
     }
     let selection = selection(&asked)?;
     let gateway = gateways.gateway(actor.organisation, id).await?;
@@ -72,10 +72,10 @@ pub(super) async fn replay(
         }
     }
     let done = bulk.replay(&actor, JobId::new(), id, selection, asked.dry_run).await?;
-    Ok(answer(id, done))
+    Ok(response(id, done))
 }
 
-fn answer(gateway_id: GatewayId, done: store::Replayed) -> (StatusCode, Json<Replayed>) {
+fn response(gateway_id: GatewayId, done: store::Replayed) -> (StatusCode, Json<Replayed>) {
     let status = if done.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
     let replayed = Replayed {
         gateway_id,

@@ -55,15 +55,15 @@ pub(super) async fn resend(
 ) -> HandlerResult<Json<Resent>> {
     let actor = actor.with_request_key(key.filter(|_| !asked.dry_run));
     if let Some(EarlierResult::Resent(resent)) = bulk.earlier_result(&actor).await? {
-        return Ok(Json(answer(id, resent)));
+        return Ok(Json(response(id, resent)));
     }
     let selected = asked.target.map(|Object(target)| target);
     let target = ingest::target(asked.gateway_ids, selected)?;
     let resent = bulk.resend(&actor, &id, target, asked.force, asked.dry_run).await??;
-    Ok(Json(answer(id, resent)))
+    Ok(Json(response(id, resent)))
 }
 
-fn answer(id: EventId, resent: store::Resent) -> Resent {
+fn response(id: EventId, resent: store::Resent) -> Resent {
     let mut warnings = Vec::new();
     if resent.deliveries.is_empty() && resent.present.is_empty() {
         warnings.push(Warning {

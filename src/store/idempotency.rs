@@ -1,4 +1,4 @@
-//! Recognises repeated requests and matches their items with the stored answers.
+//! Recognises repeated requests and matches their items with the stored responses.
 
 use super::{Appended, Publish, Published, Refusable, Refusal, Validated};
 use crate::event::EventId;
@@ -11,9 +11,9 @@ pub fn named(item: &Validated) -> Option<(&EventId, &[u8; 32])> {
     }
 }
 
-/// A stored answer, item by item. Answers stored by earlier versions lack the items that were
-/// invalid then. If these can't be identified any more, returning no answer is better than
-/// returning another item's.
+/// A stored response, item by item. Responses stored by earlier versions lack the items that were
+/// invalid then. If these can't be identified any more, a refusal is better than the result of another
+/// item.
 pub fn in_place(kept: &[Refusable<Appended>], publish: &Publish) -> Published {
     if kept.len() == publish.events.len() {
         return Published::Done(kept.to_vec());
@@ -22,9 +22,9 @@ pub fn in_place(kept: &[Refusable<Appended>], publish: &Publish) -> Published {
         return Published::KeyReused;
     }
     let mut kept = kept.iter().cloned();
-    let answers = publish.events.iter().filter_map(|item| match item {
+    let results = publish.events.iter().filter_map(|item| match item {
         Ok(_) => kept.next(),
         Err(invalid) => Some(Err(Refusal::Invalid(invalid.error.clone()))),
     });
-    Published::Done(answers.collect())
+    Published::Done(results.collect())
 }

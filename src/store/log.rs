@@ -109,7 +109,7 @@ pub struct NewEvent {
 pub struct Publish {
     /// The publisher's organisation.
     pub organisation: OrganisationKey,
-    /// Its items, in order. Includes invalid items, so that the answer stored under an idempotency
+    /// Its items, in order. Includes invalid items, so that the response stored under an idempotency
     /// key covers every item.
     pub events: Vec<Validated>,
     /// The `Idempotency-Key` of the request, if it has one.
@@ -137,19 +137,19 @@ pub type Validated = std::result::Result<NewEvent, InvalidEvent>;
 
 /// An item that can't be appended. It may have become invalid since it was first published (it has
 /// expired, or its type has a new schema). A repeat of an accepted item therefore gets the first
-/// answer.
+/// result.
 #[derive(Clone, Debug)]
 pub struct InvalidEvent {
     /// Its id and the digest of its content, if it has an id and could be read. They identify a
     /// repeat.
     pub identity: Option<(EventId, [u8; 32])>,
-    /// The answer, unless it is a repeat.
+    /// The error in the response, unless it is a repeat.
     pub error: ValidationError,
 }
 
 /// The result of appending one event.
 ///
-/// Serialized as part of the answer that is stored under an `Idempotency-Key`.
+/// Serialized as part of the response that is stored under an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appended {
     /// The event's id.

@@ -9,7 +9,7 @@ use super::RejectionReason;
 
 /// Why one event was not appended. Nothing of it is stored.
 ///
-/// Serialized as part of the answer that is stored under an `Idempotency-Key`.
+/// Serialized as part of the response that is stored under an `Idempotency-Key`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// These gateways are not registered in the publisher's organisation.

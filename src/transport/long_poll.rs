@@ -1,20 +1,20 @@
-//! Long polling: a gateway requests its next events, and the answer comes when there are some. Its
+//! Long polling: a gateway requests its next events, and the response comes when there are some. Its
 //! connection lives between requests: the lane and this module's task stay, so that a request costs
 //! no more than what it carries.
 //!
 //! A request says which events the gateway has, and apart from that, which it has applied. If it does
-//! not have those of the last answer, because that was lost or another node gave it, the connection
+//! not have those of the last response, because that was lost or another node gave it, the connection
 //! ends and a new one delivers what is not confirmed ([`Reply::Reopen`]), except for what the gateway
 //! has.
 //!
-//! A request may be a repeat, because its answer was lost. So what it confirms may be what it confirmed
-//! before it was answered with a gap, which is answered again then: only what the gateway can't have
+//! A request may be a repeat, because its response was lost. So what it confirms may be what it confirmed
+//! before it was answered with a gap, which is returned again then: only what the gateway can't have
 //! said before confirms that it has read the snapshot.
 //!
 //! The gateway counts as alive for twice the time that its last request was willing to wait. The lane
 //! passes events while no request waits, too. Those that have waited for some time when a request comes
 //! are read from the log again, because they may have been purged or skipped, or the gateway paused.
-//! They, and those that were not answered when the connection ends, count as not sent
+//! They, and those that were in no response when the connection ends, count as not sent
 //! ([`Incoming::Unsent`]).
 
 use std::convert::Infallible;
@@ -30,9 +30,9 @@ use super::{Control, Ended, Gap, Greeting, Incoming, Outgoing, TransportEnd, Vio
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, Epoch, Reason, Sequence};
 
-mod answers;
+mod responses;
 
-use answers::{Answers, Next};
+use responses::{Next, Responses};
 
 /// The transport's name in the database, the API and the logs.
 pub const NAME: &str = "long_poll";
@@ -55,7 +55,7 @@ pub struct Request {
     pub ack: Option<Position>,
     /// The position of the gateway; `None` for the position that the service stores.
     pub after: Option<Position>,
-    /// The connection whose answer had the gap that `ack` confirms.
+    /// The connection whose response had the gap that `ack` confirms.
     pub snapshot: Option<ConnectionId>,
     /// The maximum number of events, at least one.
     pub max: usize,
@@ -63,7 +63,7 @@ pub struct Request {
     pub wait: Duration,
 }
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Debug)]
 pub enum Reply {
     /// At least one event, or a gap.
@@ -96,7 +96,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The answer as JSON. Payloads are copied byte for byte.
+    /// The response as JSON. Payloads are copied byte for byte.
     pub fn to_json(&self) -> Vec<u8> {
         let size: usize = self.events.iter().map(|event| event.len() + 1).sum();
         let mut json = Vec::with_capacity(size + 512);
@@ -150,13 +150,13 @@ enum Command {
 }
 
 impl Poller {
-    /// Passes a request to the connection, and waits for its answer.
+    /// Passes a request to the connection, and waits for its response.
     pub async fn request(&self, request: Request) -> Reply {
-        let (reply, answered) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         if self.commands.send(Command::Events(request, reply)).await.is_err() {
             return Reply::Reopen;
         }
-        answered.await.unwrap_or(Reply::Reopen)
+        response.await.unwrap_or(Reply::Reopen)
     }
 
     /// Ends the connection because another one replaces it.
@@ -192,7 +192,7 @@ pub fn start(
         commands,
         messages,
         faults,
-        answers: Answers::new(Encoding { epoch: greeting.epoch, envelope }),
+        responses: Responses::new(Encoding { epoch: greeting.epoch, envelope }),
         kept_since: Some(Instant::now()),
         expires: Instant::now() + (first_wait * 2).max(MIN_LIFETIME),
     };
@@ -208,7 +208,7 @@ pub struct Connection {
     /// What the gateway sends besides requests.
     messages: mpsc::Receiver<Incoming>,
     faults: mpsc::Receiver<Fault>,
-    answers: Answers,
+    responses: Responses,
     /// Since when events may be waiting for a request; `None` if they are to be read from the log again in
     /// any case.
     kept_since: Option<Instant>,
@@ -244,7 +244,7 @@ impl End {
         Self { closing: Closing { reason, error: None }, detail }
     }
 
-    /// What requests are answered that can't be served any more.
+    /// The response to requests that can't be served any more.
     fn reply(&self) -> Reply {
         match self.closing.reason {
             Reason::Replaced => Reply::Superseded,
@@ -283,9 +283,9 @@ impl Connection {
         }
         self.end.events.close();
         while let Ok(message) = self.end.events.try_recv() {
-            self.answers.keep(*message);
+            self.responses.keep(*message);
         }
-        if let Some(first) = self.answers.unsent() {
+        if let Some(first) = self.responses.unsent() {
             let _ = self.report(Incoming::Unsent(first)).await;
         }
         let End { closing: Closing { reason, .. }, detail } = end;
@@ -312,7 +312,7 @@ impl Connection {
                     Fault::Closed => Reason::ClosedByGateway.into(),
                 }),
                 // The first request says what the gateway has.
-                Some(message) = self.messages.recv(), if self.answers.is_used => {
+                Some(message) = self.messages.recv(), if self.responses.is_used => {
                     self.pass(message).await?;
                 }
                 Some(command) = self.commands.recv() => {
@@ -325,11 +325,11 @@ impl Connection {
                     let instead = match self.begin(&request).await? {
                         Begin::Wait => {
                             *waiting = Some(Self::wait(&request, reply));
-                            self.answer(waiting).await?;
+                            self.respond(waiting).await?;
                             continue;
                         }
                         Begin::Gap => {
-                            let gap_at = Some(Instant::now() + self.answers.repeat_gap());
+                            let gap_at = Some(Instant::now() + self.responses.repeat_gap());
                             *waiting = Some(Waiting { gap_at, ..Self::wait(&request, reply) });
                             continue;
                         }
@@ -340,17 +340,17 @@ impl Connection {
                     let detail = "the gateway resumes at another position";
                     return Err(End::silent(Reason::ClosedByGateway, detail));
                 }
-                message = self.end.events.recv(), if waiting.is_some() || self.answers.is_ahead() => {
+                message = self.end.events.recv(), if waiting.is_some() || self.responses.is_ahead() => {
                     let Some(message) = message else { return Err(LaneGone.into()) };
-                    self.answers.keep(*message);
-                    self.answer(waiting).await?;
+                    self.responses.keep(*message);
+                    self.respond(waiting).await?;
                 }
                 () = sleep_until(wakes_at) => {
                     let Some(waiting) = waiting.take() else {
                         let detail = "no request came in time";
                         return Err(End::silent(Reason::HeartbeatTimeout, detail));
                     };
-                    let again = waiting.gap_at.and_then(|_| self.answers.gap_again(self.greeting));
+                    let again = waiting.gap_at.and_then(|_| self.responses.gap_again(self.greeting));
                     let _ = waiting.reply.send(again.map_or(Reply::Nothing, Reply::Events));
                     self.extend_expiry();
                 }
@@ -362,15 +362,15 @@ impl Connection {
     fn wakes_at(&self, waiting: Option<&Waiting>) -> Instant {
         match waiting {
             None => self.expires,
-            Some(Waiting { gap_at: Some(at), .. }) if self.answers.has_gap() => *at,
-            Some(waiting) if self.answers.is_behind() => {
+            Some(Waiting { gap_at: Some(at), .. }) if self.responses.has_gap() => *at,
+            Some(waiting) if self.responses.is_behind() => {
                 waiting.until.max(waiting.since + FIRST_PAGE_WAIT)
             }
             Some(waiting) => waiting.until,
         }
     }
 
-    /// Leaves time for another request after an answer.
+    /// Leaves time for another request after a response.
     fn extend_expiry(&mut self) {
         self.expires = self.expires.max(Instant::now() + MIN_LIFETIME);
     }
@@ -393,11 +393,11 @@ impl Connection {
     async fn begin(&mut self, request: &Request) -> Result<Begin, End> {
         self.expires = Instant::now() + (request.wait * 2).max(MIN_LIFETIME);
         // The lane says first where delivery begins.
-        while !self.answers.is_resumed {
+        while !self.responses.is_resumed {
             let message = self.next_of_lane().await?;
-            self.answers.keep(message);
+            self.responses.keep(message);
         }
-        let is_first = !std::mem::replace(&mut self.answers.is_used, true);
+        let is_first = !std::mem::replace(&mut self.responses.is_used, true);
         // The first request has the connection that was opened for it. What does not fit is a gap.
         let or_first = if is_first { Begin::Wait } else { Begin::Reopen };
         let is_of_log = |position: &Position| position.epoch == self.greeting.epoch;
@@ -407,23 +407,23 @@ impl Connection {
         let after = request.after.as_ref().map(|after| after.sequence);
         if is_first
             && let Some(after) = after
-            && !self.answers.continue_after(after)
+            && !self.responses.continue_after(after)
         {
             return Ok(Begin::Rewind);
         }
         let ack = request.ack.as_ref().map(|ack| ack.sequence);
-        self.answers.stated(after.max(ack));
-        if ack.is_some_and(|ack| ack > self.answers.position) {
+        self.responses.stated(after.max(ack));
+        if ack.is_some_and(|ack| ack > self.responses.position) {
             return Ok(or_first);
         }
         let is_of_this = request.snapshot.map(|it| it == self.greeting.connection_id);
-        if let Some(ack) = ack.filter(|_| self.answers.may_confirm(is_of_this)) {
+        if let Some(ack) = ack.filter(|_| self.responses.may_confirm(is_of_this)) {
             self.applied(ack).await?;
         }
-        if self.answers.may_repeat_gap(after, is_of_this) {
+        if self.responses.may_repeat_gap(after, is_of_this) {
             return Ok(Begin::Gap);
         }
-        let is_there = after.unwrap_or(self.answers.acked) == self.answers.position;
+        let is_there = after.unwrap_or(self.responses.acked) == self.responses.position;
         if !is_there {
             return Ok(or_first);
         }
@@ -434,20 +434,20 @@ impl Connection {
     /// Lets the lane read the events again that have waited for a request for too long.
     async fn read_again(&mut self) -> Result<(), End> {
         while let Ok(message) = self.end.events.try_recv() {
-            self.answers.keep(*message);
+            self.responses.keep(*message);
         }
         let is_fresh = self.kept_since.is_some_and(|since| since.elapsed() < MAX_KEPT_TIME);
         self.kept_since = Some(Instant::now());
-        if is_fresh && !self.answers.has_expired(Timestamp::now()) {
+        if is_fresh && !self.responses.has_expired(Timestamp::now()) {
             return Ok(());
         }
         // Without events there may be a gap, which stays one.
-        let Some(first) = self.answers.unanswered() else { return Ok(()) };
+        let Some(first) = self.responses.first_kept() else { return Ok(()) };
         self.report(Incoming::Unsent(first)).await?;
         loop {
             // What was passed before the lane knew that.
             if let Outgoing::Resumed(resumed) = self.next_of_lane().await? {
-                self.answers.restart(&resumed);
+                self.responses.restart(&resumed);
                 return Ok(());
             }
         }
@@ -478,26 +478,26 @@ impl Connection {
     }
 
     /// Answers with what the lane has passed, or waits if that is nothing for the gateway.
-    async fn answer(&mut self, waiting: &mut Option<Waiting>) -> Result<(), LaneGone> {
+    async fn respond(&mut self, waiting: &mut Option<Waiting>) -> Result<(), LaneGone> {
         let max = waiting.as_ref().map_or(0, |waiting| waiting.max);
-        while self.answers.len() < max
+        while self.responses.len() < max
             && let Ok(message) = self.end.events.try_recv()
         {
-            self.answers.keep(*message);
+            self.responses.keep(*message);
         }
-        if let Some(to) = self.answers.confirmable() {
+        if let Some(to) = self.responses.confirmable() {
             self.report(Incoming::Applied(to)).await?;
         }
-        let Some(Next { events, count, position, gap }) = self.answers.next(self.greeting, max)
+        let Some(Next { events, count, position, gap }) = self.responses.next(self.greeting, max)
         else {
             return Ok(());
         };
         let Some(Waiting { reply, .. }) = waiting.take() else { return Ok(()) };
-        let (first, is_confirmed) = (self.answers.unanswered(), self.answers.is_confirmed());
-        // Fails if the gateway has given the request up. It has seen none of the answer then.
+        let (first, is_confirmed) = (self.responses.first_kept(), self.responses.is_confirmed());
+        // Fails if the gateway has given the request up. It has seen none of the response then.
         if reply.send(Reply::Events(events)).is_ok() {
-            self.answers.answered(count, position, gap);
-            if self.answers.len() == 0 && self.end.events.is_empty() {
+            self.responses.returned(count, position, gap);
+            if self.responses.len() == 0 && self.end.events.is_empty() {
                 self.kept_since = self.kept_since.and(Some(Instant::now()));
             }
             self.extend_expiry();
@@ -512,16 +512,16 @@ impl Connection {
     /// Reports the gateway as alive, which it is until the connection expires.
     async fn report_alive(&mut self, is_waiting: bool) -> Result<(), LaneGone> {
         let mut alive = Incoming::Alive;
-        if !is_waiting && self.answers.is_confirmed() {
+        if !is_waiting && self.responses.is_confirmed() {
             while let Ok(message) = self.end.events.try_recv() {
-                self.answers.keep(*message);
+                self.responses.keep(*message);
             }
             // Events that wait for a request are not overdue.
-            if let Some(first) = self.answers.unanswered() {
+            if let Some(first) = self.responses.first_kept() {
                 alive = Incoming::Postponed(first);
             }
         }
-        if let Some(to) = self.answers.confirmable() {
+        if let Some(to) = self.responses.confirmable() {
             self.report(Incoming::Applied(to)).await?;
         }
         // A full queue has other signs of life.
@@ -539,13 +539,13 @@ impl Connection {
             Incoming::Nack(nack) => Some(nack.sequence),
             _ => None,
         };
-        if let Some(sequence) = about.filter(|sequence| *sequence > self.answers.position) {
+        if let Some(sequence) = about.filter(|sequence| *sequence > self.responses.position) {
             return Err(Violation::BeyondSent(sequence).into());
         }
         match message {
             Incoming::Applied(sequence) => self.applied(sequence).await?,
             Incoming::Receipt(sequence) => {
-                self.report(Incoming::Receipt(sequence.min(self.answers.passed))).await?;
+                self.report(Incoming::Receipt(sequence.min(self.responses.passed))).await?;
             }
             message => {
                 if let Incoming::Credit(_) = message {
@@ -560,7 +560,7 @@ impl Connection {
 
     /// The gateway has applied everything up to here.
     async fn applied(&mut self, ack: Sequence) -> Result<(), LaneGone> {
-        match self.answers.acked(ack) {
+        match self.responses.acked(ack) {
             Some(to) => self.report(Incoming::Applied(to)).await,
             None => Ok(()),
         }

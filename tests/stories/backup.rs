@@ -770,6 +770,43 @@ async fn a_backup_is_not_served_before_it_is_restored_or_its_epochs_are_renewed(
     assert_ne!(shown(&fleet.service, &fleet.plain.0).await["epoch"], epoch);
 }
 
+/// A volume that is not mounted, for example.
+#[tokio::test]
+async fn a_missing_database_is_not_replaced_by_an_empty_one() {
+    let mut service = Service::start().await;
+    let (id, _) = service.gateway("one").await;
+    let (database, copy) = (service.database(), service.directory().join("copy.db"));
+    embedded(&service, &format!("backup {}", copy.display())).await.well();
+    assert_eq!(service.terminate().await, Some(0));
+    let away = service.directory().join("away.db");
+    std::fs::rename(&database, &away).expect("renamed");
+    let says =
+        ["gateway-events.db is missing or empty", "high-water.json", "gateway-events restore"];
+    for refused in ["serve --listen 127.0.0.1:0", "migrate", "config check"] {
+        embedded(&service, refused).await.failed(1, &says);
+        assert!(!database.exists(), "{refused} has created it");
+    }
+    std::fs::write(&database, "").expect("written");
+    embedded(&service, "serve --listen 127.0.0.1:0").await.failed(1, &says);
+
+    // Put back.
+    std::fs::rename(&away, &database).expect("renamed");
+    service.restart().await;
+    assert_eq!(shown(&service, &id).await["name"], "one");
+    // Restored.
+    assert_eq!(service.terminate().await, Some(0));
+    std::fs::remove_file(&database).expect("removed");
+    embedded(&service, &format!("restore {}", copy.display())).await.well();
+    service.restart().await;
+    assert_eq!(shown(&service, &id).await["name"], "one");
+    // Given up.
+    assert_eq!(service.terminate().await, Some(0));
+    std::fs::remove_file(&database).expect("removed");
+    std::fs::remove_file(service.directory().join("high-water.json")).expect("removed");
+    embedded(&service, "migrate").await.well();
+    assert!(database.exists());
+}
+
 /// A failover that loses commits, for example.
 #[tokio::test]
 async fn a_running_node_ends_when_its_database_goes_backwards() {

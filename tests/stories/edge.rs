@@ -13,4 +13,5 @@ mod objects;
 mod reconnects;
 mod refusals;
 mod unauthenticated;
+mod unread_bodies;
 mod upgrades;

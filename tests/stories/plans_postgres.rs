@@ -280,8 +280,10 @@ async fn receipts_read_few_dead_letters_by_plans_that_were_made_without_any() {
     other.close().await.unwrap();
     let ended = async {
         let exists = "select exists (select 1 from pg_stat_activity where pid = $1)";
-        let exists = sqlx::query_scalar::<_, bool>(exists).bind(id);
-        while exists.clone().fetch_one(&mut conn).await.unwrap() {
+        let is_open = async |conn: &mut PgConnection| {
+            sqlx::query_scalar::<_, bool>(exists).bind(id).fetch_one(conn).await.unwrap()
+        };
+        while is_open(&mut conn).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -27,8 +27,9 @@ async fn tables_fit_the_width_and_break_no_word() {
     let at = failed["list"][0]["lastFailureAt"].as_str().expect("a time");
     let at = format!("{}Z", &at[..23]);
     for (arguments, expected) in [
+        ("gateway list", vec!["amsterdam-production-1".to_owned(), "1".to_owned()]),
         (
-            "gateway list",
+            "gateway list --output wide",
             vec![id.clone(), "amsterdam-production-1".to_owned(), "region=europe-west".to_owned()],
         ),
         ("gateway connections", of_connection),
@@ -52,6 +53,17 @@ async fn tables_fit_the_width_and_break_no_word() {
         }
     }
     drop(socket);
+    // On the terminal each gateway has one line, and a pipe has all columns.
+    let (_, on_terminal) = run_on_terminal(service.command("gateway list"), "").await;
+    let lines: Vec<&str> = on_terminal.lines().collect();
+    assert_eq!(lines.len(), 4, "{on_terminal}");
+    assert!(
+        lines[1].starts_with("amsterdam-production-1 ") && lines[2].is_empty(),
+        "{on_terminal}"
+    );
+    assert!(lines[3].contains("ID, LABELS") && lines[3].contains("--output wide"), "{on_terminal}");
+    assert!(!on_terminal.contains(&id), "{on_terminal}");
+    assert!(service.run("gateway list").await.out.contains(&id));
     // Long sentences and errors are wrapped between words.
     let verify = format!("verify {}", service.database().display());
     for (arguments, expected) in

@@ -37,7 +37,7 @@ async fn publish_warns_if_no_gateway_matches_also_when_repeated(backend: Backend
     }
     let by_id = admin.post("/events", &typo).await.success();
     assert!(warned(&by_id), "{by_id:#}");
-    // A gateway that is registered later does not receive it, and the stored answer stays.
+    // A gateway that is registered later does not receive it, and the stored response stays.
     let late = json!({"name": "ue", "labels": {"region": "ue"}});
     admin.post("/gateways", &late).await.success();
     assert_eq!(admin.post("/events", &typo).await.success(), by_id);

@@ -10,7 +10,7 @@ use gateway_events::client::api::Api;
 use super::super::access::ClientOptions;
 use super::super::output::{age, answer, cell, optional};
 use super::super::reference::note_unknown_type;
-use super::super::table::table;
+use super::super::table;
 use super::filter::Filter;
 
 #[derive(Debug, Args)]
@@ -84,7 +84,8 @@ fn shown(page: &Page<Delivery>) -> String {
         ]
     });
     let header = ["gateway", "sequence", "state", "stored", "type", "failures", "event"];
-    let mut text = table(header, rows, "no such deliveries");
+    let mut text =
+        table::list(header, rows, &["event", "failures", "stored"], "no such deliveries");
     if page.pagination.next.is_some() {
         text.push_str("\n\nThere are more: use --all, raise --limit or narrow the window.");
     }

@@ -12,7 +12,7 @@ use gateway_events::event::{CorrelationId, EventIdPrefix, EventType, GatewayId};
 use super::super::access::ClientOptions;
 use super::super::output::{age, answer, cell, labels, optional};
 use super::super::reference::{GatewayRef, Names, note_unknown_type};
-use super::super::table::table;
+use super::super::table;
 use super::super::time::parse_instant;
 
 #[derive(Debug, Args)]
@@ -90,7 +90,8 @@ fn shown(page: &Page<EventSummary>, names: &Names) -> String {
         ]
     });
     let header = ["stored", "type", "for", "gateways", "user", "id"];
-    let mut text = table(header, rows, "no events in this window");
+    let mut text =
+        table::list(header, rows, &["user", "gateways", "for"], "no events in this window");
     if page.pagination.next.is_some() {
         text.push_str("\n\nThere are more: use --all, raise --limit or narrow the window.");
     }

@@ -8,15 +8,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use maud::{Markup, html};
 
-<<<<<<< HEAD
 use super::super::auth::Auth;
-use super::super::problem::{HandlerResult, Problem};
-use super::super::state::AppState;
-=======
 use super::super::problem::{Challenge, HandlerResult, Problem};
-use super::super::{App, auth};
-use super::ROOT;
->>>>>>> cli18
+use super::super::state::AppState;
 use super::components::hidden;
 use super::form::{self, Submission};
 use super::layout::{self, ROOT};
@@ -64,12 +58,7 @@ async fn begin(state: &AppState, parts: &Parts, fields: &Pairs) -> HandlerResult
     let address = state.get::<Arc<Auth>>().address(&parts.extensions, &parts.headers);
     state.get::<Arc<SignIns>>().charge(address)?;
     let token = fields.get("token");
-<<<<<<< HEAD
     let begun = session::begin(state, token, address, &parts.extensions).await?;
-    let refuse = || Problem::unauthorized(super::super::problem::Challenge::Bearer);
-    let id = begun.ok_or_else(refuse)?;
-=======
-    let begun = session::begin(app, token, address, &parts.extensions).await?;
     let id = begun.ok_or_else(|| {
         let why = if Kind::Access.is_other(token) {
             "This is a gateway's key (gwk_…), which is not valid here: an access token (gwa_…) is required."
@@ -78,7 +67,6 @@ async fn begin(state: &AppState, parts: &Parts, fields: &Pairs) -> HandlerResult
         };
         Problem::unauthorized(Challenge::Bearer).with_detail(why)
     })?;
->>>>>>> cli18
     // A browser has one session.
     if let Some(earlier) = SessionId::of(&parts.headers) {
         state.part::<dyn ConsoleSessions>().end_console_session(&earlier.digest()).await?;

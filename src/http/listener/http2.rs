@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::header;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::request_body::RequestBody;
 use super::slots::{Evicted, Peer};
 use super::{Limits, PeerTimeouts};
 
@@ -114,7 +114,7 @@ async fn answer(
     let busy = peer.slot.begin()?;
     let slot = Arc::clone(&peer.slot);
     request.extensions_mut().insert(peer);
-    let Ok(mut response) = router.oneshot(request.map(Body::new)).await;
+    let Ok(mut response) = router.oneshot(RequestBody::of(request)).await;
     // These headers belong to HTTP/1.1. Here, a connection is closed by GOAWAY, unless it is the
     // one of a gateway's stream and its confirmations, or a proxy's for several clients.
     let headers = response.headers_mut();

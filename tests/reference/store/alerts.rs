@@ -30,14 +30,16 @@ pub(super) struct AlertTables {
     alerts: BTreeMap<(OrganisationKey, String, String), StoredAlert>,
     notifications: BTreeMap<i64, Notification>,
     health: BTreeMap<NodeId, NodeHealth>,
-    turn: Turn,
+    lease: Lease,
     last: i64,
 }
 
+/// The lease of the evaluation of rules.
 #[derive(Clone, Debug, Default)]
-struct Turn {
+struct Lease {
     number: i64,
-    taken: Option<(NodeId, Timestamp)>,
+    /// The node that holds it, and until when.
+    holder: Option<(NodeId, Timestamp)>,
 }
 
 #[derive(Clone, Debug)]
@@ -234,13 +236,13 @@ impl Alerts for MemoryStore {
     async fn acquire_evaluation_lease(&self, lease: Duration) -> Result<Option<EvaluationLease>> {
         let node = self.node;
         self.write(|tables, now| {
-            let turn = &mut tables.alerts.turn;
-            if turn.taken.is_some_and(|(holder, until)| holder != node && until > now) {
+            let stored = &mut tables.alerts.lease;
+            if stored.holder.is_some_and(|(holder, until)| holder != node && until > now) {
                 return Ok(None);
             }
-            turn.taken = Some((node, now.plus(lease)));
-            turn.number += 1;
-            Ok(Some(EvaluationLease { number: turn.number, at: now }))
+            stored.holder = Some((node, now.plus(lease)));
+            stored.number += 1;
+            Ok(Some(EvaluationLease { number: stored.number, at: now }))
         })
         .await
     }
@@ -390,7 +392,7 @@ impl AlertTables {
         organisation: OrganisationKey,
         changes: &[AlertChange],
     ) -> bool {
-        if self.turn.number != lease.number {
+        if self.lease.number != lease.number {
             return false;
         }
         for AlertChange { alert, is_forgotten, notifications } in changes {

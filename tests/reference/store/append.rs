@@ -12,7 +12,7 @@ use gateway_events::store::{
     Refusal, Target, Validated, storable,
 };
 
-use super::tables::{EventRow, KeptAnswer, Tables, next};
+use super::tables::{EventRow, KeptResponse, Tables, next};
 
 /// The new rows of a log.
 pub(super) struct Grown {
@@ -38,10 +38,10 @@ impl Tables {
     ) -> Published {
         let organisation = publish.organisation;
         if let Some(Idempotency { key, digest }) = &publish.idempotency
-            && let Some(kept) = self.answers.get(&(organisation, key.clone()))
+            && let Some(kept) = self.responses.get(&(organisation, key.clone()))
         {
             let is_same = kept.digest == *digest;
-            return if is_same { in_place(&kept.answer, publish) } else { Published::KeyReused };
+            return if is_same { in_place(&kept.results, publish) } else { Published::KeyReused };
         }
         let fresh = publish.valid().filter(|new| self.first(organisation, &new.event.id).is_none());
         let deliveries = fresh.map(|new| self.count(organisation, &new.target)).sum();
@@ -49,15 +49,15 @@ impl Tables {
             return Published::TooMany { deliveries, most: MAX_DELIVERIES };
         }
         let items = publish.events.iter();
-        let answers: Vec<_> =
+        let results: Vec<_> =
             items.map(|item| self.append_one(now, organisation, item, growth)).collect();
         if let Some(Idempotency { key, digest }) = &publish.idempotency
-            && answers.iter().any(std::result::Result::is_ok)
+            && results.iter().any(std::result::Result::is_ok)
         {
-            let kept = KeptAnswer { digest: *digest, answer: answers.clone(), created_at: now };
-            self.answers.insert((organisation, key.clone()), kept);
+            let kept = KeptResponse { digest: *digest, results: results.clone(), created_at: now };
+            self.responses.insert((organisation, key.clone()), kept);
         }
-        Published::Done(answers)
+        Published::Done(results)
     }
 
     fn append_one(
@@ -145,7 +145,7 @@ impl Tables {
                 Err(_) => unknown.push(*id),
             }
         }
-        // The order in which a repeat reads them from the log, so that both answers are the same.
+        // The order in which a repeat reads them from the log, so that both responses are the same.
         found.sort_unstable();
         if unknown.is_empty() { Ok(found) } else { Err(Refusal::UnknownGateways(unknown)) }
     }

@@ -346,13 +346,13 @@ fn spent_before(now: Timestamp, limits: &RetentionLimits) -> Timestamp {
 }
 
 impl Tables {
-    /// Removes the answers and results of requests that were kept before an instant.
+    /// Removes the responses and results of requests that were kept before an instant.
     fn trim_keys(&mut self, before: Timestamp, batch: usize) -> usize {
-        let answers = self.answers.iter().map(|(key, row)| (row.created_at, key.clone()));
-        let answers = oldest(answers.filter(|(at, _)| *at < before), batch);
+        let responses = self.responses.iter().map(|(key, row)| (row.created_at, key.clone()));
+        let responses = oldest(responses.filter(|(at, _)| *at < before), batch);
         let results = self.results.iter().map(|(key, row)| (row.created_at, key.clone()));
-        let results = oldest(results.filter(|(at, _)| *at < before), batch - answers.len());
-        answers.iter().filter(|key| self.answers.remove(key).is_some()).count()
+        let results = oldest(results.filter(|(at, _)| *at < before), batch - responses.len());
+        responses.iter().filter(|key| self.responses.remove(key).is_some()).count()
             + results.iter().filter(|key| self.results.remove(key).is_some()).count()
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Tables {
     pub(super) collapse_keys: BTreeMap<Key, String>,
     /// Deliveries that are not sent, because newer events supersede them.
     pub(super) superseded: BTreeSet<Key>,
-    pub(super) answers: BTreeMap<(OrganisationKey, String), KeptAnswer>,
+    pub(super) responses: BTreeMap<(OrganisationKey, String), KeptResponse>,
     /// Results of actions, by the key of the request.
     pub(super) results: BTreeMap<(OrganisationKey, String), StoredResult>,
     pub(super) attempts: BTreeMap<i64, AttemptRow>,
@@ -215,9 +215,9 @@ pub(super) struct EventRow {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct KeptAnswer {
+pub(super) struct KeptResponse {
     pub(super) digest: [u8; 32],
-    pub(super) answer: Vec<Result<Appended, Refusal>>,
+    pub(super) results: Vec<Result<Appended, Refusal>>,
     pub(super) created_at: Timestamp,
 }
 

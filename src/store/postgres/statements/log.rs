@@ -7,7 +7,8 @@ use futures_util::stream::BoxStream;
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
-    BatchEvent, BatchRows, CountedMinute, Events, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
+    BatchEvent, BatchRows, CountedMinute, Events, Head, KnownEvent, LogEntry, Repeat,
+    StoredResponse,
 };
 use super::{Connection, column, query, query_as};
 use crate::clock::Timestamp;
@@ -182,7 +183,7 @@ impl LogStatements for Connection {
         Err(StoreError::Unavailable("retention has just removed an event; try again".to_owned()))
     }
 
-    /// `limit 1`: as for [`stored_answers`](Self::stored_answers).
+    /// `limit 1`: as for [`stored_responses`](Self::stored_responses).
     async fn set_collapse_keys(&mut self, rows: &[(GatewayKey, Sequence, &str)]) -> Result<()> {
         query!(
             r#"
@@ -254,15 +255,15 @@ impl LogStatements for Connection {
 
     /// `limit 1` makes the planner look up keys one by one: the statement is planned while the table
     /// is empty, and a plan that reads the whole table would be kept until the next `analyze`.
-    async fn stored_answers(
+    async fn stored_responses(
         &mut self,
         wanted: &[(OrganisationKey, &str)],
-    ) -> Result<Vec<StoredAnswer>> {
+    ) -> Result<Vec<StoredResponse>> {
         Ok(query_as!(
-            StoredAnswer,
+            StoredResponse,
             r#"
             select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
-                k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
+                k.digest as "digest!: Vec<u8>", k.answer as "response!: String"
             from unnest($1::bigint[], $2::text[]) as wanted (organisation, key)
             cross join lateral (
                 select organisation, key, digest, answer from idempotency_keys
@@ -278,7 +279,11 @@ impl LogStatements for Connection {
 
     /// A key that another node is about to insert is an error, which undoes the batch: the batch has
     /// appended what the other node has appended.
-    async fn store_answers(&mut self, now: Timestamp, mut rows: Vec<StoredAnswer>) -> Result<()> {
+    async fn store_responses(
+        &mut self,
+        now: Timestamp,
+        mut rows: Vec<StoredResponse>,
+    ) -> Result<()> {
         rows.sort_unstable();
         rows.dedup_by(|a, b| (a.organisation, &a.key) == (b.organisation, &b.key));
         query!(
@@ -296,7 +301,7 @@ impl LogStatements for Connection {
             &column(&rows, |row| row.organisation.0),
             &column(&rows, |row| row.key.as_str()) as _,
             &column(&rows, |row| row.digest.as_slice()) as _,
-            &column(&rows, |row| row.answer.as_str()) as _,
+            &column(&rows, |row| row.response.as_str()) as _,
             now as _
         )
         .execute(self)
@@ -304,7 +309,7 @@ impl LogStatements for Connection {
         Ok(())
     }
 
-    /// Looks up events one by one, as in `stored_answers`.
+    /// Looks up events one by one, as in `stored_responses`.
     async fn known_events(
         &mut self,
         wanted: &[(OrganisationKey, &EventId)],

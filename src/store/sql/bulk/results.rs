@@ -1,6 +1,6 @@
 //! Results that are kept for repeats of a request.
 
-use super::super::dialect::log::StoredAnswer;
+use super::super::dialect::log::StoredResponse;
 use super::super::dialect::{Connection, LogStatements};
 use super::jobs;
 use crate::clock::Timestamp;
@@ -13,7 +13,7 @@ pub(super) async fn earlier(conn: &mut Connection, actor: &Actor) -> Result<Opti
     if row.digest.as_slice() != key.digest {
         return Err(Conflict::KeyReused { key: key.key.clone() }.into());
     }
-    let result = KeptResult::stored(&row.answer)?;
+    let result = KeptResult::stored(&row.response)?;
     let job = match result.job() {
         Some(id) => jobs::one(conn, actor.organisation, id).await?,
         None => None,
@@ -31,20 +31,20 @@ pub(in super::super) async fn keep(
     result: &KeptResult,
 ) -> Result<()> {
     let Some(key) = actor.request_key.as_ref().filter(|_| result.is_kept()) else { return Ok(()) };
-    let answer = result.to_stored()?;
-    let row = StoredAnswer {
+    let response = result.to_stored()?;
+    let row = StoredResponse {
         organisation: actor.organisation,
         key: key.name(),
         digest: key.digest.to_vec(),
-        answer: answer.clone(),
+        response: response.clone(),
     };
-    match conn.store_answers(now, vec![row]).await {
+    match conn.store_responses(now, vec![row]).await {
         // A concurrent transaction has inserted it.
         Err(StoreError::Conflict(Conflict::Concurrent)) => return Err(raced()),
         done => done?,
     }
     // A row that was there before stays as it is.
-    let is_own = kept(conn, actor, key).await?.is_some_and(|row| row.answer == answer);
+    let is_own = kept(conn, actor, key).await?.is_some_and(|row| row.response == response);
     if is_own { Ok(()) } else { Err(raced()) }
 }
 
@@ -52,9 +52,9 @@ async fn kept(
     conn: &mut Connection,
     actor: &Actor,
     key: &RequestKey,
-) -> Result<Option<StoredAnswer>> {
+) -> Result<Option<StoredResponse>> {
     let name = key.name();
-    Ok(conn.stored_answers(&[(actor.organisation, name.as_str())]).await?.pop())
+    Ok(conn.stored_responses(&[(actor.organisation, name.as_str())]).await?.pop())
 }
 
 fn raced() -> StoreError {

@@ -68,13 +68,13 @@ pub(crate) trait LogStatements {
         gateway: GatewayKey,
         superseded: &[Superseded],
     ) -> Result<()>;
-    /// The stored answers of these idempotency keys.
-    async fn stored_answers(
+    /// The stored responses of these idempotency keys.
+    async fn stored_responses(
         &mut self,
         keys: &[(OrganisationKey, &str)],
-    ) -> Result<Vec<StoredAnswer>>;
-    /// Stores answers under their idempotency keys; keeps those that exist.
-    async fn store_answers(&mut self, now: Timestamp, rows: Vec<StoredAnswer>) -> Result<()>;
+    ) -> Result<Vec<StoredResponse>>;
+    /// Stores responses under their idempotency keys; keeps those that exist.
+    async fn store_responses(&mut self, now: Timestamp, rows: Vec<StoredResponse>) -> Result<()>;
     /// The events with these ids, one row per gateway that they were published for.
     async fn known_events(
         &mut self,
@@ -137,13 +137,13 @@ pub(crate) struct KnownEvent {
     pub(crate) sequence: Option<Sequence>,
 }
 
-/// A stored answer: JSON under its key, with the SHA-256 of the request.
+/// A stored response: JSON under its key, with the SHA-256 of the request.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct StoredAnswer {
+pub(crate) struct StoredResponse {
     pub(crate) organisation: OrganisationKey,
     pub(crate) key: String,
     pub(crate) digest: Vec<u8>,
-    pub(crate) answer: String,
+    pub(crate) response: String,
 }
 
 /// A row of a log, before its payload is parsed, with the log's head and floor in the same

@@ -42,8 +42,8 @@ pub(super) async fn drain(
     let now = targets.lock(conn, &touched).await?;
     let outcome = append::append(conn, now, &publishes, &targets).await?;
     let (mut appended, mut unmatched) = (0, Vec::new());
-    for ((id, _), answer) in good.iter().zip(outcome.answers) {
-        let result = match answer {
+    for ((id, _), published) in good.iter().zip(outcome.published) {
+        let result = match published {
             Published::Done(mut results) => results.pop(),
             // Impossible: a row has no idempotency key and is a single event.
             Published::KeyReused | Published::TooMany { .. } => None,

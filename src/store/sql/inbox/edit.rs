@@ -43,7 +43,7 @@ pub(super) async fn edit(
                     // Locks the row, after the streams.
                     take(conn, organisation, &edit).await?;
                     let outcome = append::append(conn, now, &publishes, &targets).await?;
-                    let appended = only(outcome.answers)?;
+                    let appended = only(outcome.published)?;
                     let entry = entries::rejected_published(&before, &new.event, edit.has_payload);
                     let edited = EditedRow::Published(appended);
                     return Ok(Audited::new((edited, outcome.grown), [entry]));
@@ -130,8 +130,8 @@ async fn replace(
 }
 
 /// The result of the only event of the only request, which was checked before.
-fn only(mut answers: Vec<Published>) -> Result<Appended> {
-    match answers.pop() {
+fn only(mut published: Vec<Published>) -> Result<Appended> {
+    match published.pop() {
         Some(Published::Done(mut results)) => match results.pop() {
             Some(Ok(appended)) => Ok(appended),
             _ => Err(Conflict::Concurrent.into()),

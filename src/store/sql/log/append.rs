@@ -20,7 +20,7 @@ use crate::store::{
 /// The result of a batch.
 pub(crate) struct Outcome {
     /// One result per request.
-    pub(crate) answers: Vec<Published>,
+    pub(crate) published: Vec<Published>,
     /// The streams to wake lanes for.
     pub(crate) grown: Vec<Grown>,
 }
@@ -40,13 +40,13 @@ enum Plan {
     Settled(Refusable<Appended>),
 }
 
-/// The answer to one request.
-enum Answer {
+/// The response to one request.
+enum Response {
     /// Its idempotency key was used before this batch.
     Ready(Published),
     /// Its idempotency key was used by an earlier request of this batch.
     SameAs(usize),
-    /// The answer, event by event.
+    /// The response, event by event.
     Planned(Vec<Plan>),
 }
 
@@ -64,9 +64,9 @@ pub(crate) async fn append(
     targets: &Targets,
 ) -> Result<Outcome> {
     if publishes.is_empty() {
-        return Ok(Outcome { answers: Vec::new(), grown: Vec::new() });
+        return Ok(Outcome { published: Vec::new(), grown: Vec::new() });
     }
-    let (answers, fresh) = plan(conn, publishes, targets).await?;
+    let (responses, fresh) = plan(conn, publishes, targets).await?;
     let rows = BatchRows::of(&fresh);
     let heads = if fresh.is_empty() {
         Vec::new()
@@ -95,9 +95,9 @@ pub(crate) async fn append(
                 .collect(),
         })
         .collect();
-    let answers = settle(answers, &appended);
-    idempotency::keep_answers(conn, now, publishes, &answers).await?;
-    Ok(Outcome { answers, grown })
+    let published = settle(responses, &appended);
+    idempotency::keep_responses(conn, now, publishes, &published).await?;
+    Ok(Outcome { published, grown })
 }
 
 /// What appending the only event of a request would do: it writes nothing. The sequences of a new
@@ -107,13 +107,13 @@ pub(crate) async fn check(
     publish: &Publish,
     targets: &Targets,
 ) -> Result<Refusable<(EventId, Vec<GatewayId>)>> {
-    let (mut answers, fresh) = plan(conn, &[publish], targets).await?;
+    let (mut responses, fresh) = plan(conn, &[publish], targets).await?;
     let new = fresh.first().map(|fresh| {
         let gateways = fresh.targets.iter().map(|(_, id)| *id).collect();
         (fresh.new.event.id.clone(), gateways)
     });
-    let plan = match answers.pop() {
-        Some(Answer::Planned(mut plans)) => plans.pop(),
+    let plan = match responses.pop() {
+        Some(Response::Planned(mut plans)) => plans.pop(),
         _ => None,
     };
     match (plan, new) {
@@ -140,8 +140,8 @@ async fn plan<'a>(
     conn: &mut Connection,
     publishes: &[&'a Publish],
     targets: &'a Targets,
-) -> Result<(Vec<Answer>, Vec<Fresh<'a>>)> {
-    let kept = idempotency::kept_answers(conn, publishes).await?;
+) -> Result<(Vec<Response>, Vec<Fresh<'a>>)> {
+    let kept = idempotency::kept_responses(conn, publishes).await?;
     let mut planner = Planner {
         known: idempotency::known_events(conn, publishes).await?,
         targets,
@@ -149,13 +149,13 @@ async fn plan<'a>(
         fresh: Vec::new(),
     };
     let mut keys: HashMap<Identity, usize> = HashMap::new();
-    let mut answers = Vec::with_capacity(publishes.len());
+    let mut responses = Vec::with_capacity(publishes.len());
     for (place, publish) in publishes.iter().copied().enumerate() {
         if let Some(Idempotency { key, digest }) = &publish.idempotency {
             let name = (publish.organisation, key.clone());
-            if let Some((kept_digest, answer)) = kept.get(&name) {
-                answers.push(Answer::Ready(if kept_digest.as_slice() == digest {
-                    idempotency::in_place(answer, publish)
+            if let Some((kept_digest, results)) = kept.get(&name) {
+                responses.push(Response::Ready(if kept_digest.as_slice() == digest {
+                    idempotency::in_place(results, publish)
                 } else {
                     Published::KeyReused
                 }));
@@ -164,10 +164,10 @@ async fn plan<'a>(
             if let Some(first) = keys.get(&name) {
                 let same =
                     publishes[*first].idempotency.as_ref().is_some_and(|it| it.digest == *digest);
-                answers.push(if same {
-                    Answer::SameAs(*first)
+                responses.push(if same {
+                    Response::SameAs(*first)
                 } else {
-                    Answer::Ready(Published::KeyReused)
+                    Response::Ready(Published::KeyReused)
                 });
                 continue;
             }
@@ -178,14 +178,14 @@ async fn plan<'a>(
             let deliveries = planner.deliveries(publish);
             if deliveries > MAX_DELIVERIES {
                 let too_many = Published::TooMany { deliveries, most: MAX_DELIVERIES };
-                answers.push(Answer::Ready(too_many));
+                responses.push(Response::Ready(too_many));
                 continue;
             }
         }
         let plans = publish.events.iter().map(|item| planner.plan(publish.organisation, item));
-        answers.push(Answer::Planned(plans.collect()));
+        responses.push(Response::Planned(plans.collect()));
     }
-    Ok((answers, planner.fresh))
+    Ok((responses, planner.fresh))
 }
 
 impl<'a> Planner<'a> {
@@ -346,13 +346,13 @@ fn checked(
     Ok(heads.into_iter().map(|row| (row.gateway, row.head)).collect())
 }
 
-fn settle(answers: Vec<Answer>, appended: &[Appended]) -> Vec<Published> {
-    let mut settled: Vec<Published> = Vec::with_capacity(answers.len());
-    for answer in answers {
-        let answer = match answer {
-            Answer::Ready(published) => published,
-            Answer::SameAs(first) => settled[first].clone(),
-            Answer::Planned(plans) => Published::Done(
+fn settle(responses: Vec<Response>, appended: &[Appended]) -> Vec<Published> {
+    let mut settled: Vec<Published> = Vec::with_capacity(responses.len());
+    for response in responses {
+        let published = match response {
+            Response::Ready(published) => published,
+            Response::SameAs(first) => settled[first].clone(),
+            Response::Planned(plans) => Published::Done(
                 plans
                     .into_iter()
                     .map(|plan| match plan {
@@ -362,7 +362,7 @@ fn settle(answers: Vec<Answer>, appended: &[Appended]) -> Vec<Published> {
                     .collect(),
             ),
         };
-        settled.push(answer);
+        settled.push(published);
     }
     settled
 }

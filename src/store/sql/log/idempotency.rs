@@ -1,10 +1,10 @@
 //! Idempotency: a request whose key was used before, or an event whose id exists, gets the first
-//! answer again. This module reads and stores the answers; `plan` in [`append`](super::append)
+//! response again. This module reads and stores the responses; `plan` in [`append`](super::append)
 //! decides which events are repeats.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::super::dialect::log::StoredAnswer;
+use super::super::dialect::log::StoredResponse;
 use super::super::dialect::{Connection, LogStatements};
 
 use crate::clock::Timestamp;
@@ -19,14 +19,14 @@ pub(crate) use crate::store::idempotency::{in_place, named};
 /// An event id or idempotency key, unique across organisations.
 pub(crate) type Identity = (OrganisationKey, String);
 
-/// Stored answers by key, each with the SHA-256 of its request.
-pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Answer)>;
+/// Stored responses by key, each with the SHA-256 of its request.
+pub(crate) type Kept = HashMap<Identity, (Vec<u8>, Results)>;
 
 /// The result of each item of a request.
-type Answer = Vec<Refusable<Appended>>;
+type Results = Vec<Refusable<Appended>>;
 
-/// The stored answers for the keys of these requests.
-pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) -> Result<Kept> {
+/// The stored responses for the keys of these requests.
+pub(crate) async fn kept_responses(conn: &mut Connection, publishes: &[&Publish]) -> Result<Kept> {
     let keys: Vec<_> = publishes
         .iter()
         .filter_map(|publish| {
@@ -36,18 +36,18 @@ pub(crate) async fn kept_answers(conn: &mut Connection, publishes: &[&Publish]) 
     if keys.is_empty() {
         return Ok(Kept::new());
     }
-    let rows = conn.stored_answers(&keys).await?;
+    let rows = conn.stored_responses(&keys).await?;
     rows.into_iter()
         .map(|row| {
-            let answer = read_answer(&row.answer)
-                .map_err(|error| StoreError::Corrupt(format!("a stored answer: {error}")))?;
-            Ok(((row.organisation, row.key), (row.digest, answer)))
+            let results = read_response(&row.response)
+                .map_err(|error| StoreError::Corrupt(format!("a stored response: {error}")))?;
+            Ok(((row.organisation, row.key), (row.digest, results)))
         })
         .collect()
 }
 
-/// Reads a stored answer. A refusal that only a newer version knows becomes a general one.
-fn read_answer(json: &str) -> serde_json::Result<Answer> {
+/// Reads a stored response. A refusal that only a newer version knows becomes a general one.
+fn read_response(json: &str) -> serde_json::Result<Results> {
     let results: Vec<std::result::Result<Appended, serde_json::Value>> =
         serde_json::from_str(json)?;
     let refusal = |refusal| serde_json::from_value(refusal).unwrap_or_else(|_| Refusal::unknown());
@@ -59,7 +59,7 @@ pub(crate) async fn known_events(
     conn: &mut Connection,
     publishes: &[&Publish],
 ) -> Result<HashMap<Identity, (Vec<u8>, Appended)>> {
-    // Distinct ids: a repeated id gets the same answer.
+    // Distinct ids: a repeated id gets the same result.
     let ids: BTreeSet<_> = publishes
         .iter()
         .flat_map(|publish| {
@@ -83,29 +83,29 @@ pub(crate) async fn known_events(
     Ok(known)
 }
 
-/// Stores the answers under their keys.
-pub(crate) async fn keep_answers(
+/// Stores the responses under their keys.
+pub(crate) async fn keep_responses(
     conn: &mut Connection,
     now: Timestamp,
     publishes: &[&Publish],
-    answers: &[Published],
+    responses: &[Published],
 ) -> Result<()> {
     let mut rows = Vec::new();
-    for (publish, answer) in publishes.iter().zip(answers) {
-        // An answer without any appended event is not stored: a repeat may succeed.
+    for (publish, response) in publishes.iter().zip(responses) {
+        // A response without any appended event is not stored: a repeat may succeed.
         if let (Some(Idempotency { key, digest }), Published::Done(results)) =
-            (&publish.idempotency, answer)
+            (&publish.idempotency, response)
             && results.iter().any(std::result::Result::is_ok)
         {
-            let answer = serde_json::to_string(results)
-                .map_err(|error| StoreError::Unavailable(format!("an answer: {error}")))?;
-            rows.push(StoredAnswer {
+            let response = serde_json::to_string(results)
+                .map_err(|error| StoreError::Unavailable(format!("a response: {error}")))?;
+            rows.push(StoredResponse {
                 organisation: publish.organisation,
                 key: key.clone(),
                 digest: digest.to_vec(),
-                answer,
+                response,
             });
         }
     }
-    if rows.is_empty() { Ok(()) } else { conn.store_answers(now, rows).await }
+    if rows.is_empty() { Ok(()) } else { conn.store_responses(now, rows).await }
 }

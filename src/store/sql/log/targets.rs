@@ -90,7 +90,7 @@ impl Targets {
                 None => unknown.push(*id),
             }
         }
-        // The order in which a repeat reads them from the log, so that both answers are the same.
+        // The order in which a repeat reads them from the log, so that both responses are the same.
         found.sort_unstable();
         if unknown.is_empty() { Ok(found) } else { Err(unknown) }
     }

@@ -189,8 +189,8 @@ pub(crate) async fn statements(
             other => Ok(other?),
         });
     }
-    let (answers, grown) = (appended.answers, appended.grown);
-    Ok(Attempt::Done(Done { published: answers, opened, instances, grown }))
+    let (published, grown) = (appended.published, appended.grown);
+    Ok(Attempt::Done(Done { published, opened, instances, grown }))
 }
 
 /// Bytes of payload of a request.

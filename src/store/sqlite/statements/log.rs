@@ -7,7 +7,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::super::sql::dialect::LogStatements;
 use super::super::sql::dialect::log::{
-    BatchEvent, BatchRows, CountedMinute, Events, Head, KnownEvent, LogEntry, Repeat, StoredAnswer,
+    BatchEvent, BatchRows, CountedMinute, Events, Head, KnownEvent, LogEntry, Repeat,
+    StoredResponse,
 };
 use super::{Connection, hex, json, query, query_as};
 use crate::clock::Timestamp;
@@ -176,16 +177,16 @@ impl LogStatements for Connection {
         Ok(())
     }
 
-    async fn stored_answers(
+    async fn stored_responses(
         &mut self,
         keys: &[(OrganisationKey, &str)],
-    ) -> Result<Vec<StoredAnswer>> {
+    ) -> Result<Vec<StoredResponse>> {
         let keys = json(&keys.iter().map(|(of, key)| (of.0, key)).collect::<Vec<_>>())?;
         Ok(query_as!(
-            StoredAnswer,
+            StoredResponse,
             r#"
             select k.organisation as "organisation!: OrganisationKey", k.key as "key!: String",
-                k.digest as "digest!: Vec<u8>", k.answer as "answer!: String"
+                k.digest as "digest!: Vec<u8>", k.answer as "response!: String"
             from jsonb_each($1) as wanted
             join idempotency_keys k on k.organisation = wanted.value ->> 0 and k.key = wanted.value ->> 1
             "#,
@@ -195,10 +196,10 @@ impl LogStatements for Connection {
         .await?)
     }
 
-    async fn store_answers(&mut self, now: Timestamp, rows: Vec<StoredAnswer>) -> Result<()> {
+    async fn store_responses(&mut self, now: Timestamp, rows: Vec<StoredResponse>) -> Result<()> {
         let rows: Vec<_> = rows
             .into_iter()
-            .map(|row| (row.organisation.0, row.key, hex(&row.digest), row.answer))
+            .map(|row| (row.organisation.0, row.key, hex(&row.digest), row.response))
             .collect();
         let rows = json(&rows)?;
         query!(

@@ -19,7 +19,7 @@ const MAX_REPEAT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was returned in responses, and what the next response will have.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct Responses {
     encoding: Encoding,
     /// Whether the lane has said where delivery begins.
     pub(super) is_resumed: bool,
@@ -44,7 +44,7 @@ pub(super) struct Answers {
     /// The first event that the lane has passed.
     first: Option<Sequence>,
     /// Whether any event was returned in a response.
-    has_answered: bool,
+    has_returned_events: bool,
     /// Events and gaps that were taken from the lane, and were in no response yet.
     kept: Vec<Outgoing>,
     /// Where the lane has marked the log as complete, and what was announced to the gateway before:
@@ -64,7 +64,7 @@ struct OpenGap {
     repeats: u32,
 }
 
-impl Answers {
+impl Responses {
     pub(super) const fn new(encoding: Encoding) -> Self {
         Self {
             encoding,
@@ -79,7 +79,7 @@ impl Answers {
             gap: None,
             stated: None,
             first: None,
-            has_answered: false,
+            has_returned_events: false,
             kept: Vec::new(),
             marks: BTreeMap::new(),
             last_mark: None,
@@ -169,7 +169,7 @@ impl Answers {
     }
 
     /// The first event that was taken from the lane and was in no response yet.
-    pub(super) fn unanswered(&self) -> Option<Sequence> {
+    pub(super) fn first_kept(&self) -> Option<Sequence> {
         self.kept.iter().find_map(|message| match message {
             Outgoing::Event(event) => Some(event.sequence),
             _ => None,
@@ -178,7 +178,7 @@ impl Answers {
 
     /// The first of the last events that the lane has passed and that were in no response.
     pub(super) fn unsent(&self) -> Option<Sequence> {
-        if self.has_answered { self.unanswered() } else { self.first }
+        if self.has_returned_events { self.first_kept() } else { self.first }
     }
 
     /// Whether the gateway has confirmed more than the lane has passed.
@@ -228,7 +228,7 @@ impl Answers {
     }
 
     /// Whether the acknowledgement of a request counts. It may be one from before the gap that was
-    /// answered, unless the request says that the snapshot was read (`is_of_this`: that of this
+    /// returned, unless the request says that the snapshot was read (`is_of_this`: that of this
     /// connection).
     pub(super) fn may_confirm(&self, is_of_this: Option<bool>) -> bool {
         self.gap.as_ref().is_none_or(|open| is_of_this.unwrap_or(!open.is_ambiguous))
@@ -242,7 +242,7 @@ impl Answers {
         })
     }
 
-    /// After what time the gap is answered again.
+    /// After what time the gap is returned again.
     pub(super) fn repeat_gap(&mut self) -> Duration {
         let Some(open) = &mut self.gap else { return Duration::ZERO };
         let earlier = open.repeats;
@@ -256,7 +256,7 @@ impl Answers {
         }
     }
 
-    /// The answer with the gap, again.
+    /// The response with the gap, again.
     pub(super) fn gap_again(&self, greeting: Greeting) -> Option<Box<Events>> {
         let Greeting { epoch, connection_id: connection, .. } = greeting;
         let gap = self.gap.as_ref()?.gap.clone();
@@ -279,7 +279,7 @@ impl Answers {
 
     /// What the gateway has confirmed and can be reported to the lane now.
     pub(super) fn confirmable(&mut self) -> Option<Sequence> {
-        // Its end must be confirmed after it was answered.
+        // Its end must be confirmed after it was returned.
         if self.gap.is_some() || self.keeps_gap() {
             return None;
         }
@@ -291,7 +291,7 @@ impl Answers {
         })
     }
 
-    /// The next answer, with the first of the kept messages. `None` if there is nothing to answer.
+    /// The next response, with the first of the kept messages. `None` if there is nothing to return.
     pub(super) fn next(&self, greeting: Greeting, max: usize) -> Option<Next> {
         let Greeting { epoch, connection_id: connection, .. } = greeting;
         let (mut events, mut gap, mut bytes) = (Vec::new(), None, 0);
@@ -324,9 +324,9 @@ impl Answers {
         Some(Next { events, count, position, gap })
     }
 
-    /// Notes that the next answer was taken.
-    pub(super) fn answered(&mut self, count: usize, position: Sequence, gap: Option<Box<Gap>>) {
-        self.has_answered |= count > usize::from(gap.is_some());
+    /// Notes that the next response was returned.
+    pub(super) fn returned(&mut self, count: usize, position: Sequence, gap: Option<Box<Gap>>) {
+        self.has_returned_events |= count > usize::from(gap.is_some());
         self.kept.drain(..count);
         self.position = position;
         self.head = self.head.max(position);
@@ -339,7 +339,7 @@ impl Answers {
     }
 }
 
-/// The next answer.
+/// The next response.
 pub(super) struct Next {
     pub(super) events: Box<Events>,
     /// How many of the kept messages it has.
