@@ -101,9 +101,9 @@ impl Retried {
 }
 
 impl Agent {
-    /// An agent of the service at `address`, which is only logged. The first pause before a retry is about
-    /// `retry_delay`; the pauses double up to a minute. `stop` is the token that stops its client. `gap` is cancelled if the agent stops because of
-    /// a gap.
+    /// An agent of the service at `address`, which is only logged. The first pause before a retry is
+    /// about `retry_delay`; the pauses double up to a minute. `stop` is the token that stops its client.
+    /// `gap` is cancelled if the agent stops because of a gap.
     pub fn new(
         address: String,
         target: Target,
@@ -114,8 +114,7 @@ impl Agent {
     ) -> Self {
         let retries = Backoff::new(retry_delay, MAX_PAUSE);
         let retry_delay = retry_delay.min(MAX_REQUESTED_PAUSE);
-        let retried = Mutex::default();
-        Self { address, target, on_gap, retries, retry_delay, retried, stop, gap }
+        Self { address, target, on_gap, retries, retry_delay, retried: Mutex::default(), stop, gap }
     }
 
     /// Hands an event over until the product is available; an error if the agent is stopped first.

@@ -121,9 +121,7 @@ pub async fn serve(
     out: &mut (dyn Write + Send),
 ) -> Result<Outcome, ServeError> {
     let config = Arc::new(config);
-    create_data_dir(&config.data_dir)?;
-    refuse_missing_database(&config)?;
-    files::warn_if_writable(&config.data_dir, "the data directory");
+    prepare_data_dir(&config)?;
     let recorder = telemetry::start_metrics(crate::metric::CATALOGUE)?;
     metrics::create();
     let certificates = certificates(&config)?.map(Arc::new);
@@ -401,14 +399,19 @@ fn about(config: &Config, address: SocketAddr) -> AboutNode {
 
 /// Creates the data directory with access for its owner only. The permissions of an
 /// existing one are not changed; the files in it are private in any case.
-fn create_data_dir(data_dir: &Path) -> Result<(), ServeError> {
+/// Creates the data directory, or checks the one that exists.
+fn prepare_data_dir(config: &Config) -> Result<(), ServeError> {
+    let data_dir = &config.data_dir;
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder
         .create(data_dir)
-        .map_err(|error| ServeError::DataDir { path: data_dir.to_owned(), error })
+        .map_err(|error| ServeError::DataDir { path: data_dir.clone(), error })?;
+    refuse_missing_database(config)?;
+    files::warn_if_writable(data_dir, "the data directory");
+    Ok(())
 }
 
 fn certificates(config: &Config) -> Result<Option<Certificates>, TlsError> {

@@ -166,7 +166,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("command", &["client", "clock", "files", "names"]),
+    ("command", &["client", "clock", "files", "names", "token"]),
     // Clients of the API, except for those that open the database, and `config`.
     (
         "cli",
@@ -186,6 +186,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "names",
             "store",
             "telemetry",
+            "token",
             "trace_context",
         ],
     ),

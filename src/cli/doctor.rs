@@ -123,18 +123,16 @@ fn expires(at: Timestamp) -> (Verdict, String) {
 /// Checks what the service says without a token.
 async fn service(report: &mut Report, api: &Api) {
     clock(report, api).await;
-    match api.root("/openapi.json").await.ok().and_then(|text| version(&text)) {
-        Some(server) => {
-            let client = env!("CARGO_PKG_VERSION");
-            let verdict = if server == client { Verdict::Ok } else { Verdict::Warn };
-            let found = format!("client {client}, service {server}");
-            let advice = "use the same version: a newer service may have features that this client does not support";
-            report.add("version", verdict, found, Some(advice));
-        }
-        None => {
-            let advice = "a proxy may hide /openapi.json; ask its operator";
-            report.add("version", Verdict::Warn, "the service did not say", Some(advice));
-        }
+    let version = api.root("/openapi.json").await.ok().and_then(|text| version(&text));
+    if let Some(server) = version {
+        let client = env!("CARGO_PKG_VERSION");
+        let verdict = if server == client { Verdict::Ok } else { Verdict::Warn };
+        let found = format!("client {client}, service {server}");
+        let advice = "use the same version: a newer service may have features that this client does not support";
+        report.add("version", verdict, found, Some(advice));
+    } else {
+        let advice = "a proxy may hide /openapi.json; ask its operator";
+        report.add("version", Verdict::Warn, "the service did not say", Some(advice));
     }
     match api.root("/readyz").await {
         Ok(said) if said.trim() == "ok" => report.ok("readiness", "the service is ready"),

@@ -291,7 +291,7 @@ async fn list(api: &Api, client: &ClientOptions) -> anyhow::Result<ExitCode> {
         table::list(
             ["name", "connections", "head", "confirmed", "lag", "labels", "status", "id"],
             rows,
-            &["id", "labels", "head", "confirmed"],
+            &["id", "labels", "head", "confirmed", "connections", "lag"],
             "no gateways; register one: gateway-events gateway register NAME",
         )
     })

@@ -99,7 +99,8 @@ pub(super) async fn publish(
     };
     let (idempotency, items) = publishing.rules.compute(share.source(), length, read).await?;
     let Items { drafts, is_single } = items?;
-    let events = publishing.validate(organisation, share.source(), length, drafts, now).await?;
+    let mut events = publishing.validate(organisation, share.source(), length, drafts, now).await?;
+    publishing.suggest_types(organisation, &mut events).await;
     let valid = events.iter().map(|item| item.as_ref().ok().map(|new| Arc::clone(&new.event)));
     let valid: Vec<Option<Arc<Event>>> = valid.collect();
     let publish = Publish { organisation, events, idempotency };
@@ -127,7 +128,8 @@ pub(super) async fn check(
     let (length, now) = (body.len(), Timestamp::now());
     let read = move || ingest::body::read(&body, now, None);
     let items = publishing.rules.compute(&source, length, read).await??;
-    let checked = publishing.validate(organisation, &source, length, items.drafts, now).await?;
+    let mut checked = publishing.validate(organisation, &source, length, items.drafts, now).await?;
+    publishing.suggest_types(organisation, &mut checked).await;
     for item in checked {
         item.map_err(|invalid| Problem::from(invalid.error))?;
     }

@@ -69,13 +69,16 @@ impl Publishing {
             readable?;
             validated.next().expect("each candidate has a result")
         };
-        let mut validated: Vec<Validated> = readable.into_iter().map(result).collect();
-        self.suggest_types(organisation, &mut validated).await;
-        Ok(validated)
+        Ok(readable.into_iter().map(result).collect())
     }
 
-    /// Adds the closest registered type to errors about types that are not registered.
-    async fn suggest_types(&self, organisation: OrganisationKey, validated: &mut [Validated]) {
+    /// Adds the closest registered type to errors about types that are not registered. Not for rejected
+    /// rows of the inbox, whose stored errors must not change with the registered types.
+    pub(super) async fn suggest_types(
+        &self,
+        organisation: OrganisationKey,
+        validated: &mut [Validated],
+    ) {
         let is_unknown = |item: &Validated| {
             matches!(item, Err(InvalidEvent { error: ValidationError::UnknownType(_), .. }))
         };

@@ -283,8 +283,9 @@ async fn receipts_read_few_dead_letters_by_plans_that_were_made_without_any() {
         let is_open = async |conn: &mut PgConnection| {
             sqlx::query_scalar::<_, bool>(exists).bind(id).fetch_one(conn).await.unwrap()
         };
+        let mut polls = tokio::time::interval(Duration::from_millis(20));
         while is_open(&mut conn).await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            polls.tick().await;
         }
     };
     tokio::time::timeout(TEST_TIMEOUT, ended).await.expect("the session ends");

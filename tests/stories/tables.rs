@@ -52,7 +52,6 @@ async fn tables_fit_the_width_and_break_no_word() {
             }
         }
     }
-    drop(socket);
     // On the terminal each gateway has one line, and a pipe has all columns.
     let (_, on_terminal) = run_on_terminal(service.command("gateway list"), "").await;
     let lines: Vec<&str> = on_terminal.lines().collect();
@@ -64,6 +63,7 @@ async fn tables_fit_the_width_and_break_no_word() {
     assert!(lines[3].contains("ID, LABELS") && lines[3].contains("--output wide"), "{on_terminal}");
     assert!(!on_terminal.contains(&id), "{on_terminal}");
     assert!(service.run("gateway list").await.out.contains(&id));
+    drop(socket);
     // Long sentences and errors are wrapped between words.
     let verify = format!("verify {}", service.database().display());
     for (arguments, expected) in

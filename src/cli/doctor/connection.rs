@@ -53,6 +53,8 @@ pub(super) async fn reach(report: &mut Report, api: &Api, trust: &Trust) -> bool
         }
     };
     if url.scheme() == "http" {
+        // A server that serves one connection at a time would wait for this one.
+        drop(stream);
         return plaintext(report, api, &addresses).await;
     }
     match probe::handshake(url, stream, trust).await {

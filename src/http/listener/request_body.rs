@@ -3,13 +3,13 @@
 //! (HTTP/1.1) while the client is still sending, and some clients report that instead of the response:
 //! curl 7.88, for example. So a small rest is read and discarded while the response is sent.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::header;
-use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
@@ -83,7 +83,7 @@ impl Drop for RequestBody {
 async fn discard(mut rest: Incoming) {
     let mut length = 0;
     while length <= MAX_REST
-        && let Some(Ok(frame)) = rest.frame().await
+        && let Some(Ok(frame)) = poll_fn(|context| Pin::new(&mut rest).poll_frame(context)).await
     {
         let data = frame.data_ref().map_or(0, Bytes::len);
         length += u64::try_from(data).unwrap_or(u64::MAX);

@@ -90,6 +90,9 @@ impl Refused {
     }
 }
 
+/// A request's method, path and headers, and the status of its refusal.
+type Case<'a> = (Method, &'a str, &'a [(&'a str, &'a str)], u16);
+
 #[tokio::test]
 async fn a_small_body_of_a_refused_request_can_be_sent_to_its_end() {
     let service = Service::start().await;
@@ -97,7 +100,7 @@ async fn a_small_body_of_a_refused_request_can_be_sent_to_its_end() {
     let token = ("authorization", bearer.as_str());
     let length = ("content-length", "2");
     let text = ("content-type", "text/plain");
-    let cases: [(Method, &str, &[(&str, &str)], u16); 8] = [
+    let cases: [Case<'_>; 8] = [
         (Method::POST, EVENTS, &[], 401),
         (Method::POST, EVENTS, &[length], 401),
         (Method::POST, "/nowhere", &[length], 404),
@@ -115,8 +118,9 @@ async fn a_small_body_of_a_refused_request_can_be_sent_to_its_end() {
         client.caught_up().await;
         assert_eq!(refused.reset_already(), None, "{case}");
         refused.rest.send_data(Bytes::from_static(b"{}"), true).expect("it is still open");
-        drop(client.requests);
-        let ended = timeout(TEST_TIMEOUT, client.ended).await.expect("in time").expect("no panic");
+        let Client { requests, pings, ended, .. } = client;
+        drop((refused, requests, pings));
+        let ended = timeout(TEST_TIMEOUT, ended).await.expect("in time").expect("no panic");
         ended.unwrap_or_else(|error| panic!("{case}: {error}"));
     }
 }

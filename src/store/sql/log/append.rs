@@ -95,9 +95,9 @@ pub(crate) async fn append(
                 .collect(),
         })
         .collect();
-    let published = settle(responses, &appended);
-    idempotency::keep_responses(conn, now, publishes, &published).await?;
-    Ok(Outcome { published, grown })
+    let settled = settle(responses, &appended);
+    idempotency::keep_responses(conn, now, publishes, &settled).await?;
+    Ok(Outcome { published: settled, grown })
 }
 
 /// What appending the only event of a request would do: it writes nothing. The sequences of a new

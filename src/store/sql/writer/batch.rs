@@ -189,8 +189,8 @@ pub(crate) async fn statements(
             other => Ok(other?),
         });
     }
-    let (published, grown) = (appended.published, appended.grown);
-    Ok(Attempt::Done(Done { published, opened, instances, grown }))
+    let append::Outcome { published: results, grown } = appended;
+    Ok(Attempt::Done(Done { published: results, opened, instances, grown }))
 }
 
 /// Bytes of payload of a request.
