@@ -2,8 +2,8 @@
 //! attempts and connections, and determines the position in the log.
 //!
 //! Each transport renders a [`Refusal`] in its own format. Unmodified gateways exit at HTTP 401 and
-//! 403 and retry at 400, 426, 429 and 503. So [`Cause::InvalidKey`] and [`Cause::AccessToken`] are only
-//! for a key that is certainly invalid, and [`Cause::Disabled`] only for a gateway that is certainly disabled.
+//! 403 and retry at 400, 426, 429 and 503. So [`Cause::InvalidKey`] is only for a key that is
+//! certainly invalid, and [`Cause::Disabled`] only for a gateway that is certainly disabled.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -42,8 +42,6 @@ pub struct Admissions {
 pub struct Candidate {
     /// Its key; `None` if it is missing or malformed.
     pub key: Option<Presented>,
-    /// Whether it has presented an access token in place of a key.
-    pub is_access_token: bool,
     /// The client's address.
     pub address: IpAddr,
 }
@@ -71,8 +69,6 @@ pub struct Admitted {
 pub enum Cause {
     /// The key is missing, unknown, expired or revoked.
     InvalidKey,
-    /// An access token was presented in place of a key.
-    AccessToken,
     /// The gateway is disabled.
     Disabled,
     /// The request can't become a connection. Its transport knows why.
@@ -165,13 +161,9 @@ impl Admissions {
         if self.dispatcher.is_draining() {
             return Err(Cause::Draining.into());
         }
-        let Candidate { key, is_access_token, address } = candidate;
+        let Candidate { key, address } = candidate;
         let Some(key) = key else {
-            let cause = match self.charge(address) {
-                Cause::InvalidKey if is_access_token => Cause::AccessToken,
-                cause => cause,
-            };
-            return Err(Refusal::invalid_key(cause, None, None));
+            return Err(Refusal::invalid_key(self.charge(address), None, None));
         };
         let checked = check_key(self.store.as_ref(), &key).await.map_err(Cause::Store)?;
         let credential = match checked {

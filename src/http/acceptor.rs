@@ -168,7 +168,6 @@ pub const REFUSAL_CODES: [Code; 12] = [
 fn problem(cause: Cause) -> Problem {
     match cause {
         Cause::InvalidKey => Problem::unauthorized(Challenge::ApiKey),
-        Cause::AccessToken => Problem::other_kind(Challenge::ApiKey),
         Cause::Disabled => Problem::new(Code::GatewayDisabled, "This gateway is disabled."),
         Cause::InvalidRequest => {
             Problem::bad_request("The request is not a valid WebSocket upgrade (RFC 6455).")

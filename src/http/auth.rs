@@ -116,9 +116,6 @@ where
                 token,
                 gateway,
             );
-            if is_access_token(&parts.headers) {
-                return Problem::other_kind(Challenge::ApiKey);
-            }
             Problem::unauthorized(Challenge::ApiKey)
         };
         let presented = gateway_key(&parts.headers).ok_or_else(|| refuse(None, None))?;
@@ -170,9 +167,6 @@ impl Auth {
                 token,
                 None,
             );
-            if bearer_text(&parts.headers).is_some_and(|text| Kind::Access.is_other(text)) {
-                return Problem::other_kind(Challenge::Bearer);
-            }
             Problem::unauthorized(Challenge::Bearer)
         };
         let presented = bearer(&parts.headers).ok_or_else(|| refuse(None))?;
@@ -270,14 +264,12 @@ pub(super) fn source(headers: &HeaderMap) -> Source {
 
 /// A well-formed access token from the header `Authorization`.
 fn bearer(headers: &HeaderMap) -> Option<Presented> {
-    Presented::parse(Kind::Access, bearer_text(headers)?).ok()
-}
-
-/// What the header `Authorization` contains as a bearer token.
-fn bearer_text(headers: &HeaderMap) -> Option<&str> {
     let text = only(headers, &header::AUTHORIZATION)?;
     let (scheme, token) = text.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    Presented::parse(Kind::Access, token.trim()).ok()
 }
 
 fn access_is_good(credential: &AccessCredential, presented: &Presented) -> bool {
@@ -296,12 +288,7 @@ pub(super) fn gateway_key(headers: &HeaderMap) -> Option<Presented> {
 
 /// A gateway that requests admission with these headers.
 pub(super) fn candidate(headers: &HeaderMap, address: IpAddr) -> Candidate {
-    Candidate { key: gateway_key(headers), is_access_token: is_access_token(headers), address }
-}
-
-/// Whether the header `api-key` contains an access token instead of a gateway's key.
-fn is_access_token(headers: &HeaderMap) -> bool {
-    only(headers, &API_KEY).is_some_and(|text| Kind::Gateway.is_other(text))
+    Candidate { key: gateway_key(headers), address }
 }
 
 /// The value of a header, or `None` if it is repeated: a proxy and this service might use different

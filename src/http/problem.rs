@@ -11,7 +11,6 @@ use crate::api::{self, Code, FieldError};
 use crate::clock::EmptyWindow;
 use crate::event::GatewayId;
 use crate::store::{Conflict, Refusal, StoreError, ValidationError};
-use crate::token::Kind;
 
 /// An error response: a problem document (RFC 9457), with the cause for the log.
 #[derive(Clone, Debug)]
@@ -71,22 +70,10 @@ impl Problem {
         Self::new(Code::BadRequest, detail)
     }
 
-    /// 401, the same for every reason but one ([`other_kind`](Self::other_kind)); the challenge says how to
-    /// authenticate.
+    /// 401, the same for every reason; the challenge says how to authenticate.
     pub fn unauthorized(challenge: Challenge) -> Self {
         let detail = "The credentials are missing or not valid.";
         Self { challenge: Some(challenge), ..Self::new(Code::Unauthorized, detail) }
-    }
-
-    /// 401 for a key of the other kind. Its prefix shows that, so the client learns nothing about the
-    /// keys that exist.
-    pub fn other_kind(challenge: Challenge) -> Self {
-        let (header, needed) = match challenge {
-            Challenge::Bearer => ("Authorization", Kind::Access),
-            Challenge::ApiKey => ("api-key", Kind::Gateway),
-        };
-        let detail = format!("The header {header} {}.", needed.mismatch());
-        Self::unauthorized(challenge).with_detail(detail)
     }
 
     /// 404. `what` names the kind of resource, such as `gateway`.

@@ -201,30 +201,6 @@ async fn a_key_of_the_other_kind_is_named_on_the_command_line() {
     of_other_kind(&refused, &file.display().to_string(), &needs_key, &service.token);
 }
 
-#[tokio::test]
-async fn a_key_of_the_other_kind_is_named_by_the_service() {
-    let service = Service::start().await;
-    let (id, key) = service.gateway("one").await;
-    let problem = service.caller(Some(&key)).get("/gateways").await.refusal(401, "unauthorized");
-    assert_eq!(
-        problem["detail"],
-        "The header Authorization contains a gateway's key (gwk_…), but an access token (gwa_…) is required."
-    );
-    let said = "The header api-key contains an access token (gwa_…), but a gateway's key (gwk_…) is required.";
-    let (status, body) = service.connect(&service.token).await.err().expect("refused");
-    let problem: Value = serde_json::from_str(&body).expect("a problem");
-    assert_eq!((status, &problem["detail"]), (401, &json!(said)));
-    for path in [format!("/gateways/{id}/manifest"), "/gateways/events".to_owned()] {
-        let method =
-            if path.ends_with("manifest") { reqwest::Method::POST } else { reqwest::Method::GET };
-        let request = service.caller(None).request(method, &path).body("{}");
-        let refused = request.header("api-key", &service.token).send().await.expect("an answer");
-        assert_eq!(refused.status(), 401, "{path}");
-        let problem: Value = refused.json().await.expect("a problem");
-        assert_eq!(problem["detail"], said, "{path}");
-    }
-}
-
 /// Starts a command that retries; returns the first line on standard error with this text.
 async fn first_line_with(mut command: Command, text: &str) -> String {
     let mut running = command.stdout(Stdio::null()).spawn().expect("it starts");
