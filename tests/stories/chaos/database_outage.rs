@@ -42,6 +42,12 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
     let outage = stopped.elapsed();
     assert!(publishing.try_join_next().is_none(), "no request can be answered with 202");
     assert_eq!(readiness(&api).await, (503, true));
+    // It keeps answering pings: the service would disconnect it otherwise, if the server takes long.
+    let watched = tokio::spawn(async move {
+        loop {
+            watched.pinged().await;
+        }
+    });
 
     tokio::task::block_in_place(|| cluster.database().control("start"));
     let restarted = Instant::now();
@@ -70,7 +76,7 @@ async fn an_unavailable_database_delays_publishers_and_disconnects_no_gateway() 
     ));
     assert_eq!(stats.unanswered, 0, "{stats:?}");
     assert!(stats.refused >= PUBLISHERS, "{stats:?}");
-    drop(watched);
+    watched.abort();
     cluster.stop_and_verify(fleet, &published).await;
 }
 
