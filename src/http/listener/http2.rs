@@ -5,7 +5,10 @@
 //! A proxy may carry several clients over one connection, so a stream whose response is not read is
 //! reset alone.
 
+use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::header;
@@ -13,7 +16,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, copy, sink};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -25,7 +29,7 @@ use super::{Limits, PeerTimeouts};
 mod requests;
 mod streams;
 
-use requests::{InProgress, Next, Requests, Watchdog};
+use requests::{InProgress, Next, Requests};
 use streams::{Sending, Streams};
 
 /// The protocol's name in ALPN.
@@ -48,6 +52,11 @@ const PENDING_RESETS: usize = 20;
 /// The maximum number of streams with protocol errors over a connection's lifetime.
 const STREAM_ERRORS: usize = 256;
 
+/// For how long the rest of what a peer sends is read after the last response.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+/// How much of it is read, in bytes: more than flow control lets a peer send.
+const MAX_REST: u64 = 2 * CONNECTION_WINDOW as u64;
+
 /// What a connection needs.
 pub(super) struct Settings {
     pub(super) limits: Limits,
@@ -60,13 +69,41 @@ pub(super) struct Settings {
 }
 
 /// Serves a connection until it ends.
-pub(super) async fn serve<S>(stream: S, peer: Peer, settings: Settings)
+pub(super) async fn serve<S>(mut stream: S, peer: Peer, settings: Settings)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let address = peer.address;
+    let wind_down = settings.wind_down.clone();
+    match serve_requests(&mut stream, peer, settings).await {
+        Ok(()) => {
+            wind_down.run_until_cancelled(discard_rest(stream)).await;
+        }
+        Err(error) => {
+            tracing::debug!(peer = %address, %error, "a connection ended with an error");
+        }
+    }
+}
+
+/// Reads and discards what the peer still sends after the last response. If the socket were closed
+/// before, the kernel would reset it, and the peer could see that instead of the response (as in
+/// RFC 9112, section 9.6).
+async fn discard_rest(stream: impl AsyncRead + Unpin) {
+    let mut rest = stream.take(MAX_REST);
+    // However it ends, the connection is closed next.
+    let _ = timeout(TIME_LIMIT, copy(&mut rest, &mut sink())).await;
+}
+
+async fn serve_requests<S>(
+    stream: &mut S,
+    peer: Peer,
+    settings: Settings,
+) -> Result<(), Box<dyn Error + Send + Sync>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let Settings { limits, timeouts, router, wind_down, tasks } = settings;
-    let address = peer.address;
-    let (requests, watchdog) = Requests::watched(limits, wind_down);
+    let (requests, mut watchdog) = Requests::watched(limits, wind_down);
     let service = service_fn(move |request| {
         answer(request, peer.for_request(), router.clone(), requests.begin())
     });
@@ -83,24 +120,15 @@ where
         .keep_alive_interval(timeouts.ping_interval)
         .keep_alive_timeout(timeouts.unacknowledged)
         .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let mut watchdog: Watchdog = watchdog;
+    let mut connection = pin!(connection);
     loop {
         let next = tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(peer = %address, %error, "a connection ended with an error");
-                }
-                return;
-            }
+            ended = connection.as_mut() => return Ok(ended?),
             next = watchdog.next() => next,
         };
         match next {
             Next::WindDown => connection.as_mut().graceful_shutdown(),
-            Next::Close(why) => {
-                tracing::debug!(peer = %address, why, "closing a connection");
-                return;
-            }
+            Next::Close(why) => return Err(why.into()),
         }
     }
 }
