@@ -57,7 +57,7 @@ impl Notifications {
         let mut conn = self.pool.get().await?;
         // Not prepared, because a pooler may be in between.
         let notify = sqlx::raw_sql(AssertSqlSafe(format!("notify {CHANNEL}, '{}'", self.node)));
-        let notified = limited(notify.execute(&mut *conn)).await;
+        let notified = limited(notify.execute(&mut **conn)).await;
         if let Err(error) = &notified {
             pool::discard(conn, error);
         }
