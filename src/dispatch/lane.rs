@@ -250,7 +250,7 @@ impl Lane {
             return false;
         }
         self.reader.refresh(self.window.position());
-        let now = Timestamp::now();
+        let (now, at) = (Timestamp::now(), Instant::now());
         while let Some(item) = self.reader.front() {
             if item.last() <= self.window.sent() {
                 self.pass_over(state);
@@ -274,12 +274,12 @@ impl Lane {
                 }
                 Item::Event(row, committed_at) => {
                     let (row, committed_at) = (row.clone(), *committed_at);
-                    match self.send(state, row, now) {
+                    match self.send(state, row, now, at) {
                         Sent::LinkFull => return true,
                         Sent::Refused => false,
                         Sent::Done => {
-                            if let Some(at) = committed_at {
-                                state.metrics.dispatch_delay.record(at.elapsed());
+                            if let Some(committed_at) = committed_at {
+                                state.metrics.dispatch_delay.record(committed_at.elapsed());
                             }
                             true
                         }
@@ -314,7 +314,7 @@ impl Lane {
         }
     }
 
-    fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp) -> Sent {
+    fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp, at: Instant) -> Sent {
         let OutboxRow { sequence, event, .. } = row;
         let bytes = size(&event);
         if !self.window.has_room(bytes) {
@@ -327,8 +327,7 @@ impl Lane {
             Err(TrySendError::Closed(())) => return Sent::Refused,
         };
         let own_receipt = self.window.needs_own_receipt(sequence);
-        let sent_at = Instant::now();
-        if let Err(refusal) = self.window.offer(sequence, bytes, sent_at, now) {
+        if let Err(refusal) = self.window.offer(sequence, bytes, at, now) {
             tracing::error!(
                 sequence = sequence.0,
                 ?refusal,
@@ -337,7 +336,7 @@ impl Lane {
             return Sent::Refused;
         }
         self.registration.note_sent(sequence);
-        state.in_flight.sent(sequence, &event, sent_at);
+        state.in_flight.sent(sequence, &event, at);
         let (previous, attempt) = (sequence.previous(), 1);
         let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt };
         slot.send(Box::new(Outgoing::Event(outgoing)));

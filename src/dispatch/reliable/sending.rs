@@ -49,7 +49,7 @@ impl Lane {
         if let Some(is_full) = self.begin(state) {
             return is_full;
         }
-        let now = Timestamp::now();
+        let (now, at) = (Timestamp::now(), Instant::now());
         while let Some(step) = self.next_step(now) {
             let sent = match step {
                 Step::PassOver => {
@@ -64,9 +64,9 @@ impl Lane {
                 Step::SkipExpired(row) => self.skip_expired(state, &row),
                 Step::Gap(last, reason) => self.send_gap(state, last, reason),
                 Step::Send(row, committed_at) => {
-                    let sent = self.send(state, row, now);
-                    if let (Sent::Done, Some(at)) = (&sent, committed_at) {
-                        state.metrics.dispatch_delay.record(at.elapsed());
+                    let sent = self.send(state, row, now, at);
+                    if let (Sent::Done, Some(committed_at)) = (&sent, committed_at) {
+                        state.metrics.dispatch_delay.record(committed_at.elapsed());
                     }
                     sent
                 }
@@ -227,7 +227,7 @@ impl Lane {
         self.settled(state, settled, Instant::now());
     }
 
-    fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp) -> Sent {
+    fn send(&mut self, state: &mut State, row: OutboxRow, now: Timestamp, at: Instant) -> Sent {
         let OutboxRow { sequence, event, .. } = row;
         let bytes = size(&event);
         if !self.window.has_room(bytes) || !self.outcomes.has_room() {
@@ -239,8 +239,7 @@ impl Lane {
             // The transport reports why it has ended.
             Err(TrySendError::Closed(())) => return Sent::Refused,
         };
-        let sent_at = Instant::now();
-        let offered = match self.window.offer(sequence, bytes, sent_at, now) {
+        let offered = match self.window.offer(sequence, bytes, at, now) {
             Ok(offered) => offered,
             Err(refusal) => {
                 tracing::error!(
@@ -252,7 +251,7 @@ impl Lane {
             }
         };
         self.registration.note_sent(sequence);
-        state.in_flight.sent(sequence, &event, sent_at);
+        state.in_flight.sent(sequence, &event, at);
         let (previous, attempt) = (offered.previous, offered.attempt);
         let outgoing = OutgoingEvent { sequence, previous, attempt, event, own_receipt: false };
         slot.send(Box::new(Outgoing::Event(outgoing)));
