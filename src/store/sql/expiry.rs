@@ -74,7 +74,7 @@ pub(super) async fn expire(
     if due.has_open {
         let mut open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
         let keys: BTreeSet<GatewayKey> = open.iter().map(|open| open.gateway).collect();
-        if conn.lock_streams(&keys).await? {
+        if conn.lock_streams(&keys).await?.may_have_changed {
             open = conn.open_and_not_connected(&due.events, EXPIRED_DELIVERIES).await?;
             open.retain(|open| keys.contains(&open.gateway));
         }

@@ -26,7 +26,7 @@ pub(crate) async fn sweep_not_connected(
     let mut found = conn.streams_not_connected(gateways).await?;
     let mut postponed = postpone(&mut found, now, grace);
     let keys: BTreeSet<GatewayKey> = found.iter().map(|row| row.gateway).collect();
-    if conn.lock_streams(&keys).await? {
+    if conn.lock_streams(&keys).await?.may_have_changed {
         let keys: Vec<GatewayKey> = keys.into_iter().collect();
         found = conn.streams_not_connected(Some(&keys)).await?;
         postponed.extend(postpone(&mut found, now, grace));

@@ -189,7 +189,7 @@ async fn logs(
     // Streams must be locked before any row of `events`, in the order of all transactions that lock
     // both.
     let keys: BTreeSet<GatewayKey> = found.iter().map(|stream| stream.gateway).collect();
-    if conn.lock_streams(&keys).await? {
+    if conn.lock_streams(&keys).await?.may_have_changed {
         found = streams(conn, mark.gateway).await?;
         found.retain(|stream| keys.contains(&stream.gateway));
     }

@@ -1,5 +1,6 @@
 //! Raising positions, in the table `cursors`. Their streams are locked, so no other node moves them
-//! meanwhile.
+//! meanwhile. Keys in subqueries make Postgres keep one plan of the frequent statements, as in
+//! `lock_streams`.
 
 use super::super::sql::dialect::CursorStatements;
 use super::super::sql::dialect::cursors::{Raised, RaisedInstance};
@@ -9,9 +10,8 @@ use crate::store::positions::Change;
 use crate::store::{Range, Result};
 
 impl CursorStatements for Connection {
-    /// Without `offset 0`, the planner would copy `received` to each of its uses. The keys in subqueries
-    /// make Postgres keep one plan, as in `lock_streams`, and the order makes it look up dead letters by
-    /// gateway, even if there were none when it was made.
+    /// Without `offset 0`, the planner would copy `received` to each of its uses. The order makes it look
+    /// up dead letters by gateway, even if there were none when the plan was made.
     async fn count_confirmed(&mut self, gateways: &[Raised<'_>], longest_range: i64) -> Result<()> {
         query!(
             r#"
@@ -58,8 +58,8 @@ impl CursorStatements for Connection {
                         from cursors i where i.gateway = s.gateway and i.confirm is not null
                     ) end)),
                 updated_at = greatest(cursors.updated_at, m.at)
-            from unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[])
-                as m (gateway, instance, last, at)
+            from unnest((select $1::bigint[]), (select $2::text[]), (select $3::bigint[]),
+                    (select $4::timestamptz[])) as m (gateway, instance, last, at)
             join streams s on s.gateway = m.gateway
             where cursors.gateway = m.gateway and cursors.instance = m.instance
             "#,
@@ -82,8 +82,9 @@ impl CursorStatements for Connection {
                 applied_up_to = greatest(cursors.applied_up_to, least(s.head,
                     greatest(m.applied, case when cursors.confirm = 'applied' then m.position else 0 end))),
                 updated_at = greatest(cursors.updated_at, m.at)
-            from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],
-                    $6::timestamptz[]) as m (gateway, instance, received, applied, position, at)
+            from unnest((select $1::bigint[]), (select $2::text[]), (select $3::bigint[]),
+                    (select $4::bigint[]), (select $5::bigint[]), (select $6::timestamptz[]))
+                as m (gateway, instance, received, applied, position, at)
             join streams s on s.gateway = m.gateway
             where cursors.gateway = m.gateway and cursors.instance = m.instance
             "#,
@@ -108,7 +109,8 @@ impl CursorStatements for Connection {
                         select min(i.applied_up_to)
                         from cursors i where i.gateway = s.gateway and i.confirm is not null
                     ) end))
-            from unnest($1::bigint[], $2::text[], $3::bigint[]) as m (gateway, instance, last)
+            from unnest((select $1::bigint[]), (select $2::text[]), (select $3::bigint[]))
+                as m (gateway, instance, last)
             join streams s on s.gateway = m.gateway
             where cursors.gateway = m.gateway and cursors.instance = m.instance
             "#,

@@ -5,16 +5,15 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::sql::dialect::NodeStatements;
-use super::super::sql::dialect::nodes::{ExclusiveTask, OrphanedConnection};
+use super::super::sql::dialect::nodes::{ExclusiveTask, Locked, OrphanedConnection};
 use super::super::sql::nodes::ORPHANS_PER_BATCH;
-use super::{Connection, LOCK_SPACE, keys, locks, query, query_as, query_scalar};
+use super::{Connection, LOCK_SPACE, keys, locks, query_as, query_scalar};
 use crate::clock::Timestamp;
 use crate::event::{ConnectionId, GatewayId, GatewayKey, NodeId};
 use crate::store::Result;
 
 impl NodeStatements for Connection {
-    /// The clocks of nodes differ. It is read when the locks are held, so that later sequences of a
-    /// log have later times.
+    /// The clocks of nodes differ.
     async fn now(&mut self) -> Result<Timestamp> {
         Ok(query_scalar!(r#"select clock_timestamp() as "now!: Timestamp""#)
             .fetch_one(self)
@@ -27,41 +26,47 @@ impl NodeStatements for Connection {
         if at <= now && now.since(at) < CLOSE { at } else { now.minus(Timestamp::now().since(at)) }
     }
 
-    async fn lock_streams(&mut self, gateways: &BTreeSet<GatewayKey>) -> Result<bool> {
+    async fn lock_streams(&mut self, gateways: &BTreeSet<GatewayKey>) -> Result<Locked> {
         if gateways.is_empty() {
-            return Ok(false);
+            return Ok(Locked { now: self.now().await?, may_have_changed: false });
         }
         let keys = keys(gateways);
         // As a subquery, the keys don't influence the plan, so Postgres keeps one plan per connection after
-        // a few transactions, instead of planning the statement for each.
-        query!(
+        // a few transactions, instead of planning the statement for each. The clock is read for each row
+        // after it was locked.
+        let times = query_scalar!(
             r#"
-            select gateway from streams where gateway = any((select $1::bigint[])::bigint[])
-            order by gateway for no key update
+            select clock_timestamp() as "now!: Timestamp" from (
+                select gateway from streams where gateway = any((select $1::bigint[])::bigint[])
+                order by gateway for no key update
+            ) as locked
             "#,
             &keys
         )
-        .fetch_all(self)
+        .fetch_all(&mut *self)
         .await?;
-        Ok(true)
+        let now = match times.last() {
+            Some(now) => *now,
+            None => self.now().await?,
+        };
+        Ok(Locked { now, may_have_changed: true })
     }
 
     async fn existing_gateways(
         &mut self,
         gateways: &BTreeSet<GatewayKey>,
-    ) -> Result<(Timestamp, BTreeSet<GatewayKey>)> {
+    ) -> Result<BTreeSet<GatewayKey>> {
         let keys = keys(gateways);
-        let row = query!(
+        let found = query_scalar!(
             r#"
-            select clock_timestamp() as "now!: Timestamp", array(
-                select gateway from gateways where gateway = any($1) and deleted_at is null
-            ) as "there!: Vec<i64>"
+            select gateway as "gateway!: GatewayKey" from gateways
+            where gateway = any($1) and deleted_at is null
             "#,
             &keys
         )
-        .fetch_one(self)
+        .fetch_all(self)
         .await?;
-        Ok((row.now, row.there.into_iter().map(GatewayKey).collect()))
+        Ok(found.into_iter().collect())
     }
 
     async fn try_lock_task(&mut self, chore: ExclusiveTask) -> Result<bool> {

@@ -146,9 +146,8 @@ pub(super) async fn append(
     to: Sequence,
 ) -> Result<Option<Part>> {
     let streams = BTreeSet::from([gateway]);
-    conn.lock_streams(&streams).await?;
-    let (now, existing) = conn.existing_gateways(&streams).await?;
-    if existing.is_empty() {
+    let now = conn.lock_streams(&streams).await?.now;
+    if conn.existing_gateways(&streams).await?.is_empty() {
         return Ok(None);
     }
     let rows = conn.replay_rows(gateway, after, to, REPLAYED).await?;

@@ -19,14 +19,13 @@ pub(crate) trait NodeStatements {
     async fn now(&mut self) -> Result<Timestamp>;
     /// Converts `at`, read from this node's clock, to the database's clock, which shows `now`.
     fn database_time(now: Timestamp, at: Timestamp) -> Timestamp;
-    /// Locks these streams until the end of the transaction. Returns true if other nodes may
-    /// have changed them since they were last read, so that they must be read again.
-    async fn lock_streams(&mut self, gateways: &BTreeSet<GatewayKey>) -> Result<bool>;
-    /// The current time, and those of these gateways that are not deleted.
+    /// Locks these streams until the end of the transaction.
+    async fn lock_streams(&mut self, gateways: &BTreeSet<GatewayKey>) -> Result<Locked>;
+    /// Those of these gateways that are not deleted.
     async fn existing_gateways(
         &mut self,
         gateways: &BTreeSet<GatewayKey>,
-    ) -> Result<(Timestamp, BTreeSet<GatewayKey>)>;
+    ) -> Result<BTreeSet<GatewayKey>>;
     /// Locks a task until the end of the transaction; false if another node holds the lock.
     async fn try_lock_task(&mut self, task: ExclusiveTask) -> Result<bool>;
     /// A node whose last heartbeat is older than this is dead.
@@ -39,6 +38,17 @@ pub(crate) trait NodeStatements {
         heartbeats: &RangeInclusive<Timestamp>,
         node: NodeId,
     ) -> Result<Vec<OrphanedConnection>>;
+}
+
+/// Streams that the transaction has locked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Locked {
+    /// The current time by the database's clock, read after the last was locked. So later sequences
+    /// of a log have later times.
+    pub(crate) now: Timestamp,
+    /// Whether other nodes may have changed them since they were last read, so that they must be
+    /// read again.
+    pub(crate) may_have_changed: bool,
 }
 
 /// Tasks that one node at a time does for all nodes.

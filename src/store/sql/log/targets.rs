@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::super::dialect::nodes::Locked;
 use super::super::dialect::{Connection, GatewayStatements, NodeStatements};
 
 use crate::clock::Timestamp;
@@ -30,10 +31,12 @@ impl Targets {
         conn: &mut Connection,
         touched: &BTreeSet<GatewayKey>,
     ) -> Result<Timestamp> {
-        if !conn.lock_streams(touched).await? {
-            return conn.now().await;
+        let Locked { now, may_have_changed } = conn.lock_streams(touched).await?;
+        let has_targets = self.gateways().next().is_some();
+        if !may_have_changed || !has_targets {
+            return Ok(now);
         }
-        let (now, there) = conn.existing_gateways(touched).await?;
+        let there = conn.existing_gateways(touched).await?;
         self.named.retain(|_, gateway| there.contains(gateway));
         for found in self.labelled.values_mut() {
             found.retain(|(gateway, _)| there.contains(gateway));

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::sql::dialect::NodeStatements;
-use super::super::sql::dialect::nodes::{ExclusiveTask, OrphanedConnection};
+use super::super::sql::dialect::nodes::{ExclusiveTask, Locked, OrphanedConnection};
 use super::super::sql::nodes::ORPHANS_PER_BATCH;
 use super::{Connection, query_as};
 use crate::clock::Timestamp;
@@ -23,16 +23,16 @@ impl NodeStatements for Connection {
     }
 
     /// The write transaction has locked the whole file.
-    async fn lock_streams(&mut self, _: &BTreeSet<GatewayKey>) -> Result<bool> {
-        Ok(false)
+    async fn lock_streams(&mut self, _: &BTreeSet<GatewayKey>) -> Result<Locked> {
+        Ok(Locked { now: Timestamp::now(), may_have_changed: false })
     }
 
     /// No other connection deletes between two statements of a transaction.
     async fn existing_gateways(
         &mut self,
         gateways: &BTreeSet<GatewayKey>,
-    ) -> Result<(Timestamp, BTreeSet<GatewayKey>)> {
-        Ok((Timestamp::now(), gateways.clone()))
+    ) -> Result<BTreeSet<GatewayKey>> {
+        Ok(gateways.clone())
     }
 
     /// There is one server.
