@@ -20,7 +20,8 @@
 //! All others are housekeeping ([`Supervisor::start_housekeeping`]): the node serves gateways
 //! as well without it for a while, or another node does it. These are `retention`,
 //! `inbox_depth`, `fleet_metrics`, `feed`, `notifier`, `certificates`, `tidy_up`, `metrics_upkeep`,
-//! `high_water`, `bulk_jobs`, `event_counts`, `alert_rules` and `alert_notifications`.
+//! `high_water`, `bulk_jobs`, `event_counts`, `idle_connections`, `alert_rules` and
+//! `alert_notifications`.
 //!
 //! `bulk_jobs` is the [worker](crate::bulk) of what the API calls jobs: redrives and replays, which
 //! are rows in the database and survive this process.

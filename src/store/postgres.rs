@@ -108,6 +108,8 @@ impl PostgresStore {
             listener,
         };
         notifications.start(&jobs);
+        let close = pool::CloseJob([pool.clone(), query_pool.clone()]);
+        jobs.start_housekeeping("idle_connections", pool::CLOSE_INTERVAL, close);
         let store = Arc::new(Self {
             node,
             wake,

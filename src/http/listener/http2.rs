@@ -54,7 +54,7 @@ const STREAM_ERRORS: usize = 256;
 
 /// For how long the rest of what a peer sends is read after the last response.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// How much of it is read, in bytes: more than flow control lets a peer send.
+/// How much of it is read, in bytes: twice what flow control lets a peer send of bodies.
 const MAX_REST: u64 = 2 * CONNECTION_WINDOW as u64;
 
 /// What a connection needs.

@@ -1,7 +1,9 @@
 //! A pool of connections, opened as needed. Before a connection is reused, the pool checks that its
-//! server still accepts writes, so that nothing is read from a standby. The one used last is reused
-//! first, because it keeps the plans of its statements.
+//! server still accepts writes, unless it did so a moment ago, so that nothing is read from a standby.
+//! The connection used last is reused first: its statements are already planned, and what its session
+//! needs is in the caches. So others may stay idle, and a job closes them.
 
+use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,12 +16,17 @@ use sqlx::PgConnection;
 use tokio::time::timeout;
 
 use super::servers::{Access, CHECK, CONNECT, Servers, takes_writes};
+use crate::jobs::{Job, Next};
 use crate::store::{Result, StoreError};
 
 /// For how long a check is relied on. One page of a log is read soon after another.
 const CHECKED_FOR: Duration = Duration::from_millis(20);
 /// The maximum age of a connection. Closing it frees the memory of its session on the server.
 const LIFETIME: Duration = Duration::from_mins(30);
+/// After this time without use, a connection is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// How often the job looks for connections to close.
+pub(super) const CLOSE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A connection, and when its server was last checked.
 #[derive(Debug)]
@@ -36,6 +43,29 @@ pub(super) type Pooled = managed::Object<Connector>;
 #[derive(Debug)]
 pub(super) struct Connector(Arc<Servers>);
 
+/// Closes connections that are out of date, or were not needed for a while.
+pub(super) struct CloseJob(pub(super) [Pool; 2]);
+
+impl Connector {
+    fn is_current(&self, metrics: &Metrics) -> bool {
+        metrics.age() <= LIFETIME && self.0.is_valid(metrics.created)
+    }
+}
+
+impl Job for CloseJob {
+    type Error = Infallible;
+
+    async fn run_once(&mut self) -> std::result::Result<Next, Infallible> {
+        for pool in &self.0 {
+            let connector = pool.manager();
+            pool.retain(|_, metrics| {
+                connector.is_current(&metrics) && metrics.last_used() < IDLE_TIMEOUT
+            });
+        }
+        Ok(Next::Wait)
+    }
+}
+
 impl managed::Manager for Connector {
     type Type = Checked;
     type Error = StoreError;
@@ -49,7 +79,7 @@ impl managed::Manager for Connector {
         Checked { conn, at }: &mut Checked,
         metrics: &Metrics,
     ) -> RecycleResult<StoreError> {
-        if metrics.age() > LIFETIME || !self.0.is_valid(metrics.created) {
+        if !self.is_current(metrics) {
             return Err(RecycleError::message("out of date"));
         }
         if at.elapsed() < CHECKED_FOR {
