@@ -164,7 +164,7 @@ pub async fn serve(
         rules: Arc::clone(&rules),
         feed: Feed::start(Arc::<dyn Store>::clone(&store), wake.clone(), &jobs),
         alerting: Arc::clone(&alerting),
-        render_metrics: Arc::new(move || render.render() + &lag.render()),
+        render_metrics: Arc::new(move || lag.render_after(|| render.render())),
         supervisors: vec![jobs.clone(), store_jobs],
     });
     let service = Service {

@@ -64,9 +64,11 @@ pub(super) fn create() {
 pub(super) struct Lag(Arc<Mutex<String>>);
 
 impl Lag {
-    /// The metrics in the text format.
-    pub(super) fn render(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The metrics in the text format, after all others. They are set last, so they are read first:
+    /// the others are as new.
+    pub(super) fn render_after(&self, others: impl FnOnce() -> String) -> String {
+        let lag = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        others() + &lag
     }
 
     fn set(&self, text: String) {
