@@ -293,7 +293,7 @@ impl Task {
         if self.session.storage_is_full() {
             batch.refuse_appends();
         }
-        commit::commit(&mut self.session, self.node, &self.wake, batch).await
+        commit::commit(&mut self.session, self.node, &self.wake, &self.failed, batch).await
     }
 }
 

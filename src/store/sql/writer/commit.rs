@@ -1,6 +1,8 @@
 //! Group commit: a batch is one transaction. If it fails because of one of its commands, each
 //! command is tried in a transaction of its own.
 
+use tokio::sync::watch;
+
 use super::super::dialect::Session;
 use super::batch::{Attempt, Batch, Done};
 use super::command::Command;
@@ -13,19 +15,23 @@ use crate::wake::{Hint, Wake};
 /// How often a batch that lost a race against another node is repeated as a whole.
 const RACES: usize = 3;
 
-/// Commits a batch and answers its commands.
+/// Commits a batch and answers its commands. Sets `failed` before it reports a failed commit after which
+/// the writer must stop.
 pub(crate) async fn commit(
     session: &mut Session,
     node: NodeId,
     wake: &Wake,
+    failed: &watch::Sender<Option<String>>,
     mut batch: Batch,
 ) -> Result<(), Fatal> {
     let (mut races, mut is_full) = (RACES, false);
     let failure = loop {
         match attempt(session, node, &batch).await {
-            Ok(Attempt::Done(done)) => return answer(session, node, wake, batch, done).await,
+            Ok(Attempt::Done(done)) => {
+                return answer(session, node, wake, failed, batch, done).await;
+            }
             Ok(Attempt::TooLarge(deliveries)) => {
-                return one_by_one(session, node, wake, batch.split(&deliveries)).await;
+                return one_by_one(session, node, wake, failed, batch.split(&deliveries)).await;
             }
             Err(Failure::Raced(_)) if races > 0 => races -= 1,
             Err(
@@ -43,11 +49,16 @@ pub(crate) async fn commit(
         matches!(failure, Failure::Undone(_) | Failure::Raced(_)) && batch.commands() > 1;
     let (error, fatal) = failure.into_error();
     if !concerns_one_command {
+        let fatal = if Session::FAILED_COMMIT_IS_FATAL { fatal } else { Ok(()) };
+        if let Err(Fatal(reason)) = &fatal {
+            // First, so that the node is unready when its callers learn of the failure.
+            failed.send_replace(Some(reason.clone()));
+        }
         batch.fail(&error);
-        return if Session::FAILED_COMMIT_IS_FATAL { fatal } else { Ok(()) };
+        return fatal;
     }
     tracing::warn!(%error, "a group commit was rolled back; executing each command in its own transaction");
-    one_by_one(session, node, wake, batch.into_single()).await
+    one_by_one(session, node, wake, failed, batch.into_single()).await
 }
 
 /// Commits batches one after another.
@@ -55,12 +66,13 @@ async fn one_by_one(
     session: &mut Session,
     node: NodeId,
     wake: &Wake,
+    failed: &watch::Sender<Option<String>>,
     batches: Vec<Batch>,
 ) -> Result<(), Fatal> {
     let mut batches = batches.into_iter();
     while let Some(batch) = batches.next() {
         // Boxed because of the recursion, which ends because batches get smaller.
-        if let Err(Fatal(reason)) = Box::pin(commit(session, node, wake, batch)).await {
+        if let Err(Fatal(reason)) = Box::pin(commit(session, node, wake, failed, batch)).await {
             batches.for_each(|rest| rest.fail(&StoreError::Unavailable(reason.clone())));
             return Err(Fatal(reason));
         }
@@ -80,6 +92,7 @@ async fn answer(
     session: &mut Session,
     node: NodeId,
     wake: &Wake,
+    failed: &watch::Sender<Option<String>>,
     batch: Batch,
     done: Done,
 ) -> Result<(), Fatal> {
@@ -115,5 +128,5 @@ async fn answer(
     let mut batch = Batch::default();
     // A record never needs a transaction of its own.
     let _ = batch.add(Command::Record(abandoned, tokio::sync::oneshot::channel().0));
-    Box::pin(commit(session, node, wake, batch)).await
+    Box::pin(commit(session, node, wake, failed, batch)).await
 }
